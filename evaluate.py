@@ -1,0 +1,45 @@
+"""Score a model on the test splits of a configuration: generate a report for each image, print the metrics.
+
+python evaluate.py --cfg-path eval_configs/quickstart.yaml --options model.ckpt=checkpoint_best.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Score a model on the test splits of a configuration.")
+    parser.add_argument("--cfg-path", required=True, help="YAML file of the evaluation")
+    parser.add_argument(
+        "--options",
+        nargs="+",
+        default=None,
+        metavar="KEY=VALUE",
+        help="settings in place of those in the file, e.g. model.ckpt=checkpoint_best.pth",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Evaluate; return the exit status, 2 after an error that the user can mend."""
+    args = parse_args()
+    # Imported here so that --help does not wait for PyTorch.
+    from xraygpt.common.errors import XrayGPTError
+    from xraygpt.runners.launch import launch, metrics_table
+
+    try:
+        metrics = launch(args, evaluate_only=True)
+    except XrayGPTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for split, values in metrics.items():
+        print(f"split {split}")
+        print(metrics_table(values))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Packaging. `pip install -c constraints.txt -e .[demo,test]` installs what the tests and the demo need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "xraygpt/__init__.py").read_text(), re.MULTILINE)
+assert VERSION is not None
+README = ROOT / "README.md"
+
+setup(
+    name="xraygpt",
+    version=VERSION.group(1),
+    description="Reports and chat on chest radiographs: EVA-ViT, Q-Former, linear projection, LLaMA",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The xraygpt authors",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["xraygpt", "xraygpt.*"]),
+    include_package_data=True,
+    package_data={"xraygpt": ["configs/**/*.yaml", "weights/**/*", "py.typed"]},
+    install_requires=[
+        "huggingface_hub>=1.0",
+        "iopath>=0.1.10",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "pillow>=10.3",
+        "pyyaml>=6.0",
+        "safetensors>=0.5",
+        "sentencepiece>=0.2",
+        "tokenizers>=0.21",
+        "torch>=2.11",
+        "torchvision>=0.26",
+        "tqdm>=4.66",
+        "transformers>=5.17,<6",
+    ],
+    extras_require={
+        "demo": ["gradio>=6,<7"],
+        "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
+        "test": [
+            "ipykernel>=6.29",
+            "matplotlib>=3.9",
+            "mypy>=1.15",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "pytest>=8.3",
+            "ruff>=0.9",
+        ],
+    },
+)

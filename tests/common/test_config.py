@@ -1,0 +1,221 @@
+"""`Config` on small stand-ins for the registered classes, so that a mistake here is a mistake in `Config`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xraygpt.common import config as config_module
+from xraygpt.common.config import Config
+from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.registry import Registry
+
+MODEL_DEFAULTS = """
+model: {arch: toy, image_size: 56, precise: true}
+preprocess:
+  vis_processor:
+    train: {name: crop, image_size: 56}
+    eval: {name: crop, image_size: 56, random: false}
+"""
+ALTERNATIVE = "model: {image_size: 99}"
+DATASET_DEFAULTS = "datasets: {xrays: {build_info: {storage: default/place}}}"
+USER = """
+model: {arch: toy, model_type: small, end_sym: "###"}
+datasets:
+  xrays:
+    vis_processor:
+      train: {name: crop, image_size: 64}
+    sample_ratio: 3
+run: {task: train, init_lr: 3e-5}
+"""
+
+
+@dataclass
+class ToyModelConfig:
+    image_size: int = 224
+    precise: bool = False
+    end_sym: str = "\n"
+    ckpt: str | None = None
+
+
+@dataclass
+class BuildInfo:
+    storage: str
+
+
+@dataclass
+class ToyDatasetConfig:
+    build_info: BuildInfo
+    vis_processor: dict[str, Any] = field(default_factory=dict)
+    text_processor: dict[str, Any] = field(default_factory=dict)
+    sample_ratio: float = 1.0
+
+
+@dataclass
+class ToyRunConfig:
+    output_dir: str
+    task: str = "train"
+    lr_sched: str = "cosine"
+    init_lr: float = 1e-4
+    max_epoch: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_epoch < 1:
+            raise ValueError(f"max_epoch must be at least 1, got {self.max_epoch}")
+
+
+@dataclass
+class CropConfig:
+    image_size: int = 224
+    random: bool = True
+
+
+@pytest.fixture(autouse=True)
+def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    toys = Registry()
+    for table in vars(toys).values():
+        table.package = "xraygpt.common"
+    models = {"small": "small.yaml", "other": "other.yaml"}
+    toys.register_model("toy")(
+        type("Toy", (), {"config_class": ToyModelConfig, "PRETRAINED_MODEL_CONFIG_DICT": models})
+    )
+    toys.register_builder("xrays")(
+        type(
+            "Xrays", (), {"config_class": ToyDatasetConfig, "DATASET_CONFIG_DICT": {"default": "xrays.yaml"}}
+        )
+    )
+    toys.register_runner("runner_base")(type("Runner", (), {"config_class": ToyRunConfig}))
+    toys.register_processor("crop")(type("Crop", (), {"config_class": CropConfig}))
+    toys.register_task("train")(type("Train", (), {}))
+    toys.register_lr_scheduler("cosine")(type("Cosine", (), {}))
+    monkeypatch.setattr(config_module, "registry", toys)
+    monkeypatch.setattr(config_module, "package_root", lambda: tmp_path)
+    (tmp_path / "small.yaml").write_text(MODEL_DEFAULTS)
+    (tmp_path / "other.yaml").write_text(ALTERNATIVE)
+    (tmp_path / "xrays.yaml").write_text(DATASET_DEFAULTS)
+    monkeypatch.chdir(tmp_path)
+
+
+def make(text: str = USER, *options: str) -> Config:
+    Path("user.yaml").write_text(text)
+    return Config(argparse.Namespace(cfg_path="user.yaml", options=list(options) or None))
+
+
+def problems(text: str = USER, *options: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        make(text, *options)
+    return caught.value.problems
+
+
+def test_every_layer_is_there() -> None:
+    cfg = make(USER, "run.max_epoch=5")
+    assert cfg.model_cfg == ToyModelConfig(image_size=56, precise=True, end_sym="###")
+    assert cfg.datasets_cfg["xrays"].build_info == BuildInfo("default/place")
+    assert cfg.datasets_cfg["xrays"].sample_ratio == 3.0
+    assert cfg.run_cfg == ToyRunConfig(output_dir="output/user", init_lr=3e-5, max_epoch=5)
+
+
+def test_rank_of_the_layers() -> None:
+    text = USER.replace("model_type: small", "model_type: small, image_size: 60")
+    assert make(text).model_cfg.image_size == 60
+    assert make(text, "model.image_size=64").model_cfg.image_size == 64
+
+
+def test_model_type_given_as_an_option_chooses_the_default_file() -> None:
+    assert make(USER, "model.model_type=other").model_cfg.image_size == 99
+
+
+def test_processors_of_the_data_set_come_before_those_of_the_model() -> None:
+    processors = make().datasets_cfg["xrays"].vis_processor
+    assert processors == {
+        "train": {"name": "crop", "image_size": 64, "random": True},
+        "eval": {"name": "crop", "image_size": 56, "random": False},
+    }
+
+
+def test_preprocess_stays_at_the_top_level() -> None:
+    cfg = make()
+    assert set(cfg.to_dict()) == {"run", "model", "datasets", "preprocess"}
+    assert cfg.preprocess_cfg["vis_processor"]["train"] == {"name": "crop", "image_size": 56, "random": True}
+
+
+def test_to_dict_read_again_is_the_same_configuration() -> None:
+    first = make(USER, "run.max_epoch=5")
+    second = make(yaml.safe_dump(first.to_dict()))
+    assert second.to_dict() == first.to_dict()
+    assert second.run_cfg == first.run_cfg
+
+
+def test_empty_sections_hold_the_defaults() -> None:
+    cfg = make("model: {arch: toy, model_type: small}\ndatasets:\n  xrays:\nrun:\n")
+    assert cfg.run_cfg == ToyRunConfig(output_dir="output/user")
+    assert cfg.datasets_cfg["xrays"].build_info.storage == "default/place"
+
+
+def test_no_data_sets_at_all() -> None:
+    assert make("model: {arch: toy, model_type: small}").datasets_cfg == {}
+
+
+def test_all_problems_at_once_each_with_its_source() -> None:
+    text = USER.replace("precise", "x").replace("init_lr: 3e-5", "init_lr: abc").replace("end_sym", "end_sim")
+    text = text.replace("name: crop, image_size: 64", "name: crap")
+    Path("xrays.yaml").write_text("datasets: {xrays: {build_info: {storag: a}}}")
+    assert sorted(problems(text + "runs: {}\n", "run.max_epochs=3", "model.image_size=big")) == [
+        "datasets.xrays.build_info.storag: unknown key; did you mean 'storage'? (xraygpt/xrays.yaml)",
+        "datasets.xrays.build_info.storage: missing; expected str (xraygpt/xrays.yaml)",
+        "datasets.xrays.vis_processor.train.name: no processor is called 'crap'; did you mean 'crop'? "
+        "Registered: crop. (user.yaml)",
+        "model.end_sim: unknown key; did you mean 'end_sym'? (user.yaml)",
+        "model.image_size: expected int, got 'big' (--options)",
+        "run.init_lr: expected float, got 'abc' (user.yaml)",
+        "run.max_epochs: unknown key; did you mean 'max_epoch'? (--options)",
+        "runs: unknown section; did you mean 'run'? (user.yaml)",
+    ]
+
+
+def test_a_broken_rule_names_key_and_source() -> None:
+    expected = "run.max_epoch: max_epoch must be at least 1, got 0"
+    assert problems(USER, "run.max_epoch=0") == [f"{expected} (--options)"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("arch: toy, ", "", "model.arch: missing; expected the registered name of a model (user.yaml)"),
+        (
+            "arch: toy",
+            "arch: toi",
+            "model.arch: no model is called 'toi'; did you mean 'toy'? Registered: toy.",
+        ),
+        ("model_type: small, ", "", "model.model_type: missing; expected one of other, small (user.yaml)"),
+        (
+            "small",
+            "smal",
+            "model.model_type: toy has no type 'smal'; did you mean 'small'? Known: other, small.",
+        ),
+        ("xrays:", "xray:", "datasets.xray: no dataset is called 'xray'; did you mean 'xrays'?"),
+        ("task: train", "task: trian", "run.task: no task is called 'trian'; did you mean 'train'?"),
+        ("init_lr: 3e-5", "lr_sched: cos", "run.lr_sched: no learning-rate schedule is called 'cos'"),
+        ("init_lr: 3e-5", "runner: base", "run.runner: no runner is called 'base'"),
+        ("run: {task: train, init_lr: 3e-5}", "run: 5", "run: expected a mapping of keys, got 5"),
+        ("name: crop, ", "", "datasets.xrays.vis_processor.train.name: missing"),
+        ("image_size: 64", "size: 64", "datasets.xrays.vis_processor.train.size: unknown key"),
+        ("sample_ratio: 3", "type: big", "datasets.xrays.type: no type 'big'"),
+    ],
+)
+def test_one_mistake_one_message(old: str, new: str, expected: str) -> None:
+    assert old in USER
+    found = problems(USER.replace(old, new))
+    assert len(found) == 1
+    assert found[0].startswith(expected)
+    assert found[0].endswith("(user.yaml)")
+
+
+def test_missing_file() -> None:
+    with pytest.raises(MissingFileError, match=r"nothing\.yaml"):
+        Config(argparse.Namespace(cfg_path="nothing.yaml", options=None))

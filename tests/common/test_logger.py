@@ -1,0 +1,93 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from xraygpt.common import logger as logger_module
+from xraygpt.common.logger import MetricsWriter, SmoothedValue, progress, setup_logger
+
+
+@pytest.fixture
+def _root_logger():
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_log_lines_go_to_stderr_and_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logger(tmp_path / "new")
+    logging.getLogger("anything").info("hello")
+    assert "INFO hello" in (tmp_path / "new" / "log.txt").read_text()
+    captured = capsys.readouterr()
+    assert "INFO hello" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_other_processes_only_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger_module, "is_main_process", lambda: False)
+    setup_logger(tmp_path)
+    assert logging.getLogger().level == logging.WARNING
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metrics_are_appended_one_object_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    for step in (1, 2):
+        writer = MetricsWriter(path)
+        writer.write({"step": step, "loss": torch.tensor(0.5), "bad": float("nan"), "all": (1, 2)})
+        # flushed: it is there before the file is closed
+        assert len(path.read_text().splitlines()) == step
+        writer.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"step": s, "loss": 0.5, "bad": None, "all": [1, 2]} for s in (1, 2)]
+
+
+def test_only_process_0_writes_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger_module, "is_main_process", lambda: False)
+    MetricsWriter(tmp_path / "m.jsonl").write({"step": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smoothed_value() -> None:
+    series = SmoothedValue(window_size=3, fmt="{median:.1f} {avg:.1f} {global_avg:.1f} {max:.1f} {value:.1f}")
+    assert str(series) == "no values"
+    for value in (10.0, 1.0, 2.0, 6.0):
+        series.update(value)
+    assert str(series) == "2.0 3.0 4.8 6.0 6.0"
+
+
+def test_smoothed_value_weights_the_mean_over_everything() -> None:
+    series = SmoothedValue()
+    series.update(1.0, n=3)
+    series.update(5.0)
+    assert series.global_avg == 2.0
+
+
+def test_smoothed_value_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two processes: this one saw 1.0 three times, the other 5.0 once.
+    means = iter([(3.0 + 5.0) / 2, (3 + 1) / 2])
+    monkeypatch.setattr(logger_module, "all_reduce_mean", lambda value: next(means))
+    monkeypatch.setattr(logger_module, "get_world_size", lambda: 2)
+    series = SmoothedValue()
+    series.update(1.0, n=3)
+    series.synchronize_between_processes()
+    assert series.count == 4
+    assert series.global_avg == 2.0
+
+
+def test_progress_writes_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logger_module, "SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO):
+        assert list(progress(range(2), total=2, desc="reading")) == [0, 1]
+    assert [line.split(",")[0] for line in caplog.messages] == ["reading: 1/2", "reading: 2/2"]

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.toy import write_dataset
+from xraygpt.common.errors import DataError
+from xraygpt.datasets.batch import Batch, Sample, to_device
+from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetConfig
+from xraygpt.datasets.builders.image_text_pair_builder import OpenIBuilder
+from xraygpt.datasets.data_utils import prepare_sample
+from xraygpt.datasets.datasets.images import SkippedImageError
+from xraygpt.datasets.loader import BatchLoader
+from xraygpt.datasets.stream import EvalStream, TrainStream
+
+
+class Noise:
+    """Samples with noise from all three generators; some cannot be read."""
+
+    def __init__(self, name: str, size: int, corrupt: tuple[int, ...] = (), skip: bool = True) -> None:
+        self.name, self.size, self.corrupt, self.skip = name, size, corrupt, skip
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:
+        if index in self.corrupt:
+            raise (SkippedImageError if self.skip else DataError)(f"image {self.name}{index} is corrupt")
+        noise = [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
+        return {
+            "image": torch.tensor(noise).view(3, 1, 1),
+            "caption": "",
+            "image_id": f"{self.name}{index}",
+            "source": self.name,
+        }
+
+
+def stream(
+    *datasets: Noise, ratios: tuple[float, ...] = (), batch_size: int = 4, **kwargs: int
+) -> TrainStream:
+    weights = ratios or (1.0,) * len(datasets)
+    return TrainStream(
+        datasets, weights, batch_size, seed=kwargs.pop("seed", 1), prompts=["p", "q"], **kwargs
+    )
+
+
+def ids(source: TrainStream, steps: range) -> list[list[str]]:
+    return [batch_of(source, step)["image_id"] for step in steps]
+
+
+def batch_of(source: TrainStream, step: int) -> Batch:
+    batch = source[step]
+    assert isinstance(batch, dict)
+    return batch
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return (
+        a["image_id"] == b["image_id"] and a["prompt"] == b["prompt"] and torch.equal(a["image"], b["image"])
+    )
+
+
+def test_any_step_can_be_had_without_those_before() -> None:
+    parts = Noise("a", 10), Noise("b", 3)
+    whole = stream(*parts, ratios=(3, 1))
+    in_order = [batch_of(whole, step) for step in range(30)]
+    for step in (29, 7, 0):
+        assert same(batch_of(stream(*parts, ratios=(3, 1)), step), in_order[step])
+
+
+def test_far_steps_agree_with_a_count_from_the_start() -> None:
+    parts = Noise("a", 50), Noise("b", 20)
+    source = stream(*parts, ratios=(3, 1), batch_size=1)
+    turns = Counter(source._draw(step)[0] for step in range(9000))
+    assert source._draw(9000)[1] == turns[source._draw(9000)[0]]
+    assert 0.70 < turns[0] / 9000 < 0.80
+
+
+def test_every_sample_comes_once_in_a_pass_and_passes_differ() -> None:
+    seen = [name for batch in ids(stream(Noise("a", 10), batch_size=5), range(4)) for name in batch]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == sorted(f"a{i}" for i in range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_batch_may_be_larger_than_the_data() -> None:
+    assert Counter(ids(stream(Noise("a", 3), batch_size=9), range(1))[0]) == {"a0": 3, "a1": 3, "a2": 3}
+
+
+def test_a_batch_comes_from_one_data_set() -> None:
+    for batch in ids(stream(Noise("a", 10), Noise("b", 10)), range(20)):
+        assert len({name[0] for name in batch}) == 1
+
+
+def test_seed_changes_the_stream() -> None:
+    assert ids(stream(Noise("a", 10)), range(3)) != ids(stream(Noise("a", 10), seed=2), range(3))
+
+
+def test_processes_see_slices_of_the_batch_of_one_process() -> None:
+    parts = Noise("a", 10, corrupt=(4,)), Noise("b", 7)
+    one = stream(*parts, batch_size=4)
+    two = [stream(*parts, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    for step in range(12):
+        halves, whole = [batch_of(part, step) for part in two], batch_of(one, step)
+        assert halves[0]["image_id"] + halves[1]["image_id"] == whole["image_id"]
+        assert torch.equal(torch.cat([half["image"] for half in halves]), whole["image"])
+        assert halves[0]["prompt"] == halves[1]["prompt"] == whole["prompt"]
+
+
+def test_global_generators_are_left_as_they_were() -> None:
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    stream(Noise("a", 10))[5]
+    assert random.getstate() == before[0]
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_processes_change_nothing(workers: int, tmp_path: Path) -> None:
+    cfg = DatasetConfig(
+        build_info=BuildInfo(str(write_dataset(tmp_path / "d"))),
+        vis_processor={"train": {"name": "blip2_image_train", "image_size": 8}},
+    )
+    data = OpenIBuilder(cfg).build_datasets()["train"]
+    source = TrainStream([data], [1.0], 4, seed=1)
+    state = torch.get_rng_state()
+    loaded = list(islice(BatchLoader(source, first=3, num_workers=workers), 5))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(same(batch, batch_of(source, 3 + i)) for i, batch in enumerate(loaded))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_error_arrives_without_a_stack_trace_in_its_message(workers: int) -> None:
+    source = stream(Noise("a", 10, corrupt=(4,), skip=False))
+    with pytest.raises(DataError) as caught:
+        list(islice(BatchLoader(source, num_workers=workers), 3))
+    assert str(caught.value) == "image a4 is corrupt"
+
+
+def test_corrupt_image_is_replaced_and_reported() -> None:
+    reports: list[str] = []
+    source = stream(Noise("a", 10, corrupt=(4,)))
+    batches = list(islice(BatchLoader(source, on_skipped=reports.extend), 5))
+    assert all(len(batch["image_id"]) == 4 and "skipped" not in batch for batch in batches)
+    assert Counter(reports) == {"image a4 is corrupt": 2}
+
+
+def test_all_corrupt_is_an_error() -> None:
+    assert "every image" in str(stream(Noise("a", 2, corrupt=(0, 1)))[0])
+
+
+def test_evaluation_takes_each_sample_once_in_order() -> None:
+    data = Noise("a", 7, corrupt=(2, 3))
+    reports: list[str] = []
+    loader = BatchLoader(EvalStream(data, 2, seed=0, prompt="p"), on_skipped=reports.extend)
+    assert [batch["image_id"] for batch in loader] == [["a0", "a1"], ["a4", "a5"], ["a6"]]
+    assert len(reports) == 2
+    dealt = [EvalStream(data, 2, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    assert [list(part.indices) for part in dealt] == [[0, 2, 4, 6], [1, 3, 5]]
+
+
+def test_ratios_must_fit() -> None:
+    with pytest.raises(ValueError, match="one each"):
+        TrainStream([Noise("a", 2)], [1.0, 2.0], 1, seed=0)
+    with pytest.raises(ValueError, match="positive"):
+        TrainStream([Noise("a", 2)], [0.0], 1, seed=0)
+
+
+def test_to_device_and_its_old_name() -> None:
+    batch = batch_of(stream(Noise("a", 10)), 0)
+    assert to_device(batch, "cpu")["image"].device.type == "cpu"
+    assert to_device(batch, "meta")["image"].device.type == "meta"
+    assert batch["image"].device.type == "cpu"
+    assert prepare_sample(batch, cuda_enabled=False) is batch

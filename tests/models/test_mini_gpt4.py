@@ -1,0 +1,259 @@
+"""MiniGPT4: the prompt path, the loss, what is trained, generation, and its files."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.models.conftest import PROMPT, tiny_config
+from xraygpt.common.checkpoint import load_weights, save_checkpoint
+from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
+from xraygpt.conversation.conversation import CONV_VISION, Chat
+from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.llm import load_tokenizer
+from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
+
+Make = Callable[..., MiniGPT4]
+Batch = dict[str, Any]
+SHORT = GenerationConfig(max_new_tokens=8)
+
+
+def test_the_row_is_bos_text_image_text(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    images = model.encode_img(batch["image"])[0]
+    embeds, mask = model.embed_prompt([PROMPT] * 2, images)
+    table, tokenizer = model.llama_model.get_input_embeddings(), model.llama_tokenizer
+    before, after = (tokenizer(p, add_special_tokens=False).input_ids for p in PROMPT.split("<ImageHere>"))
+    expected = torch.cat([table(torch.tensor([1, *before])), images[1], table(torch.tensor(after))])
+    torch.testing.assert_close(embeds[1], expected)
+    assert mask.all()
+
+
+def test_an_empty_prompt_is_bos_and_image(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    assert model.embed_prompt(["", ""], model.encode_img(batch["image"])[0])[0].shape == (2, 4, 32)
+
+
+def test_unequal_prompts_are_padded_on_the_left(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    images = model.encode_img(batch["image"])[0]
+    embeds, mask = model.embed_prompt(["<ImageHere>", PROMPT], images)
+    assert mask[1].all()
+    assert mask[0].tolist() == [0] * (mask.shape[1] - 4) + [1] * 4
+    torch.testing.assert_close(embeds[0, -3:], images[0])
+
+
+def test_images_and_placeholders_must_match(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    images, ones = model.encode_img(batch["image"])
+    with pytest.raises(ValueError, match="room for 1 images"):
+        model.embed_prompt([PROMPT], images)
+    with pytest.raises(ValueError, match="exactly once"):
+        model.prompt_wrap(images, ones, "no placeholder")
+    wrapped, mask = model.prompt_wrap(images, ones, PROMPT)
+    assert wrapped.shape[:2] == mask.shape
+    assert model.prompt_wrap(images, ones, "")[0] is images
+
+
+def test_loss_is_that_of_the_captions_alone(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    images = model.encode_img(batch["image"])[0]
+    table, tokenizer = model.llama_model.get_input_embeddings(), model.llama_tokenizer
+    terms = []
+    for row, caption in enumerate(batch["caption"]):
+        ids = tokenizer(caption + "###", add_special_tokens=False, return_tensors="pt").input_ids
+        prompt = model.embed_prompt([PROMPT], images[row : row + 1])[0]
+        logits = model.llama_model(inputs_embeds=torch.cat([prompt, table(ids)], dim=1)).logits
+        first = prompt.shape[1] - 1
+        terms.append(F.cross_entropy(logits[0, first:-1], ids[0], reduction="none"))
+    output = model(batch)
+    torch.testing.assert_close(output["loss"], torch.cat(terms).mean())
+    assert output["num_targets"] == sum(map(len, terms))
+
+
+def test_a_long_caption_is_cut_and_empty_ones_are_refused(make_model: Make, batch: Batch) -> None:
+    model = make_model(max_txt_len=5)
+    assert model(batch)["num_targets"] == 10
+    model.end_sym = ""
+    with pytest.raises(DataError, match=r"\['a', 'b'\]"):
+        model(batch | {"caption": ["", ""]})
+
+
+def test_only_the_projection_is_trained(make_model: Make, batch: Batch) -> None:
+    model = make_model().train()
+    model(batch)["loss"].backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == {
+        "llama_proj.weight",
+        "llama_proj.bias",
+    }
+    assert set(model.trainable_state_dict()) == {"llama_proj.weight", "llama_proj.bias"}
+    assert [name for name, child in model.named_children() if child.training] == ["llama_proj"]
+
+
+def test_everything_but_the_language_model_can_be_trained(make_model: Make, batch: Batch) -> None:
+    model = make_model(freeze_vit=False, freeze_qformer=False).train()
+    model(batch)["loss"].backward()
+    idle = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is None}
+    assert idle == {"llama_model"}
+    assert not model.llama_model.training
+    assert model.visual_encoder.training
+
+
+def test_batched_generation_equals_one_by_one(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    prompts = ["<ImageHere>", PROMPT]
+    together = model.generate(batch | {"prompt": prompts}, SHORT)
+    alone = [
+        model.generate({"image": batch["image"][row : row + 1], "prompt": prompts[row]}, SHORT)[0]
+        for row in range(2)
+    ]
+    assert together == alone
+    swapped = model.generate(batch | {"image": batch["image"].flip(0), "prompt": prompts}, SHORT)
+    assert swapped != together
+
+
+def test_generation_stops_at_the_end_symbol(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    free = model.generate(batch, SHORT)[0]
+    model.end_sym = next(mark for mark in free[2:] if mark.strip() and free.find(mark) > 0)
+    assert model.generate(batch, SHORT)[0] == free[: free.find(model.end_sym)].strip()
+
+
+def test_a_chat_starts_from_the_training_prompt(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    chat = Chat(model, lambda image: image)
+    conv, images = chat.new_conversation(), list[torch.Tensor]()
+    chat.upload_img(batch["image"][0], conv, images)
+    chat.ask("Describe this chest x-ray.", conv)
+    assert conv.get_prompt() == PROMPT
+    streamed = list(chat.stream_answer(conv.copy(), images, max_new_tokens=8, temperature=0))
+    text, _ = chat.answer(conv, images, max_new_tokens=8, temperature=0)
+    assert text == streamed[-1] == model.generate(batch, SHORT)[0]
+    assert chat.answer(conv, images, max_new_tokens=4, num_beams=2)[0] is not None
+    released = CONV_VISION.copy()
+    chat.upload_img(batch["image"][0], released, images[:0])
+    assert chat.get_context_emb(released, images).shape[0] == 1
+
+
+def test_an_error_while_streaming_reaches_the_caller(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    embeds = torch.zeros(1, 4, 7)  # not the model's width
+    with pytest.raises(RuntimeError):
+        list(model.complete_stream(embeds, torch.ones(1, 4), stops=[], max_new_tokens=2))
+
+
+def test_cache_gives_the_same_loss_without_a_second_look(make_model: Make, batch: Batch) -> None:
+    plain, cached = make_model()(batch)["loss"], make_model(qformer_cache=True)
+    torch.testing.assert_close(cached(batch)["loss"], plain)
+    torch.testing.assert_close(cached(batch | {"image": torch.zeros_like(batch["image"])})["loss"], plain)
+
+
+def test_parts_written_by_one_model_are_read_by_another(
+    make_model: Make, batch: Batch, llm_folder: Path, tmp_path: Path
+) -> None:
+    model = make_model(freeze_vit=False, freeze_qformer=False)
+    model.export(tmp_path)
+    assert set(load_weights(tmp_path / "projection.pth")) == {"llama_proj.weight", "llama_proj.bias"}
+    files = {
+        "vit_ckpt": str(tmp_path / "vit.pth"),
+        "q_former_model": str(tmp_path / "qformer.pth"),
+        "ckpt": str(tmp_path / "projection.pth"),
+        "llama_model": str(llm_folder),
+        "llm_precision": "fp32",
+    }
+    other = MiniGPT4.from_config(tiny_config(**files)).eval()
+    assert torch.equal(other(batch)["loss"], model(batch)["loss"])
+
+
+def test_a_checkpoint_of_the_reference_is_read(make_model: Make, tmp_path: Path) -> None:
+    model, other = make_model(), make_model()
+    torch.nn.init.zeros_(other.llama_proj.weight)
+    state = model.trainable_state_dict() | {
+        "Qformer.bert.embeddings.position_ids": torch.arange(512)[None],
+        "llama_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+    }
+    save_checkpoint(tmp_path / "c.pth", {"model": state, "optimizer": {}, "scaler": None, "epoch": 1})
+    other.load_checkpoint(tmp_path / "c.pth", required=("llama_proj",))
+    assert torch.equal(other.llama_proj.weight, model.llama_proj.weight)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(make_model: Make, tmp_path: Path) -> None:
+    model = make_model()
+    save_checkpoint(tmp_path / "q.pth", {"model": {"query_tokens": torch.zeros(1, 3, 16)}})
+    with pytest.raises(CheckpointError, match="no llama_proj"):
+        model.load_checkpoint(tmp_path / "q.pth", required=("llama_proj",))
+    save_checkpoint(tmp_path / "w.pth", {"model": {"llama_proj.weight": torch.zeros(9, 9)}})
+    with pytest.raises(CheckpointError) as caught:
+        model.load_checkpoint(tmp_path / "w.pth")
+    assert "llama_proj.bias" in str(caught.value)
+    assert "(9, 9)" in str(caught.value)
+
+
+def test_all_missing_files_are_reported_at_once(tmp_path: Path) -> None:
+    config = tiny_config(
+        vit_ckpt=str(tmp_path / "v.pth"),
+        q_former_model="package:weights/absent.pth",
+        ckpt=str(tmp_path / "c.pth"),
+        llama_model=str(tmp_path / "llm"),
+        prompt="",
+        prompt_path=str(tmp_path / "prompts.txt"),
+    )
+    with pytest.raises(MissingFileError) as caught:
+        MiniGPT4.from_config(config)
+    for part in ("v.pth", "absent.pth", "c.pth", "llm", "prompts.txt", "eva_vit_g.pth", "model.ckpt"):
+        assert part in str(caught.value)
+
+
+def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        MiniGPT4.from_config(tiny_config(llama_model=str(llm_folder)))
+    assert "the vision encoder has random weights" in caplog.text
+    assert "the Q-Former has random weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("low_resource", True),
+        ("prompt_template", "no slot"),
+        ("prompt", "no placeholder"),
+        ("max_txt_len", 0),
+        ("num_query_token", 0),
+    ],
+)
+def test_settings_that_break_a_rule_are_refused(setting: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=setting):
+        tiny_config(**{setting: value})
+
+
+def test_cache_needs_frozen_parts() -> None:
+    with pytest.raises(ValueError, match="qformer_cache"):
+        tiny_config(qformer_cache=True, freeze_qformer=False)
+
+
+def test_full_size_builds_with_the_keys_and_sizes_of_the_released_model(tokenizer_folder: Path) -> None:
+    with torch.device("meta"):
+        llm = LlamaForCausalLM(LlamaConfig())  # the defaults are LLaMA-7B
+        model = MiniGPT4(MiniGPT4Config(), llm=llm, tokenizer=load_tokenizer(tokenizer_folder))
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    # The reference's 1,094 less LLaMA's 32 rotary tables, which transformers no longer stores.
+    assert len(shapes) == 1062
+    count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    assert count == {
+        "visual_encoder": 985_894_528,
+        "ln_vision": 2816,
+        "Qformer": 105_138_176 - 512,
+        "llama_model": 6_738_417_664 - 32 * 64,
+        "llama_proj": 3_149_824,
+    }
+    assert shapes["query_tokens"] == (1, 32, 768)
+    assert shapes["visual_encoder.blocks.38.attn.qkv.weight"] == (4224, 1408)
+    assert shapes["Qformer.bert.encoder.layer.10.crossattention.self.key.weight"] == (768, 1408)
+    assert "Qformer.bert.encoder.layer.11.crossattention.self.key.weight" not in shapes
+    assert shapes["llama_proj.weight"] == (4096, 768)
+    assert model.show_n_params() == "7832.6M"

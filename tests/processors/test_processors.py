@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.processors import (
+    Blip2ImageEvalProcessor,
+    Blip2ImageTrainProcessor,
+    BlipCaptionProcessor,
+    load_processor,
+)
+from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD
+from xraygpt.processors.image_modes import to_rgb
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def denormalised(tensor: torch.Tensor) -> torch.Tensor:
+    mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
+    return (tensor * std[:, None, None] + mean[:, None, None]) * 255
+
+
+def test_eval_image_is_a_bicubic_resize_normalised_by_clip() -> None:
+    image = picture()
+    got = denormalised(Blip2ImageEvalProcessor(image_size=16)(image))
+    want = np.asarray(image.resize((16, 16), Image.Resampling.BICUBIC), dtype=np.float32)
+    assert got.shape == (3, 16, 16)
+    np.testing.assert_allclose(got.permute(1, 2, 0).numpy(), want, atol=1e-3)
+
+
+def test_train_image_is_a_random_crop_and_never_mirrored() -> None:
+    ramp = Image.fromarray(np.tile(np.arange(0, 240, 4, dtype=np.uint8), (60, 1)))  # brighter to the right
+    processor = Blip2ImageTrainProcessor(image_size=8)
+    images = [denormalised(processor(ramp)) for _ in range(20)]
+    assert len({float(image.sum()) for image in images}) > 10
+    assert all(bool((image[:, :, -1] > image[:, :, 0]).all()) for image in images)
+
+
+def test_train_image_depends_on_torch_seed_only() -> None:
+    processor = Blip2ImageTrainProcessor(image_size=8)
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        results.append(processor(picture()))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
+def test_8_bit_modes_become_what_pillow_makes_of_them(mode: str) -> None:
+    image = picture(mode)
+    assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_16_bit_grey_is_stretched_to_its_own_range(bits: int) -> None:
+    ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
+    got = np.asarray(to_rgb(Image.fromarray(ramp)))
+    assert got.shape == (16, 16, 3)
+    np.testing.assert_array_equal(got[..., 0].ravel(), np.arange(256))
+
+
+def test_constant_16_bit_image_is_black() -> None:
+    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 900, dtype=np.uint16)))).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("No acute disease.", "no acute disease"),
+        ("  Leading and trailing   spaces  ", "leading and trailing spaces"),
+        ("UPPER case: heart (size) normal; lungs clear!", "upper case heart size normal lungs clear"),
+        ("multi\nline\n\ntext\n", "multi\nline text"),
+        ("12.5 cm & 3/4 'single'", "12 5 cm & 3/4 'single'"),
+        ("...!!!###", ""),
+        ("word " * 60, " ".join(["word"] * 50)),
+    ],
+)
+def test_blip_caption(text: str, expected: str) -> None:
+    assert BlipCaptionProcessor()(text) == expected
+    assert BlipCaptionProcessor(prompt="a film of ")(text) == "a film of " + expected
+
+
+def test_identity_keeps_the_report() -> None:
+    assert load_processor("identity")("Heart: NORMAL.\n") == "Heart: NORMAL.\n"
+
+
+def test_settings_are_checked() -> None:
+    processor = load_processor("blip2_image_eval", {"name": "blip2_image_eval", "image_size": 20})
+    assert processor(picture()).shape == (3, 20, 20)
+    with pytest.raises(ConfigError, match="image_size"):
+        load_processor("blip2_image_eval", {"imagesize": 20})
+    with pytest.raises(ConfigError, match="min_scale"):
+        load_processor("blip2_image_train", {"min_scale": 2.0})
+    with pytest.raises(ConfigError, match="max_words"):
+        load_processor("blip_caption", {"max_words": 0})

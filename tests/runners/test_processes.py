@@ -1,0 +1,86 @@
+"""Trainings in processes of their own: killed, several at once, with bad input."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.toy import metrics_of, write_config, write_dataset
+from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.runners.launch import launch
+
+ROOT = Path(__file__).parents[2]
+TOY = [str(ROOT / "tests" / "toy.py")]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def start(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    storage = write_dataset(tmp_path / "data")
+    settings = {"valid_splits": ["val"], "checkpoint_steps": 4, "num_workers": 1}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    model = {"dropout": 0.3}
+    launch(
+        Namespace(
+            cfg_path=str(write_config(tmp_path / "a.yaml", storage, whole, model, **settings)), options=[]
+        )
+    )
+    cfg = write_config(tmp_path / "b.yaml", storage, killed, model, **settings)
+    process = start([*TOY, "--cfg-path", str(cfg), "--options", "model.die_at=11"])
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert [line["step"] for line in metrics_of(killed)] == list(range(1, 11))
+    launch(Namespace(cfg_path=str(cfg), options=["run.resume_ckpt_path=auto"]))
+    assert metrics_of(killed) == metrics_of(whole)
+    ours, theirs = (load_checkpoint(folder / "checkpoint_1.pth")["model"] for folder in (killed, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
+    storage = write_dataset(tmp_path / "data")
+    settings = {"valid_splits": ["val"], "accum_grad_iters": 2, "grad_clip": 1.0}
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(Namespace(cfg_path=str(write_config(tmp_path / "a.yaml", storage, one, **settings)), options=[]))
+    cfg = write_config(tmp_path / "b.yaml", storage, two, **settings)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*torchrun, *TOY, "--cfg-path", str(cfg), "--options", "run.batch_size_train=2"])
+    assert process.returncode == 0, process.stderr
+    for event in ("train", "valid"):
+        ours, theirs = metrics_of(two, event), metrics_of(one, event)
+        assert len(ours) == len(theirs) > 0
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.pop("event") == b.pop("event")
+            assert a.pop("split", None) == b.pop("split", None)
+            assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+    weights = [load_checkpoint(folder / "checkpoint_1.pth")["model"] for folder in (one, two)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
+
+
+def test_errors_are_one_line_and_exit_status_2(tmp_path: Path) -> None:
+    cfg = write_config(tmp_path / "c.yaml", tmp_path / "nowhere", tmp_path / "out")
+    process = start([*TOY, "--cfg-path", str(cfg)])
+    assert process.returncode == 2
+    assert "error: missing folder: the data set 'openi'" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("program", ["train.py", "evaluate.py"])
+def test_help_is_quick(program: str) -> None:
+    started = time.perf_counter()
+    process = start([program, "--help"])
+    assert process.returncode == 0
+    assert "--cfg-path" in process.stdout
+    assert time.perf_counter() - started < 1.0

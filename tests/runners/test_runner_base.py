@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.toy import ToyModel, metrics_of, write_config, write_dataset
+from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingFileError,
+    NonFiniteLossError,
+)
+from xraygpt.runners.launch import launch, metrics_table
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "data")
+
+
+def run(path: Path, *options: str) -> dict[str, dict[str, Any]]:
+    return launch(Namespace(cfg_path=str(path), options=list(options)))
+
+
+def final_state(output: Path, name: str = "checkpoint_1.pth") -> dict[str, Any]:
+    return load_checkpoint(output / name)
+
+
+def assert_same_state(a: Any, b: Any) -> None:
+    """Compare nested values bit by bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same_state(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same_state(x, y)
+    else:
+        assert a == b
+
+
+def test_training_learns_scores_and_keeps_the_best(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(
+        tmp_path / "c.yaml", storage, out, valid_splits=["valid"], test_splits=["val"], max_epoch=4
+    )
+    metrics = run(cfg, "run.init_lr=0.05")
+    losses = [line["loss"] for line in metrics_of(out)]
+    assert len(losses) == 24
+    assert sum(losses[-6:]) < 0.5 * sum(losses[:6])
+    scored = metrics_of(out, "valid")
+    best = max(scored, key=lambda line: line["agg_metrics"])
+    saved = load_checkpoint(out / "checkpoint_best.pth")
+    assert saved["epoch"] == best["epoch"]
+    assert metrics["val"]["loss"] == pytest.approx(best["loss"])
+    assert sorted(p.name for p in out.glob("*.pth")) == ["checkpoint_3.pth", "checkpoint_best.pth"]
+
+
+def test_best_checkpoint_is_not_just_the_latest(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    # A step schedule that grows worse: the rate is so high that later epochs overshoot.
+    cfg = write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"], max_epoch=3, init_lr=0.05)
+    run(cfg, "run.lr_sched=linear_warmup_step_lr", "run.iters_per_epoch=40", "run.batch_size_train=1")
+    scored = metrics_of(out, "valid")
+    expected = max(range(3), key=lambda epoch: scored[epoch]["agg_metrics"])
+    saved = load_checkpoint(out / "checkpoint_best.pth")
+    assert (saved["epoch"], saved["progress"]["best_epoch"]) == (expected, expected)
+    assert saved["progress"]["best_metric"] == scored[expected]["agg_metrics"]
+
+
+def test_checkpoint_has_the_reference_layout(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    run(write_config(tmp_path / "c.yaml", storage, out))
+    saved = final_state(out)
+    assert {"model", "optimizer", "config", "scaler", "epoch"} <= set(saved)
+    assert sorted(saved["model"]) == ["head.bias", "head.weight"]
+    assert (saved["epoch"], saved["global_step"], saved["scaler"]) == (1, 12, None)
+    assert set(saved["config"]) >= {"run", "model", "datasets"}
+    assert saved["manifest"]["trainable_parameters"] == 17
+
+
+@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
+def test_learning_rate_follows_the_schedule(tmp_path: Path, storage: Path, name: str) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, lr_sched=name, warmup_steps=4, warmup_lr=0.0)
+    run(cfg, "run.lr_decay_rate=0.5")
+    rates = [line["lr"] for line in metrics_of(out)]
+    assert rates[:4] == pytest.approx([0.0, 0.0025, 0.005, 0.0075])
+    if name == "linear_warmup_step_lr":
+        assert rates[4:] == pytest.approx([0.01] * 2 + [0.005] * 6)
+    else:
+        assert rates[4] == pytest.approx(0.0075)
+        assert rates[6] == pytest.approx(0.005)
+        assert rates[-1] == pytest.approx(
+            0.01 * 0.5 * (1 + torch.cos(torch.tensor(11 / 12 * torch.pi)).item())
+        )
+
+
+def test_an_epoch_is_one_pass_unless_set(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    run(write_config(tmp_path / "c.yaml", storage, out, iters_per_epoch=None, max_epoch=1))
+    assert len(metrics_of(out)) == 4  # 13 samples in batches of 4
+
+
+@pytest.fixture
+def harsh() -> dict[str, Any]:
+    """Settings under which everything random and everything stateful takes part."""
+    return {
+        "model": {"dropout": 0.3},
+        "valid_splits": ["val"],
+        "checkpoint_steps": 1,
+        "accum_grad_iters": 4,
+        "iters_per_epoch": 6,
+        "grad_clip": 1.0,
+    }
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_resuming_after_any_step_changes_nothing(
+    tmp_path: Path, storage: Path, harsh: dict[str, Any], monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    whole = tmp_path / "whole"
+    run(write_config(tmp_path / "whole.yaml", storage, whole, optimizer=optimizer, **harsh))
+    forward = ToyModel.forward
+    for stop in range(2, 15):
+        out = tmp_path / f"stopped{stop}"
+        cfg = write_config(tmp_path / "c.yaml", storage, out, optimizer=optimizer, **harsh)
+        calls = 0
+
+        def dying(self: ToyModel, samples: Any, stop: int = stop) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == stop:
+                raise Interrupted
+            return forward(self, samples)
+
+        monkeypatch.setattr(ToyModel, "forward", dying)
+        with pytest.raises(Interrupted):
+            run(cfg)
+        monkeypatch.setattr(ToyModel, "forward", forward)
+        run(cfg, "run.resume_ckpt_path=auto")
+        assert metrics_of(out) == metrics_of(whole)
+        assert metrics_of(out, "valid") == metrics_of(whole, "valid")
+        for name in ("checkpoint_1.pth", "checkpoint_best.pth"):
+            ours, theirs = final_state(out, name), final_state(whole, name)
+            for key in ("model", "optimizer", "progress"):
+                assert_same_state(ours[key], theirs[key])
+
+
+def test_resuming_from_a_file_in_another_folder(tmp_path: Path, storage: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    cfg = write_config(tmp_path / "c.yaml", storage, first, valid_splits=["val"])
+    run(cfg, "run.max_epoch=1")
+    run(cfg, f"run.output_dir={second}", f"run.resume_ckpt_path={first / 'checkpoint_0.pth'}")
+    assert [line["step"] for line in metrics_of(second)] == list(range(7, 13))
+    assert (second / "checkpoint_best.pth").is_file()
+
+
+def test_auto_starts_anew_where_there_is_nothing(tmp_path: Path, storage: Path) -> None:
+    run(write_config(tmp_path / "c.yaml", storage, tmp_path / "out", resume_ckpt_path="auto"))
+    assert len(metrics_of(tmp_path / "out")) == 12
+
+
+def test_resume_errors_name_the_file(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out)
+    with pytest.raises(MissingFileError, match="nothing.pth"):
+        run(cfg, f"run.resume_ckpt_path={tmp_path / 'nothing.pth'}")
+    run(cfg)
+    saved = final_state(out)
+    saved["model"]["head.weight"] = torch.zeros(1, 20)
+    torch.save(saved, tmp_path / "other.pth")
+    with pytest.raises(
+        CheckpointError, match=r"other.pth(.|\n)*head.weight: file \(1, 20\), model \(1, 16\)"
+    ):
+        run(cfg, f"run.resume_ckpt_path={tmp_path / 'other.pth'}")
+    torch.save({"model": {}}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="holds no optimizer, progress"):
+        run(cfg, f"run.resume_ckpt_path={tmp_path / 'weights.pth'}")
+
+
+def test_an_earlier_run_is_set_aside(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out)
+    run(cfg)
+    run(cfg)
+    assert len(metrics_of(out)) == 12
+    (previous,) = out.glob("previous-*")
+    assert sorted(path.name for path in previous.iterdir()) == ["checkpoint_1.pth", "metrics.jsonl"]
+
+
+def test_evaluation_only_leaves_the_run_alone(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"], test_splits=["val"])
+    trained = run(cfg)
+    best = out / "checkpoint_best.pth"
+    again = run(cfg, "run.evaluate=true", f"run.resume_ckpt_path={best}")
+    assert again["val"]["loss"] == pytest.approx(trained["val"]["loss"], abs=1e-7)
+    untrained = run(cfg, "run.evaluate=true")
+    assert untrained["val"]["loss"] != pytest.approx(trained["val"]["loss"], rel=1e-2)
+    assert len(metrics_of(out)) == 12
+
+
+def test_corrupt_images_are_listed(tmp_path: Path, storage: Path) -> None:
+    (storage / "image" / "x3.png").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out)
+    with pytest.raises(DataError, match=r"annotations\[3\].*x3.png"):
+        run(cfg)
+    run(cfg, "datasets.openi.skip_corrupt=true")
+    (line,) = (out / "skipped_images.txt").read_text().splitlines()
+    assert "x3.png" in line
+    assert len(metrics_of(out)) == 12
+
+
+def test_non_finite_loss_names_the_images(tmp_path: Path, storage: Path) -> None:
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", model={"nan_for": "x5"})
+    with pytest.raises(NonFiniteLossError, match=r"at step [1-4]; image ids of the batch: .*x5"):
+        run(cfg)
+    assert all(line["loss"] is not None for line in metrics_of(tmp_path / "out"))
+
+
+def test_split_that_is_not_there(tmp_path: Path, storage: Path) -> None:
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", test_splits=["holdout"])
+    with pytest.raises(DataError, match=r"no data set has the split 'holdout' \(openi has train, val\)"):
+        run(cfg)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_that_is_not_there(tmp_path: Path, storage: Path) -> None:
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", device="cuda")
+    with pytest.raises(ConfigError, match="run.device"):
+        run(cfg)
+
+
+def test_metrics_table() -> None:
+    text = metrics_table({"f1": 0.5, "n": 3, "findings": {"edema": {"f1": 1.0}}})
+    assert [line.split() for line in text.splitlines()] == [
+        ["f1", "0.5000"],
+        ["n", "3"],
+        ["findings"],
+        ["edema"],
+        ["f1", "1.0000"],
+    ]

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.toy import SIDE, ToyModel
+from xraygpt.common.errors import NonFiniteLossError
+from xraygpt.common.logger import MetricsWriter
+from xraygpt.common.precision import Precision
+from xraygpt.datasets.batch import Batch
+from xraygpt.models.generation import GenerationConfig
+from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
+
+CPU = torch.device("cpu")
+FP32 = Precision(torch.float32, "cpu")
+
+
+class ConstantRate:
+    """Leaves the learning rate alone and notes when it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def step(self, cur_epoch: int, cur_step: int) -> None:
+        self.asked.append((cur_epoch, cur_step))
+
+
+def batches(count: int, size: int, seed: int = 0) -> list[Batch]:
+    """Batches whose reports all have the same weight, so that means over batches are means over samples."""
+    g = torch.Generator().manual_seed(seed)
+    return [
+        {
+            "image": torch.randn(size, 3, SIDE, SIDE, generator=g),
+            "caption": ["value 4"] * size,
+            "image_id": [f"b{number}s{i}" for i in range(size)],
+            "prompt": "",
+        }
+        for number in range(count)
+    ]
+
+
+def joined(parts: list[Batch]) -> Batch:
+    return {
+        "image": torch.cat([part["image"] for part in parts]),
+        "caption": [text for part in parts for text in part["caption"]],
+        "image_id": [name for part in parts for name in part["image_id"]],
+        "prompt": "",
+    }
+
+
+@dataclass
+class Trained:
+    model: ToyModel
+    means: dict[str, float]
+    updates: list[tuple[int, int]]
+    rate: ConstantRate
+
+
+def train(data: list[Batch], epoch: int = 0, model: ToyModel | None = None, **settings: Any) -> Trained:
+    torch.manual_seed(0)
+    model = model or ToyModel()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    updates: list[tuple[int, int]] = []
+    context = TrainContext(
+        CPU,
+        FP32,
+        seed=0,
+        grad_clip=settings.pop("grad_clip", None),
+        writer=settings.pop("writer", None),
+        on_update=lambda before, after: updates.append((before, after)),
+    )
+    rate = ConstantRate()
+    source: Iterator[Batch] = iter(data)
+    means = ImageTextPretrainTask().train_epoch(
+        epoch, model, source, optimizer, rate, iters_per_epoch=len(data), context=context, **settings
+    )
+    return Trained(model, means, updates, rate)
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_accumulation_equals_the_big_batch() -> None:
+    small = batches(4, 3)
+    accumulated = train(small, accum_grad_iters=2)
+    big = train([joined(small[:2]), joined(small[2:])])
+    torch.testing.assert_close(weights(accumulated.model), weights(big.model), rtol=0, atol=1e-6)
+    assert accumulated.updates == [(0, 2), (2, 4)]
+
+
+def test_unfinished_accumulation_is_used_in_its_epoch() -> None:
+    small = batches(3, 3)
+    accumulated = train(small, accum_grad_iters=2)
+    big = train([joined(small[:2]), small[2]])
+    torch.testing.assert_close(weights(accumulated.model), weights(big.model), rtol=0, atol=1e-6)
+    assert accumulated.updates == [(0, 2), (2, 3)]
+
+
+def test_gradient_is_clipped_to_the_norm() -> None:
+    torch.manual_seed(0)
+    before = weights(ToyModel())
+    step = weights(train(batches(1, 4), grad_clip=0.01).model) - before
+    assert float(step.norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_only_what_is_trainable_changes() -> None:
+    torch.manual_seed(0)
+    fresh, model = ToyModel(), train(batches(2, 4)).model
+    assert torch.equal(fresh.frozen.weight, model.frozen.weight)
+    assert not torch.equal(fresh.head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize("scale", [None, 128.0])
+def test_loss_scaling_changes_neither_step_nor_clipping(scale: float | None) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    result = train(batches(2, 4), scaler=scaler, grad_clip=0.02)
+    reference = train(batches(2, 4), grad_clip=0.02)
+    torch.testing.assert_close(weights(result.model), weights(reference.model), rtol=1e-5, atol=1e-7)
+
+
+def test_every_step_is_recorded_with_its_losses_and_rate(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    result = train(batches(3, 2), epoch=2, writer=writer, log_freq=100, grad_clip=5.0)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [7, 8, 9]
+    assert {line["epoch"] for line in lines} == {2}
+    assert all(line["lr"] == 0.1 and line["grad_norm"] > 0 for line in lines)
+    assert all(line["loss_half"] == pytest.approx(line["loss"] / 2) for line in lines)
+    assert result.means["loss"] == pytest.approx(sum(line["loss"] for line in lines) / 3)
+    assert result.rate.asked == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_dropout_is_a_function_of_the_step() -> None:
+    data = batches(3, 4)
+    whole = train(data, model=ToyModelWithDropout())
+    torch.manual_seed(99)  # another state of the global generator must not matter
+    again = train(data, model=ToyModelWithDropout())
+    assert torch.equal(weights(whole.model), weights(again.model))
+
+
+def ToyModelWithDropout() -> ToyModel:
+    torch.manual_seed(5)
+    return ToyModel(dropout=0.5)
+
+
+@pytest.mark.parametrize("damage", [float("nan"), float("inf")])
+def test_non_finite_loss_stops_before_the_weights_suffer(damage: float) -> None:
+    data = batches(3, 2)
+    data[1]["image"][0] = damage
+    torch.manual_seed(0)
+    model = ToyModel()
+    with pytest.raises(NonFiniteLossError, match=r"at step 8; image ids of the batch: b1s0, b1s1\."):
+        train(data, epoch=2, model=model)
+    assert bool(weights(model).isfinite().all())
+
+
+def context(folder: Path) -> EvalContext:
+    return EvalContext(CPU, FP32, seed=0, output_dir=folder)
+
+
+def test_validation_loss_is_the_mean_over_samples(tmp_path: Path) -> None:
+    task, model = ImageTextPretrainTask(), ToyModel()
+    parts = [*batches(1, 4), *batches(1, 2, seed=1)]
+    rows = task.evaluation(model, parts, context=context(tmp_path))
+    metrics = task.after_evaluation(rows, "val", 0, context=context(tmp_path))
+    assert metrics["n"] == 6
+    assert metrics["loss"] == pytest.approx(float(model(joined(parts))["loss"].detach()), rel=1e-5)
+    assert metrics["agg_metrics"] == -metrics["loss"]
+
+
+def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
+    cfg = SimpleNamespace(run_cfg=SimpleNamespace(generate=GenerationConfig()))
+    task = ReportGenerationTask.setup_task(cfg=cfg)
+    rows = task.evaluation(ToyModel(), batches(2, 3), context=context(tmp_path))
+    metrics = task.after_evaluation(rows, "test", "best", context=context(tmp_path))
+    written = json.loads((tmp_path / "reports_test.json").read_text())
+    assert [row["image_id"] for row in written] == [f"b{b}s{i}" for b in range(2) for i in range(3)]
+    assert all(row["reference"] == "value 4" and row["generated"].startswith("value") for row in written)
+    assert (
+        metrics["agg_metrics"]
+        == metrics["f1"]
+        == json.loads((tmp_path / "scores_test.json").read_text())["f1"]
+    )
+
+
+def test_models_may_prepare_themselves_from_the_data() -> None:
+    class Prepared(ToyModel):
+        seen: Any = None
+
+        def prepare_training(self, datasets: Any) -> None:
+            self.seen = datasets
+
+    model, data = Prepared(), {"openi": {}}
+    ImageTextPretrainTask().before_training(model, data)
+    ImageTextPretrainTask().before_training(ToyModel(), data)
+    assert model.seen is data

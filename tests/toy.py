@@ -1,0 +1,138 @@
+"""A model that trains in milliseconds and a data set on disk, for tests of what goes on around them.
+
+As a script it is train.py with the toy model registered: ``python tests/toy.py --cfg-path ...``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import Tensor, nn
+
+from xraygpt.common.registry import registry
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.generation import GenerationConfig
+
+SIDE = 8
+
+
+@dataclass
+class ToyConfig:
+    """Settings of the toy model."""
+
+    dropout: float = 0.0
+    """Probability with which a hidden value is dropped in training."""
+    nan_for: str = ""
+    """Image id whose loss is NaN."""
+    die_at: int = 0
+    """Kill the process with signal 9 at this training step; 0 for never."""
+
+
+@registry.register_model("toy")
+class ToyModel(BaseModel):
+    """Predicts the number in an image's report ("value 12") from the image; one layer is frozen."""
+
+    config_class = ToyConfig
+
+    def __init__(self, dropout: float = 0.0, nan_for: str = "", die_at: int = 0) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(3 * SIDE * SIDE, 16).requires_grad_(False)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(16, 1)
+        self.nan_for = nan_for
+        self.die_at = die_at
+        self.steps = 0
+        self.prompt_list = ["one", "two", "three"]
+        self.exported: Path | None = None
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Self:
+        return cls(cfg.dropout, cfg.nan_for, cfg.die_at)
+
+    def predict(self, image: Tensor) -> Tensor:
+        return self.head(self.dropout(torch.tanh(self.frozen(image.flatten(1))))).squeeze(1)  # (B,)
+
+    def forward(self, samples: Any) -> dict[str, Tensor]:
+        self.steps += self.training
+        if self.die_at and self.steps == self.die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        # Reports count by their value, as reports count by their length in a language model.
+        target = torch.tensor([float(text.split()[1]) for text in samples["caption"]])
+        weights = target + 1
+        squared = weights * (self.predict(samples["image"]) - target / 10) ** 2
+        loss = squared.sum() / weights.sum()
+        if self.nan_for in samples["image_id"]:
+            loss = loss * float("nan")
+        return {"loss": loss, "loss_half": loss / 2, "num_targets": weights.sum()}
+
+    def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
+        return [f"value {round(10 * float(value))}" for value in self.predict(samples["image"])]
+
+    def export(self, folder: Path) -> None:
+        self.exported = folder
+
+
+def write_dataset(folder: Path, train: int = 13, val: int = 5, suffix: str = ".png") -> Path:
+    """Write images whose brightness follows the number in their report; return the storage folder."""
+    (folder / "image").mkdir(parents=True)
+    rows = []
+    for index in range(train + val):
+        value = (index * 7) % 10
+        noise = np.random.default_rng(index).integers(0, 20, (12, 10, 3))
+        Image.fromarray((noise + 20 * value).astype(np.uint8)).save(folder / "image" / f"x{index}{suffix}")
+        row = {"image_id": f"x{index}", "caption": f"value {value}"}
+        rows.append(row if index < train else {**row, "split": "validate"})
+    (folder / "filter_cap.json").write_text(json.dumps({"annotations": rows}))
+    return folder
+
+
+def write_config(
+    path: Path, storage: Path, output: Path, model: dict[str, Any] | None = None, **run: Any
+) -> Path:
+    """Write a training configuration of the toy model; `run` adds to its section ``run``."""
+    config = {
+        "model": {"arch": "toy", **(model or {})},
+        "datasets": {
+            "openi": {
+                "build_info": {"storage": str(storage)},
+                "vis_processor": {"train": {"name": "blip2_image_train", "image_size": SIDE}},
+            }
+        },
+        "run": {
+            "task": "image_text_pretrain",
+            "output_dir": str(output),
+            "device": "cpu",
+            "init_lr": 0.01,
+            "max_epoch": 2,
+            "iters_per_epoch": 6,
+            "batch_size_train": 4,
+            "batch_size_eval": 2,
+            "log_freq": 3,
+            **run,
+        },
+    }
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def metrics_of(output: Path, event: str = "train") -> list[dict[str, Any]]:
+    """Return the lines of one kind of metrics.jsonl, without times."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines if line["event"] == event]
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import train
+
+    sys.exit(train.main())

@@ -1,0 +1,229 @@
+"""Reading and writing weight files: one loader, one strict `load_state_dict`, one atomic save.
+
+Nothing here executes code from a file: `.pth` and `.bin` are read with ``weights_only=True``, everything
+else as safetensors. A training checkpoint has the layout of the reference,
+``{"model", "optimizer", "config", "scaler", "epoch"}``, plus whatever exact resume needs.
+"""
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xraygpt.common.errors import CheckpointError, MissingFileError
+
+_LFS_HEADER = b"version https://git-lfs.github.com/spec/"
+_HTML_START = re.compile(rb"^\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
+_MAX_LISTED = 12
+
+
+def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a weight file onto the CPU, with their stored dtypes.
+
+    `.safetensors` files hold tensors only; `.pth`, `.pt` and `.bin` may hold them directly or under
+    ``"model"`` (this project, LAVIS, BLIP-2) or ``"state_dict"``. A ``.index.json`` names the shards of a
+    Hugging Face folder, which are read one after the other.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: a Git-LFS pointer, a web page, a truncated file, a pickle with code in it, or a
+            file without tensors.
+    """
+    path = Path(path)
+    if path.name.endswith(".index.json"):
+        return _load_shards(path)
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    payload: Any = load_checkpoint(path)
+    for key in ("model", "state_dict"):
+        if isinstance(payload.get(key), Mapping):
+            payload = payload[key]
+            break
+    tensors = {str(name): value for name, value in payload.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "none"
+        raise CheckpointError(f"{path}: holds no tensors (its top-level keys: {keys}).")
+    return tensors
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a whole `.pth` checkpoint onto the CPU without executing anything in it.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: not a checkpoint, damaged, or it holds objects other than tensors and plain values.
+    """
+    path = Path(path)
+    check_weight_file(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise CheckpointError(
+                f"{path}: holds objects that would run code when read, so it was not read. Only tensors, "
+                f"numbers, strings, lists and dictionaries are accepted. ({_first_line(error)})"
+            ) from error
+        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path}: expected a dictionary, found {type(payload).__name__}.")
+    return payload
+
+
+def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> Path:
+    """Write `payload` to `path` so that a reader sees the old file or the new one, never half of one.
+
+    The data goes to a temporary name in the same folder, is flushed to the disk and then renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            torch.save(dict(payload), handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        # mkstemp creates the file for its owner only; a checkpoint gets the usual permissions.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+    return path
+
+
+def check_weight_file(path: Path) -> None:
+    """Recognise the usual things that are saved under the name of a weight file by mistake.
+
+    Raises:
+        MissingFileError: no such file.
+        CheckpointError: an empty file, a Git-LFS pointer or a web page.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such file.")
+    with path.open("rb") as handle:
+        head = handle.read(512)
+    if not head:
+        raise CheckpointError(f"{path}: the file is empty. Download it again.")
+    if head.startswith(_LFS_HEADER):
+        raise CheckpointError(
+            f"{path}: a Git-LFS pointer, not the weights. Fetch the file itself with `git lfs pull` in the "
+            "folder it came from, or download it from its page."
+        )
+    if _HTML_START.match(head):
+        raise CheckpointError(
+            f"{path}: a web page, not the weights (a download link often answers with a page to confirm or "
+            "to log in). Download it again and check that its size is the expected one."
+        )
+
+
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    where: str,
+    ignore: Iterable[str] = (),
+    expect_missing: Iterable[str] = (),
+) -> None:
+    """Copy `state` into `module`, strictly apart from the named exceptions.
+
+    Args:
+        where: the file the state came from, for messages.
+        ignore: regular expressions (matched at the start of a key) for keys of `state` that are dropped.
+        expect_missing: the same for keys of `module` that `state` need not contain.
+
+    Raises:
+        CheckpointError: listing the keys that are missing, unexpected or of another shape. The module is
+            unchanged then.
+    """
+    dropped, optional = [re.compile(p) for p in ignore], [re.compile(p) for p in expect_missing]
+    kept = {name: value for name, value in state.items() if not _matches(name, dropped)}
+    own = module.state_dict()
+    missing = [name for name in own if name not in kept and not _matches(name, optional)]
+    unexpected = [name for name in kept if name not in own]
+    shapes = [
+        f"{name}: file {tuple(value.shape)}, model {tuple(own[name].shape)}"
+        for name, value in kept.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {label}: {_listed(names)}"
+        for label, names in (
+            ("keys of the model are missing from the file", missing),
+            ("keys of the file are unknown to the model", unexpected),
+            ("tensors have another size", shapes),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{where} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems))
+    module.load_state_dict(kept, strict=False)
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    check_weight_file(path)
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+
+
+def _load_shards(index: Path) -> dict[str, Tensor]:
+    check_weight_file(index)
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: no index of weight shards ({_first_line(error)}).") from error
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= load_weights(index.parent / name)
+    return tensors
+
+
+def _damaged(path: Path) -> str:
+    return f"cannot be read; it is truncated, damaged or of another format ({path.stat().st_size} bytes)."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _matches(name: str, patterns: list[re.Pattern[str]]) -> bool:
+    return any(pattern.match(name) for pattern in patterns)
+
+
+def _listed(names: list[str]) -> str:
+    more = f", … and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system can flush a folder, which is no error."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

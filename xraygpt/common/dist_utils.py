@@ -1,0 +1,150 @@
+"""Several training processes, as torchrun starts them; everything also works in a single process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import ParamSpec, Protocol, TypeVar, overload
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.precision import resolve_device
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Rank 0 may score a validation split, or load a large model, while the others wait for it.
+TIMEOUT = timedelta(hours=2)
+TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+
+logger = logging.getLogger(__name__)
+
+
+class DistributedSettings(Protocol):
+    """The keys of the `run` section that decide about processes."""
+
+    device: str
+    distributed: bool
+    dist_url: str
+
+
+@dataclass(frozen=True)
+class DistInfo:
+    """This process among all of them."""
+
+    rank: int
+    """Number of this process, 0 to `world_size` - 1."""
+    world_size: int
+    """Number of processes."""
+    local_rank: int
+    """Number of this process among those on the same machine."""
+    device: torch.device
+    """The device of this process."""
+
+
+def init_distributed_mode(run_cfg: DistributedSettings) -> DistInfo:
+    """Join the other processes if torchrun started this one; otherwise a world of one.
+
+    NCCL carries GPU tensors, gloo those of the CPU.
+
+    Raises:
+        ConfigError: the device does not exist, or torchrun's variables are incomplete or contradicted.
+    """
+    present = [name for name in TORCHRUN_VARIABLES if name in os.environ]
+    if not present:
+        return DistInfo(0, 1, 0, resolve_device(run_cfg.device))
+    if len(present) < len(TORCHRUN_VARIABLES):
+        missing = ", ".join(sorted(set(TORCHRUN_VARIABLES) - set(present)))
+        raise ConfigError(f"{', '.join(present)} set in the environment, but not {missing}: use torchrun")
+    rank, world_size, local_rank = (int(os.environ[name]) for name in TORCHRUN_VARIABLES)
+    if world_size > 1 and not run_cfg.distributed:
+        raise ConfigError(f"run.distributed is false, but torchrun started {world_size} processes")
+    device = resolve_device(run_cfg.device, local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if not is_dist_avail_and_initialized():
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            init_method=run_cfg.dist_url,
+            world_size=world_size,
+            rank=rank,
+            timeout=TIMEOUT,
+        )
+    barrier()
+    return DistInfo(rank, world_size, local_rank, device)
+
+
+def is_dist_avail_and_initialized() -> bool:
+    """Tell whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """Return the number of this process; 0 without a process group."""
+    return dist.get_rank() if is_dist_avail_and_initialized() else 0
+
+
+def get_world_size() -> int:
+    """Return the number of processes; 1 without a process group."""
+    return dist.get_world_size() if is_dist_avail_and_initialized() else 1
+
+
+def get_dist_info() -> tuple[int, int]:
+    """Return (rank, number of processes)."""
+    return get_rank(), get_world_size()
+
+
+def is_main_process() -> bool:
+    """Tell whether this is process 0, the one that writes files."""
+    return get_rank() == 0
+
+
+def main_process(func: Callable[P, R]) -> Callable[P, R | None]:
+    """Make `func` run in process 0 only; elsewhere it returns None."""
+
+    @functools.wraps(func)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        return func(*args, **kwargs) if is_main_process() else None
+
+    return wrapper
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if not is_dist_avail_and_initialized():
+        return
+    if dist.get_backend() == "nccl":
+        dist.barrier(device_ids=[torch.cuda.current_device()])
+    else:
+        dist.barrier()
+
+
+@overload
+def all_reduce_mean(value: Tensor) -> Tensor: ...
+@overload
+def all_reduce_mean(value: float) -> float: ...
+def all_reduce_mean(value: Tensor | float) -> Tensor | float:
+    """Return the mean over all processes, of the kind given; the argument is not changed."""
+    if get_world_size() == 1:
+        return value
+    if isinstance(value, Tensor):
+        total = value.detach().clone()
+    else:
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    total /= get_world_size()
+    return total if isinstance(value, Tensor) else float(total.item())
+
+
+def cleanup() -> None:
+    """Leave the process group, if there is one."""
+    if is_dist_avail_and_initialized():
+        dist.destroy_process_group()

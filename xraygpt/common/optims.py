@@ -1,0 +1,268 @@
+"""Learning-rate schedules and optimizers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, cast, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from xraygpt.common.registry import registry
+
+# Output layers over a vocabulary; like embeddings they are no hidden weights.
+OUTPUT_LAYERS = ("lm_head", "decoder", "head")
+
+
+class OptimizerSettings(Protocol):
+    """The keys of the `run` section that decide about the optimizer."""
+
+    optimizer: Any
+    init_lr: float
+    weight_decay: float
+    beta2: float
+
+
+# Schedules
+
+
+def cosine_lr_schedule(
+    optimizer: Optimizer, epoch: float, max_epoch: float, init_lr: float, min_lr: float
+) -> None:
+    """Set the learning rate on half a cosine from `init_lr` at 0 to `min_lr` at `max_epoch`."""
+    _set_lr(optimizer, min_lr + (init_lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * epoch / max_epoch)))
+
+
+def warmup_lr_schedule(optimizer: Optimizer, step: int, max_step: int, init_lr: float, max_lr: float) -> None:
+    """Set the learning rate on the line from `init_lr` at step 0 to `max_lr` at `max_step`."""
+    _set_lr(optimizer, min(max_lr, init_lr + (max_lr - init_lr) * step / max(max_step, 1)))
+
+
+def step_lr_schedule(
+    optimizer: Optimizer, epoch: int, init_lr: float, min_lr: float, decay_rate: float
+) -> None:
+    """Set the learning rate to ``init_lr * decay_rate ** epoch``, but not below `min_lr`."""
+    _set_lr(optimizer, max(min_lr, init_lr * decay_rate**epoch))
+
+
+def _set_lr(optimizer: Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+@registry.register_lr_scheduler("linear_warmup_cosine_lr")
+class LinearWarmupCosineLRScheduler:
+    """Linear warm-up, then a cosine over the whole training.
+
+    As in the reference, the cosine counts from step 0, warm-up included. Unlike there, the warm-up counts
+    steps over the whole training instead of starting again in each epoch; the two are equal wherever the
+    warm-up ends within the first epoch.
+
+    Args:
+        optimizer: all its groups get the same rate.
+        max_epoch: epochs of the training.
+        iters_per_epoch: steps of an epoch.
+        min_lr: rate at the end.
+        init_lr: rate at the top of the cosine.
+        warmup_steps: steps of the warm-up.
+        warmup_start_lr: rate at step 0 of the warm-up; negative means `init_lr`.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_epoch: int,
+        iters_per_epoch: int,
+        min_lr: float,
+        init_lr: float,
+        warmup_steps: int = 0,
+        warmup_start_lr: float = -1.0,
+        **kwargs: Any,
+    ) -> None:
+        self.optimizer = optimizer
+        self.max_epoch = max_epoch
+        self.iters_per_epoch = iters_per_epoch
+        self.min_lr = min_lr
+        self.init_lr = init_lr
+        self.warmup_steps = warmup_steps
+        self.warmup_start_lr = warmup_start_lr if warmup_start_lr >= 0 else init_lr
+
+    def step(self, cur_epoch: int, cur_step: int) -> None:
+        """Set the rate for step `cur_step` (counted within the epoch) of epoch `cur_epoch`, both from 0."""
+        step = cur_epoch * self.iters_per_epoch + cur_step
+        if step < self.warmup_steps:
+            warmup_lr_schedule(self.optimizer, step, self.warmup_steps, self.warmup_start_lr, self.init_lr)
+        else:
+            total = self.max_epoch * self.iters_per_epoch
+            cosine_lr_schedule(self.optimizer, step, total, self.init_lr, self.min_lr)
+
+
+@registry.register_lr_scheduler("linear_warmup_step_lr")
+class LinearWarmupStepLRScheduler:
+    """Linear warm-up, then a constant factor for each epoch.
+
+    Args:
+        optimizer: all its groups get the same rate.
+        max_epoch: epochs of the training (not used; the two schedules take the same arguments).
+        min_lr: the rate does not go below this.
+        init_lr: rate of epoch 0 after the warm-up.
+        decay_rate: factor for each epoch.
+        warmup_start_lr: rate at step 0 of the warm-up; negative means `init_lr`.
+        warmup_steps: steps of the warm-up, counted over the whole training.
+        iters_per_epoch: steps of an epoch; without it the warm-up ends with the first epoch.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_epoch: int,
+        min_lr: float,
+        init_lr: float,
+        decay_rate: float = 1.0,
+        warmup_start_lr: float = -1.0,
+        warmup_steps: int = 0,
+        iters_per_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.optimizer = optimizer
+        self.min_lr = min_lr
+        self.init_lr = init_lr
+        self.decay_rate = decay_rate
+        self.warmup_steps = warmup_steps
+        self.warmup_start_lr = warmup_start_lr if warmup_start_lr >= 0 else init_lr
+        self.iters_per_epoch = iters_per_epoch
+
+    def step(self, cur_epoch: int, cur_step: int) -> None:
+        """Set the rate for step `cur_step` (counted within the epoch) of epoch `cur_epoch`, both from 0."""
+        step = cur_step if cur_epoch == 0 else self.warmup_steps
+        if self.iters_per_epoch is not None:
+            step = cur_epoch * self.iters_per_epoch + cur_step
+        if step < self.warmup_steps:
+            warmup_lr_schedule(self.optimizer, step, self.warmup_steps, self.warmup_start_lr, self.init_lr)
+        else:
+            step_lr_schedule(self.optimizer, cur_epoch, self.init_lr, self.min_lr, self.decay_rate)
+
+
+# Optimizers
+
+
+def takes_weight_decay(name: str, parameter: Tensor) -> bool:
+    """Tell whether the reference decays a parameter: by dimensions, and by what its name contains."""
+    return parameter.ndim >= 2 and not any(part in name for part in ("bias", "ln", "bn"))
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trainable parameters in two groups: with weight decay, and without.
+
+    Order within a group is that of `named_parameters`, so that optimizer states travel between the
+    reference's checkpoints and ours.
+    """
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decay = [p for name, p in trainable if takes_weight_decay(name, p)]
+    no_decay = [p for name, p in trainable if not takes_weight_decay(name, p)]
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, run_cfg: OptimizerSettings) -> Optimizer:
+    """Return the optimizer that `run.optimizer` names, over the trainable parameters of `model`.
+
+    Raises:
+        ValueError: no parameter is trainable.
+    """
+    groups = param_groups(model, run_cfg.weight_decay)
+    if not any(group["params"] for group in groups):
+        raise ValueError("the model has no trainable parameter: everything is frozen")
+    betas = (0.9, run_cfg.beta2)
+    if run_cfg.optimizer == "adamw":
+        return AdamW(groups, lr=run_cfg.init_lr, betas=betas, weight_decay=run_cfg.weight_decay)
+    hidden = hidden_weights(model)
+    hidden_ids = {id(p) for p in hidden}
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in hidden_ids]
+    return MuonAdamW(hidden, groups, lr=run_cfg.init_lr, betas=betas, weight_decay=run_cfg.weight_decay)
+
+
+def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable weights of linear layers that lie between hidden layers.
+
+    Left out are output layers over a vocabulary, tied to the embedding or not.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    hidden: dict[int, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or name.rpartition(".")[2] in OUTPUT_LAYERS:
+            continue
+        if module.weight.requires_grad and id(module.weight) not in embeddings:
+            hidden[id(module.weight)] = cast(nn.Parameter, module.weight)
+    return list(hidden.values())
+
+
+class MuonAdamW(Optimizer):
+    """Muon for hidden 2-D weights and AdamW for everything else, behind one optimizer's face.
+
+    Muon's updates are scaled to the size of AdamW's (`match_rms_adamw`), so that one learning rate and one
+    schedule serve both. Source: K. Jordan et al., Muon (2024); J. Liu et al., Muon is scalable (2025).
+
+    Args:
+        hidden: 2-D parameters for Muon.
+        adamw_groups: parameter groups of AdamW, each with its weight decay.
+        lr: learning rate of both.
+        betas: AdamW's.
+        weight_decay: Muon's; the other groups have their own.
+    """
+
+    def __init__(
+        self,
+        hidden: list[nn.Parameter],
+        adamw_groups: list[dict[str, Any]],
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        self._parts: dict[str, Optimizer] = {}
+        if hidden:
+            self._parts["muon"] = Muon(
+                hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        if any(group["params"] for group in adamw_groups):
+            self._parts["adamw"] = AdamW(adamw_groups, lr=lr, betas=betas)
+        super().__init__([group for part in self._parts.values() for group in part.param_groups], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Make this object's groups the parts' own, so that a rate set here is the one they use."""
+        self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters from their gradients; `closure`, if given, computes the loss first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts.values():
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of both parts, by name."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: the state is of another optimizer, or of other parameters.
+        """
+        if set(state_dict) != set(self._parts):
+            raise ValueError(
+                f"the optimizer state has the parts {sorted(state_dict)}, expected {sorted(self._parts)}"
+            )
+        for name, part in self._parts.items():
+            part.load_state_dict(state_dict[name])
+        self._share_groups()

@@ -1,0 +1,97 @@
+"""Where files are: paths as they are written in a configuration, and remote files as local ones."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+from xraygpt.common.errors import MissingFileError
+
+PACKAGE_PREFIX = "package:"
+HUB_PREFIX = "hf://"
+URL_PREFIXES = ("http://", "https://")
+
+
+def package_root() -> Path:
+    """Return the folder of the installed ``xraygpt`` package."""
+    return Path(str(importlib.resources.files("xraygpt")))
+
+
+def is_remote(text: str) -> bool:
+    """Tell whether `text` names a web address or a file of the Hugging Face hub."""
+    return text.startswith((*URL_PREFIXES, HUB_PREFIX))
+
+
+def resolve_path(text: str | Path) -> Path | str:
+    """Turn a path as written in a configuration into a path on this machine.
+
+    ``package:weights/tiny`` lies inside the installed package; ``~`` is the home folder; a relative path
+    counts from the current folder. Web addresses and ``hf://`` names are returned as they are, as `str`.
+    The file need not exist.
+    """
+    text = str(text)
+    if is_remote(text):
+        return text
+    if text.startswith(PACKAGE_PREFIX):
+        return package_root() / text.removeprefix(PACKAGE_PREFIX).lstrip("/")
+    return Path(text).expanduser()
+
+
+def require_file(text: str | Path, what: str, source: str, where: str = "") -> Path:
+    """Return the path of an existing local file or folder.
+
+    Args:
+        text: the path as written in the configuration (see `resolve_path`).
+        what: what the file is, e.g. "the weights of EVA-ViT-g".
+        source: where to get it from, e.g. a web address or the step that makes it.
+        where: the configuration key that names it, e.g. "model.ckpt".
+
+    Raises:
+        MissingFileError: nothing is there; the message repeats all of the above.
+    """
+    path = resolve_path(text)
+    if isinstance(path, Path) and path.exists():
+        return path
+    place = f"put it there or set {where} to where it is" if where else "put it there"
+    raise MissingFileError(f"missing file: {what}\n  expected at: {path} ({place})\n  comes from:  {source}")
+
+
+def cached_file(url_or_path: str | Path) -> Path:
+    """Return a local file for a local path, an ``http(s)://`` address or ``hf://owner/repository/file``.
+
+    A remote file is downloaded once, into iopath's or huggingface_hub's cache.
+
+    Raises:
+        MissingFileError: the file does not exist, or could not be fetched.
+    """
+    path = resolve_path(url_or_path)
+    if isinstance(path, Path):
+        if not path.is_file():
+            raise MissingFileError(f"missing file: {path}")
+        return path
+    try:
+        return _fetch_from_hub(path) if path.startswith(HUB_PREFIX) else _fetch_from_web(path)
+    except MissingFileError:
+        raise
+    except Exception as error:  # the two libraries share no base class of their errors
+        raise MissingFileError(
+            f"could not fetch {path}: {error}\n  download it by hand and name the local file instead"
+        ) from error
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
+
+    parts = name.removeprefix(HUB_PREFIX).split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise MissingFileError(f"'{name}' is not of the form hf://owner/repository/file")
+    owner, repository, filename = parts
+    return Path(hf_hub_download(repo_id=f"{owner}/{repository}", filename=filename))
+
+
+def _fetch_from_web(url: str) -> Path:
+    from iopath.common.file_io import HTTPURLHandler, PathManager  # slow to import, and seldom needed
+
+    manager = PathManager()
+    manager.register_handler(HTTPURLHandler())
+    return Path(manager.get_local_path(url))

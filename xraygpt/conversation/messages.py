@@ -1,0 +1,143 @@
+"""A conversation as plain data: who said what, and how that becomes one prompt."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any, Self
+
+IMAGE_MARK = "<Img><ImageHere></Img>"
+
+
+class SeparatorStyle(Enum):
+    """How the messages of a conversation are joined."""
+
+    SINGLE = auto()
+    """``system sep role: message sep role: message sep …``"""
+    TWO = auto()
+    """As SINGLE, with `sep` after the first role's messages and `sep2` after the second's."""
+    TEMPLATE = auto()
+    """Every question in the template that the model was trained with, the answer behind it."""
+
+
+@dataclass
+class Conversation:
+    """The turns of a chat. `messages` holds ``[role, text]``; the text is None while it is awaited."""
+
+    system: str
+    roles: tuple[str, str]
+    messages: list[list[str | None]] = field(default_factory=list)
+    offset: int = 0
+    """Number of leading messages that are not shown to the user."""
+    sep_style: SeparatorStyle = SeparatorStyle.SINGLE
+    sep: str = "###"
+    sep2: str | None = None
+    template: str = "{}"
+    """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
+    conv_id: Any = None
+
+    def get_prompt(self) -> str:
+        """The whole conversation as the text that the language model continues."""
+        if self.sep_style is SeparatorStyle.TEMPLATE:
+            return self._templated()
+        ends = (self.sep, self.sep2 if self.sep_style is SeparatorStyle.TWO and self.sep2 else self.sep)
+        text = self.system + self.sep
+        for role, message in self.messages:
+            text += f"{role}: {message}{ends[self.roles.index(str(role))]}" if message else f"{role}:"
+        return text
+
+    def append_message(self, role: str, message: str | None) -> None:
+        self.messages.append([role, message])
+
+    def stop_strings(self) -> list[str]:
+        """Strings that end an answer."""
+        return [mark for mark in dict.fromkeys((self.sep, self.sep2)) if mark and mark.strip()]
+
+    def without_oldest_turn(self) -> "Conversation | None":
+        """A copy without the first question and its answer; None when only the last question is left.
+
+        Images of a dropped question move to the next one, so the conversation goes on about them.
+        """
+        questions = [number for number, (role, _) in enumerate(self.messages) if role == self.roles[0]]
+        if len(questions) < 2:
+            return None
+        first, second = questions[:2]
+        shorter = self.copy()
+        marks = IMAGE_MARK * str(self.messages[first][1]).count(IMAGE_MARK)
+        question = str(self.messages[second][1])
+        shorter.messages[second][1] = f"{marks} {question}" if marks else question
+        del shorter.messages[first:second]
+        return shorter
+
+    def to_gradio_chatbot(self) -> list[list[str | None]]:
+        """The turns that are shown, as ``[question, answer]``; the answer is None while it is awaited."""
+        turns: list[list[str | None]] = []
+        for role, message in self.messages[self.offset :]:
+            if role == self.roles[0] or not turns:
+                turns.append([message, None])
+            else:
+                turns[-1][1] = message
+        return turns
+
+    def copy(self) -> Self:
+        return dataclasses.replace(self, messages=[list(message) for message in self.messages])
+
+    def dict(self) -> dict[str, Any]:
+        return {
+            "system": self.system,
+            "roles": self.roles,
+            "messages": self.messages,
+            "offset": self.offset,
+            "sep": self.sep,
+            "sep2": self.sep2,
+            "conv_id": self.conv_id,
+        }
+
+    def _templated(self) -> str:
+        # The mark that closes an answer often opens the next question too; it is written once then.
+        closing = "" if self.template.startswith(self.sep) else self.sep
+        text = self.system
+        for role, message in self.messages:
+            if role == self.roles[0]:
+                text += self.template.format(message)
+            elif message:
+                text += message + closing
+        return text
+
+
+CONV_VISION = Conversation(
+    system=(
+        "You are an experienced Doctor, give the following medical scan: <Img>ImageContent</Img>. "
+        "You will be able to see the medical scan once I provide it to you. Please answer my questions."
+    ),
+    roles=("Patient", "Doctor"),
+    offset=2,
+    sep_style=SeparatorStyle.SINGLE,
+    sep="###",
+)
+"""The conversation of the released demo. Training never showed its system text to the model."""
+
+CONV_VISION_NEW = Conversation(
+    system=(
+        "A chat between a patient and an experienced Doctor.If you are a doctor, please answer the medical "
+        "questions based on the patient's description. Give the following medical scan: "
+        "<Img>ImageContent</Img>. You will be able to see the medical scan once I provide it to you. "
+        "Please answer the patients questions."
+    ),
+    roles=("Patient", "Doctor"),
+    offset=0,
+    sep_style=SeparatorStyle.TWO,
+    sep=" ",
+    sep2="</s>",
+)
+"""The reference's second conversation, in Vicuna's later format."""
+
+
+def trained_conversation(prompt_template: str, end_sym: str) -> Conversation:
+    """A conversation whose first prompt is exactly a prompt of the training."""
+    return Conversation(
+        system="",
+        roles=("Patient", "Doctor"),
+        sep_style=SeparatorStyle.TEMPLATE,
+        sep=end_sym,
+        template=prompt_template or "{}",
+    )

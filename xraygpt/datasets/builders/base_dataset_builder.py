@@ -1,0 +1,145 @@
+"""What all builders do; a builder itself is a declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.paths import package_root, resolve_path
+from xraygpt.datasets.datasets.annotations import read_annotations
+from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.processors import BaseProcessor, load_processor
+
+ANNOTATION_FILE = "filter_cap.json"
+IMAGE_FOLDER = "image"
+
+
+@dataclass
+class BuildInfo:
+    """Where a data set lies."""
+
+    storage: str | None = None
+    """Folder with ``filter_cap.json`` and the folder ``image``; has to be set."""
+
+
+@dataclass
+class DatasetConfig:
+    """The section of one data set in a configuration."""
+
+    build_info: BuildInfo = field(default_factory=BuildInfo)
+    """Where it lies."""
+    data_type: Literal["images", "text"] = "images"
+    """"images": images with reports; "text": the reports alone, no image is needed."""
+    vis_processor: dict[str, Any] = field(default_factory=dict)
+    """Image processors, ``{train: {name: ...}, eval: {name: ...}}``; "eval" is for all other splits. Without
+    "eval" they get the training images' size and normalisation, uncropped."""
+    text_processor: dict[str, Any] = field(default_factory=dict)
+    """Text processors, likewise; without "eval" the one for training is used, without both "identity"."""
+    sample_ratio: float = 1.0
+    """Weight of this data set where several are trained on together."""
+    skip_corrupt: bool = False
+    """Leave out images that cannot be decoded, count and list them, instead of stopping at the first."""
+
+    def __post_init__(self) -> None:
+        if self.sample_ratio <= 0:
+            raise ValueError(f"sample_ratio must be positive, not {self.sample_ratio}")
+
+
+class BaseDatasetBuilder:
+    """Builds the splits of one data set.
+
+    Args:
+        cfg: an instance of `config_class`.
+    """
+
+    config_class: ClassVar[type] = DatasetConfig
+    DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {}
+    """Type -> YAML file with the defaults, relative to the package."""
+    train_dataset_cls: ClassVar[type[BaseDataset]]
+    eval_dataset_cls: ClassVar[type[BaseDataset]]
+
+    def __init__(self, cfg: Any = None) -> None:
+        self.config: Any = cfg if cfg is not None else self.config_class()
+        self.vis_processors: dict[str, BaseProcessor] = {}
+        self.text_processors: dict[str, BaseProcessor] = {}
+
+    def build_datasets(self) -> dict[str, BaseDataset]:
+        """Return the data set of each split there is.
+
+        Raises:
+            ConfigError: no storage is set.
+            MissingFileError, DataError: files are absent or malformed.
+        """
+        self.build_processors()
+        return self.build()
+
+    def build_processors(self) -> None:
+        """Fill `vis_processors` and `text_processors` for "train" and "eval"."""
+        vis, text = self.config.vis_processor, self.config.text_processor
+        vis_train = vis.get("train") or {"name": "blip2_image_train"}
+        vis_eval = vis.get("eval") or _eval_counterpart(vis_train)
+        text_train = text.get("train") or {"name": "identity"}
+        self.vis_processors = {"train": _build(vis_train), "eval": _build(vis_eval)}
+        self.text_processors = {"train": _build(text_train), "eval": _build(text.get("eval") or text_train)}
+
+    def build(self) -> dict[str, BaseDataset]:
+        """Return {split: data set}, reading ``<storage>/filter_cap.json`` and ``<storage>/image``."""
+        storage = self.storage()
+        annotations = storage / ANNOTATION_FILE
+        with_images = self.config.data_type == "images"
+        datasets: dict[str, BaseDataset] = {}
+        for split in sorted({row.split for row in read_annotations(annotations)}):
+            kind = "train" if split == "train" else "eval"
+            dataset_cls = self.train_dataset_cls if split == "train" else self.eval_dataset_cls
+            datasets[split] = dataset_cls(
+                vis_processor=self.vis_processors[kind],
+                text_processor=self.text_processors[kind],
+                vis_root=storage / IMAGE_FOLDER if with_images else None,
+                ann_paths=[annotations],
+                split=split,
+                skip_corrupt=self.config.skip_corrupt,
+            )
+        return datasets
+
+    def storage(self) -> Path:
+        """Return the folder of the data set.
+
+        Raises:
+            ConfigError: it is not set.
+            MissingFileError: it is not there.
+        """
+        name = self.train_dataset_cls.name
+        key = f"datasets.{name}.build_info.storage"
+        if not self.config.build_info.storage:
+            raise ConfigError(
+                f"{key} is not set; it names the folder with {ANNOTATION_FILE} and {IMAGE_FOLDER}/"
+            )
+        folder = Path(resolve_path(self.config.build_info.storage))
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"missing folder: the data set '{name}'\n"
+                f"  expected at: {folder} (put it there, or set {key})\n"
+                f"  its content: {ANNOTATION_FILE} and "
+                f"{IMAGE_FOLDER}/<image_id>{self.train_dataset_cls.suffixes[0]}"
+            )
+        return folder
+
+    @classmethod
+    def default_config_path(cls, type: str = "default") -> Path:
+        """Return the YAML file with the defaults of `type`."""
+        return package_root() / cls.DATASET_CONFIG_DICT[type]
+
+
+def _build(node: Mapping[str, Any]) -> BaseProcessor:
+    return load_processor(node["name"], node)
+
+
+def _eval_counterpart(train: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the processor that fits `train` and draws nothing at random."""
+    if train["name"] != "blip2_image_train":
+        return train
+    kept = {key: train[key] for key in ("image_size", "mean", "std") if key in train}
+    return {"name": "blip2_image_eval", **kept}

@@ -1,0 +1,100 @@
+"""Reading the reference's annotation files.
+
+``{"annotations": [{"image_id": "<file stem>", "caption": "<report>"}, ...]}``. An annotation may carry a
+third key, ``"split"``; without it, it belongs to the split ``"train"``, so that the reference's own files
+are training data as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xraygpt.common.errors import DataError, MissingFileError
+
+MAX_NAMED = 5
+
+# MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
+_SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One image and its report."""
+
+    image_id: str
+    caption: str
+    split: str
+    place: str
+    """File and index, for messages: ``filter_cap.json: annotations[3]``."""
+
+
+def normalise_split(name: str) -> str:
+    """Return the split's name as used here: ``valid``, ``validate`` and ``validation`` are ``val``."""
+    return _SPLIT_ALIASES.get(name, name)
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """Read one annotation file.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: not JSON, or not of the form above; names the file, the index and the key.
+    """
+    rows = _read_rows(path)
+    annotations: list[Annotation] = []
+    problems: list[str] = []
+    for index, row in enumerate(rows):
+        place = f"{path}: annotations[{index}]"
+        problem = _problem_of(row)
+        if problem:
+            problems.append(f"{place}: {problem}")
+            continue
+        split = normalise_split(row.get("split", "train"))
+        annotations.append(Annotation(str(row["image_id"]), row["caption"], split, place))
+    if problems:
+        raise DataError(summarise("unusable annotations", problems))
+    if not annotations:
+        raise DataError(f"{path}: the list of annotations is empty")
+    return annotations
+
+
+def summarise(what: str, problems: Sequence[str]) -> str:
+    """Return the number of problems and the first few of them, one a line."""
+    lines = "".join(f"\n  {problem}" for problem in problems[:MAX_NAMED])
+    more = f"\n  ... and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return f"{len(problems)} {what}:{lines}{more}"
+
+
+def _read_rows(path: Path) -> list[Any]:
+    if not path.is_file():
+        raise MissingFileError(
+            f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
+            'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from error
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f'{path}: expected an object with a list under the key "annotations"')
+    return rows
+
+
+def _problem_of(row: Any) -> str | None:
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}"
+    for key in ("image_id", "caption"):
+        if key not in row:
+            return f'the key "{key}" is missing (there are: {", ".join(map(str, row)) or "none"})'
+    if not isinstance(row["image_id"], str | int) or row["image_id"] == "":
+        return f'"image_id" must be a file stem, not {row["image_id"]!r}'
+    if not isinstance(row["caption"], str):
+        return f'"caption" must be a text, not {row["caption"]!r}'
+    if not isinstance(row.get("split", ""), str):
+        return f'"split" must be a text, not {row["split"]!r}'
+    return None

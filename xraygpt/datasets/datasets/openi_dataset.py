@@ -1,0 +1,12 @@
+"""OpenI (Indiana University) as prepared by the reference: ``image/<image_id>.png`` and summaries."""
+
+from __future__ import annotations
+
+from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
+
+
+class OpenIDataset(CaptionDataset):
+    """Radiographs and report summaries of OpenI."""
+
+    name = "openi"
+    suffixes = (".png", ".jpg", ".jpeg")

@@ -1,0 +1,80 @@
+"""Phantoms as samples: a synthetic radiograph, its report, its exact truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from xraygpt.datasets.batch import Sample
+from xraygpt.datasets.phantom.cache import phantom_rng, rendered_split
+from xraygpt.datasets.phantom.report import keywords, write_report
+from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
+from xraygpt.processors.base_processor import BaseProcessor
+
+PHANTOM_LABELS = (
+    *dict.fromkeys(finding.label for finding in all_findings()),
+    *dict.fromkeys(finding.phrase for finding in all_findings() if finding.side),
+)
+"""Names of the K entries of a sample's labels: findings with laterality, then with size or zone too."""
+
+
+def label_vector(truth: Truth) -> Tensor:
+    """The truth as float32 (K,), 1 where the label of that name in ``PHANTOM_LABELS`` holds."""
+    present = {finding.label for finding in truth} | {finding.phrase for finding in truth}
+    return torch.tensor([float(label in present) for label in PHANTOM_LABELS])
+
+
+class PhantomDataset(Dataset[Sample]):
+    """One split of synthetic radiographs.
+
+    Args:
+        vis_processor: grey PIL image -> tensor (3, H, W).
+        text_processor: report -> text.
+        seed: seed of the split; two splits of different seeds share no phantom.
+        count: number of phantoms.
+        size: side of the rendered image in pixels.
+        images: False for reports without images, which are cheap in any number.
+        cache: folder for rendered images; None is ``$XRAYGPT_CACHE`` or ``~/.cache/xraygpt``.
+    """
+
+    name = "phantom"
+
+    def __init__(
+        self,
+        vis_processor: BaseProcessor,
+        text_processor: BaseProcessor,
+        *,
+        seed: int,
+        count: int,
+        size: int,
+        images: bool = True,
+        cache: Path | None = None,
+    ) -> None:
+        self.vis_processor = vis_processor
+        self.text_processor = text_processor
+        self.seed = seed
+        self.count = count
+        self.images = rendered_split(seed, count, size, cache) if images else None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(f"phantom {index} of {self.count}")
+        rng = phantom_rng(self.seed, index)
+        truth = draw_truth(rng)
+        sample: Sample = {
+            "caption": self.text_processor(write_report(truth, rng)),
+            "image_id": f"phantom-{self.seed}-{index}",
+            "source": self.name,
+            "image_text": keywords(truth, rng),
+            "labels": label_vector(truth),
+        }
+        if self.images is not None:
+            sample["image"] = self.vis_processor(Image.fromarray(self.images[index]))
+        return sample

@@ -1,0 +1,80 @@
+"""Render a split once and keep it: phantoms cost milliseconds each, an epoch reads them all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from xraygpt.common.logger import progress
+from xraygpt.datasets.phantom.render import render
+from xraygpt.datasets.phantom.truth import Truth, draw_truth
+
+CHUNK = 250
+
+
+def phantom_rng(seed: int, index: int) -> random.Random:
+    """The generator behind phantom ``index`` of a split: first its truth, then its image or its report."""
+    return random.Random(f"phantom {seed} {index}")
+
+
+def phantom_truth(seed: int, index: int) -> Truth:
+    """The findings of phantom ``index``."""
+    return draw_truth(phantom_rng(seed, index))
+
+
+def render_phantom(seed: int, index: int, size: int) -> np.ndarray:
+    """Render phantom ``index`` of a split; uint8 (size, size)."""
+    rng = phantom_rng(seed, index)
+    return render(draw_truth(rng), rng, size)
+
+
+def cache_folder() -> Path:
+    """Where rendered phantoms are kept: ``$XRAYGPT_CACHE``, or ``~/.cache/xraygpt``."""
+    return Path(os.environ.get("XRAYGPT_CACHE") or Path.home() / ".cache" / "xraygpt") / "phantoms"
+
+
+def rendered_split(seed: int, count: int, size: int, folder: Path | None = None) -> np.ndarray:
+    """The images of a split, rendered on all cores unless they already lie in the cache.
+
+    Returns:
+        Read-only uint8 array (count, size, size), mapped from the file.
+    """
+    folder = folder or cache_folder()
+    path = folder / f"{_renderer_hash()}-size{size}-seed{seed}-n{count}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.save(file, _render_all(seed, count, size))
+        temporary.replace(path)
+    images: np.ndarray = np.load(path, mmap_mode="r")
+    return images
+
+
+def _render_all(seed: int, count: int, size: int) -> np.ndarray:
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    work = partial(_render_chunk, seed, size=size)
+    description = f"rendering {count} phantoms"
+    workers = min(len(os.sched_getaffinity(0)), len(chunks))
+    if workers == 1:
+        return np.concatenate([work(chunk) for chunk in progress(chunks, len(chunks), description)])
+    with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
+        return np.concatenate(list(progress(pool.map(work, chunks), len(chunks), description)))
+
+
+def _render_chunk(seed: int, indices: range, size: int) -> np.ndarray:
+    return np.stack([render_phantom(seed, index, size) for index in indices])
+
+
+def _renderer_hash() -> str:
+    """Hash of the renderer's source, so that an edited renderer never meets stale images."""
+    here = Path(__file__).parent
+    sources = [here / f"{name}.py" for name in ("truth", "anatomy", "shapes", "render", "cache")]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

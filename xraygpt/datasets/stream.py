@@ -1,0 +1,169 @@
+"""Training data as one infinite stream, evaluation data as a finite one.
+
+Both are map-style data sets whose items are whole batches. A training batch is a pure function of
+(seed, step, rank): which data set it comes from, which samples, how they are augmented, which prompt it
+gets. To go on at step N, N is all one needs, with any number of loading processes.
+
+W processes with batches of b see, at step s, the slices of the batch that one process with batches of
+W * b sees at step s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.datasets.batch import Batch, Sample, collate
+from xraygpt.datasets.datasets.images import SkippedImageError
+from xraygpt.datasets.seeding import generator, seeded
+
+_BLOCK = 4096  # steps whose data sets are drawn at once
+
+
+class SizedDataset(Protocol):
+    """What a stream reads from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class TrainStream(Dataset[Batch | XrayGPTError]):
+    """Item s is this process's batch at step s, for any s >= 0.
+
+    At each step one data set is drawn with probability proportional to its ratio and gives the whole
+    batch, whose samples therefore have the same keys. A data set is read in random order, all of it before
+    any sample comes again; a batch may reach over the end of such a pass.
+
+    An error that is meant for people is returned instead of raised, since a loading process would wrap it
+    in its own stack trace; `BatchLoader` raises it.
+
+    Args:
+        ratios: weight of each data set, positive.
+        batch_size: samples for each process.
+        prompts: one of them, drawn anew at each step, is the batch's prompt; empty for none.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[SizedDataset],
+        ratios: Sequence[float],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        prompts: Sequence[str] = (),
+    ) -> None:
+        if len(datasets) != len(ratios) or not datasets:
+            raise ValueError(f"{len(datasets)} data sets and {len(ratios)} ratios; one each is needed")
+        if min(ratios) <= 0:
+            raise ValueError(f"ratios must be positive, not {list(ratios)}")
+        self.datasets = list(datasets)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.prompts = list(prompts)
+        self._cumulative = np.cumsum(np.asarray(ratios, dtype=np.float64) / sum(ratios))
+        # _counts[k] holds how often each data set was drawn before step k * _BLOCK.
+        self._counts: list[np.ndarray] = [np.zeros(len(datasets), dtype=np.int64)]
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __getitem__(self, step: int) -> Batch | XrayGPTError:
+        which, turn = self._draw(step)
+        first = (turn * self.world_size + self.rank) * self.batch_size
+        skipped: list[str] = []
+        try:
+            samples = [self._sample(which, first + i, skipped) for i in range(self.batch_size)]
+        except XrayGPTError as error:
+            return error
+        batch = collate(samples, self._prompt(step))
+        if skipped:
+            batch["skipped"] = skipped
+        return batch
+
+    def _draw(self, step: int) -> tuple[int, int]:
+        """Return the data set of `step` and how many earlier steps it has had."""
+        if len(self.datasets) == 1:
+            return 0, step
+        block, offset = divmod(step, _BLOCK)
+        while len(self._counts) <= block:
+            drawn = np.bincount(self._choices(len(self._counts) - 1), minlength=len(self.datasets))
+            self._counts.append(self._counts[-1] + drawn)
+        choices = self._choices(block)
+        which = int(choices[offset])
+        return which, int(self._counts[block][which] + np.count_nonzero(choices[:offset] == which))
+
+    def _choices(self, block: int) -> np.ndarray:
+        uniform = generator(self.seed, "data set", block).random(_BLOCK)
+        return np.minimum(np.searchsorted(self._cumulative, uniform, side="right"), len(self.datasets) - 1)
+
+    def _sample(self, which: int, position: int, skipped: list[str]) -> Sample:
+        dataset = self.datasets[which]
+        turn, offset = divmod(position, len(dataset))
+        index = int(self._order(which, turn)[offset])
+        for attempt in range(len(dataset)):
+            try:
+                with seeded(self.seed, "sample", which, position):
+                    return dataset[(index + attempt) % len(dataset)]
+            except SkippedImageError as error:
+                skipped.append(str(error))
+        raise DataError(f"every image of a data set is corrupt, the last one: {skipped[-1]}")
+
+    def _order(self, which: int, turn: int) -> np.ndarray:
+        """Return the order of the samples in pass number `turn` through a data set."""
+        cached = self._orders.get(which)
+        if cached is None or cached[0] != turn:
+            order = generator(self.seed, "order", which, turn).permutation(len(self.datasets[which]))
+            cached = self._orders[which] = (turn, order)
+        return cached[1]
+
+    def _prompt(self, step: int) -> str:
+        if not self.prompts:
+            return ""
+        return self.prompts[int(generator(self.seed, "prompt", step).integers(len(self.prompts)))]
+
+
+class EvalStream(Dataset[Batch | XrayGPTError]):
+    """Batches of a data set in its own order, each sample once; process r of W takes samples r, r + W, ...
+
+    Corrupt images that may be skipped are left out, so that a batch may be smaller, or empty.
+    """
+
+    def __init__(
+        self,
+        dataset: SizedDataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        prompt: str = "",
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.prompt = prompt
+        self.indices = range(rank, len(dataset), world_size)
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch | XrayGPTError:
+        samples: list[Sample] = []
+        skipped: list[str] = []
+        for index in self.indices[number * self.batch_size : (number + 1) * self.batch_size]:
+            try:
+                with seeded(self.seed, "evaluation", index):
+                    samples.append(self.dataset[index])
+            except SkippedImageError as error:
+                skipped.append(str(error))
+            except XrayGPTError as error:
+                return error
+        batch = collate(samples, self.prompt)
+        if skipped:
+            batch["skipped"] = skipped
+        return batch

@@ -1,0 +1,55 @@
+"""Read findings, with laterality, out of a report's text by rules.
+
+Made for the language of the phantom reports (``xraygpt.datasets.phantom.report``), from which it recovers
+the truth exactly. It reads each sentence on its own and takes the union over the report, so a report that
+says 'left' in its findings and 'right' in its impression is held to both.
+"""
+
+from __future__ import annotations
+
+import re
+
+FINDING_PATTERNS = {
+    "cardiomegaly": r"cardiomegaly|(?:heart|silhouette) is enlarged|enlarged heart",
+    "pulmonary edema": r"edema",
+    "hyperinflation": r"hyperinflat",
+    "consolidation": r"consolidation",
+    "nodule": r"nodule",
+    "pleural effusion": r"effusion",
+    "pneumothorax": r"pneumothorax",
+    "pacemaker": r"pacemaker",
+    "central line": r"central line",
+    "sternotomy wires": r"sternotomy",
+}
+LATERAL_FINDINGS = ("consolidation", "nodule", "pleural effusion", "pneumothorax")
+ATTRIBUTES = r"small|moderate|large|upper|mid|lower"
+NEGATION = re.compile(r"\b(?:no|not|without|normal)\b")
+SENTENCE_END = re.compile(r"[.;]\s*|\bimpression:|\bfindings:")
+
+
+def extract_findings(report: str) -> set[str]:
+    """The findings that a report asserts, e.g. ``{"cardiomegaly", "left pleural effusion"}``.
+
+    A finding that has a side but is reported without one is given as ``unspecified <finding>``.
+    """
+    return {f"{side} {name}" if side else name for name, side, _ in _assertions(report)}
+
+
+def extract_detailed_findings(report: str) -> set[str]:
+    """As ``extract_findings``, with size and zone: ``{"small left pleural effusion", "left upper nodule"}``."""
+    return {" ".join(word for word in (*details, side, name) if word) for name, side, details in _assertions(report)}
+
+
+def _assertions(report: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    found = []
+    for sentence in SENTENCE_END.split(report.lower()):
+        if not sentence or NEGATION.search(sentence):
+            continue
+        for name, pattern in FINDING_PATTERNS.items():
+            if not re.search(pattern, sentence):
+                continue
+            details = tuple(sorted(set(re.findall(rf"\b(?:{ATTRIBUTES})\b", sentence))))
+            lateral = name in LATERAL_FINDINGS
+            sides = re.findall(r"\b(left|right)\b", sentence) if lateral else [""]
+            found += [(name, side, details if lateral else ()) for side in sides or ["unspecified"]]
+    return found

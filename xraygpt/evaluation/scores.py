@@ -1,0 +1,103 @@
+"""Score generated reports against references by the findings that both assert."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from xraygpt.evaluation.findings import extract_detailed_findings, extract_findings
+
+BOOTSTRAP_ROUNDS = 1000
+CONSTANT_REPORT_FINDINGS = 3
+
+Counts = tuple[int, int, int]
+"""True positives, false positives, false negatives."""
+
+
+def count_matches(truth: set[str], found: set[str]) -> Counts:
+    """Compare the findings of one report with the truth."""
+    return len(truth & found), len(found - truth), len(truth - found)
+
+
+def f1_of(counts: Sequence[Counts]) -> float:
+    """Micro-averaged F1 of many reports; 1 where nothing was there and nothing was found."""
+    hits, false_alarms, misses = (sum(column) for column in zip(*counts, strict=True))
+    total = 2 * hits + false_alarms + misses
+    return 2 * hits / total if total else 1.0
+
+
+def micro_f1(truths: Sequence[set[str]], found: Sequence[set[str]]) -> float:
+    """Micro-averaged F1 of sets of findings."""
+    return f1_of([count_matches(t, f) for t, f in zip(truths, found, strict=True)])
+
+
+def bootstrap_interval(counts: Sequence[Counts], seed: int) -> tuple[float, float]:
+    """95 % interval of the micro-F1 when the reports are drawn anew (percentile bootstrap)."""
+    rng = random.Random(seed)
+    values = sorted(f1_of(rng.choices(counts, k=len(counts))) for _ in range(BOOTSTRAP_ROUNDS))
+    return values[int(0.025 * BOOTSTRAP_ROUNDS)], values[int(0.975 * BOOTSTRAP_ROUNDS)]
+
+
+def blind_f1(truths: Sequence[set[str]]) -> float:
+    """F1 of the best constant report, which names the same most frequent findings for every image.
+
+    It is chosen on the very reports that it is scored on, so it is an upper bound for any blind reader.
+    """
+    frequency = {label: sum(label in t for t in truths) for label in set().union(*truths)}
+    ranked = sorted(frequency, key=lambda label: (-frequency[label], label))
+    constants = [set(ranked[: n + 1]) for n in range(len(ranked))] or [set()]
+    return max(micro_f1(truths, [constant] * len(truths)) for constant in constants)
+
+
+def per_finding(truths: Sequence[set[str]], found: Sequence[set[str]]) -> dict[str, dict[str, float]]:
+    """F1 and the number of cases of every finding that occurs in a truth or a report."""
+    table = {}
+    for label in sorted(set().union(*truths, *found)):
+        only: Callable[[set[str]], set[str]] = lambda findings, label=label: findings & {label}  # type: ignore[misc]
+        score = micro_f1([only(t) for t in truths], [only(f) for f in found])
+        table[label] = {"f1": score, "cases": sum(label in t for t in truths)}
+    return table
+
+
+def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: int) -> dict[str, Any]:
+    """Score generated reports.
+
+    Args:
+        references: the true report of each image.
+        hypotheses: the generated report of each image, in the same order.
+        seed: of the bootstrap and the shuffling.
+
+    Returns:
+        ``n``; ``f1`` of findings with laterality and its 95 % interval ``f1_low``, ``f1_high``; ``f1_detailed``
+        with size and zone too; ``exact``, the share of reports without any error; ``f1_shuffled``, the same
+        reports against other images; ``f1_blind``, the best constant report; ``findings``, F1 for each.
+
+    Raises:
+        ValueError: the lists are empty or differ in length.
+    """
+    if not references or len(references) != len(hypotheses):
+        raise ValueError(f"{len(references)} references and {len(hypotheses)} generated reports cannot be compared")
+    truths, found = [extract_findings(r) for r in references], [extract_findings(h) for h in hypotheses]
+    counts = [count_matches(t, f) for t, f in zip(truths, found, strict=True)]
+    low, high = bootstrap_interval(counts, seed)
+    details = ([extract_detailed_findings(text) for text in texts] for texts in (references, hypotheses))
+    return {
+        "n": len(references),
+        "f1": f1_of(counts),
+        "f1_low": low,
+        "f1_high": high,
+        "f1_detailed": micro_f1(*details),
+        "exact": sum(t == f for t, f in zip(truths, found, strict=True)) / len(truths),
+        "f1_shuffled": micro_f1(truths, _shifted(found, seed)),
+        "f1_blind": blind_f1(truths),
+        "findings": per_finding(truths, found),
+    }
+
+
+def _shifted(found: Sequence[set[str]], seed: int) -> list[set[str]]:
+    """Each report moved to another image: a random order, then each takes its successor's."""
+    order = list(range(len(found)))
+    random.Random(seed).shuffle(order)
+    moved = dict(zip(order, order[1:] + order[:1], strict=True))
+    return [found[moved[i]] for i in range(len(found))]

@@ -1,0 +1,181 @@
+"""What every model has in common: where its defaults are, how it is built, saved parts, frozen parts."""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from xraygpt.common.checkpoint import load_state, load_weights
+from xraygpt.common.config import build_typed
+from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.paths import cached_file, package_root
+from xraygpt.models.generation import GenerationConfig
+
+logger = logging.getLogger(__name__)
+
+# Files of the reference hold these although nothing trains them: tables that follow from the sizes alone.
+COMPUTED_BUFFERS = (r".*\.embeddings\.position_ids$", r".*\.rotary_emb\.inv_freq$")
+
+
+class BaseModel(nn.Module):
+    """Base of the registered models.
+
+    A model is a function of its batch: ``model(samples)`` returns ``{"loss": scalar, ...}``. What is trained
+    is said by ``requires_grad`` alone; a part none of whose parameters is trained stays in evaluation mode,
+    without dropout, whatever `train` is told.
+    """
+
+    config_class: ClassVar[type]
+    """The dataclass that describes a configuration of this model."""
+    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
+    """Model type -> YAML file with its defaults, relative to the package."""
+    IGNORED_KEYS: ClassVar[tuple[str, ...]] = COMPUTED_BUFFERS
+    """Regular expressions for keys of checkpoints that are passed over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt_list: list[str] = []
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @classmethod
+    def default_config_path(cls, model_type: str) -> Path:
+        """The YAML file with the defaults of `model_type`."""
+        if model_type not in cls.PRETRAINED_MODEL_CONFIG_DICT:
+            raise UnknownNameError(f"type of {cls.__name__}", model_type, cls.PRETRAINED_MODEL_CONFIG_DICT)
+        return package_root() / cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Self:
+        """Build the model that `cfg` (an instance of `config_class`) describes and load its weights."""
+        raise NotImplementedError(f"{cls.__name__} has to say how it is built from its configuration.")
+
+    @classmethod
+    def from_pretrained(cls, model_type: str) -> Self:
+        """Build and load the model with the defaults of `model_type`."""
+        path = cls.default_config_path(model_type)
+        section = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        assert isinstance(section, dict)
+        return cls.from_config(build_typed(cls.config_class, section["model"], where=str(path)))
+
+    def forward(self, samples: Any) -> dict[str, Tensor]:
+        raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
+
+    def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
+        """Write one text for each row of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} does not generate text.")
+
+    def load_checkpoint(self, url_or_filename: str | Path, required: Sequence[str] = ()) -> None:
+        """Load a checkpoint, this project's or the reference's.
+
+        A checkpoint holds only what was trained, so whole parts (children of this module) may be absent from
+        it, those in `required` excepted; a part that is there must be complete.
+
+        Raises:
+            CheckpointError: a required part is missing, or what is there does not fit.
+        """
+        file = cached_file(url_or_filename)
+        ignored = [re.compile(pattern) for pattern in self.IGNORED_KEYS]
+        state = {
+            name: value
+            for name, value in load_weights(file).items()
+            if not any(pattern.match(name) for pattern in ignored)
+        }
+        present = {name.split(".")[0] for name in state}
+        parts = [name for name, _ in (*self.named_children(), *self.named_parameters(recurse=False))]
+        if missing := [name for name in required if name not in present]:
+            raise CheckpointError(
+                f"{file} does not fit {type(self).__name__}: it holds no {', '.join(missing)} "
+                f"(it holds: {', '.join(sorted(present))})."
+            )
+        absent = [name for name in parts if name not in present]
+        load_state(
+            self,
+            state,
+            where=str(file),
+            expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
+        )
+        logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """The parameters that are trained: what a checkpoint holds under ``"model"``."""
+        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
+
+    def manifest(self) -> dict[str, Any]:
+        """Facts that tell later which model a checkpoint belongs to; plain values only."""
+        return {"model": type(self).__name__, "trainable": sum(p.numel() for p in self._trainable())}
+
+    def export(self, folder: Path) -> None:
+        """Write the trained model in the format that other configurations read, at the end of a training."""
+
+    def before_evaluation(self, **kwargs: Any) -> None:
+        """Called by a task before it evaluates; for models that have something to prepare."""
+
+    def show_n_params(self, return_str: bool = True) -> int | str:
+        """Number of parameters, as a number or like ``"3.1M"``."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if not return_str:
+            return total
+        return f"{total / 1e6:.1f}M" if total >= 1e6 else f"{total / 1e3:.1f}K"
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for child in self.children():
+            if is_frozen(child):
+                child.eval()
+        return self
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def freeze(module: nn.Module) -> None:
+    """Exclude a module from training; `BaseModel.train` then keeps it in evaluation mode."""
+    module.requires_grad_(False)
+    module.eval()
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Whether the module has parameters and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def concat_all_gather(tensor: Tensor) -> Tensor:
+    """Rows of all processes, (B, ...) -> (world * B, ...), without gradient."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+class GatherLayer(torch.autograd.Function):
+    """All-gather that sends the gradient of each process's rows back to that process."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = torch.stack(grads)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def all_gather_with_grad(tensors: Tensor) -> Tensor:
+    """Rows of all processes, (B, ...) -> (world * B, ...), with gradient."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensors
+    return torch.cat(GatherLayer.apply(tensors))

@@ -1,0 +1,222 @@
+"""Training of the language model itself on report text: the counterpart of fine-tuning Vicuna on radiology.
+
+The model starts from sizes and a tokenizer (a small LLaMA from nothing) or from a Hugging Face folder, and
+is written as such a folder at the end, which `MiniGPT4` reads.
+"""
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.paths import require_file
+from xraygpt.common.registry import registry
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.decoding import lm_loss, write
+from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.llm import embedding_table, load_llm, load_tokenizer, require_llm
+from xraygpt.models.prompts import (
+    IMAGE_PLACEHOLDER,
+    caption_labels,
+    caption_rows,
+    pad_rows,
+    prompt_row,
+    read_prompts,
+)
+
+
+@dataclass
+class LlamaSizes:
+    """Sizes of a LLaMA to be trained from nothing; the vocabulary is the tokenizer's."""
+
+    hidden_size: int = 128
+    """Width D of the hidden states."""
+    intermediate_size: int = 352
+    """Width of the feed-forward part."""
+    num_hidden_layers: int = 4
+    """Number of layers."""
+    num_attention_heads: int = 4
+    """Attention heads per layer."""
+    num_key_value_heads: int | None = None
+    """Heads of keys and values; null: as many as `num_attention_heads`."""
+    max_position_embeddings: int = 512
+    """Longest sequence, in tokens."""
+    tie_word_embeddings: bool = False
+    """Whether the output layer is the embedding table."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+
+
+@dataclass
+class CausalLMConfig:
+    """Settings of `CausalLM`."""
+
+    arch: str = "causal_lm"
+    """Registered name of the model."""
+    model_type: str | None = None
+    """Which default YAML of the model this configuration starts from."""
+    tokenizer: str = ""
+    """Folder with the tokenizer of a LLaMA to be trained from nothing."""
+    llama: LlamaSizes = field(default_factory=LlamaSizes)
+    """Its sizes."""
+    llama_model: str | None = None
+    """Hugging Face folder of a language model to go on with, instead of `tokenizer` and `llama`."""
+    ckpt: str | None = None
+    """Checkpoint of such a training."""
+    prompt_path: str = ""
+    """File with one prompt per line, each with ``<ImageHere>``, where the words that stand in for the image
+    go (``image_text`` of a batch); empty: no text before the report."""
+    prompt_template: str = ""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
+    max_txt_len: int = 256
+    """Most tokens of a text; a longer one is cut and loses its end symbol."""
+    end_sym: str = "###"
+    """What closes a text, and ends generation."""
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer and not self.llama_model:
+            raise ValueError("tokenizer must name a folder (or llama_model one to go on with)")
+        if self.tokenizer and self.llama_model:
+            raise ValueError("tokenizer and llama_model exclude each other: the folder has its own tokenizer")
+        if self.max_txt_len < 1:
+            raise ValueError("max_txt_len must be at least 1")
+
+
+@registry.register_model("causal_lm")
+class CausalLM(BaseModel):
+    """Text -> text: next-token loss on captions, after an optional prompt text.
+
+    Args:
+        llm: the language model; all of it is trained.
+        tokenizer_folder: where its tokenizer came from, to be copied by `export`.
+    """
+
+    config_class: ClassVar[type] = CausalLMConfig
+
+    def __init__(
+        self,
+        config: CausalLMConfig,
+        *,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tokenizer_folder: Path,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
+        self.prompt_list = (
+            read_prompts(config.prompt_path, config.prompt_template or "{}") if config.prompt_path else []
+        )
+        self.llama_model, self.llama_tokenizer = llm, tokenizer
+        self._tokenizer_folder = tokenizer_folder
+
+    @classmethod
+    def from_config(cls, cfg: CausalLMConfig) -> Self:
+        """Build the model, from sizes or from a folder, and load `cfg.ckpt` if it is set."""
+        if cfg.llama_model is not None:
+            folder = require_llm(cfg.llama_model, "model.llama_model")
+            tokenizer, llm = load_tokenizer(folder), load_llm(folder, "fp32")
+        else:
+            source = "`train_tokenizer`, or the folder of another language model"
+            folder = require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
+            tokenizer = load_tokenizer(folder)
+            llm = build_llama(cfg.llama, tokenizer)
+        model = cls(cfg, llm=llm, tokenizer=tokenizer, tokenizer_folder=folder)
+        if cfg.ckpt is not None:
+            model.load_checkpoint(cfg.ckpt, required=("llama_model",))
+        return model
+
+    def forward(self, samples: Any) -> dict[str, Tensor]:
+        """Loss of the reports, each after the batch's prompt with ``image_text`` in place of the image.
+
+        Args:
+            samples: ``caption`` list of B reports, ``prompt`` one text for all (empty: none), ``image_text``
+                list of B texts, needed only when the prompt holds ``<ImageHere>``.
+        """
+        prompts = self._prompts(samples)
+        captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
+        if not any(captions):
+            raise DataError(
+                f"no text to learn from in the batch of {samples.get('image_id', 'unknown texts')}"
+            )
+        full = [(*row, *caption) for row, caption in zip(prompts, captions, strict=True)]
+        ids, mask = self._padded(full, "right")
+        embeds = embedding_table(self.llama_model)(ids)  # (B, T, D)
+        labels = caption_labels(ids, mask, [len(row) for row in prompts])
+        return lm_loss(self.llama_model, embeds, mask, labels)
+
+    @torch.no_grad()
+    def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
+        """Write a report for each row; keys of `samples` as in `forward`."""
+        ids, mask = self._padded(self._prompts(samples), "left")
+        embeds = embedding_table(self.llama_model)(ids)
+        generation = generation or GenerationConfig()
+        return write(self.llama_model, self.llama_tokenizer, embeds, mask, generation, [self.end_sym])[0]
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.llama_model.save_pretrained(str(folder))
+        for file in sorted(self._tokenizer_folder.glob("*token*")):
+            if file.is_file() and file.parent != folder:
+                shutil.copy2(file, folder / file.name)
+
+    def manifest(self) -> dict[str, Any]:
+        return super().manifest() | {
+            "llm_hidden_size": int(self.llama_model.config.hidden_size),
+            "vocab_size": int(self.llama_model.config.vocab_size),
+            "end_sym": self.end_sym,
+            "max_txt_len": self.max_txt_len,
+        }
+
+    def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
+        """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model
+        trained here meets the same ids there, with image embeddings between them."""
+        prompt = samples.get("prompt", "")
+        if IMAGE_PLACEHOLDER not in prompt:
+            return [prompt_row(self.llama_tokenizer, prompt, slots=0)] * len(samples["caption"])
+        if "image_text" not in samples:
+            raise DataError(
+                f"the prompt {prompt!r} asks for an image, but this data set has no words to stand in for "
+                "it; train on it without model.prompt_path"
+            )
+        before, after = prompt.split(IMAGE_PLACEHOLDER)
+        return [self._prompt_ids(before, text, after) for text in samples["image_text"]]
+
+    def _prompt_ids(self, *pieces: str) -> tuple[int, ...]:
+        first, *others = (
+            prompt_row(self.llama_tokenizer, piece, slots=0, bos=not number)
+            for number, piece in enumerate(pieces)
+        )
+        return sum(others, first)
+
+    def _padded(self, rows: list[tuple[int, ...]], side: str) -> tuple[Tensor, Tensor]:
+        ids, mask = pad_rows(rows, self.llama_tokenizer.pad_token_id, side)
+        return ids.to(self.device), mask.to(self.device)
+
+
+def build_llama(sizes: LlamaSizes, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A LLaMA of the given sizes with random weights, float32."""
+    if tokenizer.bos_token_id is None:
+        raise CheckpointError("the tokenizer has no begin-of-text token, which LLaMA needs")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.num_hidden_layers,
+        num_attention_heads=sizes.num_attention_heads,
+        num_key_value_heads=sizes.num_key_value_heads or sizes.num_attention_heads,
+        max_position_embeddings=sizes.max_position_embeddings,
+        tie_word_embeddings=sizes.tie_word_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)

@@ -1,0 +1,259 @@
+"""EVA vision transformer (EVA-CLIP ViT-g in XrayGPT and BLIP-2), without head and without final norm.
+
+Shapes: B images, N = 1 + patches tokens, D = `embed_dim`. Paper: "EVA: Exploring the Limits of Masked
+Visual Representation Learning at Scale" (Fang et al., 2022).
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from xraygpt.models.eva_layers import (
+    Attention,
+    Block,
+    DropPath,
+    Mlp,
+    NormLayer,
+    PatchEmbed,
+    RelativePositionBias,
+    to_pair,
+)
+
+__all__ = [
+    "Attention",
+    "Block",
+    "DropPath",
+    "Mlp",
+    "PatchEmbed",
+    "RelativePositionBias",
+    "VisionConfig",
+    "VisionTransformer",
+    "convert_weights_to_fp16",
+    "create_eva_vit_g",
+    "create_vision_encoder",
+    "interpolate_pos_embed",
+]
+
+
+@dataclass
+class VisionConfig:
+    """Sizes of the vision encoder; the defaults are the EVA-CLIP ViT-g that BLIP-2 and XrayGPT use."""
+
+    img_size: int = 224
+    """Side of the square input image, in pixels."""
+    patch_size: int = 14
+    """Side of a patch, in pixels."""
+    in_chans: int = 3
+    """Image channels."""
+    embed_dim: int = 1408
+    """Width D of the tokens."""
+    depth: int = 39
+    """Number of blocks (the 40th of the published ViT-g is left out, as in BLIP-2)."""
+    num_heads: int = 16
+    """Attention heads per block."""
+    mlp_ratio: float = 4.3637
+    """Feed-forward width divided by `embed_dim`."""
+    qkv_bias: bool = True
+    """Whether queries and values have a bias."""
+    init_values: float | None = None
+    """Start value of the layer scale; none: no layer scale."""
+    use_abs_pos_emb: bool = True
+    """Whether a learnt embedding is added per position."""
+    use_rel_pos_bias: bool = False
+    """Whether each block has its own relative position bias."""
+    use_shared_rel_pos_bias: bool = False
+    """Whether one relative position bias is shared by all blocks."""
+    drop_path_rate: float = 0.0
+    """Stochastic depth of the last block; earlier blocks rise to it linearly from 0."""
+    use_grad_checkpoint: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        if self.img_size % self.patch_size:
+            raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate must be in [0, 1), not {self.drop_path_rate}")
+
+
+class VisionTransformer(nn.Module):
+    """The encoder: (B, C, height, width) image -> (B, N, D) tokens, class token first.
+
+    `num_classes`, `use_mean_pooling` and `init_scale` describe a classification head in the reference's
+    signature; neither it nor this encoder has one, so they are accepted and change nothing.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: NormLayer = nn.LayerNorm,
+        init_values: float | None = None,
+        use_abs_pos_emb: bool = True,
+        use_rel_pos_bias: bool = False,
+        use_shared_rel_pos_bias: bool = False,
+        use_mean_pooling: bool = True,
+        init_scale: float = 0.001,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.image_size = to_pair(img_size)
+        self.num_features = self.embed_dim = embed_dim
+        self.use_checkpoint = use_checkpoint
+
+        self.patch_embed = PatchEmbed(self.image_size, patch_size, in_chans, embed_dim)
+        window = self.patch_embed.patch_shape
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        num_tokens = self.patch_embed.num_patches + 1
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim)) if use_abs_pos_emb else None
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.rel_pos_bias = RelativePositionBias(window, num_heads) if use_shared_rel_pos_bias else None
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=embed_dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                qk_scale=qk_scale,
+                drop=drop_rate,
+                attn_drop=attn_drop_rate,
+                drop_path=drop_path_rate * i / max(depth - 1, 1),
+                norm_layer=norm_layer,
+                init_values=init_values,
+                window_size=window if use_rel_pos_bias else None,
+            )
+            for i in range(depth)
+        )
+        self._init_parameters()
+
+    def _init_parameters(self) -> None:
+        """Truncated normal (0.02); residual branches shrink with depth so that the sum stays bounded."""
+        for parameter in (self.cls_token, self.pos_embed):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            for number, block in enumerate(self.blocks, start=1):
+                assert isinstance(block, Block)
+                block.attn.proj.weight.div_(math.sqrt(2.0 * number))
+                block.mlp.fc2.weight.div_(math.sqrt(2.0 * number))
+
+    def _embed(self, x: Tensor) -> Tensor:
+        x = self.patch_embed(x)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
+        return self.pos_drop(x if self.pos_embed is None else x + self.pos_embed)
+
+    def _block_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        x = self._embed(x)
+        bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
+        recompute = self.use_checkpoint and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, bias, use_reentrant=False) if recompute else block(x, bias)
+            yield x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, C, height, width) -> (B, N, D), the output of the last block."""
+        for output in self._block_outputs(x):
+            x = output
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, height, width) -> (B, N, D). Raises ValueError for another image size than built for."""
+        return self.forward_features(x)
+
+    def get_intermediate_layers(self, x: Tensor) -> list[Tensor]:
+        """The (B, N, D) output of every block, first to last."""
+        return list(self._block_outputs(x))
+
+
+def interpolate_pos_embed(model: VisionTransformer, checkpoint_model: dict[str, Tensor]) -> None:
+    """Resize `checkpoint_model["pos_embed"]` in place to the patch grid of `model` (bicubic).
+
+    The source grid is taken to be square; the class token's embedding is kept as it is. Nothing happens
+    if the entry is missing or the grids are the same.
+    """
+    source = checkpoint_model.get("pos_embed")
+    if source is None or model.pos_embed is None:
+        return
+    target = model.patch_embed.patch_shape
+    num_extra = model.pos_embed.shape[-2] - model.patch_embed.num_patches
+    side = math.isqrt(source.shape[-2] - num_extra)
+    if (side, side) == target:
+        return
+    if side * side + num_extra != source.shape[-2] or source.shape[-1] != model.embed_dim:
+        raise ValueError(
+            f"a position embedding of shape {tuple(source.shape)} cannot be resized to "
+            f"{tuple(model.pos_embed.shape)}: it needs a square patch grid and width {model.embed_dim}"
+        )
+    extra, grid = source[:, :num_extra], source[:, num_extra:]
+    grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid.float(), size=target, mode="bicubic", align_corners=False).to(source.dtype)
+    checkpoint_model["pos_embed"] = torch.cat([extra, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def convert_weights_to_fp16(model: nn.Module) -> None:
+    """Make weights and biases of convolutions and linear layers float16; everything else stays float32."""
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
+            module.weight.data = module.weight.data.half()
+            if module.bias is not None:
+                module.bias.data = module.bias.data.half()
+
+
+def create_vision_encoder(cfg: VisionConfig) -> VisionTransformer:
+    """A vision encoder of the given sizes, randomly initialised, float32."""
+    norm_layer: Callable[[int], nn.Module] = partial(nn.LayerNorm, eps=1e-6)
+    return VisionTransformer(
+        img_size=cfg.img_size,
+        patch_size=cfg.patch_size,
+        in_chans=cfg.in_chans,
+        embed_dim=cfg.embed_dim,
+        depth=cfg.depth,
+        num_heads=cfg.num_heads,
+        mlp_ratio=cfg.mlp_ratio,
+        qkv_bias=cfg.qkv_bias,
+        drop_path_rate=cfg.drop_path_rate,
+        norm_layer=norm_layer,
+        init_values=cfg.init_values,
+        use_abs_pos_emb=cfg.use_abs_pos_emb,
+        use_rel_pos_bias=cfg.use_rel_pos_bias,
+        use_shared_rel_pos_bias=cfg.use_shared_rel_pos_bias,
+        use_checkpoint=cfg.use_grad_checkpoint,
+    )
+
+
+def create_eva_vit_g(
+    img_size: int = 224, drop_path_rate: float = 0.4, use_checkpoint: bool = False, precision: str = "fp16"
+) -> VisionTransformer:
+    """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), randomly initialised.
+
+    Weights are loaded afterwards (`key_translation.translate_eva_keys`), never here. `precision` "fp16"
+    applies `convert_weights_to_fp16`.
+    """
+    cfg = VisionConfig(img_size=img_size, drop_path_rate=drop_path_rate, use_grad_checkpoint=use_checkpoint)
+    model = create_vision_encoder(cfg)
+    if precision == "fp16":
+        convert_weights_to_fp16(model)
+    return model

@@ -1,0 +1,80 @@
+"""LLaMA's SentencePiece tokenizer, exact to the id.
+
+transformers 5 rebuilds a LLaMA tokenizer on its `tokenizers` backend, which drops a blank at the start of a
+text and needs protobuf to read ``tokenizer.model``. The prompt of XrayGPT is tokenized piece by piece, with
+blanks at the ends of pieces, and a projection is trained on the ids that result; so this class asks
+SentencePiece itself, as the transformers 4 that the released weights were trained with did.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+_READ_FROM_CONFIG = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length", "add_bos_token")
+
+
+class LlamaSentencePieceTokenizer(SentencePieceBackend):
+    """Reads the ``tokenizer.model`` of a LLaMA folder.
+
+    A blank is put before every text, as SentencePiece does; ids start with BOS unless
+    ``add_special_tokens=False``. Padding is on the right unless `padding_side` says otherwise.
+    """
+
+    padding_side = "right"
+    model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        vocab_file: str,
+        unk_token: str = "<unk>",
+        bos_token: str = "<s>",
+        eos_token: str = "</s>",
+        pad_token: str | None = None,
+        add_bos_token: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.add_bos_token = add_bos_token
+        super().__init__(
+            vocab_file=vocab_file,
+            unk_token=unk_token,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            pad_token=pad_token,
+            add_bos_token=add_bos_token,
+            legacy=True,
+            special_tokens_pattern="bos" if add_bos_token else "none",
+            clean_up_tokenization_spaces=False,
+            **kwargs,
+        )
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "LlamaSentencePieceTokenizer":
+        """Read ``tokenizer.model``, and ``tokenizer_config.json``, ``added_tokens.json`` where they exist."""
+        config_file = folder / "tokenizer_config.json"
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+        kwargs = {name: _plain(config[name]) for name in _READ_FROM_CONFIG if config.get(name) is not None}
+        tokenizer = cls(vocab_file=str(folder / "tokenizer.model"), **kwargs)
+        added_file = folder / "added_tokens.json"  # e.g. the [PAD] of some Vicunas: text -> id
+        if added_file.is_file():
+            added = json.loads(added_file.read_text(encoding="utf-8"))
+            tokenizer.add_tokens(sorted(added, key=added.__getitem__))
+        return tokenizer
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join pieces into text; a run of text that ends at a special token is set off by a blank."""
+        text, run = "", list[str]()
+        for position, token in enumerate(tokens):
+            if token not in self.all_special_tokens:
+                run.append(token)
+                continue
+            blank = " " if run or (position and tokens[position - 1] not in self.all_special_tokens) else ""
+            text += blank + self.sp_model.decode(run) + token
+            run = []
+        return text + str(self.sp_model.decode(run))
+
+
+def _plain(value: Any) -> Any:
+    """A special token may be written as a string or as a dictionary with its content."""
+    return value["content"] if isinstance(value, dict) else value

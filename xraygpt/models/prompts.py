@@ -1,0 +1,88 @@
+"""From a prompt with image placeholders to the rows of ids that a language model reads.
+
+A prompt is cut at its placeholders; each text piece is tokenized on its own, so it starts with the
+tokenizer's own leading blank, as in the training of the released weights. An image stands in a row as `Q`
+times `IMAGE_SLOT`, to be replaced by its embeddings.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.paths import require_file
+
+IMAGE_PLACEHOLDER = "<ImageHere>"
+IMAGE_SLOT = -1
+IGNORE_INDEX = -100
+"""Target of a position at which nothing is to be learnt."""
+
+
+def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> list[str]:
+    """The lines of a prompt file that hold exactly one image placeholder, put into `template`.
+
+    Raises:
+        MissingFileError: no such file.
+        ConfigError: no usable line, or one with several placeholders.
+    """
+    file: Path = require_file(
+        path, what="the prompts for training", source="prompts/alignment.txt of this repository", where=where
+    )
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.count(IMAGE_PLACEHOLDER) > 1:
+            raise ConfigError(f"{file}, line {number}: holds {IMAGE_PLACEHOLDER} more than once.")
+        if IMAGE_PLACEHOLDER in line:
+            prompts.append(template.format(line))
+    if not prompts:
+        raise ConfigError(f"{file}: no line holds {IMAGE_PLACEHOLDER}, so there is no prompt in it.")
+    return prompts
+
+
+@lru_cache(maxsize=1024)
+def prompt_row(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, slots: int, bos: bool = True
+) -> tuple[int, ...]:
+    """Ids of a prompt, every image placeholder as `slots` times `IMAGE_SLOT`, BOS first."""
+    row = [tokenizer.bos_token_id] if bos and tokenizer.bos_token_id is not None else []
+    for number, piece in enumerate(prompt.split(IMAGE_PLACEHOLDER)):
+        if number:
+            row += [IMAGE_SLOT] * slots
+        row += tokenizer(piece, add_special_tokens=False).input_ids
+    return tuple(row)
+
+
+def caption_rows(
+    tokenizer: PreTrainedTokenizerBase, captions: Sequence[str], end_sym: str, max_txt_len: int
+) -> list[list[int]]:
+    """Ids of the texts to be learnt, each closed by `end_sym` and cut to `max_txt_len` tokens.
+
+    A text that is cut loses its end symbol: the model shall not learn to stop in mid-sentence.
+    """
+    texts = [caption + end_sym for caption in captions]
+    rows: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
+    return [row[:max_txt_len] for row in rows]
+
+
+def caption_labels(ids: Tensor, mask: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
+    """Targets (B, T) for rows of prompt and caption, padded on the right: the caption's ids, else -100."""
+    starts = torch.tensor(list(prompt_lengths), device=ids.device).unsqueeze(1)
+    learnt = (torch.arange(ids.shape[1], device=ids.device) >= starts) & mask.bool()
+    return ids.masked_fill(~learnt, IGNORE_INDEX)
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Rows of ids -> ids (B, T) and attention mask (B, T), both int64; `side` says where the padding goes."""
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
+        ids[number, place] = torch.tensor(row, dtype=torch.long)
+        mask[number, place] = 1
+    return ids, mask

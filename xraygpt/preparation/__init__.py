@@ -1,0 +1,1 @@
+"""What is done once, before any training: tokenizers, annotation files, the parts that ship."""

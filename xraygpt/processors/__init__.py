@@ -1,0 +1,32 @@
+"""Image and text processors: from a file's pixels or text to what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xraygpt.common.registry import registry
+from xraygpt.processors.base_processor import BaseProcessor
+from xraygpt.processors.blip_processors import (
+    Blip2ImageEvalProcessor,
+    Blip2ImageTrainProcessor,
+    BlipCaptionProcessor,
+    BlipImageBaseProcessor,
+)
+from xraygpt.processors.text_processors import IdentityProcessor
+
+__all__ = [
+    "BaseProcessor",
+    "Blip2ImageEvalProcessor",
+    "Blip2ImageTrainProcessor",
+    "BlipCaptionProcessor",
+    "BlipImageBaseProcessor",
+    "IdentityProcessor",
+    "load_processor",
+]
+
+
+def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> BaseProcessor:
+    """Build the processor registered as `name` from the settings in `cfg` (a key ``name`` is ignored)."""
+    processor: BaseProcessor = registry.get_processor_class(name).from_config(cfg)
+    return processor

@@ -1,0 +1,41 @@
+"""The base of all processors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+from xraygpt.common.config import build_typed
+
+
+@dataclass
+class ProcessorConfig:
+    """Settings of a processor that has none."""
+
+
+class BaseProcessor:
+    """A callable from one item (an image, a text) to one item; the base class changes nothing.
+
+    A subclass names its settings in `config_class`; its constructor takes them by the same names.
+    """
+
+    config_class: ClassVar[type] = ProcessorConfig
+
+    def __call__(self, item: Any) -> Any:
+        return item
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any] | None = None) -> Self:
+        """Build from a YAML node; its key ``name`` is ignored.
+
+        Raises:
+            ConfigError: for an unknown key or a value that breaks a rule.
+        """
+        node = {key: value for key, value in (cfg or {}).items() if key != "name"}
+        return cls(**asdict(build_typed(cls.config_class, node, where=cls.__name__)))
+
+    @classmethod
+    def build(cls, **kwargs: Any) -> Self:
+        """Build from keyword arguments, checked like a YAML node."""
+        return cls.from_config(kwargs)

@@ -1,0 +1,8 @@
+"""Runners: one process of a training or an evaluation."""
+
+from __future__ import annotations
+
+from xraygpt.runners.run_config import RunConfig
+from xraygpt.runners.runner_base import RunnerBase
+
+__all__ = ["RunConfig", "RunnerBase"]

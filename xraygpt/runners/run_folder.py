@@ -1,0 +1,101 @@
+"""The files of a run: its checkpoints by name, and its metrics, before a training starts or goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import time
+from pathlib import Path
+
+from xraygpt.common.checkpoint import load_checkpoint
+from xraygpt.common.errors import MissingFileError
+from xraygpt.common.logger import METRICS_FILE
+from xraygpt.common.paths import resolve_path
+from xraygpt.runners.train_state import TrainProgress
+
+AUTO = "auto"
+LAST = "checkpoint_last.pth"
+BEST = "checkpoint_best.pth"
+EPOCH_PATTERN = re.compile(r"checkpoint_\d+\.pth")
+
+logger = logging.getLogger(__name__)
+
+
+def epoch_file(epoch: int) -> str:
+    """Return the name of the checkpoint written after `epoch`."""
+    return f"checkpoint_{epoch}.pth"
+
+
+def find_resume_checkpoint(setting: str | None, output_dir: Path) -> Path | None:
+    """Return the checkpoint that `run.resume_ckpt_path` asks for, None to start from the beginning.
+
+    Raises:
+        MissingFileError: it names a file that is not there.
+    """
+    if not setting:
+        return None
+    if setting != AUTO:
+        path = Path(resolve_path(setting))
+        if not path.is_file():
+            raise MissingFileError(f"missing file: the checkpoint {path} (run.resume_ckpt_path)")
+        return path
+    candidates = [
+        p for p in output_dir.glob("checkpoint_*.pth") if p.name == LAST or EPOCH_PATTERN.match(p.name)
+    ]
+    if not candidates:
+        logger.info("run.resume_ckpt_path is auto and %s holds no checkpoint: starting anew", output_dir)
+        return None
+    return max(candidates, key=_progress_of)
+
+
+def _progress_of(path: Path) -> tuple[int, int]:
+    progress = load_checkpoint(path).get("progress") or {}
+    return progress.get("completed_epochs", 0), progress.get("global_step", 0)
+
+
+def truncate_metrics(path: Path, progress: TrainProgress) -> None:
+    """Drop the lines that were written after the checkpoint; a half-written last line goes too."""
+    if not path.is_file():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        later = record["step"] > progress.global_step
+        scored = record["event"] == "valid" and record["epoch"] < progress.completed_epochs
+        if not later and (record["event"] == "train" or scored):
+            kept.append(line + "\n")
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(kept), encoding="utf-8")
+    replacement.replace(path)
+
+
+def set_earlier_run_aside(output_dir: Path) -> None:
+    """Move checkpoints and metrics of an earlier run in the same folder into ``previous-<time>/``."""
+    for leftover in output_dir.glob(".checkpoint_*.part"):  # a save that was killed
+        leftover.unlink()
+    old = sorted(output_dir.glob("checkpoint_*.pth")) + sorted(output_dir.glob(METRICS_FILE))
+    if not old:
+        return
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(max(path.stat().st_mtime for path in old)))
+    folder = output_dir / f"previous-{stamp}"
+    folder.mkdir(exist_ok=True)
+    for path in old:
+        path.replace(folder / path.name)
+    logger.warning("%s held an earlier run; its checkpoints and metrics are now in %s", output_dir, folder)
+
+
+def take_over_best(checkpoint: Path, output_dir: Path, progress: TrainProgress) -> None:
+    """Have the best checkpoint so far in `output_dir` when going on from one in another folder."""
+    best, known = output_dir / BEST, checkpoint.parent / BEST
+    if progress.best_epoch is None or best.is_file():
+        return
+    if known.is_file():
+        shutil.copyfile(known, best)
+        return
+    logger.warning("%s is not there: the best checkpoint is chosen among the coming epochs", known)
+    progress.best_epoch = progress.best_metric = None

@@ -1,0 +1,389 @@
+"""One process of a training or an evaluation, from the configuration to the last checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xraygpt.common.checkpoint import load_weights
+from xraygpt.common.dist_utils import barrier, init_distributed_mode, is_main_process
+from xraygpt.common.errors import DataError
+from xraygpt.common.logger import METRICS_FILE, MetricsWriter
+from xraygpt.common.optims import build_optimizer
+from xraygpt.common.precision import Precision, resolve_precision
+from xraygpt.common.registry import registry
+from xraygpt.datasets.batch import Batch
+from xraygpt.datasets.datasets.annotations import normalise_split
+from xraygpt.datasets.loader import BatchLoader
+from xraygpt.datasets.stream import EvalStream, SizedDataset, TrainStream
+from xraygpt.runners.run_config import RunConfig
+from xraygpt.runners.run_folder import (
+    BEST,
+    LAST,
+    epoch_file,
+    find_resume_checkpoint,
+    set_earlier_run_aside,
+    take_over_best,
+    truncate_metrics,
+)
+from xraygpt.runners.skipped_images import SkippedImages
+from xraygpt.runners.train_state import (
+    TrainProgress,
+    load_trainable_state,
+    load_training,
+    save_training,
+    trainable_state,
+)
+from xraygpt.tasks.base_task import BaseTask
+from xraygpt.tasks.context import EvalContext, Splits, TrainContext
+
+logger = logging.getLogger(__name__)
+
+
+@registry.register_runner("runner_base")
+class RunnerBase:
+    """Trains and evaluates one model with one task.
+
+    Args:
+        cfg: the `Config`.
+        task: says what a step and an evaluation are.
+        model: on any device; it is moved to the one configured.
+        datasets: {name: {split: data set}}.
+        job_id: names the run in its checkpoints.
+
+    Raises:
+        ConfigError: the device is not there.
+        DataError: a split that is asked for is not there.
+    """
+
+    config_class: ClassVar[type] = RunConfig
+
+    # What is run
+    config: Any
+    run: RunConfig
+    task: BaseTask
+    datasets: dict[str, Splits]
+    job_id: str
+    output_dir: Path
+
+    # Where it runs
+    rank: int
+    world_size: int
+    device: torch.device
+    precision: Precision
+
+    # The bare model, and the same as it is trained (wrapped when there are several processes)
+    model: nn.Module
+    wrapped_model: nn.Module
+
+    # Training; not there when only evaluating
+    stream: TrainStream
+    iters_per_epoch: int
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None
+    lr_scheduler: Any
+
+    # How far it is, and what it met
+    progress: TrainProgress
+    skipped: SkippedImages
+
+    def __init__(
+        self, cfg: Any, task: BaseTask, model: nn.Module, datasets: dict[str, Splits], job_id: str
+    ) -> None:
+        self.config, self.run, self.task, self.datasets, self.job_id = (
+            cfg,
+            cfg.run_cfg,
+            task,
+            datasets,
+            job_id,
+        )
+        self.output_dir = self.setup_output_dir()
+        info = init_distributed_mode(self.run)
+        self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
+        self.precision = resolve_precision(self.run.precision, self.run.amp, self.device)
+        self.model = self.wrapped_model = model.to(self.device)
+        self.progress = TrainProgress()
+        self.skipped = SkippedImages(self.output_dir)
+        for split in (*self.run.valid_splits, *self.run.test_splits):
+            self._datasets_of(split)
+        if not self.run.evaluate:
+            self.stream = self._build_train_stream()
+            self.iters_per_epoch = self.run.iters_per_epoch or self._one_pass()
+            self.optimizer = build_optimizer(self.model, self.run)
+            self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
+            self.lr_scheduler = self._build_lr_scheduler()
+            if self.world_size > 1:
+                self.wrapped_model = self._wrap_for_several_processes()
+
+    # Training
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end of the last epoch, then score the test splits with the best checkpoint.
+
+        With ``run.evaluate`` only the scoring takes place. Returns the metrics of each test split.
+        """
+        if self.run.evaluate:
+            return self.evaluate(self.run.resume_ckpt_path, skip_reload=self.run.resume_ckpt_path is None)
+        writer = self._start_or_resume()
+        context = TrainContext(
+            device=self.device,
+            precision=self.precision,
+            seed=self.run.seed,
+            grad_clip=self.run.grad_clip,
+            writer=writer,
+            on_update=self._after_update,
+        )
+        batches = iter(self._train_loader())
+        for epoch in range(self.progress.completed_epochs, self.run.max_epoch):
+            self.train_epoch(epoch, batches, context)
+            self._finish_epoch(epoch, writer)
+        if self.skipped:
+            logger.warning(
+                "%d corrupt images were skipped; listed in %s", len(self.skipped), self.skipped.path
+            )
+        if self.progress.best_epoch is not None:
+            self._reload_best_model()
+        export = getattr(self.model, "export", None)
+        if export is not None and is_main_process():
+            export(self.output_dir)
+        metrics = self.evaluate(skip_reload=True, writer=writer)
+        writer.close()
+        return metrics
+
+    def train_epoch(self, epoch: int, batches: Iterator[Batch], context: TrainContext) -> dict[str, float]:
+        """Train the rest of one epoch; return its mean losses."""
+        return self.task.train_epoch(
+            epoch=epoch,
+            model=self.wrapped_model,
+            data_loader=batches,
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
+            scaler=self.scaler,
+            log_freq=self.run.log_freq,
+            accum_grad_iters=self.run.accum_grad_iters,
+            iters_per_epoch=self.iters_per_epoch,
+            start_iters=self.progress.global_step - epoch * self.iters_per_epoch,
+            context=context,
+        )
+
+    def _start_or_resume(self) -> MetricsWriter:
+        """Bring model, optimizer and files to where the training begins."""
+        metrics = self.output_dir / METRICS_FILE
+        checkpoint = find_resume_checkpoint(self.run.resume_ckpt_path, self.output_dir)
+        if checkpoint is None:
+            if is_main_process():
+                set_earlier_run_aside(self.output_dir)
+            self.task.before_training(self.model, self.datasets)
+        else:
+            self._resume(checkpoint)
+            if is_main_process():
+                truncate_metrics(metrics, self.progress)
+        barrier()
+        if self.world_size > 1:
+            for value in trainable_state(self.model).values():
+                dist.broadcast(value, src=0)
+        return MetricsWriter(metrics)
+
+    def _resume(self, checkpoint: Path) -> None:
+        self.progress, config = load_training(
+            checkpoint, model=self.model, optimizer=self.optimizer, scaler=self.scaler
+        )
+        before, now = config.get("run", {}), self.config.to_dict()["run"]
+        for key in (
+            "seed",
+            "batch_size_train",
+            "iters_per_epoch",
+            "accum_grad_iters",
+            "max_epoch",
+            "init_lr",
+        ):
+            if before.get(key) != now[key]:
+                logger.warning(
+                    "run.%s was %s in %s and is now %s", key, before.get(key), checkpoint, now[key]
+                )
+        take_over_best(checkpoint, self.output_dir, self.progress)
+        logger.info("going on from %s, after %d batches", checkpoint, self.progress.global_step)
+
+    def _after_update(self, before: int, after: int) -> None:
+        """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached."""
+        self.progress.global_step = after
+        every = self.run.checkpoint_steps
+        if every is not None and before // every < after // every:
+            self._save_checkpoint(self.progress.completed_epochs, self.output_dir / LAST)
+
+    def _finish_epoch(self, epoch: int, writer: MetricsWriter) -> None:
+        """Score the validation splits, keep the checkpoint if it is the best, replace the previous one."""
+        is_best = False
+        for number, split in enumerate(self.run.valid_splits):
+            metrics = self.eval_epoch(split, epoch, writer, event="valid")
+            best = self.progress.best_metric
+            if number == 0 and (best is None or metrics["agg_metrics"] > best):
+                self.progress.best_epoch, self.progress.best_metric = epoch, metrics["agg_metrics"]
+                is_best = True
+        self.progress.completed_epochs = epoch + 1
+        if is_best:
+            self._save_checkpoint(epoch, self.output_dir / BEST)
+        self._save_checkpoint(epoch, self.output_dir / epoch_file(epoch))
+        if is_main_process():
+            (self.output_dir / epoch_file(epoch - 1)).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, cur_epoch: int, path: Path) -> None:
+        if not is_main_process():
+            return
+        save_training(
+            path,
+            model=self.model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            config=self.config.to_dict(),
+            epoch=cur_epoch,
+            progress=self.progress,
+            job_id=self.job_id,
+        )
+
+    # Evaluation
+
+    def evaluate(
+        self,
+        ckpt: str | Path | None = None,
+        cur_epoch: int | str = "best",
+        skip_reload: bool = False,
+        writer: MetricsWriter | None = None,
+    ) -> dict[str, dict[str, Any]]:
+        """Score the test splits; return the metrics of each.
+
+        Args:
+            ckpt: the checkpoint to score; None means the best one in the output folder.
+            cur_epoch: names the model in the metrics.
+            skip_reload: score the model as it is.
+        """
+        if not skip_reload:
+            self._reload_model(Path(ckpt) if ckpt is not None else self.output_dir / BEST)
+        return {
+            split: self.eval_epoch(split, cur_epoch, writer, event="test") for split in self.run.test_splits
+        }
+
+    def eval_epoch(
+        self, split_name: str, cur_epoch: int | str, writer: MetricsWriter | None, event: str = "valid"
+    ) -> dict[str, Any]:
+        """Score one split of all data sets that have it; `event` marks the line in the metrics file."""
+        divided = self.run.use_dist_eval_sampler
+        context = EvalContext(self.device, self.precision, self.run.seed, self.output_dir, gather=divided)
+        rows: list[dict[str, Any]] = []
+        for dataset in self._datasets_of(split_name):
+            self.task.before_evaluation(model=self.model, dataset=dataset)
+            rows += self.task.evaluation(self.model, self._eval_loader(dataset, divided), context=context)
+        if not rows:
+            raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
+        metrics = self.task.after_evaluation(rows, split_name, cur_epoch, context=context)
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
+        logger.info("%s split %s, epoch %s: %s", event, split_name, cur_epoch, shown)
+        if writer is not None:
+            step = self.progress.global_step
+            writer.write({"event": event, "step": step, "epoch": cur_epoch, "split": split_name, **metrics})
+        return metrics
+
+    def _reload_best_model(self) -> None:
+        barrier()  # process 0 may still be writing it
+        self._reload_model(self.output_dir / BEST)
+
+    def _reload_model(self, path: Path) -> None:
+        load_trainable_state(self.model, load_weights(path), where=str(path))
+        logger.info("weights loaded from %s", path)
+
+    # Parts
+
+    def setup_output_dir(self) -> Path:
+        """Make and return the output folder, ``run.output_dir`` exactly as given."""
+        folder = Path(self.run.output_dir).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _datasets_of(self, split: str) -> list[SizedDataset]:
+        wanted = normalise_split(split)
+        found = [splits[wanted] for splits in self.datasets.values() if wanted in splits]
+        if not found:
+            there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in self.datasets.items())
+            raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+        return found
+
+    def _build_train_stream(self) -> TrainStream:
+        datasets: list[SizedDataset] = []
+        ratios: list[float] = []
+        for split in self.run.train_splits:
+            self._datasets_of(split)
+            for name, splits in self.datasets.items():
+                if normalise_split(split) in splits:
+                    datasets.append(splits[normalise_split(split)])
+                    ratios.append(self.config.datasets_cfg[name].sample_ratio)
+        return TrainStream(
+            datasets,
+            ratios,
+            batch_size=self.run.batch_size_train,
+            seed=self.run.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            prompts=getattr(self.model, "prompt_list", []),
+        )
+
+    def _one_pass(self) -> int:
+        """Return how many batches, all processes together, show as many samples as there are."""
+        samples = sum(len(dataset) for dataset in self.stream.datasets)
+        return -(-samples // (self.run.batch_size_train * self.world_size))
+
+    def _build_lr_scheduler(self) -> Any:
+        return registry.get_lr_scheduler_class(self.run.lr_sched)(
+            optimizer=self.optimizer,
+            max_epoch=self.run.max_epoch,
+            iters_per_epoch=self.iters_per_epoch,
+            min_lr=self.run.min_lr,
+            init_lr=self.run.init_lr,
+            decay_rate=self.run.lr_decay_rate,
+            warmup_start_lr=self.run.warmup_lr,
+            warmup_steps=self.run.warmup_steps,
+        )
+
+    def _wrap_for_several_processes(self) -> DistributedDataParallel:
+        # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
+        # _start_or_resume sends what is trained. Frozen buffers need no sending either.
+        return DistributedDataParallel(
+            self.model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            find_unused_parameters=False,
+            broadcast_buffers=False,
+            init_sync=False,
+        )
+
+    def _train_loader(self) -> BatchLoader:
+        return BatchLoader(
+            self.stream,
+            first=self.progress.global_step,
+            num_workers=self.run.num_workers,
+            pin_memory=self.device.type == "cuda",
+            on_skipped=self.skipped.add,
+        )
+
+    def _eval_loader(self, dataset: SizedDataset, divided: bool) -> BatchLoader:
+        prompts = getattr(self.model, "prompt_list", [])
+        stream = EvalStream(
+            dataset,
+            batch_size=self.run.batch_size_eval,
+            seed=self.run.seed,
+            rank=self.rank if divided else 0,
+            world_size=self.world_size if divided else 1,
+            prompt=prompts[0] if prompts else "",
+        )
+        return BatchLoader(
+            stream,
+            num_workers=self.run.num_workers,
+            pin_memory=self.device.type == "cuda",
+            on_skipped=self.skipped.add,
+        )

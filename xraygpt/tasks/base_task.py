@@ -1,0 +1,189 @@
+"""What all tasks share: building model and data, the one training loop, the one evaluation loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from xraygpt.common.dist_utils import get_rank
+from xraygpt.common.logger import progress
+from xraygpt.common.registry import registry
+from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.datasets.annotations import normalise_split
+from xraygpt.datasets.seeding import seed_everything
+from xraygpt.datasets.stream import SizedDataset
+from xraygpt.tasks.context import EvalContext, Splits, TrainContext
+from xraygpt.tasks.steps import Losses, accumulation_group, checked_losses, gather, gradient_sync, update
+
+logger = logging.getLogger(__name__)
+
+
+class BaseTask:
+    """A task; subclasses say what an evaluation is, and whatever else they do differently.
+
+    Args:
+        cfg: the `Config` of the run, or None for a task used by hand.
+    """
+
+    def __init__(self, cfg: Any = None, **kwargs: Any) -> None:
+        self.cfg = cfg
+        self.outputs: dict[str, Tensor] = {}
+        """All that the model returned at the latest `train_step`."""
+
+    @classmethod
+    def setup_task(cls, **kwargs: Any) -> Self:
+        """Return the task for a configuration (`cfg`)."""
+        return cls(**kwargs)
+
+    # Building
+
+    def build_model(self, cfg: Any) -> nn.Module:
+        """Return the model that the configuration describes, its weights loaded."""
+        model_cls = registry.get_model_class(cfg.to_dict()["model"]["arch"])
+        model: nn.Module = model_cls.from_config(cfg.model_cfg)
+        return model
+
+    def build_datasets(self, cfg: Any) -> dict[str, Splits]:
+        """Return {name of the data set: {split: data set}}."""
+        datasets: dict[str, Splits] = {}
+        for name, dataset_config in cfg.datasets_cfg.items():
+            builder = registry.get_builder_class(name)(dataset_config)
+            built = builder.build_datasets()
+            datasets[name] = {normalise_split(split): data for split, data in built.items()}
+            sizes = ", ".join(f"{split} {len(data)}" for split, data in datasets[name].items())
+            logger.info("data set %s: %s", name, sizes)
+        return datasets
+
+    def before_training(self, model: nn.Module, datasets: dict[str, Splits]) -> None:
+        """Let a model prepare itself from the data before its first step, in place (e.g. initial weights).
+
+        Models that define `prepare_training(datasets)` do; a resumed training skips this.
+        """
+        prepare = getattr(model, "prepare_training", None)
+        if prepare is not None:
+            prepare(datasets)
+
+    # Training
+
+    def train_step(self, model: nn.Module, samples: Batch) -> Tensor:
+        """Return the loss of one batch, a scalar."""
+        self.outputs = model(samples)
+        return self.outputs["loss"]
+
+    def train_epoch(
+        self,
+        epoch: int,
+        model: nn.Module,
+        data_loader: Iterator[Batch],
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        scaler: torch.amp.GradScaler | None = None,
+        log_freq: int = 50,
+        accum_grad_iters: int = 1,
+        *,
+        iters_per_epoch: int,
+        context: TrainContext,
+        start_iters: int = 0,
+    ) -> dict[str, float]:
+        """Train from batch `start_iters` of the epoch to its end; return the mean losses of these batches."""
+        return self._train_inner_loop(
+            epoch=epoch,
+            iters_per_epoch=iters_per_epoch,
+            model=model,
+            data_loader=data_loader,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            scaler=scaler,
+            start_iters=start_iters,
+            log_freq=log_freq,
+            accum_grad_iters=accum_grad_iters,
+            context=context,
+        )
+
+    def _train_inner_loop(
+        self,
+        epoch: int,
+        iters_per_epoch: int,
+        model: nn.Module,
+        data_loader: Iterator[Batch],
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        scaler: torch.amp.GradScaler | None,
+        start_iters: int,
+        log_freq: int,
+        accum_grad_iters: int,
+        context: TrainContext,
+    ) -> dict[str, float]:
+        """The one loop over training batches.
+
+        `accum_grad_iters` batches make one optimizer step, whose gradient is their mean. The last step of
+        an epoch takes what is left, so that no gradient reaches into the next epoch.
+        """
+        model.train()
+        optimizer.zero_grad(set_to_none=True)
+        seen = Losses(log_freq)
+        first = epoch * iters_per_epoch
+        started = time.perf_counter()
+        iterations = range(start_iters, iters_per_epoch)
+        for i in progress(iterations, total=len(iterations), desc=f"epoch {epoch}"):
+            group = accumulation_group(i, accum_grad_iters, iters_per_epoch)
+            samples = to_device(next(data_loader), context.device)
+            lr_scheduler.step(cur_epoch=epoch, cur_step=i)
+            record: dict[str, Any] = {"event": "train", "step": first + i + 1, "epoch": epoch}
+            # Whatever the model draws at random (dropout, masks) is a function of the step and the process.
+            seed_everything(context.seed, "step", first + i, get_rank())
+            with gradient_sync(model, last=i == group[-1]):
+                with context.precision.autocast():
+                    loss = self.train_step(model=model, samples=samples)
+                weight, losses = checked_losses(self.outputs, samples, first + i + 1)
+                scaled = loss * weight / len(group)
+                (scaler.scale(scaled) if scaler is not None else scaled).backward()
+            record |= losses | {"lr": optimizer.param_groups[0]["lr"]}
+            if i == group[-1]:
+                record |= update(optimizer, scaler, context.grad_clip)
+            seen.add(losses)
+            if context.writer is not None:
+                context.writer.write(record | {"seconds": round(time.perf_counter() - started, 4)})
+            if (i + 1) % log_freq == 0 or i + 1 == iters_per_epoch:
+                logger.info("epoch %d  %d/%d  lr %.3e  %s", epoch, i + 1, iters_per_epoch, record["lr"], seen)
+            if i == group[-1]:
+                context.on_update(first + group[0], first + i + 1)
+        return seen.means()
+
+    # Evaluation
+
+    def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
+        """Return one row (plain values) for each sample of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what an evaluation step is.")
+
+    def before_evaluation(self, model: nn.Module, dataset: SizedDataset | None = None, **kwargs: Any) -> None:
+        """Called before a split is evaluated."""
+        prepare = getattr(model, "before_evaluation", None)
+        if prepare is not None:
+            prepare(dataset=dataset, **kwargs)
+
+    @torch.no_grad()
+    def evaluation(
+        self, model: nn.Module, data_loader: Iterable[Batch], *, context: EvalContext
+    ) -> list[dict[str, Any]]:
+        """Return the rows of all samples, of all processes."""
+        model.eval()
+        rows: list[dict[str, Any]] = []
+        total = len(data_loader) if isinstance(data_loader, Sized) else None
+        for number, batch in enumerate(progress(data_loader, total=total, desc="evaluation")):
+            samples = to_device(batch, context.device)
+            seed_everything(context.seed, "evaluation", number, get_rank())
+            with context.precision.autocast():
+                rows.extend(self.valid_step(model=model, samples=samples))
+        return gather(rows) if context.gather else rows
+
+    def after_evaluation(
+        self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
+    ) -> dict[str, Any]:
+        """Turn the rows into metrics; ``"agg_metrics"`` is the one that the best checkpoint has most of."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what an evaluation gives.")

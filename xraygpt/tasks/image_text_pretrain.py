@@ -1,0 +1,31 @@
+"""Training on image-report pairs, scored by the loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from xraygpt.common.registry import registry
+from xraygpt.datasets.batch import Batch
+from xraygpt.tasks.base_task import BaseTask
+from xraygpt.tasks.context import EvalContext
+
+
+@registry.register_task("image_text_pretrain")
+class ImageTextPretrainTask(BaseTask):
+    """The task of both stages of the released recipe; a split's score is its mean loss, negated."""
+
+    def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
+        """Return one row for the whole batch: its size `n` and its losses."""
+        losses = {key: float(value) for key, value in model(samples).items() if key.startswith("loss")}
+        return [{"n": len(samples["image_id"]), **losses}]
+
+    def after_evaluation(
+        self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
+    ) -> dict[str, Any]:
+        """Return the mean of each loss over the samples of the split."""
+        total = sum(row["n"] for row in val_result)
+        keys = [key for key in val_result[0] if key != "n"]
+        means = {key: sum(row["n"] * row[key] for row in val_result) / total for key in keys}
+        return {"agg_metrics": -means["loss"], "n": total, **means}
