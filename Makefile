@@ -19,7 +19,12 @@ test: install
 quickstart: install
 	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml
 	$(PYTHON) train.py --cfg-path train_configs/quickstart/finetune.yaml
+	$(PYTHON) evaluate.py --cfg-path eval_configs/quickstart_untrained.yaml
 	$(PYTHON) evaluate.py --cfg-path eval_configs/quickstart.yaml
+	@echo
+	@echo "Scores:      output/quickstart/scores.json"
+	@echo "Page:        output/quickstart/report.html (open it in a browser)"
+	@echo "Chat next:   $(PYTHON) demo.py"
 
 # Trains the tiny parts that ship with the package again, from nothing.
 tiny: install

@@ -22,10 +22,11 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["xraygpt", "xraygpt.*"]),
     include_package_data=True,
-    package_data={"xraygpt": ["configs/**/*.yaml", "weights/**/*", "py.typed"]},
+    package_data={"xraygpt": ["configs/**/*.yaml", "evaluation/*.html", "weights/**/*", "py.typed"]},
     install_requires=[
         "huggingface_hub>=1.0",
         "iopath>=0.1.10",
+        "jinja2>=3.1",  # the HTML page; PyTorch needs it too
         "numpy>=1.26",
         "omegaconf>=2.3",
         "pillow>=10.3",

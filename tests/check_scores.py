@@ -12,6 +12,7 @@ MIN_REPORTS = 300
 MIN_F1 = 0.95
 MAX_F1_SHUFFLED = 0.25
 MAX_F1_UNTRAINED = 0.25
+MAX_SECONDS = 360
 
 
 def failures(scores: Mapping[str, float]) -> list[str]:
@@ -22,6 +23,7 @@ def failures(scores: Mapping[str, float]) -> list[str]:
         ("f1", MIN_F1, 1.0),
         ("f1_shuffled", 0.0, MAX_F1_SHUFFLED),
         ("f1_untrained", 0.0, MAX_F1_UNTRAINED),
+        ("seconds", 0.0, MAX_SECONDS),
     ):
         value = scores.get(key)
         if value is None:

@@ -85,7 +85,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path: Path, as_zip: bool) -> None:
     if as_zip:
         torch.save({"model": _Malicious(proof)}, path)
     else:
-        path.write_bytes(pickle.dumps({"model": _Malicious(proof)}))
+        path.write_bytes(pickle.dumps({"model": _Malicious(proof)}, protocol=2))
     with pytest.raises(CheckpointError):
         load_checkpoint(path)
     assert not proof.exists()
@@ -107,7 +107,13 @@ def test_a_misfit_lists_all_keys_and_changes_nothing() -> None:
     with pytest.raises(CheckpointError) as caught:
         load_state(module, state, where="some.pth")
     text = str(caught.value)
-    for part in ("some.pth", "missing from the file: bias", "unknown to the model: wieght", "(3, 5)", "(3, 2)"):
+    for part in (
+        "some.pth",
+        "missing from the file: bias",
+        "unknown to the model: wieght",
+        "(3, 5)",
+        "(3, 2)",
+    ):
         assert part in text
     assert torch.equal(module.weight, before)
 

@@ -8,7 +8,12 @@ TEMPLATE = "###Patient: {} ###Doctor: "
 
 def _talk(conv: Conversation) -> Conversation:
     conv = conv.copy()
-    for role, text in (("Patient", f"{IMAGE_MARK} Q1"), ("Doctor", "A1"), ("Patient", "Q2"), ("Doctor", None)):
+    for role, text in (
+        ("Patient", f"{IMAGE_MARK} Q1"),
+        ("Doctor", "A1"),
+        ("Patient", "Q2"),
+        ("Doctor", None),
+    ):
         conv.append_message(role, text)
     return conv
 

@@ -10,20 +10,9 @@ import sentencepiece
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from xraygpt.models.eva_vit import VisionConfig
+from tests.models.tiny import PROMPT, SENTENCES, tiny_config
 from xraygpt.models.llm import load_llm, load_tokenizer
-from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
-from xraygpt.models.Qformer import QformerConfig
-
-SENTENCES = [
-    "The heart is normal in size. The lungs are clear.",
-    "There is a small left pleural effusion. No pneumothorax.",
-    "Findings: right lower zone consolidation. Impression: pneumonia.",
-    "###Patient: <Img><ImageHere></Img> Describe this chest x-ray in detail. ###Doctor: ",
-    "Cardiomegaly with mild pulmonary oedema, unchanged.",
-]
-TEMPLATE = "###Patient: {} ###Doctor: "
-PROMPT = TEMPLATE.format("<Img><ImageHere></Img> Describe this chest x-ray.")
+from xraygpt.models.mini_gpt4 import MiniGPT4
 
 
 @pytest.fixture(scope="session")
@@ -66,25 +55,6 @@ def llm_folder(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def tiny_config(**changes: Any) -> MiniGPT4Config:
-    settings: dict[str, Any] = {
-        "vision": VisionConfig(patch_size=8, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0),
-        "qformer": QformerConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-        ),
-        "vit_ckpt": None,
-        "q_former_model": None,
-        "vit_precision": "fp32",
-        "image_size": 16,
-        "num_query_token": 3,
-        "max_txt_len": 40,
-        "end_sym": "###",
-        "prompt_template": TEMPLATE,
-        "prompt": "<Img><ImageHere></Img> Describe this chest x-ray.",
-    }
-    return MiniGPT4Config(**settings | changes)
-
-
 @pytest.fixture
 def make_model(llm_folder: Path) -> Callable[..., MiniGPT4]:
     """Builds a random MiniGPT4; arguments change its configuration."""
@@ -92,11 +62,12 @@ def make_model(llm_folder: Path) -> Callable[..., MiniGPT4]:
     def make(**changes: Any) -> MiniGPT4:
         torch.manual_seed(1)
         llm, tokenizer = load_llm(llm_folder, "fp32"), load_tokenizer(llm_folder)
-        model = MiniGPT4(
-            tiny_config(llama_model=str(llm_folder), **changes), llm=llm, tokenizer=tokenizer
-        )
+        model = MiniGPT4(tiny_config(llama_model=str(llm_folder), **changes), llm=llm, tokenizer=tokenizer)
         # Large enough that images matter for what is written.
-        torch.nn.init.normal_(model.llama_proj.weight, std=1.0)
+        for part in (model.visual_encoder, model.Qformer, model.llama_proj):
+            for parameter in part.parameters():
+                if parameter.dim() > 1:
+                    torch.nn.init.normal_(parameter, std=0.3)
         return model.eval()
 
     return make

@@ -20,7 +20,7 @@ TINY = VisionConfig(img_size=28, patch_size=14, embed_dim=32, depth=3, num_heads
 
 def tiny(**changes: object) -> VisionTransformer:
     torch.manual_seed(0)
-    return create_vision_encoder(VisionConfig(**{**TINY.__dict__, **changes}))  # type: ignore[arg-type]
+    return create_vision_encoder(VisionConfig(**{**TINY.__dict__, **changes}))
 
 
 def image(size: int = 28, batch: int = 2) -> torch.Tensor:

@@ -12,7 +12,13 @@ from xraygpt.models.llm import load_tokenizer
 
 @pytest.mark.parametrize(
     "settings",
-    [{"max_new_tokens": 0}, {"num_beams": 0}, {"top_p": 0.0}, {"temperature": 0.0}, {"repetition_penalty": 0.0}],
+    [
+        {"max_new_tokens": 0},
+        {"num_beams": 0},
+        {"top_p": 0.0},
+        {"temperature": 0.0},
+        {"repetition_penalty": 0.0},
+    ],
 )
 def test_nonsense_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

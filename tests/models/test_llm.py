@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.models.conftest import SENTENCES
+from tests.models.tiny import SENTENCES
 from xraygpt.common.errors import CheckpointError, MissingFileError
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
 from xraygpt.models.llm import check_vocabulary, load_llm, load_tokenizer, require_llm
@@ -18,7 +18,9 @@ def _copy(folder: Path, target: Path) -> Path:
     return Path(shutil.copytree(folder, target))
 
 
-@pytest.mark.parametrize("text", [*SENTENCES, "", " two  blanks ", "line\nbreak", "37°C “x”", ".###", "tab\t"])
+@pytest.mark.parametrize(
+    "text", [*SENTENCES, "", " two  blanks ", "line\nbreak", "37°C “x”", ".###", "tab\t"]
+)
 def test_ids_are_those_of_sentencepiece_and_text_comes_back(tokenizer_folder: Path, text: str) -> None:
     tokenizer = load_tokenizer(tokenizer_folder)
     assert isinstance(tokenizer, LlamaSentencePieceTokenizer)
@@ -51,9 +53,7 @@ def test_formats_hold_the_same_weights(llm_folder: Path, tmp_path: Path) -> None
     for folder in (tmp_path / "bin", tmp_path / "shards"):
         model = load_llm(folder, "fp32")
         assert isinstance(model, LlamaForCausalLM)
-        assert all(
-            torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True)
-        )
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
     assert load_llm(llm_folder, "bf16").dtype is torch.bfloat16
 
 

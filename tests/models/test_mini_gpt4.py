@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.models.conftest import PROMPT, tiny_config
+from tests.models.tiny import PROMPT, tiny_config
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.conversation.conversation import CONV_VISION, Chat

@@ -9,10 +9,13 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
+import evaluate
+import train
 from tests.toy import metrics_of, write_config, write_dataset
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.runners.launch import launch
@@ -69,12 +72,26 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
 
 
-def test_errors_are_one_line_and_exit_status_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", [train, evaluate])
+def test_errors_are_one_line_and_exit_status_2(
+    tmp_path: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = write_config(tmp_path / "c.yaml", tmp_path / "nowhere", tmp_path / "out")
-    process = start([*TOY, "--cfg-path", str(cfg)])
-    assert process.returncode == 2
-    assert "error: missing folder: the data set 'openi'" in process.stderr
-    assert "Traceback" not in process.stderr
+    monkeypatch.setattr(sys, "argv", ["program", "--cfg-path", str(cfg)])
+    assert program.main() == 2
+    assert "\nerror: missing folder: the data set 'openi'" in "\n" + capsys.readouterr().err
+
+
+def test_evaluate_prints_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = write_dataset(tmp_path / "data")
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", test_splits=["val"])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--cfg-path", str(cfg)])
+    assert evaluate.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "split val"
+    assert [line.split()[0] for line in lines[1:]] == ["agg_metrics", "n", "loss", "loss_half"]
 
 
 @pytest.mark.parametrize("program", ["train.py", "evaluate.py"])

@@ -16,6 +16,7 @@ from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter
 from xraygpt.common.precision import Precision
 from xraygpt.datasets.batch import Batch
+from xraygpt.evaluation.page_config import PageConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 
@@ -163,13 +164,28 @@ def test_non_finite_loss_stops_before_the_weights_suffer(damage: float) -> None:
     assert bool(weights(model).isfinite().all())
 
 
+def test_non_finite_gradient_stops_too() -> None:
+    class Steep(ToyModel):
+        def forward(self, samples: Any) -> dict[str, torch.Tensor]:
+            return {"loss": (self.head.weight - self.head.weight.detach()).sqrt().sum()}  # slope at 0
+
+    torch.manual_seed(0)
+    model = Steep()
+    with pytest.raises(
+        NonFiniteLossError, match=r"gradient is inf at step 1; image ids of the batch: b0s0\."
+    ):
+        train(batches(1, 1), model=model, grad_clip=1.0)
+    assert bool(weights(model).isfinite().all())
+
+
 def context(folder: Path) -> EvalContext:
     return EvalContext(CPU, FP32, seed=0, output_dir=folder)
 
 
-def test_validation_loss_is_the_mean_over_samples(tmp_path: Path) -> None:
+def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
     task, model = ImageTextPretrainTask(), ToyModel()
     parts = [*batches(1, 4), *batches(1, 2, seed=1)]
+    parts[1]["caption"] = ["value 9", "value 0"]
     rows = task.evaluation(model, parts, context=context(tmp_path))
     metrics = task.after_evaluation(rows, "val", 0, context=context(tmp_path))
     assert metrics["n"] == 6
@@ -178,7 +194,7 @@ def test_validation_loss_is_the_mean_over_samples(tmp_path: Path) -> None:
 
 
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
-    cfg = SimpleNamespace(run_cfg=SimpleNamespace(generate=GenerationConfig()))
+    cfg = SimpleNamespace(run_cfg=SimpleNamespace(generate=GenerationConfig(), page=PageConfig()))
     task = ReportGenerationTask.setup_task(cfg=cfg)
     rows = task.evaluation(ToyModel(), batches(2, 3), context=context(tmp_path))
     metrics = task.after_evaluation(rows, "test", "best", context=context(tmp_path))

@@ -42,6 +42,8 @@ class Batch(TypedDict, total=False):
     """float32 (B, K); only in labelled data sets."""
     image_text: list[str]
     """What stands in for the images in text-only training; only in phantoms."""
+    source: NotRequired[str]
+    """Name of the data set that all samples come from; absent in an empty batch."""
     skipped: NotRequired[list[str]]
     """Corrupt images met while this batch was put together, in words; absent when there were none."""
 
@@ -53,6 +55,8 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
         "image_id": [sample["image_id"] for sample in samples],
         "prompt": prompt,
     }
+    if samples:
+        batch["source"] = samples[0]["source"]
     if samples and "image" in samples[0]:
         batch["image"] = torch.stack([sample["image"] for sample in samples])
     if samples and "labels" in samples[0]:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.images import SkippedImageError
-from xraygpt.datasets.seeding import generator, seeded
+from xraygpt.datasets.seeding import generator, preserved, seed_cpu
 
 _BLOCK = 4096  # steps whose data sets are drawn at once
 
@@ -78,7 +78,8 @@ class TrainStream(Dataset[Batch | XrayGPTError]):
         first = (turn * self.world_size + self.rank) * self.batch_size
         skipped: list[str] = []
         try:
-            samples = [self._sample(which, first + i, skipped) for i in range(self.batch_size)]
+            with preserved():
+                samples = [self._sample(which, first + i, skipped) for i in range(self.batch_size)]
         except XrayGPTError as error:
             return error
         batch = collate(samples, self._prompt(step))
@@ -107,9 +108,9 @@ class TrainStream(Dataset[Batch | XrayGPTError]):
         turn, offset = divmod(position, len(dataset))
         index = int(self._order(which, turn)[offset])
         for attempt in range(len(dataset)):
+            seed_cpu(self.seed, "sample", which, position)
             try:
-                with seeded(self.seed, "sample", which, position):
-                    return dataset[(index + attempt) % len(dataset)]
+                return dataset[(index + attempt) % len(dataset)]
             except SkippedImageError as error:
                 skipped.append(str(error))
         raise DataError(f"every image of a data set is corrupt, the last one: {skipped[-1]}")
@@ -155,15 +156,20 @@ class EvalStream(Dataset[Batch | XrayGPTError]):
     def __getitem__(self, number: int) -> Batch | XrayGPTError:
         samples: list[Sample] = []
         skipped: list[str] = []
-        for index in self.indices[number * self.batch_size : (number + 1) * self.batch_size]:
-            try:
-                with seeded(self.seed, "evaluation", index):
-                    samples.append(self.dataset[index])
-            except SkippedImageError as error:
-                skipped.append(str(error))
-            except XrayGPTError as error:
-                return error
+        try:
+            with preserved():
+                for index in self.indices[number * self.batch_size : (number + 1) * self.batch_size]:
+                    self._read(index, samples, skipped)
+        except XrayGPTError as error:
+            return error
         batch = collate(samples, self.prompt)
         if skipped:
             batch["skipped"] = skipped
         return batch
+
+    def _read(self, index: int, samples: list[Sample], skipped: list[str]) -> None:
+        seed_cpu(self.seed, "evaluation", index)
+        try:
+            samples.append(self.dataset[index])
+        except SkippedImageError as error:
+            skipped.append(str(error))

@@ -8,6 +8,7 @@ says 'left' in its findings and 'right' in its impression is held to both.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 FINDING_PATTERNS = {
     "cardiomegaly": r"cardiomegaly|(?:heart|silhouette) is enlarged|enlarged heart",
@@ -24,7 +25,7 @@ FINDING_PATTERNS = {
 LATERAL_FINDINGS = ("consolidation", "nodule", "pleural effusion", "pneumothorax")
 ATTRIBUTES = r"small|moderate|large|upper|mid|lower"
 NEGATION = re.compile(r"\b(?:no|not|without|normal)\b")
-SENTENCE_END = re.compile(r"[.;]\s*|\bimpression:|\bfindings:")
+SENTENCE_END = re.compile(r"[.;]\s*|\bimpression:|\bfindings:", re.IGNORECASE)
 
 
 def extract_findings(report: str) -> set[str]:
@@ -36,8 +37,15 @@ def extract_findings(report: str) -> set[str]:
 
 
 def extract_detailed_findings(report: str) -> set[str]:
-    """As ``extract_findings``, with size and zone: ``{"small left pleural effusion", "left upper nodule"}``."""
-    return {" ".join(word for word in (*details, side, name) if word) for name, side, details in _assertions(report)}
+    """Like `extract_findings`, with size and zone, e.g. ``{"small left pleural effusion"}``."""
+    phrases = ((*details, side, name) for name, side, details in _assertions(report))
+    return {" ".join(word for word in phrase if word) for phrase in phrases}
+
+
+def split_sentences(report: str) -> list[str]:
+    """Cut a report where the rules do; the pieces put together are the report."""
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(report)), len(report)]
+    return [report[a:b] for a, b in pairwise(ends) if b > a]
 
 
 def _assertions(report: str) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from xraygpt.evaluation.findings import extract_detailed_findings, extract_findings
 
 BOOTSTRAP_ROUNDS = 1000
-CONSTANT_REPORT_FINDINGS = 3
 
 Counts = tuple[int, int, int]
 """True positives, false positives, false negatives."""
@@ -51,12 +50,19 @@ def blind_f1(truths: Sequence[set[str]]) -> float:
 
 
 def per_finding(truths: Sequence[set[str]], found: Sequence[set[str]]) -> dict[str, dict[str, float]]:
-    """F1 and the number of cases of every finding that occurs in a truth or a report."""
-    table = {}
+    """Return for every finding in a truth or a report: F1, number of cases, how many of these were missed,
+    and how often it was reported where it is not.
+    """
+    table: dict[str, dict[str, float]] = {}
     for label in sorted(set().union(*truths, *found)):
-        only: Callable[[set[str]], set[str]] = lambda findings, label=label: findings & {label}  # type: ignore[misc]
-        score = micro_f1([only(t) for t in truths], [only(f) for f in found])
-        table[label] = {"f1": score, "cases": sum(label in t for t in truths)}
+        counts = [count_matches(t & {label}, f & {label}) for t, f in zip(truths, found, strict=True)]
+        hits, false_alarms, misses = (sum(column) for column in zip(*counts, strict=True))
+        table[label] = {
+            "f1": f1_of(counts),
+            "cases": hits + misses,
+            "missed": misses,
+            "false_alarms": false_alarms,
+        }
     return table
 
 
@@ -69,15 +75,20 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: in
         seed: of the bootstrap and the shuffling.
 
     Returns:
-        ``n``; ``f1`` of findings with laterality and its 95 % interval ``f1_low``, ``f1_high``; ``f1_detailed``
-        with size and zone too; ``exact``, the share of reports without any error; ``f1_shuffled``, the same
-        reports against other images; ``f1_blind``, the best constant report; ``findings``, F1 for each.
+        ``n``; ``f1`` of findings with laterality and its 95 % interval ``f1_low``, ``f1_high``;
+        ``f1_detailed`` with size and zone too; ``exact``, the share of reports without any error;
+        ``f1_shuffled``, the same reports against other images; ``f1_blind``, the best constant report;
+        ``without_findings``, how many references the rules find nothing in; ``words_reference`` and
+        ``words_generated``, mean lengths; ``distinct_generated``, how many different reports were
+        generated; ``findings``, see `per_finding`.
 
     Raises:
         ValueError: the lists are empty or differ in length.
     """
     if not references or len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references and {len(hypotheses)} generated reports cannot be compared")
+        raise ValueError(
+            f"{len(references)} references and {len(hypotheses)} generated reports cannot be compared"
+        )
     truths, found = [extract_findings(r) for r in references], [extract_findings(h) for h in hypotheses]
     counts = [count_matches(t, f) for t, f in zip(truths, found, strict=True)]
     low, high = bootstrap_interval(counts, seed)
@@ -91,8 +102,16 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: in
         "exact": sum(t == f for t, f in zip(truths, found, strict=True)) / len(truths),
         "f1_shuffled": micro_f1(truths, _shifted(found, seed)),
         "f1_blind": blind_f1(truths),
+        "without_findings": sum(not t for t in truths),
+        "words_reference": _mean_words(references),
+        "words_generated": _mean_words(hypotheses),
+        "distinct_generated": len(set(hypotheses)),
         "findings": per_finding(truths, found),
     }
+
+
+def _mean_words(texts: Sequence[str]) -> float:
+    return sum(len(text.split()) for text in texts) / len(texts)
 
 
 def _shifted(found: Sequence[set[str]], seed: int) -> list[set[str]]:

@@ -24,6 +24,7 @@ LLM_SOURCE = (
     "radiology text that its authors publish (https://github.com/mbzuai-oryx/XrayGPT)"
 )
 _COMPUTED = "rotary_emb.inv_freq"
+_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -78,17 +79,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         MissingFileError: no tokenizer in the folder.
-        ConfigError: a tokenizer without end-of-text token.
+        ConfigError: a tokenizer that cannot be read, or has no end-of-text token.
     """
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        # transformers would make an empty tokenizer of such a folder, without a word.
+        raise MissingFileError(f"{folder}: no tokenizer in it (none of {', '.join(_TOKENIZER_FILES)})")
     if _is_sentencepiece_llama(folder):
         tokenizer: PreTrainedTokenizerBase = LlamaSentencePieceTokenizer.from_folder(folder)
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         except (OSError, ValueError) as error:
-            raise MissingFileError(
-                f"{folder}: holds no tokenizer that can be read (tokenizer.model or tokenizer.json): {error}"
-            ) from error
+            raise ConfigError(f"{folder}: its tokenizer cannot be read: {error}") from error
     if tokenizer.eos_token is None:
         raise ConfigError(
             f"{folder}: the tokenizer has no end-of-text token; name it in tokenizer_config.json."

@@ -17,7 +17,11 @@ def training_texts(cfg: Any, reports: int) -> list[str]:
         reports: most reports taken from each data set.
     """
     template = cfg.model_cfg.prompt_template or "{}"
-    pieces = [piece for prompt in read_prompts(cfg.model_cfg.prompt_path, template) for piece in prompt.split(IMAGE_PLACEHOLDER)]
+    pieces = [
+        piece
+        for prompt in read_prompts(cfg.model_cfg.prompt_path, template)
+        for piece in prompt.split(IMAGE_PLACEHOLDER)
+    ]
     texts: list[str] = []
     for name, dataset_cfg in cfg.datasets_cfg.items():
         dataset = registry.get_builder_class(name)(dataset_cfg).build_datasets()["train"]

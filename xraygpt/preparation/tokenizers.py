@@ -14,11 +14,12 @@ from pathlib import Path
 import sentencepiece
 from tokenizers import BertWordPieceTokenizer
 
-LLAMA_SPECIALS = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
 PRINTABLE_ASCII = "".join(map(chr, range(33, 127)))
 
 
-def train_llama_tokenizer(texts: Sequence[str], folder: Path, vocab_size: int, symbols: Sequence[str] = ()) -> Path:
+def train_llama_tokenizer(
+    texts: Sequence[str], folder: Path, vocab_size: int, symbols: Sequence[str] = ()
+) -> Path:
     """Write ``tokenizer.model`` and ``tokenizer_config.json``, as a LLaMA folder has them.
 
     Args:
@@ -44,7 +45,10 @@ def train_llama_tokenizer(texts: Sequence[str], folder: Path, vocab_size: int, s
         remove_extra_whitespaces=False,
         num_threads=1,
         minloglevel=2,
-        **LLAMA_SPECIALS,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
     )
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -66,7 +70,11 @@ def train_bert_vocabulary(texts: Sequence[str], folder: Path, vocab_size: int) -
     """Write ``vocab.txt``, a lower-case WordPiece vocabulary; returns its path."""
     tokenizer = BertWordPieceTokenizer(lowercase=True)
     tokenizer.train_from_iterator(
-        texts, vocab_size=vocab_size, min_frequency=2, show_progress=False, initial_alphabet=list(PRINTABLE_ASCII)
+        texts,
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=list(PRINTABLE_ASCII),
     )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_model(str(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from xraygpt.evaluation.page_config import PageConfig
 from xraygpt.models.generation import GenerationConfig
 
 
@@ -97,8 +98,9 @@ class RunConfig:
     """Do not train; score `test_splits` only."""
     generate: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are generated for scoring."""
-    report: bool = False
-    """Write an HTML page with scores and examples beside the results (evaluate.py)."""
+    page: PageConfig = field(default_factory=PageConfig)
+    """An HTML page about the first test split, and what its scores are held against; only for the task
+    "report_generation"."""
 
     def __post_init__(self) -> None:
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
@@ -110,6 +112,8 @@ class RunConfig:
         for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.page.enabled and not self.test_splits:
+            raise ValueError("page.enabled needs a split to report on in test_splits")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must not be larger than init_lr ({self.init_lr})")
         if not 0.0 <= self.beta2 < 1.0:

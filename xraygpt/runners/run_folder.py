@@ -74,10 +74,14 @@ def truncate_metrics(path: Path, progress: TrainProgress) -> None:
     replacement.replace(path)
 
 
+def remove_unfinished_saves(output_dir: Path) -> None:
+    """Delete what a process left that was killed while it wrote a checkpoint."""
+    for leftover in output_dir.glob(".checkpoint_*.part"):
+        leftover.unlink()
+
+
 def set_earlier_run_aside(output_dir: Path) -> None:
     """Move checkpoints and metrics of an earlier run in the same folder into ``previous-<time>/``."""
-    for leftover in output_dir.glob(".checkpoint_*.part"):  # a save that was killed
-        leftover.unlink()
     old = sorted(output_dir.glob("checkpoint_*.pth")) + sorted(output_dir.glob(METRICS_FILE))
     if not old:
         return

@@ -20,15 +20,16 @@ from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.loader import BatchLoader
-from xraygpt.datasets.stream import EvalStream, SizedDataset, TrainStream
+from xraygpt.datasets.stream import EvalStream, TrainStream
+from xraygpt.runners.data import build_train_stream, datasets_of
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
     epoch_file,
     find_resume_checkpoint,
+    remove_unfinished_saves,
     set_earlier_run_aside,
     take_over_best,
     truncate_metrics,
@@ -82,6 +83,7 @@ class RunnerBase:
     # The bare model, and the same as it is trained (wrapped when there are several processes)
     model: nn.Module
     wrapped_model: nn.Module
+    prompts: list[str]
 
     # Training; not there when only evaluating
     stream: TrainStream
@@ -109,12 +111,21 @@ class RunnerBase:
         self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
         self.precision = resolve_precision(self.run.precision, self.run.amp, self.device)
         self.model = self.wrapped_model = model.to(self.device)
+        # The first one is that of every evaluation; "" is for models without prompts.
+        self.prompts = list(getattr(model, "prompt_list", [])) or [""]
         self.progress = TrainProgress()
         self.skipped = SkippedImages(self.output_dir)
         for split in (*self.run.valid_splits, *self.run.test_splits):
-            self._datasets_of(split)
+            datasets_of(datasets, split)
         if not self.run.evaluate:
-            self.stream = self._build_train_stream()
+            self.stream = build_train_stream(
+                self.run,
+                datasets,
+                {name: section.sample_ratio for name, section in cfg.datasets_cfg.items()},
+                prompts=self.prompts,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
             self.iters_per_epoch = self.run.iters_per_epoch or self._one_pass()
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
@@ -140,7 +151,7 @@ class RunnerBase:
             writer=writer,
             on_update=self._after_update,
         )
-        batches = iter(self._train_loader())
+        batches = iter(self._loader(self.stream, first=self.progress.global_step))
         for epoch in range(self.progress.completed_epochs, self.run.max_epoch):
             self.train_epoch(epoch, batches, context)
             self._finish_epoch(epoch, writer)
@@ -176,6 +187,8 @@ class RunnerBase:
     def _start_or_resume(self) -> MetricsWriter:
         """Bring model, optimizer and files to where the training begins."""
         metrics = self.output_dir / METRICS_FILE
+        if is_main_process():
+            remove_unfinished_saves(self.output_dir)
         checkpoint = find_resume_checkpoint(self.run.resume_ckpt_path, self.output_dir)
         if checkpoint is None:
             if is_main_process():
@@ -277,9 +290,13 @@ class RunnerBase:
         divided = self.run.use_dist_eval_sampler
         context = EvalContext(self.device, self.precision, self.run.seed, self.output_dir, gather=divided)
         rows: list[dict[str, Any]] = []
-        for dataset in self._datasets_of(split_name):
+        part = (self.rank, self.world_size) if divided else (0, 1)
+        for dataset in datasets_of(self.datasets, split_name):
+            stream = EvalStream(
+                dataset, self.run.batch_size_eval, self.run.seed, *part, prompt=self.prompts[0]
+            )
             self.task.before_evaluation(model=self.model, dataset=dataset)
-            rows += self.task.evaluation(self.model, self._eval_loader(dataset, divided), context=context)
+            rows += self.task.evaluation(self.model, self._loader(stream), context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
         metrics = self.task.after_evaluation(rows, split_name, cur_epoch, context=context)
@@ -306,33 +323,6 @@ class RunnerBase:
         folder = Path(self.run.output_dir).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def _datasets_of(self, split: str) -> list[SizedDataset]:
-        wanted = normalise_split(split)
-        found = [splits[wanted] for splits in self.datasets.values() if wanted in splits]
-        if not found:
-            there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in self.datasets.items())
-            raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
-        return found
-
-    def _build_train_stream(self) -> TrainStream:
-        datasets: list[SizedDataset] = []
-        ratios: list[float] = []
-        for split in self.run.train_splits:
-            self._datasets_of(split)
-            for name, splits in self.datasets.items():
-                if normalise_split(split) in splits:
-                    datasets.append(splits[normalise_split(split)])
-                    ratios.append(self.config.datasets_cfg[name].sample_ratio)
-        return TrainStream(
-            datasets,
-            ratios,
-            batch_size=self.run.batch_size_train,
-            seed=self.run.seed,
-            rank=self.rank,
-            world_size=self.world_size,
-            prompts=getattr(self.model, "prompt_list", []),
-        )
 
     def _one_pass(self) -> int:
         """Return how many batches, all processes together, show as many samples as there are."""
@@ -362,27 +352,10 @@ class RunnerBase:
             init_sync=False,
         )
 
-    def _train_loader(self) -> BatchLoader:
-        return BatchLoader(
-            self.stream,
-            first=self.progress.global_step,
-            num_workers=self.run.num_workers,
-            pin_memory=self.device.type == "cuda",
-            on_skipped=self.skipped.add,
-        )
-
-    def _eval_loader(self, dataset: SizedDataset, divided: bool) -> BatchLoader:
-        prompts = getattr(self.model, "prompt_list", [])
-        stream = EvalStream(
-            dataset,
-            batch_size=self.run.batch_size_eval,
-            seed=self.run.seed,
-            rank=self.rank if divided else 0,
-            world_size=self.world_size if divided else 1,
-            prompt=prompts[0] if prompts else "",
-        )
+    def _loader(self, stream: TrainStream | EvalStream, first: int = 0) -> BatchLoader:
         return BatchLoader(
             stream,
+            first=first,
             num_workers=self.run.num_workers,
             pin_memory=self.device.type == "cuda",
             on_skipped=self.skipped.add,

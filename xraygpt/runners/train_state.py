@@ -35,9 +35,10 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trainable parameters, and buffers of modules that own such parameters.
 
     The second kind are running statistics (BatchNorm); tables that follow from the sizes alone belong to
-    modules without trained parameters of their own and stay out.
+    modules without trained parameters of their own and stay out. A weight with two names (tied) has both.
     """
-    kept = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    named = model.named_parameters(remove_duplicate=False)
+    kept = {name for name, parameter in named if parameter.requires_grad}
     for prefix, module in model.named_modules():
         if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             kept |= {f"{prefix}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -145,7 +146,7 @@ class BaseTask:
                 (scaler.scale(scaled) if scaler is not None else scaled).backward()
             record |= losses | {"lr": optimizer.param_groups[0]["lr"]}
             if i == group[-1]:
-                record |= update(optimizer, scaler, context.grad_clip)
+                record |= update(optimizer, scaler, context.grad_clip, samples, first + i + 1)
             seen.add(losses)
             if context.writer is not None:
                 context.writer.write(record | {"seconds": round(time.perf_counter() - started, 4)})
@@ -187,3 +188,22 @@ class BaseTask:
     ) -> dict[str, Any]:
         """Turn the rows into metrics; ``"agg_metrics"`` is the one that the best checkpoint has most of."""
         raise NotImplementedError(f"{type(self).__name__} has to say what an evaluation gives.")
+
+    def after_run(
+        self,
+        metrics: dict[str, dict[str, Any]],
+        datasets: dict[str, Splits],
+        *,
+        output_dir: Path,
+        elapsed: Callable[[], float],
+    ) -> dict[str, dict[str, Any]]:
+        """Leave behind what the whole run gives; called in process 0 once all test splits are scored.
+
+        Args:
+            metrics: of each test split, in their order.
+            elapsed: seconds since the start of the program.
+
+        Returns:
+            The metrics, with whatever is known only now.
+        """
+        return metrics

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
 from xraygpt.common.dist_utils import is_main_process
 from xraygpt.common.registry import registry
+from xraygpt.common.run_record import write_json
 from xraygpt.datasets.batch import Batch
 from xraygpt.evaluation import score_reports
-from xraygpt.tasks.context import EvalContext
+from xraygpt.tasks.context import EvalContext, Splits
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
+from xraygpt.tasks.report_results import ReportResults
 
 logger = logging.getLogger(__name__)
 
@@ -24,16 +27,31 @@ class ReportGenerationTask(ImageTextPretrainTask):
     """Generates a report for each image of a split, with ``run.generate`` and one fixed prompt.
 
     The reports are written to ``reports_<split>.json`` in the output folder, their scores to
-    ``scores_<split>.json``. The score of a split is the
-    micro-F1 of the findings.
+    ``scores_<split>.json``. The score of a split is the micro-F1 of the findings. At the end of a run the
+    scores of the first test split go to ``scores.json``, beside those of the runs that ``run.page`` names,
+    and into an HTML page if wanted.
     """
 
+    results: ReportResults
+
+    @classmethod
+    def setup_task(cls, **kwargs: Any) -> Self:
+        """Return the task for a configuration (`cfg`).
+
+        Raises:
+            MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
+        """
+        task = cls(**kwargs)
+        task.results = ReportResults(task.cfg.run_cfg.page)
+        return task
+
     def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
-        """Return image id, reference report and generated report of each sample."""
+        """Return image id, data set, reference report and generated report of each sample."""
         generate: Any = model.generate
         reports = generate(samples, self.cfg.run_cfg.generate)
         triples = zip(samples["image_id"], samples["caption"], reports, strict=True)
-        return [{"image_id": i, "reference": r, "generated": g} for i, r, g in triples]
+        source = samples.get("source", "")
+        return [{"image_id": i, "source": source, "reference": r, "generated": g} for i, r, g in triples]
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
@@ -45,11 +63,31 @@ class ReportGenerationTask(ImageTextPretrainTask):
             seed=context.seed,
         )
         if is_main_process():
-            _write(context.output_dir / f"reports_{split_name}.json", val_result)
-            _write(context.output_dir / f"scores_{split_name}.json", scores)
+            write_json(context.output_dir / f"reports_{split_name}.json", val_result)
+            write_json(context.output_dir / f"scores_{split_name}.json", scores)
             logger.info("%d reports and their scores written to %s", len(val_result), context.output_dir)
         return {"agg_metrics": scores["f1"], **scores}
 
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    def after_run(
+        self,
+        metrics: dict[str, dict[str, Any]],
+        datasets: dict[str, Splits],
+        *,
+        output_dir: Path,
+        elapsed: Callable[[], float],
+    ) -> dict[str, dict[str, Any]]:
+        """Write ``scores.json`` and the page about the first test split (`ReportResults.write`)."""
+        if not metrics:
+            return metrics
+        split, scores = next(iter(metrics.items()))
+        rows = json.loads((output_dir / f"reports_{split}.json").read_text(encoding="utf-8"))
+        complete = self.results.write(
+            {key: value for key, value in scores.items() if key != "agg_metrics"},
+            rows,
+            datasets,
+            split=split,
+            output_dir=output_dir,
+            elapsed=elapsed,
+            config=self.cfg.to_dict(),
+        )
+        return {**metrics, split: complete}

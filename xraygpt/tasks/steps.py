@@ -16,6 +16,10 @@ from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import SmoothedValue
 from xraygpt.datasets.batch import Batch
 
+ADVICE = (
+    "Look at these samples, lower run.init_lr, set run.grad_clip, or train in run.precision bf16 or fp32."
+)
+
 
 def gradient_sync(model: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Exchange gradients between processes only with the last batch before an optimizer step."""
@@ -34,15 +38,29 @@ def accumulation_group(i: int, accum_grad_iters: int, iters_per_epoch: int) -> r
 
 
 def update(
-    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, grad_clip: float | None
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+    grad_clip: float | None,
+    samples: Batch,
+    step: int,
 ) -> dict[str, float]:
-    """Make one optimizer step; return the gradient's norm before clipping as `grad_norm`, if clipping."""
+    """Make one optimizer step; return the gradient's norm before clipping as `grad_norm`, if clipping.
+
+    Raises:
+        NonFiniteLossError: the norm is NaN or infinite. With a scaler this is no error: it leaves the step
+            out and lowers its scale.
+    """
     record: dict[str, float] = {}
     if grad_clip is not None:
         if scaler is not None:
             scaler.unscale_(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        record["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, grad_clip))
+        norm = record["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, grad_clip))
+        if scaler is None and not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"the norm of the gradient is {norm} at step {step}; image ids of the batch: "
+                f"{', '.join(samples['image_id'])}. {ADVICE}"
+            )
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
@@ -79,8 +97,7 @@ def checked_losses(
         culprits = gather([] if finite else [{"image_ids": samples["image_id"]}])
         ids = ", ".join(image_id for row in culprits for image_id in row["image_ids"])
         raise NonFiniteLossError(
-            f"the loss is {losses['loss']} at step {step}; image ids of the batch: {ids}. Look at these "
-            "samples, lower run.init_lr, set run.grad_clip, or train in run.precision bf16 or fp32."
+            f"the loss is {losses['loss']} at step {step}; image ids of the batch: {ids}. {ADVICE}"
         )
     return weight, losses
 

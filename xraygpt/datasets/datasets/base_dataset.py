@@ -33,6 +33,8 @@ class BaseDataset(Dataset[Sample]):
 
     name: ClassVar[str] = "base"
     """Goes into every sample as its `source`."""
+    synthetic: ClassVar[bool] = False
+    """The images show no patient."""
     suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".jpeg", ".png")
     """Endings of image files, in order of preference."""
 

@@ -11,6 +11,9 @@ from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
 from xraygpt.datasets.datasets.images import SkippedImageError, read_image
+from xraygpt.processors.image_modes import to_rgb
+
+PICTURE_SIZE = 512  # enough to look at; a JPEG is not decoded much larger
 
 
 class CaptionDataset(BaseDataset):
@@ -43,6 +46,17 @@ class CaptionDataset(BaseDataset):
             if self.skip_corrupt:
                 raise SkippedImageError(where) from error
             raise DataError(f"{where}; remove it, or set skip_corrupt: true for this data set") from error
+
+    def picture(self, image_id: str) -> Image.Image:
+        """Return the image of that id to look at: 8-bit RGB, uncropped, in its own proportions.
+
+        Raises:
+            DataError: there is no such image, or it cannot be decoded.
+        """
+        for index, row in enumerate(self.annotation):
+            if row.image_id == image_id and self.image_paths:
+                return to_rgb(read_image(self.image_paths[index], PICTURE_SIZE))
+        raise DataError(f"the data set {self.name} has no image '{image_id}' in its split '{self.split}'")
 
     def displ_item(self, index: int) -> dict[str, Any]:
         """Return what to show of sample `index`: file, report and image."""

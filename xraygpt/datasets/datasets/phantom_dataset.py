@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.phantom.cache import phantom_rng, rendered_split
 from xraygpt.datasets.phantom.report import keywords, write_report
@@ -42,6 +43,7 @@ class PhantomDataset(Dataset[Sample]):
     """
 
     name = "phantom"
+    synthetic = True
 
     def __init__(
         self,
@@ -78,3 +80,15 @@ class PhantomDataset(Dataset[Sample]):
         if self.images is not None:
             sample["image"] = self.vis_processor(Image.fromarray(self.images[index]))
         return sample
+
+    def picture(self, image_id: str) -> Image.Image:
+        """Return the rendered image of that id, 8-bit grey.
+
+        Raises:
+            DataError: there is no such image.
+        """
+        prefix, _, index = image_id.rpartition("-")
+        known = prefix == f"{self.name}-{self.seed}" and index.isdecimal() and int(index) < self.count
+        if self.images is None or not known:
+            raise DataError(f"the split of seed {self.seed} has no image '{image_id}'")
+        return Image.fromarray(self.images[int(index)])

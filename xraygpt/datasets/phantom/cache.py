@@ -17,6 +17,9 @@ from xraygpt.datasets.phantom.render import render
 from xraygpt.datasets.phantom.truth import Truth, draw_truth
 
 CHUNK = 250
+SOURCE_FOLDER = Path(__file__).parent
+TEXT_SOURCES = ("__init__.py", "report.py")
+"""Source files that have no say in the images."""
 
 
 def phantom_rng(seed: int, index: int) -> random.Random:
@@ -49,10 +52,11 @@ def rendered_split(seed: int, count: int, size: int, folder: Path | None = None)
     folder = folder or cache_folder()
     path = folder / f"{_renderer_hash()}-size{size}-seed{seed}-n{count}.npy"
     if not path.exists():
+        rendered = _render_all(seed, count, size)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
-            np.save(file, _render_all(seed, count, size))
+            np.save(file, rendered)
         temporary.replace(path)
     images: np.ndarray = np.load(path, mmap_mode="r")
     return images
@@ -75,6 +79,5 @@ def _render_chunk(seed: int, indices: range, size: int) -> np.ndarray:
 
 def _renderer_hash() -> str:
     """Hash of the renderer's source, so that an edited renderer never meets stale images."""
-    here = Path(__file__).parent
-    sources = [here / f"{name}.py" for name in ("truth", "anatomy", "shapes", "render", "cache")]
+    sources = sorted(path for path in SOURCE_FOLDER.glob("*.py") if path.name not in TEXT_SOURCES)
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]

@@ -15,7 +15,11 @@ NORMAL_HEART = (
     "Heart size is within normal limits.",
     "The cardiac silhouette is not enlarged.",
 )
-CLEAR_LUNGS = ("The lungs are clear.", "No focal airspace opacity is seen.", "No consolidation or nodule is seen.")
+CLEAR_LUNGS = (
+    "The lungs are clear.",
+    "No focal airspace opacity is seen.",
+    "No consolidation or nodule is seen.",
+)
 NO_PLEURAL_FINDING = (
     "No pleural effusion or pneumothorax.",
     "There is no pneumothorax or pleural effusion.",
@@ -29,8 +33,12 @@ NORMAL_IMPRESSION = (
     "No evidence of acute disease.",
 )
 
-FINDING_SENTENCES = {
-    "cardiomegaly": ("The heart is enlarged.", "There is cardiomegaly.", "The cardiac silhouette is enlarged."),
+FINDING_SENTENCES: dict[str, tuple[str, ...]] = {
+    "cardiomegaly": (
+        "The heart is enlarged.",
+        "There is cardiomegaly.",
+        "The cardiac silhouette is enlarged.",
+    ),
     "pulmonary edema": (
         "There is pulmonary edema.",
         "Perihilar opacities on both sides are consistent with pulmonary edema.",
@@ -61,7 +69,11 @@ FINDING_SENTENCES = {
         "A {size} {side} pneumothorax is present.",
         "A {size} pneumothorax is seen on the {side}.",
     ),
-    "pacemaker": ("A pacemaker is in place.", "There is a pacemaker with two leads.", "A dual lead pacemaker is present."),
+    "pacemaker": (
+        "A pacemaker is in place.",
+        "There is a pacemaker with two leads.",
+        "A dual lead pacemaker is present.",
+    ),
     "central line": (
         "A central line ends in the superior vena cava.",
         "A central line is in place.",
@@ -73,7 +85,7 @@ FINDING_SENTENCES = {
         "Midline sternotomy wires are seen.",
     ),
 }
-IMPRESSION_PHRASES = {
+IMPRESSION_PHRASES: dict[str, tuple[str, ...]] = {
     "cardiomegaly": ("Cardiomegaly.", "Enlarged heart."),
     "pulmonary edema": ("Pulmonary edema.",),
     "hyperinflation": ("Hyperinflation.", "Hyperinflated lungs."),
@@ -116,11 +128,18 @@ def _pleura(names: set[str], sentences: dict[str, list[str]], rng: random.Random
 
 
 def _impression(truth: Truth, rng: random.Random) -> list[str]:
-    phrases = [s for name in READING_ORDER if name in IMPRESSION_PHRASES for s in _sentences(IMPRESSION_PHRASES, truth, name, rng)]
+    phrases = [
+        s
+        for name in READING_ORDER
+        if name in IMPRESSION_PHRASES
+        for s in _sentences(IMPRESSION_PHRASES, truth, name, rng)
+    ]
     return phrases or [rng.choice(NORMAL_IMPRESSION)]
 
 
-def _sentences(phrasings: dict[str, tuple[str, ...]], truth: Truth, name: str, rng: random.Random) -> list[str]:
+def _sentences(
+    phrasings: dict[str, tuple[str, ...]], truth: Truth, name: str, rng: random.Random
+) -> list[str]:
     """One sentence for each finding of this name, the right side first as a reader of films goes."""
     found = sorted((f for f in truth if f.name == name), key=lambda f: f.side != "right")
     return [_fill(rng.choice(phrasings[name]), finding) for finding in found]
@@ -128,4 +147,6 @@ def _sentences(phrasings: dict[str, tuple[str, ...]], truth: Truth, name: str, r
 
 def _fill(template: str, finding: Finding) -> str:
     values = {"side": finding.side or "", "zone": finding.zone or "", "size": finding.size or ""}
-    return template.format(**values, **{key.capitalize(): value.capitalize() for key, value in values.items()})
+    return template.format(
+        **values, **{key.capitalize(): value.capitalize() for key, value in values.items()}
+    )

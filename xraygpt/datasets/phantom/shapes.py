@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 Array = np.ndarray
@@ -13,7 +15,9 @@ def step(distance: Array, soft: float) -> Array:
     return np.clip(distance / soft + 0.5, 0.0, 1.0)
 
 
-def ellipse(x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], soft: float) -> Array:
+def ellipse(
+    x: Array, y: Array, centre: tuple[float, float], radii: tuple[float, float], soft: float
+) -> Array:
     """A filled, axis-aligned ellipse."""
     radius = np.sqrt(((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2)
     return step((1.0 - radius) * min(radii), soft)
@@ -24,7 +28,9 @@ def blob(x: Array, y: Array, centre: tuple[float, float], sigma: tuple[float, fl
     return np.exp(-0.5 * (((x - centre[0]) / sigma[0]) ** 2 + ((y - centre[1]) / sigma[1]) ** 2))
 
 
-def box(x: Array, y: Array, centre: tuple[float, float], half: tuple[float, float], round_: float, soft: float) -> Array:
+def box(
+    x: Array, y: Array, centre: tuple[float, float], half: tuple[float, float], round_: float, soft: float
+) -> Array:
     """A filled rectangle with corners rounded at radius ``round_``."""
     dx = np.abs(x - centre[0]) - half[0] + round_
     dy = np.abs(y - centre[1]) - half[1] + round_
@@ -42,6 +48,6 @@ def segment_distance(x: Array, y: Array, start: tuple[float, float], end: tuple[
 def polyline(x: Array, y: Array, points: list[tuple[float, float]], half_width: float, soft: float) -> Array:
     """A line through ``points``, ``2 * half_width`` thick."""
     distance = segment_distance(x, y, points[0], points[1])
-    for start, end in zip(points[1:-1], points[2:], strict=True):
+    for start, end in pairwise(points[1:]):
         distance = np.minimum(distance, segment_distance(x, y, start, end))
     return step(half_width - distance, soft)

@@ -9,7 +9,14 @@ SIDES = ("right", "left")
 ZONES = ("upper", "mid", "lower")
 SIZES = {"pleural effusion": ("small", "moderate", "large"), "pneumothorax": ("small", "large")}
 ZONED = ("consolidation", "nodule")
-UNSIDED = ("cardiomegaly", "pulmonary edema", "hyperinflation", "pacemaker", "central line", "sternotomy wires")
+UNSIDED = (
+    "cardiomegaly",
+    "pulmonary edema",
+    "hyperinflation",
+    "pacemaker",
+    "central line",
+    "sternotomy wires",
+)
 DEVICES = ("pacemaker", "central line", "sternotomy wires")
 FINDING_NAMES = (*UNSIDED, *SIZES, *ZONED)
 

@@ -1,0 +1,39 @@
+"""Models by name."""
+
+import pytest
+import torch
+from PIL import Image
+
+from xraygpt.common.errors import MissingFileError, UnknownNameError
+from xraygpt.models import load_model, load_model_and_preprocess, load_preprocess, model_zoo
+
+
+def test_the_zoo_lists_architectures_and_types() -> None:
+    assert dict(model_zoo)["mini_gpt4"] == ["pretrain_vicuna", "tiny"]
+    assert {"causal_lm", "vit_classifier"} <= set(dict(model_zoo))
+    assert len(model_zoo) == sum(len(types) for _, types in model_zoo)
+    assert "mini_gpt4" in str(model_zoo)
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match="mini_gpt4"):
+        load_model("mini_gpt5", "tiny")
+    with pytest.raises(UnknownNameError, match="pretrain_vicuna"):
+        load_model("mini_gpt4", "pretrain_vicunia")
+
+
+def test_the_full_size_model_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    with pytest.raises(MissingFileError) as caught:
+        load_model_and_preprocess("mini_gpt4", "pretrain_vicuna")
+    for key in ("model.vit_ckpt", "model.q_former_model", "model.llama_model"):
+        assert key in str(caught.value)
+
+
+def test_processors_of_a_section() -> None:
+    section = {"vis_processor": {"eval": {"name": "blip2_image_eval", "image_size": 32}}}
+    images, texts = load_preprocess(section)
+    assert images["eval"](Image.new("RGB", (50, 40))).shape == (3, 32, 32)
+    assert texts["train"]("Kept, as it is.") == "Kept, as it is."
+    item = torch.ones(1)
+    assert images["train"](item) is item

@@ -1,0 +1,52 @@
+"""The warm-up of the vision encoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.models.tiny import tiny_config
+from xraygpt.models.blip2 import Blip2Base
+from xraygpt.models.eva_vit import VisionConfig
+from xraygpt.models.vit_classifier import ViTClassifier, ViTClassifierConfig
+
+VISION = VisionConfig(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
+
+
+def _model() -> ViTClassifier:
+    torch.manual_seed(0)
+    return ViTClassifier.from_config(ViTClassifierConfig(vision=VISION, num_labels=2, num_heads=2))
+
+
+def test_it_learns_which_half_is_bright() -> None:
+    model = _model()
+    image = torch.zeros(4, 3, 16, 16)
+    image[1:3, :, :8] = 1.0
+    image[2:4, :, 8:] = 1.0
+    labels = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = model({"image": image, "labels": labels})["loss"]
+        loss.backward()
+        optimizer.step()
+    assert torch.equal((model.predict(image) > 0).long(), labels)
+
+
+def test_its_encoder_is_read_by_the_next_stage(tmp_path: Path) -> None:
+    model = _model()
+    model.export(tmp_path)
+
+    class Next(Blip2Base):
+        pass
+
+    following = Next()
+    following.init_parts(tiny_config(), text=False)
+    following.load_vision_encoder(tmp_path / "vit.pth")
+    image = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(following.visual_encoder(image), model.visual_encoder(image))
+
+
+def test_heads_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="num_heads"):
+        ViTClassifierConfig(vision=VISION, num_heads=5)

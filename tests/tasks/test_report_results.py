@@ -1,0 +1,97 @@
+"""What an evaluation leaves behind, through launch: odd-sized real images, runs before it, the page."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.toy import write_config, write_dataset
+from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.run_record import write_json, write_run_record
+from xraygpt.runners.launch import launch
+
+
+def storage(tmp_path: Path) -> Path:
+    """The toy data with validation images of odd sizes and depths, and a report that needs escaping."""
+    folder = write_dataset(tmp_path / "data", train=6, val=4)
+    Image.new("I;16", (613, 127), 3000).save(folder / "image" / "x6.png")
+    Image.new("RGBA", (31, 900)).save(folder / "image" / "x7.png")
+    path = folder / "filter_cap.json"
+    path.write_text(path.read_text().replace('"value 3"', '"value 3 <b>XXXX</b> cardiomegaly"'))
+    return folder
+
+
+def evaluate(tmp_path: Path, data: Path, **page: Any) -> dict[str, Any]:
+    cfg = write_config(
+        tmp_path / "eval.yaml",
+        data,
+        tmp_path / "out",
+        task="report_generation",
+        test_splits=["validate"],
+        page={"enabled": True, **page},
+    )
+    launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
+    return json.loads((tmp_path / "out" / "scores.json").read_text())
+
+
+def test_page_and_scores_of_real_images(tmp_path: Path) -> None:
+    data = storage(tmp_path)
+    trained, untrained = tmp_path / "trained", tmp_path / "untrained"
+    launch(Namespace(cfg_path=str(write_config(tmp_path / "t.yaml", data, trained)), options=[]))
+    untrained.mkdir()
+    write_json(untrained / "scores.json", {"f1": 0.125})
+    write_run_record(untrained, config="u.yaml", started="", seconds=1000)
+    scores = evaluate(tmp_path, data, runs=[str(trained)], untrained=str(untrained), examples=3)
+    assert scores["n"] == 4
+    assert scores["f1_untrained"] == 0.125
+    trained_seconds = json.loads((trained / "run.json").read_text())["seconds"]
+    own_seconds = json.loads((tmp_path / "out" / "run.json").read_text())["seconds"]
+    assert trained_seconds > 0
+    assert scores["seconds"] == pytest.approx(1000 + trained_seconds + own_seconds, abs=1.0)
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "4 radiographs (openi)" in html
+    assert "Loss curves of trained" in html
+    assert "ynthetic radiographs (" not in html
+    assert "drew them" not in html
+    assert html.count("data:image/jpeg;base64,") == 3
+    assert "&lt;b&gt;XXXX&lt;/b&gt;" in html
+    reports = json.loads((tmp_path / "out" / "reports_validate.json").read_text())
+    assert {row["source"] for row in reports} == {"openi"}
+
+
+def test_scores_without_a_page(tmp_path: Path) -> None:
+    scores = evaluate(tmp_path, storage(tmp_path), enabled=False)
+    assert "f1_untrained" not in scores
+    assert scores["seconds"] > 0
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_run_that_has_not_ended_is_found_out_before_generating(tmp_path: Path) -> None:
+    data = storage(tmp_path)
+    with pytest.raises(MissingFileError, match=r"nowhere/metrics\.jsonl"):
+        evaluate(tmp_path, data, runs=[str(tmp_path / "nowhere")])
+    with pytest.raises(MissingFileError, match=r"nowhere/scores\.json"):
+        evaluate(tmp_path, data, untrained=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "out" / "reports_validate.json").exists()
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_failed_run_leaves_no_record_of_an_earlier_one(tmp_path: Path) -> None:
+    data = storage(tmp_path)
+    evaluate(tmp_path, data)
+    with pytest.raises(MissingFileError):
+        evaluate(tmp_path, data, runs=[str(tmp_path / "nowhere")])
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_page_needs_a_test_split(tmp_path: Path) -> None:
+    cfg = write_config(
+        tmp_path / "e.yaml", tmp_path, tmp_path / "out", task="report_generation", page={"enabled": True}
+    )
+    with pytest.raises(ConfigError, match="test_splits"):
+        launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)

@@ -1,0 +1,151 @@
+"""Put together the small pretrained parts that ship with the package, from the trainings that made them.
+
+The language model becomes a Hugging Face folder, vision encoder and Q-Former files under the reference's key
+names, all in float16. What trained them is kept beside them: log, configuration, figures, hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xraygpt.common.checkpoint import load_weights, save_checkpoint
+from xraygpt.common.errors import MissingFileError
+
+STEPS = {
+    "llm": "train_configs/tiny/1_llm.yaml",
+    "vit": "train_configs/tiny/2_vit.yaml",
+    "stage1": "train_configs/tiny/3_stage1.yaml",
+    "stage2": "train_configs/tiny/4_stage2.yaml",
+}
+"""Folder of each training, in order, and the file that describes it."""
+SIZE_LIMIT = 12_000_000
+"""Most bytes that the parts may have together."""
+
+
+def assemble_parts(trained: Path, target: Path) -> list[Path]:
+    """Write the parts into ``target``, except for the projection, which the quickstart trains on top of them.
+
+    Args:
+        trained: folder with one sub-folder for each step of ``STEPS``, and ``tokenizers``.
+        target: folder of the package's weights; replaced file by file.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingFileError: a step has not been run.
+    """
+    _require(trained / name for name in (*STEPS, "tokenizers"))
+    target.mkdir(parents=True, exist_ok=True)
+    _copy_llama(trained / "llm", target / "llama")
+    (target / "bert").mkdir(exist_ok=True)
+    shutil.copyfile(trained / "tokenizers" / "bert" / "vocab.txt", target / "bert" / "vocab.txt")
+    for step, name in (("vit", "vit.pth"), ("stage2", "qformer.pth")):
+        save_checkpoint(target / name, {"model": _half(load_weights(trained / step / name))})
+    _copy_logs(trained, target / "training", STEPS)
+    return write_record(target)
+
+
+def add_projection(trained: Path, target: Path) -> list[Path]:
+    """Write the projection of a finished quickstart (folder ``output/quickstart``) beside the other parts."""
+    steps = {
+        "alignment": "train_configs/quickstart/alignment.yaml",
+        "finetune": "train_configs/quickstart/finetune.yaml",
+    }
+    _require(trained / name for name in steps)
+    shutil.copyfile(trained / "finetune" / "projection.pth", target / "projection.pth")
+    _copy_logs(trained, target / "training", steps)
+    return write_record(target)
+
+
+def write_record(target: Path) -> list[Path]:
+    """Write ``training/record.json``: size and SHA-256 of every part, and what each training came to.
+
+    Raises:
+        ValueError: the parts are larger than they may be.
+    """
+    files = sorted(
+        path
+        for path in target.rglob("*")
+        if path.is_file() and "training" not in path.relative_to(target).parts
+    )
+    total = sum(path.stat().st_size for path in files)
+    if total > SIZE_LIMIT:
+        raise ValueError(f"the parts have {total} bytes together, more than {SIZE_LIMIT}")
+    logs = sorted((target / "training").glob("*.jsonl"))
+    record = {
+        "data": "synthetic radiographs and reports of this project only; nothing comes from patients",
+        "files": {
+            str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            for path in files
+        },
+        "trainings": {log.stem: _summary(log) for log in logs},
+    }
+    path = target / "training" / "record.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return [*files, path]
+
+
+def _copy_llama(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(source / name, target / name)
+    save_file(
+        _half(load_file(source / "model.safetensors")),
+        target / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key: value.to(torch.float16) if value.is_floating_point() else value for key, value in state.items()
+    }
+
+
+def _copy_logs(trained: Path, target: Path, steps: dict[str, str]) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name, config in steps.items():
+        shutil.copyfile(trained / name / "metrics.jsonl", target / f"{name}.jsonl")
+        shutil.copyfile(config, target / f"{name}.yaml")
+
+
+def _summary(log: Path) -> dict[str, Any]:
+    """Steps, seconds and last validation of one training, from its metrics."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps = [row for row in rows if row["event"] == "train"]
+    scored = [row for row in rows if row["event"] != "train"]
+    return {
+        "steps": len(steps),
+        "seconds": round(sum(_epoch_seconds(steps)), 1),
+        "last_loss": steps[-1]["loss"],
+        "validation": {key: value for key, value in scored[-1].items() if not isinstance(value, dict)}
+        if scored
+        else {},
+    }
+
+
+def _epoch_seconds(steps: list[dict[str, Any]]) -> list[float]:
+    last = {row["epoch"]: row["seconds"] for row in steps}
+    return list(last.values())
+
+
+def _require(folders: Iterable[Path]) -> None:
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise MissingFileError(
+            f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"
+        )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
