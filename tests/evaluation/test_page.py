@@ -52,6 +52,9 @@ class Balance(HTMLParser):
         self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
         self.ids += [value or "" for key, value in attrs if key == "id"]
 
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 

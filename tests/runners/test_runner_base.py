@@ -259,11 +259,14 @@ def test_gpu_that_is_not_there(tmp_path: Path, storage: Path) -> None:
 
 
 def test_metrics_table() -> None:
-    text = metrics_table({"f1": 0.5, "n": 3, "findings": {"edema": {"f1": 1.0}}})
+    text = metrics_table(
+        {"f1": 0.5, "n": 3, "lengths": {"words": 9}, "findings": {"edema": {"f1": 1.0, "cases": 2}}}
+    )
     assert [line.split() for line in text.splitlines()] == [
         ["f1", "0.5000"],
         ["n", "3"],
-        ["findings"],
-        ["edema"],
-        ["f1", "1.0000"],
+        ["lengths"],
+        ["words", "9"],
+        ["findings", "f1", "cases"],
+        ["edema", "1.0000", "2"],
     ]

@@ -47,12 +47,12 @@ def launch(args: DemoCommandLine) -> None:
 def make_page(args: DemoCommandLine) -> Any:
     """Build the model and the page (a `gradio.Blocks`) around it."""
     cfg = Config(args)
-    processor = vis_processor(args, cfg)
     device = resolve_device(args.device or cfg.run_cfg.device)
     arch = cfg.to_dict()["model"]["arch"]
     model_class = registry.get_model_class(arch)
     if not hasattr(model_class, "embed_prompt"):
         raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {arch}; use mini_gpt4.")
+    processor = vis_processor(args, cfg)
     model = model_class.from_config(cfg.model_cfg).to(device).eval()
     page = Page(
         chat=Chat(model, processor),

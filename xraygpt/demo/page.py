@@ -191,7 +191,10 @@ def serve(blocks: Any, port: int) -> None:
             share=False,
             quiet=True,
             ssr_mode=False,
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            # Fonts of the system: the page fetches nothing from elsewhere.
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+                block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+            ),
             css=STYLE,
             footer_links=[],
             max_file_size=UPLOAD_LIMIT,

@@ -25,7 +25,7 @@ FINDING_PATTERNS = {
 LATERAL_FINDINGS = ("consolidation", "nodule", "pleural effusion", "pneumothorax")
 ATTRIBUTES = r"small|moderate|large|upper|mid|lower"
 NEGATION = re.compile(r"\b(?:no|not|without|normal)\b")
-SENTENCE_END = re.compile(r"[.;]\s*|\bimpression:|\bfindings:", re.IGNORECASE)
+SENTENCE_END = re.compile(r"[.;]\s*|\b(?:impression|findings):\s*", re.IGNORECASE)
 
 
 def extract_findings(report: str) -> set[str]:

@@ -76,7 +76,7 @@ class ReportResults:
         if self.f1_untrained is not None:
             complete["f1_untrained"] = self.f1_untrained
         seconds = elapsed()
-        complete["seconds"] = round(seconds + sum(run.seconds for run in self.runs), 1)
+        complete["seconds"] = round(seconds + sum(run.seconds for run in self.runs), 2)
         write_json(output_dir / SCORES_FILE, complete)
         logger.info("scores written to %s", output_dir / SCORES_FILE)
         if self.page.enabled:

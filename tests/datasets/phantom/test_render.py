@@ -17,6 +17,7 @@ from xraygpt.datasets.phantom.truth import Finding, all_findings
 
 SIZE = 96
 PATIENTS = range(5)
+CARDIOMEGALY = Finding("cardiomegaly")
 OPPOSITE = {"left": "right", "right": "left"}
 
 
@@ -56,7 +57,7 @@ def test_image_has_air_tissue_and_bone() -> None:
     for patient in PATIENTS:
         image = film(patient)
         assert image.min() < 15
-        assert 150 < image.max()
+        assert image.max() > 150
         lung, spine = region(image, (0.35, 0.5), (0.72, 0.78)), region(image, (0.35, 0.5), (0.48, 0.52))
         assert lung.mean() + 30 < spine.mean()
 
@@ -133,21 +134,18 @@ def test_hyperinflation_lowers_the_diaphragm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rows", "columns"),
+    ("name", "rows", "columns", "share"),
     [
-        ("pacemaker", (0.1, 0.35), (0.65, 0.9)),
-        ("central line", (0.05, 0.45), (0.3, 0.5)),
-        ("sternotomy wires", (0.2, 0.7), (0.4, 0.6)),
+        ("pacemaker", (0.1, 0.35), (0.65, 0.9), 0.3),  # its leads run to the heart
+        ("central line", (0.05, 0.45), (0.3, 0.5), 0.6),
+        ("sternotomy wires", (0.2, 0.7), (0.4, 0.6), 0.9),
     ],
 )
 def test_devices_are_metal_in_their_place(
-    name: str, rows: tuple[float, float], columns: tuple[float, float]
+    name: str, rows: tuple[float, float], columns: tuple[float, float], share: float
 ) -> None:
     for patient in PATIENTS:
         change = difference(patient, Finding(name))
         inside = region(change, rows, columns)
-        assert (inside > 30).sum() > 0.6 * (change > 30).sum() * (name != "pacemaker")
+        assert (inside > 30).sum() > share * (change > 30).sum()
         assert inside.max() > 60
-
-
-CARDIOMEGALY = Finding("cardiomegaly")
