@@ -26,11 +26,17 @@ quickstart: install
 	@echo "Page:        output/quickstart/report.html (open it in a browser)"
 	@echo "Chat next:   $(PYTHON) demo.py"
 
-# Trains the tiny parts that ship with the package again, from nothing.
+# Trains the tiny parts that ship with the package again, from nothing, and puts them in their place.
 tiny: install
-	set -e; for cfg in 1_llm 2_vit 3_stage1 4_stage2; do \
-	  $(PYTHON) train.py --cfg-path train_configs/tiny/$$cfg.yaml; \
-	done
+	$(PYTHON) prepare.py tokenizers --cfg-path train_configs/tiny/1_llm.yaml --output output/tiny/tokenizers
+	$(PYTHON) train.py --cfg-path train_configs/tiny/1_llm.yaml
+	$(PYTHON) train.py --cfg-path train_configs/tiny/2_vit.yaml
+	$(PYTHON) train.py --cfg-path train_configs/tiny/3_stage1.yaml
+	$(PYTHON) train.py --cfg-path train_configs/tiny/4_stage2.yaml
+	$(PYTHON) prepare.py tiny-parts --trained output/tiny
+	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml
+	$(PYTHON) train.py --cfg-path train_configs/quickstart/finetune.yaml
+	$(PYTHON) prepare.py tiny-parts --projection output/quickstart
 
 lint: install
 	$(VENV)/bin/ruff check .

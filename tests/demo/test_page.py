@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ pytest.importorskip("gradio", reason="the demo needs gradio: pip install xraygpt
 import gradio_client
 
 from tests.demo.talker import Talker
+from xraygpt.common.errors import ConfigError
 from xraygpt.conversation.chat import Chat
 from xraygpt.demo.examples import make_examples
-from xraygpt.demo.page import NOTHING_SAID, READY, START, Page, build_page
+from xraygpt.demo.page import NOTHING_SAID, READY, START, Page, build_page, serve
 from xraygpt.models.generation import GenerationConfig
 
 
@@ -117,3 +119,12 @@ def test_the_page_says_what_it_is(page: Page) -> None:
     notice = next(text for text in texts if "This model only knows brightness." in text)
     assert "not for clinical use" in notice
     assert any("synthetic" in text for text in texts)
+
+
+def test_a_taken_port_is_an_error(page: Page) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} is not free"):
+            serve(build_page(page), port)

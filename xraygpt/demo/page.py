@@ -30,7 +30,7 @@ READY = "Radiograph received. Ask a question about it."
 HOST = "127.0.0.1"
 MAX_BEAMS = 5
 MAX_TEMPERATURE = 2.0
-ANSWERED_ALONE = 1  # questions answered at a time
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 HOUR = 3600
 UPLOAD_LIMIT = "100mb"
 STYLE = """
@@ -101,80 +101,111 @@ class Page:
         return self.chat.new_conversation().roles[0]
 
 
+@dataclass(frozen=True)
+class Controls:
+    """The parts of the page that do something; gradio components."""
+
+    upload: Any
+    gallery: Any
+    image: Any
+    messages: Any
+    status: Any
+    question: Any
+    send: Any
+    reset: Any
+    beams: Any
+    temperature: Any
+
+
 def build_page(page: Page) -> Any:
     """The page, a `gradio.Blocks`, ready to be served."""
     # Nothing is reported to gradio's makers, and uploaded images do not stay on the disk.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
-        session = gr.State(None, time_to_live=24 * HOUR)
         gr.Markdown(f"# {TITLE}: chat about a chest radiograph")
         gr.Markdown(f"{NOTICE} {page.about}", elem_id="notice")
         with gr.Row():
             with gr.Column(scale=2):
-                upload = gr.File(label="Upload a radiograph (PNG, JPEG, TIFF)", height=180)
-                gr.Markdown("Or click on an example. These are synthetic radiographs, not from patients.")
-                gallery = gr.Gallery(
-                    # A function, so that the images are written anew after the cache was emptied.
-                    value=lambda: [(example.image, example.caption) for example in page.examples],
-                    label="Examples",
-                    show_label=False,
-                    elem_id="examples",
-                    columns=3,
-                    height="auto",
-                    allow_preview=False,
-                    interactive=False,
-                    buttons=[],
-                    format="png",
-                )
-                image = gr.Image(
-                    label="Radiograph",
-                    type="pil",
-                    format="png",
-                    interactive=False,
-                    height=380,
-                    buttons=[],
-                    visible=False,
-                )
+                left = _radiograph_column(page)
             with gr.Column(scale=3):
-                messages = gr.Chatbot(
-                    label="Conversation",
-                    height=420,
-                    render_markdown=False,
-                    feedback_options=None,
-                    buttons=["copy"],
-                    placeholder="The conversation will stand here.",
-                )
-                status = gr.Markdown(START, elem_id="status")
-                question = gr.Textbox(
-                    page.first_question, label="Question", placeholder="Ask a follow-up question", max_lines=4
-                )
-                with gr.Row():
-                    send = gr.Button("Ask", variant="primary")
-                    reset = gr.Button("Start over")
-                beams, temperature = _controls(page.generation)
-
-        answering: list[Any] = [
-            event(
-                page.answer,
-                [question, session, beams, temperature],
-                [messages, status, question],
-                concurrency_limit=ANSWERED_ALONE,
-                concurrency_id="model",
-                trigger_mode="once",
-            )
-            for event in (send.click, question.submit)
-        ]
-        everything = [session, image, messages, status, question]
-        shared: dict[str, Any] = {"concurrency_limit": ANSWERED_ALONE, "concurrency_id": "model"}
-        upload.upload(page.upload, upload, everything, cancels=answering, **shared)
-        upload.clear(page.reset, None, everything, cancels=answering)
-        gallery.select(page.choose_example, None, everything, cancels=answering, **shared).then(
-            lambda: None, None, upload, show_progress="hidden"
-        )
-        for start_over in (reset.click, messages.clear):
-            start_over(page.reset, None, everything, cancels=answering).then(
-                lambda: (None, gr.Gallery(selected_index=None)), None, [upload, gallery]
-            )
+                right = _conversation_column(page)
+        _connect(page, Controls(**left, **right))
     return blocks
+
+
+def _radiograph_column(page: Page) -> dict[str, Any]:
+    upload = gr.File(label="Upload a radiograph (PNG, JPEG, TIFF)", height=180)
+    gr.Markdown("Or click on an example. These are synthetic radiographs, not from patients.")
+    gallery = gr.Gallery(
+        # A function, so that the images are written anew after the cache was emptied.
+        value=lambda: [(example.image, example.caption) for example in page.examples],
+        label="Examples",
+        show_label=False,
+        elem_id="examples",
+        columns=3,
+        height="auto",
+        allow_preview=False,
+        interactive=False,
+        buttons=[],
+        format="png",
+    )
+    image = gr.Image(
+        label="Radiograph", format="png", interactive=False, height=380, buttons=[], visible=False
+    )
+    return {"upload": upload, "gallery": gallery, "image": image}
+
+
+def _conversation_column(page: Page) -> dict[str, Any]:
+    messages = gr.Chatbot(
+        label="Conversation",
+        height=420,
+        render_markdown=False,
+        feedback_options=None,
+        buttons=["copy"],
+        placeholder="The conversation will stand here.",
+    )
+    status = gr.Markdown(START, elem_id="status")
+    question = gr.Textbox(
+        page.first_question, label="Question", placeholder="Ask a follow-up question", max_lines=4
+    )
+    with gr.Row():
+        send = gr.Button("Ask", variant="primary")
+        reset = gr.Button("Start over")
+    beams, temperature = _sliders(page.generation)
+    return {
+        "messages": messages,
+        "status": status,
+        "question": question,
+        "send": send,
+        "reset": reset,
+        "beams": beams,
+        "temperature": temperature,
+    }
+
+
+def _connect(page: Page, controls: Controls) -> None:
+    """Say what each control does. Whatever ends a conversation stops an answer that is being written."""
+    c = controls
+    session = gr.State(None, time_to_live=24 * HOUR)
+    everything = [session, c.image, c.messages, c.status, c.question]
+    answering: list[Any] = [
+        event(
+            page.answer,
+            [c.question, session, c.beams, c.temperature],
+            [c.messages, c.status, c.question],
+            trigger_mode="once",
+            **ONE_AT_A_TIME,
+        )
+        for event in (c.send.click, c.question.submit)
+    ]
+    c.upload.upload(page.upload, c.upload, everything, cancels=answering, **ONE_AT_A_TIME)
+    c.upload.clear(page.reset, None, everything, cancels=answering)
+    c.gallery.select(page.choose_example, None, everything, cancels=answering, **ONE_AT_A_TIME).then(
+        lambda: None, None, c.upload, show_progress="hidden"
+    )
+    for start_over in (c.reset.click, c.messages.clear):
+        start_over(page.reset, None, everything, cancels=answering).then(
+            lambda: (None, gr.Gallery(selected_index=None)), None, [c.upload, c.gallery]
+        )
 
 
 def serve(blocks: Any, port: int) -> None:
@@ -183,13 +214,13 @@ def serve(blocks: Any, port: int) -> None:
     Raises:
         ConfigError: the port is taken.
     """
-    logger.info("the demo is at http://%s:%d ; end it with Ctrl-C", HOST, port)
     try:
         blocks.launch(
             server_name=HOST,
             server_port=port,
             share=False,
             quiet=True,
+            prevent_thread_lock=True,
             ssr_mode=False,
             # Fonts of the system: the page fetches nothing from elsewhere.
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
@@ -200,23 +231,25 @@ def serve(blocks: Any, port: int) -> None:
             max_file_size=UPLOAD_LIMIT,
         )
     except OSError as error:
-        raise ConfigError(f"--server-port: port {port} cannot be used ({error})") from error
+        raise ConfigError(f"--server-port: port {port} is not free") from error
+    logger.info("the demo is at http://%s:%d ; end it with Ctrl-C", HOST, port)
+    blocks.block_thread()
 
 
-def _controls(generation: GenerationConfig) -> tuple[Any, Any]:
+def _sliders(generation: GenerationConfig) -> tuple[Any, Any]:
     """The sliders for beams and temperature, which only counts with one beam."""
     alone = generation.num_beams == 1
     beams = gr.Slider(
         1,
-        MAX_BEAMS,
-        min(generation.num_beams, MAX_BEAMS),
+        max(MAX_BEAMS, generation.num_beams),
+        generation.num_beams,
         step=1,
         label="Beams",
         info="1 writes word by word. More look for the likeliest text and show it when it is complete.",
     )
     temperature = gr.Slider(
         0.0,
-        MAX_TEMPERATURE,
+        max(MAX_TEMPERATURE, generation.temperature),
         generation.temperature if generation.do_sample else 0.0,
         step=0.1,
         label="Temperature",

@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pairs(commands)
     _add_phantoms(commands)
     _add_tokenizers(commands)
+    _add_tiny_parts(commands)
     return parser
 
 
@@ -74,6 +75,17 @@ def _add_tokenizers(commands: Any) -> None:
     tokenizers.set_defaults(run=_tokenizers)
 
 
+def _add_tiny_parts(commands: Any) -> None:
+    parts = commands.add_parser("tiny-parts", help="put the small pretrained parts that ship together")
+    source = parts.add_mutually_exclusive_group(required=True)
+    source.add_argument("--trained", type=Path, help="folder of the trainings in train_configs/tiny")
+    source.add_argument("--projection", type=Path, help="folder of a quickstart, for its projection")
+    parts.add_argument(
+        "--output", type=Path, default=Path("xraygpt/weights/tiny"), help="folder of the shipped parts"
+    )
+    parts.set_defaults(run=_tiny_parts)
+
+
 def _phantom_size(text: str) -> int:
     if not text.isdigit() or int(text) < MIN_PHANTOM_SIZE:
         raise argparse.ArgumentTypeError(f"a whole number, {MIN_PHANTOM_SIZE} or more, not '{text}'")
@@ -110,3 +122,13 @@ def _tokenizers(args: argparse.Namespace) -> None:
     llama = train_llama_tokenizer(texts, args.output / "llama", args.llama_vocab, symbols=[end_sym.strip()])
     bert = train_bert_vocabulary(texts, args.output / "bert", args.bert_vocab)
     print(f"{llama}\n{bert}\nlearnt from {len(texts)} texts")
+
+
+def _tiny_parts(args: argparse.Namespace) -> None:
+    from xraygpt.preparation.tiny_parts import add_projection, assemble_parts
+
+    if args.trained is not None:
+        files = assemble_parts(args.trained, args.output)
+    else:
+        files = add_projection(args.projection, args.output)
+    print("\n".join(map(str, files)))

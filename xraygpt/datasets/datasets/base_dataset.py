@@ -60,8 +60,8 @@ class BaseDataset(Dataset[Sample]):
             raise DataError(f"{files}: no annotation of the split '{self.split}' (splits there: {there})")
         self.image_paths: list[Path] = []
         if self.vis_root is not None:
-            ids = (row.image_id for row in self.annotation)
-            self.image_paths = locate_images(self.vis_root, ids, self.suffixes)
+            named = ((row.image_id, row.place) for row in self.annotation)
+            self.image_paths = locate_images(self.vis_root, named, self.suffixes)
 
     def __len__(self) -> int:
         return len(self.annotation)

@@ -16,10 +16,13 @@ class SkippedImageError(DataError):
     """A corrupt image that the configuration allows to leave out (`skip_corrupt`)."""
 
 
-def locate_images(folder: Path, image_ids: Iterable[str], suffixes: Sequence[str]) -> list[Path]:
+def locate_images(folder: Path, named: Iterable[tuple[str, str]], suffixes: Sequence[str]) -> list[Path]:
     """Return the file of every image id: ``<folder>/<image_id><suffix>``, first suffix that exists.
 
     The folder is listed once instead of asking for each of maybe 377,110 files.
+
+    Args:
+        named: image ids, each with the place that names it, for messages.
 
     Raises:
         DataError: the folder or images are absent; gives their number and names the first few.
@@ -30,13 +33,13 @@ def locate_images(folder: Path, image_ids: Iterable[str], suffixes: Sequence[str
         present = {entry.name for entry in entries}
     found: list[Path] = []
     absent: list[str] = []
-    for image_id in image_ids:
+    for image_id, place in named:
         names = [image_id + suffix for suffix in suffixes]
         # An id with a folder in it ("p10/p10000032/...") is not in the listing.
         nested = "/" in image_id
         hit = next((n for n in names if (folder / n).is_file() if nested or n in present), None)
         if hit is None:
-            absent.append(image_id)
+            absent.append(f"{image_id} ({place})")
         else:
             found.append(folder / hit)
     if absent:
