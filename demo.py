@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         help="YAML file of the model; by default the tiny model that comes with the package",
     )
     parser.add_argument("--device", default=None, help='"cpu", "cuda" or "cuda:N"; by default run.device')
-    parser.add_argument("--server-port", type=int, default=7860, help="port on 127.0.0.1 (default: 7860)")
+    parser.add_argument("--server-port", type=_port, default=7860, help="port on 127.0.0.1 (default: 7860)")
     parser.add_argument(
         "--options",
         nargs="+",
@@ -31,6 +31,12 @@ def parse_args() -> argparse.Namespace:
         help="settings in place of those in the file, e.g. model.ckpt=checkpoint_best.pth",
     )
     return parser.parse_args()
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"a port is a whole number from 1 to 65535, not '{text}'")
+    return int(text)
 
 
 def main() -> int:

@@ -30,18 +30,9 @@ def main() -> int:
     """Evaluate; return the exit status, 2 after an error that the user can mend."""
     args = parse_args()
     # Imported here so that --help does not wait for PyTorch.
-    from xraygpt.common.errors import XrayGPTError
-    from xraygpt.runners.launch import launch, metrics_table
+    from xraygpt.runners.launch import run_program
 
-    try:
-        metrics = launch(args, evaluate_only=True, started=STARTED)
-    except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for split, values in metrics.items():
-        print(f"split {split}")
-        print(metrics_table(values))
-    return 0
+    return run_program(args, evaluate_only=True, started=STARTED)
 
 
 if __name__ == "__main__":

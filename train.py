@@ -31,15 +31,9 @@ def main() -> int:
     """Train; return the exit status, 2 after an error that the user can mend."""
     args = parse_args()
     # Imported here so that --help does not wait for PyTorch.
-    from xraygpt.common.errors import XrayGPTError
-    from xraygpt.runners.launch import launch
+    from xraygpt.runners.launch import run_program
 
-    try:
-        launch(args, started=STARTED)
-    except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(args, evaluate_only=False, started=STARTED)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "xraygpt"
 
 # From the top floor down; a module imports from its own floor and from those below.
 FLOORS = [
+    "xraygpt.demo",
     "xraygpt.preparation",
     "xraygpt.runners",
     "xraygpt.tasks",

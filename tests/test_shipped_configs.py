@@ -107,7 +107,10 @@ def test_released_stage_1(tmp_path: Path) -> None:
     )
     cfg = released(tmp_path, "mimic", run=run)
     ours = load(
-        ROOT / "train_configs/xraygpt_mimic_pretrain.yaml", "run.device=cuda", "run.output_dir=output/mimic"
+        ROOT / "train_configs/xraygpt_mimic_pretrain.yaml",
+        "run.device=cuda",
+        "run.output_dir=output/mimic",
+        "run.checkpoint_steps=null",
     )
     assert cfg.run_cfg == ours.run_cfg
     assert cfg.model_cfg.max_txt_len == ours.model_cfg.max_txt_len == 32
@@ -125,6 +128,7 @@ def test_released_stage_2(tmp_path: Path) -> None:
         ROOT / "train_configs/xraygpt_openi_finetune.yaml",
         "run.device=cuda",
         "run.output_dir=output/openi",
+        "run.checkpoint_steps=null",
         "model.ckpt=./somewhere/checkpoint.pth",
     )
     assert cfg.run_cfg == ours.run_cfg

@@ -56,7 +56,7 @@ class ToyModel(BaseModel):
         self.exported: Path | None = None
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Self:
+    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
         return cls(cfg.dropout, cfg.nan_for, cfg.die_at)
 
     def predict(self, image: Tensor) -> Tensor:

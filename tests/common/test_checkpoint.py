@@ -46,6 +46,8 @@ def test_shards_are_joined(tmp_path: Path) -> None:
         (b"\n<!DOCTYPE html><html><title>Confirm</title></html>", "web page"),
         (b"", "empty"),
         (b"not a checkpoint at all", "truncated, damaged or of another format"),
+        (b"access denied\n", "truncated, damaged or of another format"),
+        (b'{"error": "expired"}', "truncated, damaged or of another format"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])

@@ -130,12 +130,26 @@ def test_model_type_given_as_an_option_chooses_the_default_file() -> None:
     assert make(USER, "model.model_type=other").model_cfg.image_size == 99
 
 
-def test_processors_of_the_data_set_come_before_those_of_the_model() -> None:
-    processors = make().datasets_cfg["xrays"].vis_processor
-    assert processors == {
-        "train": {"name": "crop", "image_size": 64, "random": True},
-        "eval": {"name": "crop", "image_size": 56, "random": False},
+TRAIN_64 = {"name": "crop", "image_size": 64, "random": True}
+EVAL_56 = {"name": "crop", "image_size": 56, "random": False}
+
+
+def test_a_processor_for_training_decides_about_evaluation_too() -> None:
+    assert make().datasets_cfg["xrays"].vis_processor == {"train": TRAIN_64}
+    Path("xrays.yaml").write_text(
+        DATASET_DEFAULTS.replace("}}}", "}, vis_processor: {eval: {name: crop, image_size: 32}}}}")
+    )
+    assert make().datasets_cfg["xrays"].vis_processor == {"train": TRAIN_64}
+
+
+def test_processors_of_the_model_fill_what_the_user_leaves_open() -> None:
+    text = USER.replace("train: {name: crop, image_size: 64}", "eval: {name: crop, image_size: 64}")
+    assert make(text).datasets_cfg["xrays"].vis_processor == {
+        "train": {"name": "crop", "image_size": 56, "random": True},
+        "eval": TRAIN_64,
     }
+    text = USER.replace("    vis_processor:\n      train: {name: crop, image_size: 64}\n", "")
+    assert make(text).datasets_cfg["xrays"].vis_processor["eval"] == EVAL_56
 
 
 def test_preprocess_stays_at_the_top_level() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.precision import resolve_device, resolve_precision
+from xraygpt.common.precision import frozen_dtype, resolve_device, resolve_precision, vision_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -66,3 +66,17 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("cuda:0", local_rank=1) == torch.device("cuda", 0)
     with pytest.raises(ConfigError, match="GPU 2"):
         resolve_device("cuda", local_rank=2)
+
+
+@pytest.mark.parametrize("gpu_here", [True, False])
+def test_frozen_parts_follow_the_device_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, gpu_here: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu_here)
+    for has_bf16, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)  # noqa: B023
+        assert frozen_dtype("auto", "cpu") is torch.float32
+        assert frozen_dtype("auto", "cuda:0") is expected
+        assert frozen_dtype("fp32", CUDA) is torch.float32
+    assert (vision_precision("fp16", CPU), vision_precision("fp16", CUDA)) == ("fp32", "fp16")
+    assert vision_precision("fp32", CUDA) == "fp32"

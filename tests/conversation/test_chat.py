@@ -1,6 +1,7 @@
 """Chat, on a model that only records what it is asked."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.generation import GenerationConfig
 from xraygpt.conversation.conversation import CONV_VISION, Chat
 
 
@@ -36,13 +38,21 @@ class Recorder:
         return torch.zeros(1, length, 4), torch.ones(1, length)
 
     def complete(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> tuple[list[str], Tensor]:
-        self.settings = {"stops": stops, **settings}
+        self.settings = {"stops": stops, **asdict(generation)}
         return [self.reply], torch.tensor([[5, 6]])
 
     def complete_stream(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> Iterator[str]:
         words = self.reply.split()
         yield from (" ".join(words[: n + 1]) for n in range(len(words)))
@@ -84,7 +94,7 @@ def test_streaming_stores_the_answer_at_the_end() -> None:
     conv = chat.new_conversation()
     chat.ask("Hello", conv)
     parts = []
-    for text in chat.stream_answer(conv, []):
+    for text in chat.stream_answer(conv, [], GenerationConfig()):
         assert len(conv.messages) == 1
         parts.append(text)
     assert parts == ["Clear", "Clear lungs."]
@@ -117,3 +127,15 @@ def test_a_question_that_does_not_fit_is_an_error_and_a_tight_one_shortens_the_a
     chat.ask("word " * 60, conv)
     with pytest.raises(DataError, match="max_length"):
         chat.answer(conv, [], max_length=40)
+
+
+def test_the_mark_of_an_image_is_neither_asked_nor_answered() -> None:
+    chat = Chat(Recorder("Clear <ImageHere>lungs."), _processor)
+    conv = chat.new_conversation()
+    with pytest.raises(DataError, match="must not hold <ImageHere>"):
+        chat.ask("What is in <ImageHere>?", conv)
+    assert conv.messages == []
+    chat.ask("Hello", conv)
+    assert chat.answer(conv, [])[0] == "Clear lungs."
+    chat.ask("And now?", conv)
+    chat.answer(conv, [])

@@ -1,7 +1,9 @@
 """Conversations become the prompts that models were trained with."""
 
+import pytest
+
 from xraygpt.conversation.conversation import CONV_VISION, CONV_VISION_NEW, Conversation, SeparatorStyle
-from xraygpt.conversation.messages import IMAGE_MARK, trained_conversation
+from xraygpt.conversation.messages import IMAGE_MARK, check_template, trained_conversation
 
 TEMPLATE = "###Patient: {} ###Doctor: "
 
@@ -59,3 +61,13 @@ def test_stop_strings_and_dict() -> None:
     assert CONV_VISION_NEW.stop_strings() == ["</s>"]
     assert CONV_VISION.sep_style is SeparatorStyle.SINGLE
     assert CONV_VISION.dict()["roles"] == ("Patient", "Doctor")
+
+
+def test_other_braces_are_plain_text() -> None:
+    conv = trained_conversation("{role}: {} {x}", "###")
+    conv.append_message("Patient", "What is {0} {}?")
+    assert conv.get_prompt() == "{role}: What is {0} {}? {x}"
+    for template in ("no slot", "{0}", "{} and {}"):
+        with pytest.raises(ValueError, match="prompt_template"):
+            check_template(template)
+    check_template("")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from xraygpt.common.generation import GenerationConfig
 
 
 class Talker:
@@ -30,13 +33,21 @@ class Talker:
         return img_embeds[0].mean().expand(1, length, 4), torch.ones(1, length)
 
     def complete(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> tuple[list[str], Tensor]:
         raise NotImplementedError("the demo streams")
 
     def complete_stream(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> Iterator[str]:
-        self.settings = settings
+        self.settings = asdict(generation)
         yield "Brightness"
         yield f"Brightness {float(inputs_embeds.mean()):.0f}"

@@ -83,3 +83,16 @@ def test_without_gradio_the_extra_is_named() -> None:
     )
     assert result.returncode == 2
     assert result.stderr == "error: the demo needs gradio: pip install xraygpt[demo]\n"
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_ports_that_do_not_exist(port: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "demo.py", f"--server-port={port}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert f"from 1 to 65535, not '{port}'" in result.stderr

@@ -87,7 +87,7 @@ def test_upload_ask_again_reset_in_two_tabs(address: str, tmp_path: Path) -> Non
 def test_a_damaged_file_is_a_message_and_ends_the_conversation(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "chest.png"
     file.write_bytes(b"no image")
-    session, _, messages, status, _ = page.upload(str(file))
+    session, _, messages, status, _ = page.upload(None, str(file))
     assert session is None
     assert messages == []
     assert status.startswith("**Problem:** chest.png cannot be read as an image.")
@@ -97,14 +97,24 @@ def test_an_example_is_sent_to_the_model(page: Page) -> None:
     class Click:
         index = 2
 
-    session, shown, *_ = page.choose_example(Click())
+    session, shown, *_ = page.choose_example(None, Click())
     assert shown.visible
     assert float(session.images[0].mean()) == brightness(page.examples[2].image).mean()
 
 
+@pytest.mark.parametrize("how", ["reset", "show"])
+def test_an_answer_that_is_being_written_gives_way(page: Page, how: str) -> None:
+    session = page.show(None, page.examples[0].image)[0]
+    answering = page.answer("What is it?", session, 1, 0.0)
+    next(answering)
+    after = page.reset(session) if how == "reset" else page.show(session, page.examples[1].image)
+    assert after[0] is not session
+    assert list(answering)[-1] == after[2:]
+
+
 def test_an_empty_answer_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Talker, "complete_stream", lambda self, *_, **settings: iter([""]))
-    session = page.show(page.examples[0].image)[0]
+    monkeypatch.setattr(Talker, "complete_stream", lambda self, *_: iter([""]))
+    session = page.show(None, page.examples[0].image)[0]
     *_, (messages, status, _) = page.answer("What is it?", session, 1, 0.0)
     assert [message["role"] for message in messages] == ["user"]
     assert status == NOTHING_SAID

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.demo.talker import Talker
 from xraygpt.common.errors import DataError
 from xraygpt.conversation.chat import Chat
-from xraygpt.demo.session import PREVIEW_SIDE, ask, begin, chosen_generation, open_upload, preview
+from xraygpt.demo.session import PREVIEW_SIDE, ask, begin, open_upload, preview
 from xraygpt.models.generation import GenerationConfig
 
 GREEDY = GenerationConfig(max_new_tokens=20)
@@ -55,14 +55,14 @@ def test_two_users_do_not_mix(chat: Chat) -> None:
     assert two.turns() == [("Patient", "Two?"), ("Doctor", "Brightness 200")]
 
 
-def test_an_answer_that_is_given_up_leaves_no_trace(chat: Chat) -> None:
+def test_an_ended_conversation_stops_the_answer_and_keeps_nothing_of_it(chat: Chat) -> None:
     session = begin(chat, grey(1))
     answering = ask(chat, session, "What is it?", GREEDY)
-    next(answering)
-    answering.close()
+    assert len(next(answering)) == 1
+    assert len(next(answering)) == 2
+    session.ended = "Start again."
+    assert list(answering) == []
     assert session.turns() == []
-    list(ask(chat, session, "Again?", GREEDY))
-    assert chat.model.prompts[-1].count("Patient") == 1
 
 
 def test_what_cannot_be_asked(chat: Chat) -> None:
@@ -71,6 +71,8 @@ def test_what_cannot_be_asked(chat: Chat) -> None:
     session = begin(chat, grey(1))
     with pytest.raises(DataError, match="Type a question"):
         next(ask(chat, session, "  ", GREEDY))
+    with pytest.raises(DataError, match="must not hold <ImageHere>"):
+        list(ask(chat, session, "What is <ImageHere>?", GREEDY))
     with pytest.raises(DataError, match="shorten it"):
         list(ask(chat, session, "word " * 70, GREEDY))
     assert session.turns() == []
@@ -83,7 +85,7 @@ def test_what_cannot_be_asked(chat: Chat) -> None:
 def test_beams_and_temperature_do_what_they_say(
     chat: Chat, beams: int, temperature: float, sample: bool, used: float
 ) -> None:
-    generation = chosen_generation(GenerationConfig(max_new_tokens=7, top_p=0.5), beams, temperature)
+    generation = GenerationConfig(max_new_tokens=7, top_p=0.5).choose(beams, temperature)
     list(ask(chat, begin(chat, grey(1)), "What is it?", generation))
     settings = chat.model.settings
     assert (settings["num_beams"], settings["do_sample"], settings["temperature"]) == (beams, sample, used)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xraygpt.common.errors import CheckpointError, MissingFileError
+from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.models.base_model import freeze
 from xraygpt.models.blip2 import Blip2Base, Blip2Config, LayerNorm
 from xraygpt.models.blip2_losses import (
@@ -65,6 +65,21 @@ def small_config(vocabulary: str) -> Blip2QformerConfig:
 def build(config: Blip2QformerConfig) -> Blip2Qformer:
     torch.manual_seed(0)
     return Blip2Qformer.from_config(config)
+
+
+def test_all_that_is_missing_is_said(config: Blip2QformerConfig, tmp_path: Path) -> None:
+    where = {key: str(tmp_path / key) for key in ("vit_ckpt", "q_former_model", "bert_tokenizer")}
+    where["bert_tokenizer"] += "/not/here"
+    with pytest.raises(MissingFileError) as caught:
+        Blip2Qformer.check_files(replace(config, **where))
+    assert str(caught.value).count("missing file:") == 3
+    assert all(path in str(caught.value) for path in where.values())
+    Blip2Qformer.check_files(config)
+
+
+def test_a_data_set_without_images_is_named(config: Blip2QformerConfig) -> None:
+    with pytest.raises(DataError, match=r"datasets\.openi\.data_type"):
+        build(config)({"caption": TEXTS, "source": "openi"})
 
 
 def batch(size: int = 4) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Training of the language model on text, and its export."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,11 @@ import pytest
 import torch
 
 from tests.models.tiny import SENTENCES, TEMPLATE
-from xraygpt.common.errors import DataError
+from xraygpt.common.config import build_typed
+from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.datasets.batch import collate
+from xraygpt.datasets.builders.image_text_pair_builder import OpenIBuilder
+from xraygpt.datasets.builders.phantom_builder import PhantomBuilder, PhantomConfig, PhantomSplit
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.llm import load_llm, load_tokenizer
@@ -55,9 +61,26 @@ def test_loss_is_that_of_the_caption_and_its_end(model: CausalLM) -> None:
     assert output["num_targets"] == sum(map(len, rows))
 
 
-def test_a_prompt_for_an_image_needs_words_in_its_place(model: CausalLM) -> None:
-    with pytest.raises(DataError, match="stand in"):
-        model({"caption": ["Clear."], "prompt": "<ImageHere>"})
+def test_phantoms_with_keywords_and_real_reports_without_are_mixed(
+    model: CausalLM, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "image").mkdir()
+    rows = [{"image_id": "CXR1", "caption": "The heart is normal."}]
+    (tmp_path / "filter_cap.json").write_text(json.dumps({"annotations": rows}))
+    section = {"data_type": "text", "build_info": {"storage": str(tmp_path)}}
+    openi = OpenIBuilder(build_typed(OpenIBuilder.config_class, section, where="openi"))
+    phantom = PhantomBuilder(PhantomConfig(data_type="text", splits={"train": PhantomSplit(seed=9, count=2)}))
+    datasets = [builder.build_datasets()["train"] for builder in (phantom, openi)]
+    words, plain = (collate([data[0]], TEMPLATE.format("<ImageHere>")) for data in datasets)
+    with caplog.at_level(logging.INFO):
+        assert model(words)["loss"].isfinite()
+        alone = {"caption": plain["caption"], "prompt": ""}
+        for _ in range(2):
+            assert torch.equal(model(plain)["loss"], model(alone)["loss"])
+    assert caplog.text.count("'openi' has no words to stand in for its images") == 1
+
+
+def test_no_text_is_refused(model: CausalLM) -> None:
     model.end_sym = ""
     with pytest.raises(DataError, match="no text to learn"):
         model({"caption": [""]})
@@ -67,3 +90,11 @@ def test_a_prompt_for_an_image_needs_words_in_its_place(model: CausalLM) -> None
 def test_where_it_starts_from_must_be_said(settings: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="tokenizer"):
         CausalLMConfig(**settings)
+
+
+def test_all_that_is_missing_is_said(tmp_path: Path) -> None:
+    where = {"ckpt": str(tmp_path / "c.pth"), "prompt_path": str(tmp_path / "p.txt")}
+    for key in ("tokenizer", "llama_model"):
+        with pytest.raises(MissingFileError) as caught:
+            CausalLM.check_files(CausalLMConfig(**where, **{key: str(tmp_path / "folder")}))
+        assert all(part in str(caught.value) for part in ("c.pth", "p.txt", "folder", f"model.{key}"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from xraygpt.common.errors import DataError
 from xraygpt.models.eva_vit import (
     DropPath,
     VisionConfig,
@@ -37,7 +38,7 @@ def test_one_token_per_patch_and_one_for_the_class() -> None:
 
 
 def test_other_image_size_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="28x28 pixels and got 42x42"):
+    with pytest.raises(DataError, match="28x28 pixels and got 42x42"):
         tiny()(image(42))
 
 

@@ -1,6 +1,7 @@
 """Reading a language model and its tokenizer from a folder."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from transformers import LlamaForCausalLM
 
 from tests.models.tiny import SENTENCES
 from xraygpt.common.errors import CheckpointError, MissingFileError
+from xraygpt.models import llm
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
 from xraygpt.models.llm import check_vocabulary, load_llm, load_tokenizer, require_llm
 
@@ -81,6 +83,9 @@ def test_a_pointer_and_a_misfit_are_recognised(llm_folder: Path, tmp_path: Path)
     (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(CheckpointError, match="Git-LFS"):
         load_llm(folder)
+    (folder / "model.safetensors").write_text("access denied")
+    with pytest.raises(CheckpointError, match=re.escape(str(folder))):
+        load_llm(folder)
     state = load_llm(llm_folder, "fp32").state_dict()
     del state["model.norm.weight"]
     (folder / "model.safetensors").unlink()
@@ -94,3 +99,32 @@ def test_a_tokenizer_of_another_model_is_refused(llm_folder: Path) -> None:
     tokenizer.add_tokens(["[MORE]"])
     with pytest.raises(CheckpointError, match="do not belong together"):
         check_vocabulary(load_llm(llm_folder, "fp32"), tokenizer)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"access denied", None])
+def test_a_damaged_sentencepiece_model_is_named(
+    tokenizer_folder: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    file = _copy(tokenizer_folder, tmp_path / "t") / "tokenizer.model"
+    file.write_bytes(file.read_bytes()[:3000] if content is None else content)
+    with pytest.raises(CheckpointError, match=re.escape(str(file))):
+        load_tokenizer(file.parent)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
+def test_broken_settings_of_a_tokenizer_are_named(tokenizer_folder: Path, tmp_path: Path, name: str) -> None:
+    folder = _copy(tokenizer_folder, tmp_path / "t")
+    if name == "tokenizer.json":
+        (folder / "tokenizer.model").unlink()
+    (folder / name).write_text('{"tokenizer_class": ')
+    with pytest.raises(CheckpointError, match=re.escape(str(folder))):
+        load_tokenizer(folder)
+
+
+def test_what_the_hub_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> str:
+        raise RuntimeError(f"401 {name}")
+
+    monkeypatch.setattr(llm, "snapshot_download", refuse)
+    with pytest.raises(MissingFileError, match=r"hf://owner/name \(model\.llama_model\): 401 owner/name"):
+        require_llm("hf://owner/name", "model.llama_model")

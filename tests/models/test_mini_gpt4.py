@@ -1,6 +1,7 @@
 """MiniGPT4: the prompt path, the loss, what is trained, generation, and its files."""
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from xraygpt.conversation.conversation import CONV_VISION, Chat
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.llm import load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
+from xraygpt.runners.train_state import trainable_state
 
 Make = Callable[..., MiniGPT4]
 Batch = dict[str, Any]
@@ -91,7 +93,7 @@ def test_only_the_projection_is_trained(make_model: Make, batch: Batch) -> None:
         "llama_proj.weight",
         "llama_proj.bias",
     }
-    assert set(model.trainable_state_dict()) == {"llama_proj.weight", "llama_proj.bias"}
+    assert set(trainable_state(model)) == {"llama_proj.weight", "llama_proj.bias"}
     assert [name for name, child in model.named_children() if child.training] == ["llama_proj"]
 
 
@@ -131,26 +133,20 @@ def test_a_chat_starts_from_the_training_prompt(make_model: Make, batch: Batch) 
     chat.upload_img(batch["image"][0], conv, images)
     chat.ask("Describe this chest x-ray.", conv)
     assert conv.get_prompt() == PROMPT
-    streamed = list(chat.stream_answer(conv.copy(), images, max_new_tokens=8, temperature=0))
+    streamed = list(chat.stream_answer(conv.copy(), images, SHORT))
     text, _ = chat.answer(conv, images, max_new_tokens=8, temperature=0)
     assert text == streamed[-1] == model.generate(batch, SHORT)[0]
     assert chat.answer(conv, images, max_new_tokens=4, num_beams=2)[0] is not None
     released = CONV_VISION.copy()
     chat.upload_img(batch["image"][0], released, images[:0])
-    assert chat.get_context_emb(released, images).shape[0] == 1
+    assert torch.equal(chat.get_context_emb(released, images), model.get_context_emb(released, images))
 
 
 def test_an_error_while_streaming_reaches_the_caller(make_model: Make, batch: Batch) -> None:
     model = make_model()
     embeds = torch.zeros(1, 4, 7)  # not the model's width
     with pytest.raises(RuntimeError):
-        list(model.complete_stream(embeds, torch.ones(1, 4), stops=[], max_new_tokens=2))
-
-
-def test_cache_gives_the_same_loss_without_a_second_look(make_model: Make, batch: Batch) -> None:
-    plain, cached = make_model()(batch)["loss"], make_model(qformer_cache=True)
-    torch.testing.assert_close(cached(batch)["loss"], plain)
-    torch.testing.assert_close(cached(batch | {"image": torch.zeros_like(batch["image"])})["loss"], plain)
+        list(model.complete_stream(embeds, torch.ones(1, 4), SHORT, stops=[]))
 
 
 def test_parts_written_by_one_model_are_read_by_another(
@@ -173,7 +169,7 @@ def test_parts_written_by_one_model_are_read_by_another(
 def test_a_checkpoint_of_the_reference_is_read(make_model: Make, tmp_path: Path) -> None:
     model, other = make_model(), make_model()
     torch.nn.init.zeros_(other.llama_proj.weight)
-    state = model.trainable_state_dict() | {
+    state = trainable_state(model) | {
         "Qformer.bert.embeddings.position_ids": torch.arange(512)[None],
         "llama_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
     }
@@ -207,6 +203,45 @@ def test_all_missing_files_are_reported_at_once(tmp_path: Path) -> None:
         MiniGPT4.from_config(config)
     for part in ("v.pth", "absent.pth", "c.pth", "llm", "prompts.txt", "eva_vit_g.pth", "model.ckpt"):
         assert part in str(caught.value)
+    assert str(caught.value).count("missing file:") == 5
+    with pytest.raises(MissingFileError, match=re.escape(str(caught.value))):
+        MiniGPT4.check_files(config)
+
+
+def test_a_vision_encoder_of_another_size_is_refused(make_model: Make, tmp_path: Path) -> None:
+    file = tmp_path / "eva_vit_g.pth"
+    for shape in ((1, 257, 1408), (1, 5, 1408), (7,)):  # ViT-g's; its width alone; not one at all
+        save_checkpoint(file, {"model": {"pos_embed": torch.zeros(shape)}})
+        with pytest.raises(CheckpointError) as caught:
+            make_model().load_vision_encoder(file)
+        assert all(part in str(caught.value) for part in (str(file), str(shape), "(1, 5, 24)"))
+
+
+def test_a_data_set_without_images_is_named(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    text = {"caption": batch["caption"], "prompt": PROMPT, "source": "openi"}
+    for call in (model, model.generate):
+        with pytest.raises(DataError, match=r"'openi' gives none: set datasets\.openi\.data_type to images"):
+            call(text)
+
+
+def test_number_formats_follow_the_device_that_is_asked_for(
+    llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(llama_model=str(llm_folder), vit_precision="fp16")
+    for has_bf16, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has_bf16: has)
+        on_cpu, on_gpu = (MiniGPT4.from_config(config, device=device) for device in ("cpu", "cuda"))
+        assert on_cpu.llama_model.dtype is torch.float32
+        assert on_cpu.visual_encoder.patch_embed.proj.weight.dtype is torch.float32
+        assert on_gpu.llama_model.dtype is expected
+        assert on_gpu.visual_encoder.patch_embed.proj.weight.dtype is torch.float16
+
+
+def test_a_template_may_hold_other_braces(llm_folder: Path) -> None:
+    config = tiny_config(llama_model=str(llm_folder), prompt_template="{role}: {} {")
+    assert config.prompts() == ["{role}: <Img><ImageHere></Img> Describe this chest x-ray. {"]
 
 
 def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -219,8 +254,8 @@ def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("low_resource", True),
         ("prompt_template", "no slot"),
+        ("prompt_template", "{0}"),
         ("prompt", "no placeholder"),
         ("max_txt_len", 0),
         ("num_query_token", 0),
@@ -229,11 +264,6 @@ def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCa
 def test_settings_that_break_a_rule_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=setting):
         tiny_config(**{setting: value})
-
-
-def test_cache_needs_frozen_parts() -> None:
-    with pytest.raises(ValueError, match="qformer_cache"):
-        tiny_config(qformer_cache=True, freeze_qformer=False)
 
 
 def test_full_size_builds_with_the_keys_and_sizes_of_the_released_model(tokenizer_folder: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from xraygpt.common.errors import MissingFileError, UnknownNameError
-from xraygpt.models import load_model, load_model_and_preprocess, load_preprocess, model_zoo
+from xraygpt.models import MiniGPT4, load_model, load_model_and_preprocess, load_preprocess, model_zoo
+from xraygpt.models.mini_gpt4 import MiniGPT4Config
 
 
 def test_the_zoo_lists_architectures_and_types() -> None:
@@ -37,3 +38,20 @@ def test_processors_of_a_section() -> None:
     assert texts["train"]("Kept, as it is.") == "Kept, as it is."
     item = torch.ones(1)
     assert images["train"](item) is item
+
+
+def test_the_device_decides_and_the_defaults_of_the_type_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def build(cls: type[MiniGPT4], cfg: MiniGPT4Config, device: str = "") -> torch.nn.Module:
+        asked.extend([cfg.vision.embed_dim, device])
+        return torch.nn.Linear(1, 1)
+
+    monkeypatch.setattr(MiniGPT4, "from_config", classmethod(build))
+    model, images, _ = load_model_and_preprocess("mini_gpt4", "tiny", is_eval=True, device="meta")
+    assert asked == [MiniGPT4.default_config("tiny")["model"]["vision"]["embed_dim"], "meta"]
+    assert next(model.parameters()).device.type == "meta"
+    assert not model.training
+    assert images["eval"](Image.new("L", (90, 70))).shape == (3, 64, 64)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.models.tiny import tiny_config
+from xraygpt.common.errors import DataError
 from xraygpt.models.blip2 import Blip2Base
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.vit_classifier import ViTClassifier, ViTClassifierConfig
@@ -50,3 +51,13 @@ def test_its_encoder_is_read_by_the_next_stage(tmp_path: Path) -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="num_heads"):
         ViTClassifierConfig(vision=VISION, num_heads=5)
+
+
+def test_a_data_set_without_fitting_labels_is_named() -> None:
+    model, image = _model(), torch.zeros(1, 3, 16, 16)
+    with pytest.raises(DataError, match="'openi' gives none"):
+        model({"image": image, "source": "openi"})
+    with pytest.raises(DataError, match=r"'phantom' gives 9 labels.*model\.num_labels to 9"):
+        model({"image": image, "labels": torch.zeros(1, 9), "source": "phantom"})
+    with pytest.raises(DataError, match=r"datasets\.phantom\.data_type"):
+        model({"labels": torch.zeros(1, 2), "source": "phantom"})

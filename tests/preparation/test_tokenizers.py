@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import sentencepiece
 
+from xraygpt.common.errors import DataError
 from xraygpt.datasets.builders.phantom_builder import PhantomConfig, PhantomSplit
 from xraygpt.datasets.phantom.cache import phantom_rng
 from xraygpt.datasets.phantom.report import write_report
@@ -17,7 +18,7 @@ from xraygpt.preparation.tokenizers import train_bert_vocabulary, train_llama_to
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    generators = [phantom_rng(9, index) for index in range(200)]
+    generators = [phantom_rng(9, index, "truth") for index in range(200)]
     return [write_report(draw_truth(rng), rng) for rng in generators]
 
 
@@ -39,6 +40,17 @@ def test_bert_vocabulary_is_lower_case_with_specials(tmp_path: Path, texts: list
     assert {"[UNK]", "[CLS]", "[SEP]", "[MASK]", "effusion"} <= set(words)
     assert len(words) <= 300
     assert "Effusion" not in words
+
+
+def test_a_data_set_without_train_split_is_named(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("<ImageHere> Describe it.\n")
+    cfg = SimpleNamespace(
+        model_cfg=SimpleNamespace(prompt_path=str(prompts), prompt_template=""),
+        datasets_cfg={"phantom": PhantomConfig(splits={"val": PhantomSplit(seed=9, count=5)})},
+    )
+    with pytest.raises(DataError, match=r"datasets\.phantom: no split train .* only val"):
+        training_texts(cfg, 20)
 
 
 def test_training_texts_are_reports_keywords_and_prompts(tmp_path: Path) -> None:

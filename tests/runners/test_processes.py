@@ -76,7 +76,7 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
 def test_errors_are_one_line_and_exit_status_2(
     tmp_path: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = write_config(tmp_path / "c.yaml", tmp_path / "nowhere", tmp_path / "out")
+    cfg = write_config(tmp_path / "c.yaml", tmp_path / "nowhere", tmp_path / "out", test_splits=["val"])
     monkeypatch.setattr(sys, "argv", ["program", "--cfg-path", str(cfg)])
     assert program.main() == 2
     assert "\nerror: missing folder: the data set 'openi'" in "\n" + capsys.readouterr().err

@@ -169,6 +169,31 @@ def test_resuming_after_any_step_changes_nothing(
                 assert_same_state(ours[key], theirs[key])
 
 
+def test_resuming_with_a_scaled_loss_changes_nothing(
+    tmp_path: Path, storage: Path, harsh: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(write_config(tmp_path / "a.yaml", storage, whole, precision="fp16", **harsh))
+    cfg = write_config(tmp_path / "b.yaml", storage, out, precision="fp16", **harsh)
+    forward, calls = ToyModel.forward, []
+
+    def dying(self: ToyModel, samples: Any) -> Any:
+        calls.append(samples)
+        if len(calls) == 12:
+            raise Interrupted
+        return forward(self, samples)
+
+    monkeypatch.setattr(ToyModel, "forward", dying)
+    with pytest.raises(Interrupted):
+        run(cfg)
+    monkeypatch.setattr(ToyModel, "forward", forward)
+    run(cfg, "run.resume_ckpt_path=auto")
+    assert final_state(whole)["scaler"]["_growth_tracker"] > 0
+    for key in ("model", "optimizer", "scaler"):
+        assert_same_state(final_state(out)[key], final_state(whole)[key])
+    assert metrics_of(out) == metrics_of(whole)
+
+
 def test_resuming_from_a_file_in_another_folder(tmp_path: Path, storage: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     cfg = write_config(tmp_path / "c.yaml", storage, first, valid_splits=["val"])
@@ -176,6 +201,88 @@ def test_resuming_from_a_file_in_another_folder(tmp_path: Path, storage: Path) -
     run(cfg, f"run.output_dir={second}", f"run.resume_ckpt_path={first / 'checkpoint_0.pth'}")
     assert [line["step"] for line in metrics_of(second)] == list(range(7, 13))
     assert (second / "checkpoint_best.pth").is_file()
+
+
+def test_resuming_leaves_another_runs_files_out(tmp_path: Path, storage: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    cfg = write_config(tmp_path / "c.yaml", storage, first, valid_splits=["val"])
+    run(cfg, "run.max_epoch=1")
+    run(cfg, f"run.output_dir={second}", "run.seed=7")
+    other = (second / "checkpoint_best.pth").read_bytes()
+    options = [f"run.output_dir={second}", f"run.resume_ckpt_path={first / 'checkpoint_0.pth'}"]
+    # No later epoch is trained, so the best one is that of the first folder.
+    run(cfg, *options, "run.max_epoch=1")
+    assert (second / "checkpoint_best.pth").read_bytes() == (first / "checkpoint_best.pth").read_bytes()
+    assert metrics_of(second) == []
+    (previous,) = second.glob("previous-*")
+    assert (previous / "checkpoint_best.pth").read_bytes() == other
+    assert len(metrics_of(previous)) == 12
+
+
+def test_best_of_a_later_epoch_is_not_that_of_the_checkpoint_gone_on_from(
+    tmp_path: Path, storage: Path
+) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"])
+    run(cfg, "run.max_epoch=1")
+    early = (out / "checkpoint_0.pth").read_bytes()
+    run(cfg, "run.resume_ckpt_path=auto")
+    assert load_checkpoint(out / "checkpoint_best.pth")["epoch"] == 1
+    (out / "checkpoint_0.pth").write_bytes(early)
+    run(cfg, f"run.resume_ckpt_path={out / 'checkpoint_0.pth'}", "run.max_epoch=1")
+    assert not (out / "checkpoint_best.pth").exists()
+    assert [path.name for path in out.glob("previous-*/*")] == ["checkpoint_best.pth"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("run.batch_size_train=2", r"an epoch had 4 batches in .* and has 7 now"),
+        ("run.iters_per_epoch=5", r"an epoch had 4 batches in .* and has 5 now"),
+        ("run.weight_decay=0.5", r"run.weight_decay was 0.05 in .* and is now 0.5"),
+        ("run.beta2=0.9", r"run.beta2 was 0.999 in .* and is now 0.9"),
+        ("run.optimizer=muon", r"run.optimizer was adamw in .* and is now muon"),
+    ],
+)
+def test_what_cannot_change_when_resuming(tmp_path: Path, storage: Path, option: str, words: str) -> None:
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", iters_per_epoch=None, max_epoch=1)
+    run(cfg)
+    with pytest.raises(ConfigError, match=words):
+        run(cfg, "run.resume_ckpt_path=auto", option)
+
+
+def test_number_of_processes_cannot_change_when_resuming(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, max_epoch=1)
+    run(cfg)
+    saved = final_state(out, "checkpoint_0.pth")
+    saved["progress"]["world_size"] = 4
+    torch.save(saved, out / "checkpoint_0.pth")
+    with pytest.raises(ConfigError, match=r"a training in 4 process\(es\), and this is one in 1"):
+        run(cfg, "run.resume_ckpt_path=auto")
+
+
+def test_what_changes_when_resuming_is_told(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, max_epoch=1)
+    run(cfg)
+    (out / "log.txt").unlink()
+    run(cfg, "run.resume_ckpt_path=auto", "run.max_epoch=2", "run.init_lr=0.5", "run.log_freq=1")
+    warnings = [line for line in (out / "log.txt").read_text().splitlines() if " WARNING " in line]
+    assert [line.split()[3] for line in warnings] == ["run.max_epoch", "run.init_lr"]
+    assert "was 0.01 in" in warnings[1]
+    assert warnings[1].endswith("is now 0.5")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_score_that_is_no_number_is_never_the_best(
+    tmp_path: Path, storage: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(ImageTextPretrainTask, "after_evaluation", lambda *args, **_: {"agg_metrics": value})
+    out = tmp_path / "out"
+    with pytest.raises(NonFiniteLossError, match="the split 'val' after epoch 0 is"):
+        run(write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"]))
+    assert not list(out.glob("*.pth"))
 
 
 def test_auto_starts_anew_where_there_is_nothing(tmp_path: Path, storage: Path) -> None:
@@ -221,6 +328,15 @@ def test_evaluation_only_leaves_the_run_alone(tmp_path: Path, storage: Path) -> 
     best = out / "checkpoint_best.pth"
     again = run(cfg, "run.evaluate=true", f"run.resume_ckpt_path={best}")
     assert again["val"]["loss"] == pytest.approx(trained["val"]["loss"], abs=1e-7)
+    latest = run(cfg, "run.evaluate=true", "run.resume_ckpt_path=auto")
+    assert latest["val"]["loss"] == pytest.approx(metrics_of(out, "valid")[-1]["loss"], abs=1e-7)
+    with pytest.raises(MissingFileError, match="holds no checkpoint"):
+        run(
+            cfg,
+            "run.evaluate=true",
+            "run.resume_ckpt_path=auto",
+            f"run.output_dir={tmp_path / 'empty'}",
+        )
     untrained = run(cfg, "run.evaluate=true")
     assert untrained["val"]["loss"] != pytest.approx(trained["val"]["loss"], rel=1e-2)
     assert len(metrics_of(out)) == 12
@@ -236,6 +352,11 @@ def test_corrupt_images_are_listed(tmp_path: Path, storage: Path) -> None:
     (line,) = (out / "skipped_images.txt").read_text().splitlines()
     assert "x3.png" in line
     assert len(metrics_of(out)) == 12
+    assert "1 corrupt images were skipped" in (out / "log.txt").read_text()
+    (storage / "image" / "x3.png").write_bytes((storage / "image" / "x2.png").read_bytes())
+    run(cfg, "datasets.openi.skip_corrupt=true")
+    assert not (out / "skipped_images.txt").exists()
+    assert len(list(out.glob("previous-*/skipped_images.txt"))) == 1
 
 
 def test_non_finite_loss_names_the_images(tmp_path: Path, storage: Path) -> None:

@@ -71,6 +71,21 @@ def test_scores_without_a_page(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "report.html").exists()
 
 
+def test_scores_of_further_splits_are_in_the_same_file(tmp_path: Path) -> None:
+    cfg = write_config(
+        tmp_path / "eval.yaml",
+        storage(tmp_path),
+        tmp_path / "out",
+        task="report_generation",
+        test_splits=["validate", "train"],
+    )
+    launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (scores["n"], scores["other_splits"]["train"]["n"]) == (4, 6)
+    assert [path.name for path in (tmp_path / "out").glob("scores*")] == ["scores.json"]
+    assert "F1 reads findings from reports by rules" in (tmp_path / "out" / "log.txt").read_text()
+
+
 def test_run_that_has_not_ended_is_found_out_before_generating(tmp_path: Path) -> None:
     data = storage(tmp_path)
     with pytest.raises(MissingFileError, match=r"nowhere/metrics\.jsonl"):

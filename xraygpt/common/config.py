@@ -56,6 +56,7 @@ class Config:
         self._check_sections(wanted)
         self._layers = [*self._model_layers(wanted), *self._dataset_layers(wanted), user, options]
         merged = merge_layers(self._layers)
+        self._wanted = wanted
         self._preprocess = self._checked_preprocess(merged)
         self._run = self._typed_run(merged, default_output=f"output/{Path(args.cfg_path).stem}")
         self._model = self._typed_model(merged)
@@ -190,18 +191,28 @@ class Config:
             key = f"datasets.{name}"
             section = dict(_section(_section(merged, "datasets"), name))
             for kind in PROCESSOR_KINDS:
-                # A data set's own processors first, the model's defaults for the splits it leaves open.
                 own = section.get(kind)
                 if own is not None and not isinstance(own, Mapping):
                     self._problem(f"{key}.{kind}", f"expected a mapping of train and eval, got {own!r}")
                     own = None
                 own = self._checked_processors(own or {}, f"{key}.{kind}")
-                section[kind] = dict(self._preprocess.get(kind, {})) | own
+                section[kind] = self._completed(name, kind, own)
             section = _without_selectors(section, ("type",), builder.config_class)
             typed[name] = collect(builder.config_class, section, key, self._problems)
         return typed
 
     # Processors
+
+    def _completed(self, dataset: str, kind: str, own: dict[str, Any]) -> dict[str, Any]:
+        """Return a data set's processors, with the model's defaults for what the user leaves open.
+
+        A user's processor for training decides about evaluation too: without one of the user's for that,
+        none is given here, and the data set's builder derives it.
+        """
+        chosen = _section(_section(_section(self._wanted, "datasets"), dataset), kind)
+        if chosen.get("train") is not None and chosen.get("eval") is None:
+            return {"train": own.get("train", {})}
+        return dict(self._preprocess.get(kind, {})) | own
 
     def _checked_preprocess(self, merged: dict[str, Any]) -> dict[str, Any]:
         checked: dict[str, Any] = {}

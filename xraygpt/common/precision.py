@@ -81,10 +81,34 @@ def resolve_precision(precision: str, amp: bool | None, device: torch.device) ->
     return Precision(dtype=DTYPES[precision], device_type=device.type)
 
 
+def frozen_dtype(precision: str, device: str | torch.device) -> torch.dtype:
+    """Decide the number format in which a language model that is not trained is held.
+
+    "auto" means float32 on the CPU, bfloat16 on a GPU that has it and float16 on one that has not.
+    """
+    if precision != "auto":
+        return DTYPES[precision]
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if _has_bf16() else torch.float16
+
+
+def vision_precision(precision: str, device: str | torch.device) -> str:
+    """Decide the number format of a frozen vision encoder: what is asked for on a GPU, else fp32.
+
+    Configurations ask for fp16, as the reference does, which the CPU computes slowly and in part not at all.
+    """
+    return precision if torch.device(device).type == "cuda" else "fp32"
+
+
 def _automatic(amp: bool | None, device: torch.device) -> str:
     if device.type != "cuda" or amp is False:
         return "fp32"
-    # Emulated bf16 (older GPUs) is slower than fp32.
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if _has_bf16():
         return "bf16"
     return "fp16" if amp else "fp32"
+
+
+def _has_bf16() -> bool:
+    # Emulated bf16 (GPUs before Ampere) is slower than fp32.
+    return torch.cuda.is_bf16_supported(including_emulation=False)

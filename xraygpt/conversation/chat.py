@@ -1,15 +1,22 @@
 """Chat about a radiograph: a model, an image processor and a `Conversation`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from xraygpt.common.errors import DataError
-from xraygpt.conversation.messages import IMAGE_MARK, Conversation, trained_conversation
+from xraygpt.common.generation import GenerationConfig
+from xraygpt.conversation.messages import (
+    IMAGE_MARK,
+    IMAGE_PLACEHOLDER,
+    Conversation,
+    trained_conversation,
+)
 
 
 class ChatModel(Protocol):
@@ -17,18 +24,34 @@ class ChatModel(Protocol):
 
     prompt_template: str
     end_sym: str
-    max_positions: int
 
+    @property
+    def max_positions(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def complete(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> tuple[list[str], Tensor]: ...
     def complete_stream(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> Iterator[str]: ...
+
+
+def embed_conversation(
+    model: ChatModel, conv: Conversation, img_list: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A conversation with its images (1, Q, D) as the model reads it: (1, T, D) and mask (1, T)."""
+    return model.embed_prompt([conv.get_prompt()], [image[0] for image in img_list])
 
 
 class Chat:
@@ -73,7 +96,15 @@ class Chat:
         return "Received."
 
     def ask(self, text: str, conv: Conversation) -> None:
-        """Add a question; it joins an image that was uploaded just before."""
+        """Add a question; it joins an image that was uploaded just before.
+
+        Raises:
+            DataError: the question holds the mark that stands for an image.
+        """
+        if IMAGE_PLACEHOLDER in text:
+            raise DataError(
+                f"a question must not hold {IMAGE_PLACEHOLDER}, which stands for an uploaded image"
+            )
         if conv.messages:
             role, message = conv.messages[-1]
             if role == conv.roles[0] and message and message.endswith(IMAGE_MARK):
@@ -100,62 +131,58 @@ class Chat:
         token at temperature 0. At most `max_length` positions are used: the oldest turns are left out of a
         longer context, never the images.
 
+        This is the reference's signature; `reply` takes the same settings as a `GenerationConfig`.
+
         Raises:
             DataError: not even the last question fits into `max_length`.
         """
-        embeds, mask, room = self._context(conv, img_list, max_new_tokens, max_length)
-        settings = _settings(num_beams, min_length, top_p, repetition_penalty, length_penalty, temperature)
-        texts, ids = self.model.complete(
-            embeds, mask, stops=self._stops(conv), max_new_tokens=room, **settings
-        )
+        generation = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            min_length=min_length,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            length_penalty=length_penalty,
+        ).choose(num_beams, temperature)
+        return self.reply(conv, img_list, generation, max_length)
+
+    def reply(
+        self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int = 2000
+    ) -> tuple[str, list[int]]:
+        """Answer the last question as `generation` says; see `answer`."""
+        embeds, mask, generation = self._context(conv, img_list, generation, max_length)
+        texts, ids = self.model.complete(embeds, mask, generation, self._stops(conv))
         text = _cleaned(texts[0], conv)
         self._store(conv, text)
         return text, ids[0].tolist()
 
     def stream_answer(
-        self,
-        conv: Conversation,
-        img_list: list[Tensor],
-        max_new_tokens: int = 300,
-        num_beams: int = 1,
-        min_length: int = 1,
-        top_p: float = 0.9,
-        repetition_penalty: float = 1.0,
-        length_penalty: float = 1,
-        temperature: float = 1.0,
-        max_length: int = 2000,
+        self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int = 2000
     ) -> Iterator[str]:
-        """Like `answer`, but yields the growing text; `conv` gets the answer when it is complete."""
-        embeds, mask, room = self._context(conv, img_list, max_new_tokens, max_length)
-        settings = _settings(num_beams, min_length, top_p, repetition_penalty, length_penalty, temperature)
+        """Like `reply`, but yields the growing text; `conv` gets the answer when it is complete."""
+        embeds, mask, generation = self._context(conv, img_list, generation, max_length)
         text = ""
-        for written in self.model.complete_stream(
-            embeds, mask, stops=self._stops(conv), max_new_tokens=room, **settings
-        ):
+        for written in self.model.complete_stream(embeds, mask, generation, self._stops(conv)):
             text = _cleaned(written, conv)
             yield text
         self._store(conv, text)
 
     def get_context_emb(self, conv: Conversation, img_list: list[Tensor]) -> Tensor:
         """The conversation as the model reads it: (1, T, D), images in place, BOS first."""
-        return self._embed(conv, img_list)[0]
-
-    def _embed(self, conv: Conversation, img_list: list[Tensor]) -> tuple[Tensor, Tensor]:
-        return self.model.embed_prompt([conv.get_prompt()], [image[0] for image in img_list])
+        return embed_conversation(self.model, conv, img_list)[0]
 
     def _context(
-        self, conv: Conversation, img_list: list[Tensor], max_new_tokens: int, max_length: int
-    ) -> tuple[Tensor, Tensor, int]:
-        """Embeddings, mask, and how many tokens the answer may have."""
+        self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int
+    ) -> tuple[Tensor, Tensor, GenerationConfig]:
+        """Embeddings, mask, and `generation` with no more new tokens than there is room for."""
         limit = min(max_length, self.model.max_positions)
         awaiting: Conversation | None = conv.copy()
         assert awaiting is not None
         if not awaiting.messages or awaiting.messages[-1][0] == conv.roles[0]:
             awaiting.append_message(conv.roles[1], None)
         while True:
-            embeds, mask = self._embed(awaiting, img_list)
-            if embeds.shape[1] + max_new_tokens <= limit:
-                return embeds, mask, max_new_tokens
+            embeds, mask = embed_conversation(self.model, awaiting, img_list)
+            if embeds.shape[1] + generation.max_new_tokens <= limit:
+                return embeds, mask, generation
             shorter = awaiting.without_oldest_turn()
             if shorter is None:
                 break
@@ -166,7 +193,7 @@ class Chat:
                 f"the question takes {embeds.shape[1]} positions with its images, of {limit} that may be "
                 "used: shorten it or raise max_length."
             )
-        return embeds, mask, room
+        return embeds, mask, replace(generation, max_new_tokens=room)
 
     def _stops(self, conv: Conversation) -> list[str]:
         return list(dict.fromkeys([*conv.stop_strings(), self.model.end_sym]))
@@ -179,26 +206,7 @@ class Chat:
             conv.append_message(conv.roles[1], text)
 
 
-def _settings(
-    num_beams: int,
-    min_length: int,
-    top_p: float,
-    repetition_penalty: float,
-    length_penalty: float,
-    temperature: float,
-) -> dict[str, Any]:
-    sample = num_beams == 1 and temperature > 0
-    return {
-        "num_beams": num_beams,
-        "min_length": min_length,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "length_penalty": length_penalty,
-        "do_sample": sample,
-        "temperature": temperature if sample else 1.0,
-    }
-
-
 def _cleaned(text: str, conv: Conversation) -> str:
-    """The answer without the role that the model may write before it."""
-    return text.removeprefix(f"{conv.roles[1]}:").strip().replace("ChatDoctor", "XrayGPT")
+    """The answer without the role that the model may write before it, nor the mark of an image."""
+    text = text.removeprefix(f"{conv.roles[1]}:").replace(IMAGE_PLACEHOLDER, "").strip()
+    return text.replace("ChatDoctor", "XrayGPT")

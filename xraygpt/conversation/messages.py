@@ -5,7 +5,21 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Self
 
-IMAGE_MARK = "<Img><ImageHere></Img>"
+IMAGE_PLACEHOLDER = "<ImageHere>"
+"""Where the embeddings of an image go."""
+IMAGE_MARK = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
+TEMPLATE_SLOT = "{}"
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless a prompt template is empty or holds ``{}`` once; other braces are text."""
+    if template and template.count(TEMPLATE_SLOT) != 1:
+        raise ValueError(f"prompt_template must hold {TEMPLATE_SLOT} exactly once, where the prompt goes")
+
+
+def fill_template(template: str, prompt: str) -> str:
+    """Put a prompt into its template; an empty one leaves it as it is."""
+    return template.replace(TEMPLATE_SLOT, prompt) if template else prompt
 
 
 class SeparatorStyle(Enum):
@@ -31,7 +45,7 @@ class Conversation:
     sep_style: SeparatorStyle = SeparatorStyle.SINGLE
     sep: str = "###"
     sep2: str | None = None
-    template: str = "{}"
+    template: str = TEMPLATE_SLOT
     """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
     conv_id: Any = None
 
@@ -98,7 +112,7 @@ class Conversation:
         text = self.system
         for role, message in self.messages:
             if role == self.roles[0]:
-                text += self.template.format(message)
+                text += fill_template(self.template, str(message))
             elif message:
                 text += message + closing
         return text
@@ -139,5 +153,5 @@ def trained_conversation(prompt_template: str, end_sym: str) -> Conversation:
         roles=("Patient", "Doctor"),
         sep_style=SeparatorStyle.TEMPLATE,
         sep=end_sym,
-        template=prompt_template or "{}",
+        template=prompt_template or TEMPLATE_SLOT,
     )

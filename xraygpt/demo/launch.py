@@ -53,7 +53,7 @@ def make_page(args: DemoCommandLine) -> Any:
     if not hasattr(model_class, "embed_prompt"):
         raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {arch}; use mini_gpt4.")
     processor = vis_processor(args, cfg)
-    model = model_class.from_config(cfg.model_cfg).to(device).eval()
+    model = model_class.from_config(cfg.model_cfg, device=device).to(device).eval()
     page = Page(
         chat=Chat(model, processor),
         generation=cfg.run_cfg.generate,

@@ -16,7 +16,7 @@ from PIL import Image
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.conversation.chat import Chat
 from xraygpt.demo.examples import Example
-from xraygpt.demo.session import Session, Turn, ask, begin, chosen_generation, open_upload, preview
+from xraygpt.demo.session import Session, Turn, ask, begin, open_upload, preview
 from xraygpt.models.generation import GenerationConfig
 
 TITLE = "XrayGPT"
@@ -26,11 +26,11 @@ NOTICE = (
 )
 START = "Choose a radiograph: upload a file or take an example."
 NOTHING_SAID = "The model gave an empty answer."
+ANSWERING = "Answering …"
 READY = "Radiograph received. Ask a question about it."
 HOST = "127.0.0.1"
 MAX_BEAMS = 5
 MAX_TEMPERATURE = 2.0
-ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 HOUR = 3600
 UPLOAD_LIMIT = "100mb"
 STYLE = """
@@ -55,41 +55,50 @@ class Page:
     about: str = ""
     """What the reader has to know about this model."""
 
-    def choose_example(self, event: gr.SelectData) -> tuple[Any, ...]:
+    def choose_example(self, session: Session | None, event: gr.SelectData) -> tuple[Any, ...]:
         """Begin with the example that was clicked."""
-        return self.show(self.examples[int(event.index)].image)
+        return self.show(session, self.examples[int(event.index)].image)
 
-    def upload(self, path: str | None) -> tuple[Any, ...]:
+    def upload(self, session: Session | None, path: str) -> tuple[Any, ...]:
         """Begin with an uploaded file; a file that cannot be read leaves an empty page and says so."""
-        if path is None:
-            return self.reset()
         try:
-            return self.show(open_upload(path))
+            return self.show(session, open_upload(path))
         except DataError as error:
-            return None, _no_image(), [], _problem(error), self.first_question
+            return self.reset(session, _problem(error))
 
-    def show(self, image: Image.Image) -> tuple[Any, ...]:
-        """Session, preview, messages, status and question of a conversation that begins about `image`."""
+    def show(self, session: Session | None, image: Image.Image) -> tuple[Any, ...]:
+        """End the conversation and begin one about `image`.
+
+        Returns the session, preview, messages, status and question that stand on the page from now on.
+        """
+        _end(session, READY)
         shown = gr.Image(preview(image), visible=True)
         return begin(self.chat, image), shown, [], READY, self.first_question
 
-    def reset(self) -> tuple[Any, ...]:
-        return None, _no_image(), [], START, self.first_question
+    def reset(self, session: Session | None, status: str = START) -> tuple[Any, ...]:
+        """End the conversation; returns what `show` does."""
+        _end(session, status)
+        return None, gr.Image(None, visible=False), [], status, self.first_question
 
     def answer(
         self, question: str, session: Session | None, beams: float, temperature: float
     ) -> Iterator[tuple[Any, ...]]:
         """Yields messages, status and question box while the answer grows."""
-        generation = chosen_generation(self.generation, int(beams), temperature)
+        generation = self.generation.choose(int(beams), temperature)
         try:
             for turns in ask(self.chat, session, question, generation):
-                yield self.messages(turns), "Answering …", ""
+                yield self.messages(turns), ANSWERING, ""
         except DataError as error:
             yield self.messages(session.turns() if session else []), _problem(error), question
-        else:
-            turns = session.turns() if session else []
-            silent = turns[-1][0] == self.user
-            yield self.messages(turns), NOTHING_SAID if silent else "", ""
+            return
+        assert session is not None
+        if session.ended:
+            # The last step may have reached the page after what ended the conversation; this wipes it away.
+            yield [], session.ended, self.first_question
+            return
+        turns = session.turns()
+        silent = turns[-1][0] == self.user
+        yield self.messages(turns), NOTHING_SAID if silent else "", ""
 
     def messages(self, turns: list[Turn]) -> list[dict[str, str]]:
         """Turns as gradio's chat messages."""
@@ -182,28 +191,26 @@ def _conversation_column(page: Page) -> dict[str, Any]:
     }
 
 
-def _connect(page: Page, controls: Controls) -> None:
-    """Say what each control does. Whatever ends a conversation stops an answer that is being written."""
-    c = controls
+def _connect(page: Page, c: Controls) -> None:
+    """Say what each control does."""
     session = gr.State(None, time_to_live=24 * HOUR)
     everything = [session, c.image, c.messages, c.status, c.question]
-    answering: list[Any] = [
-        event(
+    for asked in (c.send.click, c.question.submit):
+        asked(
             page.answer,
             [c.question, session, c.beams, c.temperature],
             [c.messages, c.status, c.question],
             trigger_mode="once",
-            **ONE_AT_A_TIME,
+            concurrency_limit=1,
+            concurrency_id="model",
         )
-        for event in (c.send.click, c.question.submit)
-    ]
-    c.upload.upload(page.upload, c.upload, everything, cancels=answering, **ONE_AT_A_TIME)
-    c.upload.clear(page.reset, None, everything, cancels=answering)
-    c.gallery.select(page.choose_example, None, everything, cancels=answering, **ONE_AT_A_TIME).then(
+    c.upload.upload(page.upload, [session, c.upload], everything)
+    c.upload.clear(page.reset, session, everything)
+    c.gallery.select(page.choose_example, session, everything).then(
         lambda: None, None, c.upload, show_progress="hidden"
     )
     for start_over in (c.reset.click, c.messages.clear):
-        start_over(page.reset, None, everything, cancels=answering).then(
+        start_over(page.reset, session, everything).then(
             lambda: (None, gr.Gallery(selected_index=None)), None, [c.upload, c.gallery]
         )
 
@@ -260,8 +267,9 @@ def _sliders(generation: GenerationConfig) -> tuple[Any, Any]:
     return beams, temperature
 
 
-def _no_image() -> Any:
-    return gr.Image(None, visible=False)
+def _end(session: Session | None, status: str) -> None:
+    if session is not None:
+        session.ended = status
 
 
 def _problem(error: Exception) -> str:

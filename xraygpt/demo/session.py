@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.generation import GenerationConfig
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.conversation import Conversation
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.datasets.datasets.images import read_image
-from xraygpt.models.generation import GenerationConfig
 from xraygpt.processors.image_modes import to_rgb
 
 PREVIEW_SIDE = 768
@@ -31,6 +31,9 @@ class Session:
     conversation: Conversation
     images: list[Tensor]
     """Embeddings of the radiograph for the language model, (1, Q, D)."""
+    ended: str = ""
+    """What the user is told now that the conversation is over; set from outside, and an answer that is being
+    written stops."""
 
     def turns(self) -> list[Turn]:
         """What was said, the image marks left out."""
@@ -49,11 +52,11 @@ def ask(
 ) -> Iterator[list[Turn]]:
     """Ask a question; yields all turns as the answer grows.
 
-    The session gets question and answer when the answer is complete; if it is given up before, or fails, the
-    conversation stays as it was.
+    The session gets question and answer when the answer is complete. If the session is ended before, or the
+    answer fails, the conversation stays as it was.
 
     Raises:
-        DataError: there is no session, no question, or the question is too long for the model.
+        DataError: there is no session, no question, or one that is too long or holds an image's mark.
     """
     if session is None:
         raise DataError("Choose a radiograph first: upload a file or take an example.")
@@ -63,32 +66,11 @@ def ask(
     chat.ask(question.strip(), conversation)
     asked = _turns(conversation)
     yield asked
-    for text in chat.stream_answer(
-        conversation,
-        session.images,
-        max_new_tokens=generation.max_new_tokens,
-        num_beams=generation.num_beams,
-        min_length=generation.min_length,
-        top_p=generation.top_p,
-        repetition_penalty=generation.repetition_penalty,
-        length_penalty=generation.length_penalty,
-        temperature=generation.temperature if generation.do_sample else 0.0,
-    ):
+    for text in chat.stream_answer(conversation, session.images, generation):
+        if session.ended:
+            return
         yield [*asked, (conversation.roles[1], text)]
     session.conversation = conversation
-
-
-def chosen_generation(default: GenerationConfig, beams: int, temperature: float) -> GenerationConfig:
-    """`default` with the user's choice: one beam takes the likeliest word at temperature 0 and draws words
-    above; several beams search without chance, whatever the temperature.
-    """
-    sample = beams == 1 and temperature > 0
-    return replace(
-        default,
-        num_beams=beams,
-        do_sample=sample,
-        temperature=temperature if sample else 1.0,
-    )
 
 
 def open_upload(path: str | Path) -> Image.Image:

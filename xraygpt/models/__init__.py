@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
@@ -48,13 +47,14 @@ def load_model(
         name: registered name, e.g. "mini_gpt4".
         model_type: one of its types, e.g. "tiny"; see `model_zoo`.
         is_eval: put it into evaluation mode.
+        device: where it runs, which decides the number formats too.
         checkpoint: a further checkpoint, loaded over the type's own weights.
 
     Raises:
         UnknownNameError: no such name or type.
         MissingFileError, CheckpointError: weights that are not there, or do not fit.
     """
-    model: BaseModel = registry.get_model_class(name).from_pretrained(model_type)
+    model: BaseModel = registry.get_model_class(name).from_pretrained(model_type, device=device)
     if checkpoint is not None:
         model.load_checkpoint(checkpoint)
     return model.to(device).train(not is_eval)
@@ -77,9 +77,8 @@ def load_model_and_preprocess(
     checkpoint: str | Path | None = None,
 ) -> tuple[BaseModel, Processors, Processors]:
     """`load_model`, with the image and text processors that go with this type."""
-    path = registry.get_model_class(name).default_config_path(model_type)
-    section: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    vis_processors, text_processors = load_preprocess(section.get("preprocess"))
+    section = registry.get_model_class(name).default_config(model_type).get("preprocess")
+    vis_processors, text_processors = load_preprocess(section)
     return load_model(name, model_type, is_eval, device, checkpoint), vis_processors, text_processors
 
 

@@ -8,14 +8,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights
-from xraygpt.common.config import build_typed
+from xraygpt.common.config import build_typed, default_layer
 from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import cached_file, package_root
-from xraygpt.models.generation import GenerationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -54,17 +53,34 @@ class BaseModel(nn.Module):
         return package_root() / cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
 
     @classmethod
-    def from_config(cls, cfg: Any) -> Self:
-        """Build the model that `cfg` (an instance of `config_class`) describes and load its weights."""
+    def default_config(cls, model_type: str) -> dict[str, Any]:
+        """The defaults of `model_type`: what its YAML file holds, sections ``model`` and ``preprocess``."""
+        cls.default_config_path(model_type)
+        return dict(default_layer(cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]).values)
+
+    @classmethod
+    def check_files(cls, cfg: Any) -> None:
+        """Look for the local files that `cfg` (an instance of `config_class`) names, before building.
+
+        Raises:
+            MissingFileError: with a paragraph for each file that is missing.
+        """
+
+    @classmethod
+    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+        """Build the model that `cfg` (an instance of `config_class`) describes and load its weights.
+
+        Args:
+            device: where the model is going to run, on which number formats depend; it is built on the CPU.
+        """
         raise NotImplementedError(f"{cls.__name__} has to say how it is built from its configuration.")
 
     @classmethod
-    def from_pretrained(cls, model_type: str) -> Self:
-        """Build and load the model with the defaults of `model_type`."""
-        path = cls.default_config_path(model_type)
-        section = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        assert isinstance(section, dict)
-        return cls.from_config(build_typed(cls.config_class, section["model"], where=str(path)))
+    def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
+        """Build and load the model with the defaults of `model_type`; `device` as in `from_config`."""
+        section = cls.default_config(model_type)["model"]
+        where = cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
+        return cls.from_config(build_typed(cls.config_class, section, where=where), device=device)
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
@@ -104,10 +120,6 @@ class BaseModel(nn.Module):
             expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
         )
         logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
-
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """The parameters that are trained: what a checkpoint holds under ``"model"``."""
-        return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def manifest(self) -> dict[str, Any]:
         """Facts that tell later which model a checkpoint belongs to; plain values only."""

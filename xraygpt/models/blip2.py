@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer
 
 from xraygpt.common.checkpoint import load_state, load_weights
-from xraygpt.common.errors import MissingFileError
+from xraygpt.common.errors import CheckpointError, MissingFileError
 from xraygpt.common.paths import cached_file, resolve_path
 from xraygpt.models.base_model import BaseModel, freeze, is_frozen
 from xraygpt.models.eva_vit import (
@@ -27,8 +27,13 @@ from xraygpt.models.eva_vit import (
 )
 from xraygpt.models.key_translation import TEXT_HALF, TIED, select_qformer_keys, translate_eva_keys
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
+from xraygpt.models.required_files import Check, file_check
 
 logger = logging.getLogger(__name__)
+
+_BLIP2 = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2"
+EVA_VIT_G_URL = f"{_BLIP2}/eva_vit_g.pth"
+BLIP2_QFORMER_URL = f"{_BLIP2}/blip2_pretrained_flant5xxl.pth"
 
 DECODER_START = "[DEC]"
 """The token that begins a text to be generated; the first stage adds it to BERT's vocabulary."""
@@ -136,8 +141,8 @@ class Blip2Base(BaseModel):
             except OSError as error:
                 raise MissingFileError(
                     f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
-                    "a folder, or a name on the Hugging Face hub\n  set bert_tokenizer to where it is; it "
-                    "comes with the model bert-base-uncased"
+                    "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
+                    "is; it comes with the model bert-base-uncased"
                 ) from error
         tokenizer.add_special_tokens({"bos_token": DECODER_START})
         return tokenizer
@@ -242,6 +247,16 @@ class Blip2Base(BaseModel):
                 cfg.num_query_token, vision.embed_dim, freq, config=sizes
             )
 
+    @classmethod
+    def part_checks(cls, cfg: Blip2Config) -> list[Check]:
+        """Checks of the weight files that `load_parts` reads, for `require_all`."""
+        return [
+            file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", EVA_VIT_G_URL),
+            file_check(
+                "model.q_former_model", cfg.q_former_model, "weights of the Q-Former", BLIP2_QFORMER_URL
+            ),
+        ]
+
     def load_parts(self, cfg: Blip2Config) -> None:
         """Load the weight files that `cfg` names.
 
@@ -256,7 +271,12 @@ class Blip2Base(BaseModel):
         """Load the vision encoder, resizing the position embedding to this image size if need be."""
         path = cached_file(url_or_filename)
         state = translate_eva_keys(load_weights(path), depth=len(self.visual_encoder.blocks))
-        interpolate_pos_embed(self.visual_encoder, state)
+        try:
+            interpolate_pos_embed(self.visual_encoder, state)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} does not fit the vision encoder of model.vision: {error}"
+            ) from error
         load_state(self.visual_encoder, state, where=str(path))
         logger.info("vision encoder loaded from %s", path)
 

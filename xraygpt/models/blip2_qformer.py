@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from xraygpt.common.dist_utils import get_rank, get_world_size
+from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import all_gather_with_grad
+from xraygpt.models.batches import images_of
 from xraygpt.models.bert_blocks import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
@@ -30,8 +33,8 @@ from xraygpt.models.blip2_losses import (
     same_pairs,
 )
 from xraygpt.models.blip2_outputs import BlipOutput, BlipOutputFeatures
-from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.Qformer import BertLMHeadModel, KeyValueCache
+from xraygpt.models.required_files import require_all
 
 FEATURE_MODES = ("image", "text", "multimodal")
 
@@ -88,9 +91,14 @@ class Blip2Qformer(Blip2Base):
         self.mask_same_report = cfg.mask_same_report
 
     @classmethod
-    def from_config(cls, cfg: Blip2QformerConfig) -> Self:
+    def check_files(cls, cfg: Blip2QformerConfig) -> None:
+        require_all([*cls.part_checks(cfg), lambda: cls.init_tokenizer(cfg.bert_tokenizer)])
+
+    @classmethod
+    def from_config(cls, cfg: Blip2QformerConfig, device: str | torch.device = "cpu") -> Self:
         """Build the model and load the weight files that `cfg` names."""
-        model = cls(cfg)
+        cls.check_files(cfg)
+        model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
         model.load_parts(cfg)
         return model
 
@@ -144,7 +152,7 @@ class Blip2Qformer(Blip2Base):
 
     def forward(self, samples: Mapping[str, Any]) -> BlipOutput:
         """Losses of a batch with "image" (B, 3, height, width), "caption" (B texts), "image_id" if known."""
-        image_embeds = self.embed_image(samples["image"])
+        image_embeds = self.embed_image(images_of(samples))
         queries = self.query_tokens.expand(len(image_embeds), -1, -1)
         query_output = self.Qformer.bert(
             query_embeds=queries, encoder_hidden_states=image_embeds, use_cache=True
@@ -262,7 +270,7 @@ class Blip2Qformer(Blip2Base):
     @torch.no_grad()
     def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
         """Write a report for each image of the batch."""
-        image_embeds = self.embed_image(samples["image"])
+        image_embeds = self.embed_image(images_of(samples))
         batch = len(image_embeds)
         start = torch.full((batch, 1), self.tokenizer.bos_token_id, device=image_embeds.device)
         settings = SearchSettings(

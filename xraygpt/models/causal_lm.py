@@ -4,6 +4,7 @@ The model starts from sizes and a tokenizer (a small LLaMA from nothing) or from
 is written as such a folder at the end, which `MiniGPT4` reads.
 """
 
+import logging
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +17,30 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.batches import source_of
 from xraygpt.models.decoding import lm_loss, write
 from xraygpt.models.generation import GenerationConfig
-from xraygpt.models.llm import embedding_table, load_llm, load_tokenizer, require_llm
+from xraygpt.models.llm import (
+    check_llm,
+    check_tokenizer,
+    embedding_table,
+    load_llm,
+    load_tokenizer,
+    require_llm,
+)
 from xraygpt.models.prompts import (
-    IMAGE_PLACEHOLDER,
     caption_labels,
     caption_rows,
     pad_rows,
     prompt_row,
     read_prompts,
+    require_prompts,
 )
+from xraygpt.models.required_files import file_check, require_all
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -72,7 +85,8 @@ class CausalLMConfig:
     """Checkpoint of such a training."""
     prompt_path: str = ""
     """File with one prompt per line, each with ``<ImageHere>``, where the words that stand in for the image
-    go (``image_text`` of a batch); empty: no text before the report."""
+    go (``image_text`` of a batch); empty: no text before the report. The reports of a data set without such
+    words are learnt without a prompt."""
     prompt_template: str = ""
     """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
     max_txt_len: int = 256
@@ -87,6 +101,7 @@ class CausalLMConfig:
             raise ValueError("tokenizer and llama_model exclude each other: the folder has its own tokenizer")
         if self.max_txt_len < 1:
             raise ValueError("max_txt_len must be at least 1")
+        check_template(self.prompt_template)
 
 
 @registry.register_model("causal_lm")
@@ -112,20 +127,35 @@ class CausalLM(BaseModel):
         self.config = config
         self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
         self.prompt_list = (
-            read_prompts(config.prompt_path, config.prompt_template or "{}") if config.prompt_path else []
+            read_prompts(config.prompt_path, config.prompt_template) if config.prompt_path else []
         )
+        self._without_prompt: set[str] = set()
         self.llama_model, self.llama_tokenizer = llm, tokenizer
         self._tokenizer_folder = tokenizer_folder
 
     @classmethod
-    def from_config(cls, cfg: CausalLMConfig) -> Self:
+    def check_files(cls, cfg: CausalLMConfig) -> None:
+        checks = [
+            file_check("model.ckpt", cfg.ckpt, "a trained language model", "a training of this project")
+        ]
+        if cfg.llama_model is not None:
+            folder = cfg.llama_model
+            checks.append(lambda: check_llm(folder, "model.llama_model"))
+        else:
+            checks.append(lambda: check_tokenizer(_tokenizer_folder(cfg)))
+        if cfg.prompt_path:
+            checks.append(lambda: require_prompts(cfg.prompt_path))
+        require_all(checks)
+
+    @classmethod
+    def from_config(cls, cfg: CausalLMConfig, device: str | torch.device = "cpu") -> Self:
         """Build the model, from sizes or from a folder, and load `cfg.ckpt` if it is set."""
+        cls.check_files(cfg)
         if cfg.llama_model is not None:
             folder = require_llm(cfg.llama_model, "model.llama_model")
             tokenizer, llm = load_tokenizer(folder), load_llm(folder, "fp32")
         else:
-            source = "`train_tokenizer`, or the folder of another language model"
-            folder = require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
+            folder = _tokenizer_folder(cfg)
             tokenizer = load_tokenizer(folder)
             llm = build_llama(cfg.llama, tokenizer)
         model = cls(cfg, llm=llm, tokenizer=tokenizer, tokenizer_folder=folder)
@@ -138,7 +168,7 @@ class CausalLM(BaseModel):
 
         Args:
             samples: ``caption`` list of B reports, ``prompt`` one text for all (empty: none), ``image_text``
-                list of B texts, needed only when the prompt holds ``<ImageHere>``.
+                list of B texts; without it a prompt that holds ``<ImageHere>`` is left out.
         """
         prompts = self._prompts(samples)
         captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
@@ -183,12 +213,15 @@ class CausalLM(BaseModel):
         if IMAGE_PLACEHOLDER not in prompt:
             return [prompt_row(self.llama_tokenizer, prompt, slots=0)] * len(samples["caption"])
         if "image_text" not in samples:
-            raise DataError(
-                f"the prompt {prompt!r} asks for an image, but this data set has no words to stand in for "
-                "it; train on it without model.prompt_path"
-            )
+            self._note_missing_words(source_of(samples))
+            return [prompt_row(self.llama_tokenizer, "", slots=0)] * len(samples["caption"])
         before, after = prompt.split(IMAGE_PLACEHOLDER)
         return [self._prompt_ids(before, text, after) for text in samples["image_text"]]
+
+    def _note_missing_words(self, source: str) -> None:
+        if source not in self._without_prompt:
+            self._without_prompt.add(source)
+            logger.info("%s has no words to stand in for its images: its reports go without prompt", source)
 
     def _prompt_ids(self, *pieces: str) -> tuple[int, ...]:
         first, *others = (
@@ -200,6 +233,11 @@ class CausalLM(BaseModel):
     def _padded(self, rows: list[tuple[int, ...]], side: str) -> tuple[Tensor, Tensor]:
         ids, mask = pad_rows(rows, self.llama_tokenizer.pad_token_id, side)
         return ids.to(self.device), mask.to(self.device)
+
+
+def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
+    source = "`prepare.py tokenizers`, or the folder of another language model"
+    return require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
 
 
 def build_llama(sizes: LlamaSizes, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xraygpt.common.errors import DataError
+
 NormLayer = Callable[[int], nn.Module]
 
 
@@ -233,7 +235,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[-2:]) != self.img_size:
-            raise ValueError(
+            raise DataError(
                 f"the vision encoder was built for images of {self.img_size[0]}x{self.img_size[1]} pixels "
                 f"and got {x.shape[-2]}x{x.shape[-1]}; set image_size of the processor and img_size of the "
                 "model to the same number"

@@ -199,10 +199,11 @@ def interpolate_pos_embed(model: VisionTransformer, checkpoint_model: dict[str, 
         return
     target = model.patch_embed.patch_shape
     num_extra = model.pos_embed.shape[-2] - model.patch_embed.num_patches
-    side = math.isqrt(source.shape[-2] - num_extra)
+    tokens, width = source.shape[-2:] if source.dim() == 3 else (0, 0)
+    side = math.isqrt(max(tokens - num_extra, 0))
     if (side, side) == target:
         return
-    if side * side + num_extra != source.shape[-2] or source.shape[-1] != model.embed_dim:
+    if not side or side * side + num_extra != tokens or width != model.embed_dim:
         raise ValueError(
             f"a position embedding of shape {tuple(source.shape)} cannot be resized to "
             f"{tuple(model.pos_embed.shape)}: it needs a square patch grid and width {model.embed_dim}"

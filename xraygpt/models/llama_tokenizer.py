@@ -12,6 +12,9 @@ from typing import Any
 
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
+from xraygpt.common.checkpoint import check_weight_file
+from xraygpt.common.errors import CheckpointError
+
 _READ_FROM_CONFIG = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length", "add_bos_token")
 
 
@@ -51,15 +54,24 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "LlamaSentencePieceTokenizer":
-        """Read ``tokenizer.model``, and ``tokenizer_config.json``, ``added_tokens.json`` where they exist."""
-        config_file = folder / "tokenizer_config.json"
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+        """Read ``tokenizer.model``, and ``tokenizer_config.json``, ``added_tokens.json`` where they exist.
+
+        Raises:
+            CheckpointError: one of them cannot be read.
+        """
+        config = read_settings(folder / "tokenizer_config.json")
         kwargs = {name: _plain(config[name]) for name in _READ_FROM_CONFIG if config.get(name) is not None}
-        tokenizer = cls(vocab_file=str(folder / "tokenizer.model"), **kwargs)
-        added_file = folder / "added_tokens.json"  # e.g. the [PAD] of some Vicunas: text -> id
-        if added_file.is_file():
-            added = json.loads(added_file.read_text(encoding="utf-8"))
-            tokenizer.add_tokens(sorted(added, key=added.__getitem__))
+        file = folder / "tokenizer.model"
+        check_weight_file(file)
+        try:
+            tokenizer = cls(vocab_file=str(file), **kwargs)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{file}: no SentencePiece model, truncated or damaged ({file.stat().st_size} bytes): {error}"
+            ) from error
+        added = read_settings(folder / "added_tokens.json")  # e.g. the [PAD] of some Vicunas: text -> id
+        if added:
+            tokenizer.add_tokens([text for text, _ in sorted(added.items(), key=lambda item: item[1])])
         return tokenizer
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
@@ -73,6 +85,20 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
             text += blank + self.sp_model.decode(run) + token
             run = []
         return text + str(self.sp_model.decode(run))
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The mapping in a JSON file, empty if there is no such file; CheckpointError if it cannot be read."""
+    if not file.is_file():
+        return {}
+    check_weight_file(file)
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file}: expected names with values, found {type(settings).__name__}")
+    return settings
 
 
 def _plain(value: Any) -> Any:

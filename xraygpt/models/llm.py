@@ -4,7 +4,6 @@ LLaMA and Vicuna are the usual choice. The folder holds ``config.json``, the wei
 ``.bin``, whole or in shards) and the tokenizer.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from xraygpt.common.checkpoint import check_weight_file
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.paths import HUB_PREFIX, require_file
-from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
+from xraygpt.common.precision import frozen_dtype
+from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, read_settings
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LLM_SOURCE = (
     "a Hugging Face folder with config.json, weights and tokenizer; for XrayGPT the Vicuna-7B fine-tuned on "
     "radiology text that its authors publish (https://github.com/mbzuai-oryx/XrayGPT)"
@@ -34,7 +33,7 @@ def require_llm(folder: str, where: str) -> Path:
         MissingFileError: no such folder, or no ``config.json`` in it.
     """
     if folder.startswith(HUB_PREFIX):
-        return Path(snapshot_download(folder.removeprefix(HUB_PREFIX)))
+        return _fetched(folder, where)
     path = require_file(folder, what="the language model", source=LLM_SOURCE, where=where)
     if not (path / "config.json").is_file():
         raise MissingFileError(
@@ -43,23 +42,36 @@ def require_llm(folder: str, where: str) -> Path:
     return path
 
 
-def load_llm(folder: Path, dtype: str = "auto") -> PreTrainedModel:
-    """Read a decoder with its weights.
+def check_llm(folder: str, where: str) -> None:
+    """Raise MissingFileError unless a local folder holds a language model, its weights and its tokenizer.
+
+    What lies on the hub is not looked for.
+    """
+    if not folder.startswith(HUB_PREFIX):
+        path = require_llm(folder, where)
+        _weight_files(path)
+        check_tokenizer(path)
+
+
+def load_llm(folder: Path, precision: str = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
+    """Read a decoder with its weights, onto the CPU.
 
     Args:
-        dtype: "fp32", "bf16", "fp16", or "auto": float32 without a GPU, bfloat16 on a GPU that has it, else
-            float16.
+        precision: number format of its weights: "fp32", "bf16", "fp16", or "auto", see `frozen_dtype`.
+        device: where it is going to run, on which "auto" depends.
 
     Raises:
         MissingFileError: no weights in the folder.
         CheckpointError: a weight file that cannot be read, or weights that do not fit ``config.json``.
     """
-    _check_weight_files(folder)
+    for file in _weight_files(folder):
+        check_weight_file(file)
+    dtype = frozen_dtype(precision, device)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=resolve_dtype(dtype), local_files_only=True, output_loading_info=True
+            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # e.g. SafetensorError, which derives from Exception itself
         raise CheckpointError(f"{folder}: the language model cannot be loaded: {error}") from error
     model: PreTrainedModel = loaded[0]
     report: dict[str, Any] = loaded[1]
@@ -79,24 +91,30 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
     Raises:
         MissingFileError: no tokenizer in the folder.
-        ConfigError: a tokenizer that cannot be read, or has no end-of-text token.
+        CheckpointError: a tokenizer that cannot be read.
+        ConfigError: it has no end-of-text token.
     """
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        # transformers would make an empty tokenizer of such a folder, without a word.
-        raise MissingFileError(f"{folder}: no tokenizer in it (none of {', '.join(_TOKENIZER_FILES)})")
+    check_tokenizer(folder)
     if _is_sentencepiece_llama(folder):
         tokenizer: PreTrainedTokenizerBase = LlamaSentencePieceTokenizer.from_folder(folder)
     else:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{folder}: its tokenizer cannot be read: {error}") from error
+        except Exception as error:  # the readers of the many formats share no base class of their errors
+            raise CheckpointError(f"{folder}: its tokenizer cannot be read: {error}") from error
     if tokenizer.eos_token is None:
         raise ConfigError(
             f"{folder}: the tokenizer has no end-of-text token; name it in tokenizer_config.json."
         )
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise MissingFileError unless there is a tokenizer in the folder."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        # transformers would make an empty tokenizer of such a folder, without a word.
+        raise MissingFileError(f"{folder}: no tokenizer in it (none of {', '.join(_TOKENIZER_FILES)})")
 
 
 def embedding_table(llm: PreTrainedModel) -> nn.Embedding:
@@ -116,30 +134,29 @@ def check_vocabulary(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
         )
 
 
-def resolve_dtype(name: str) -> torch.dtype:
-    """Number format in which frozen language-model weights are held; see `load_llm`."""
-    if name != "auto":
-        return DTYPES[name]
-    if not torch.cuda.is_available():
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 def _is_sentencepiece_llama(folder: Path) -> bool:
     if not (folder / "tokenizer.model").is_file():
         return False
-    config_file = folder / "tokenizer_config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    config = read_settings(folder / "tokenizer_config.json")
     return str(config.get("tokenizer_class", "LlamaTokenizer")).startswith(
         ("LlamaTokenizer", "LlamaSentencePiece")
     )
 
 
-def _check_weight_files(folder: Path) -> None:
+def _fetched(name: str, where: str) -> Path:
+    try:
+        return Path(snapshot_download(name.removeprefix(HUB_PREFIX)))
+    except Exception as error:  # network, name and access errors share no base class
+        raise MissingFileError(
+            f"could not fetch {name} ({where}): {error}\n"
+            "  look at the name, or download the folder by hand and name it instead"
+        ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
     if not files:
         raise MissingFileError(
             f"{folder}: no weights (*.safetensors or pytorch_model*.bin) in it; {LLM_SOURCE}"
         )
-    for file in files:
-        check_weight_file(file)
+    return files

@@ -9,103 +9,48 @@ Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.checkpoint import save_checkpoint
-from xraygpt.common.errors import ConfigError, DataError, MissingFileError
-from xraygpt.common.paths import PACKAGE_PREFIX, is_remote, require_file
+from xraygpt.common.errors import DataError
+from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
+from xraygpt.conversation.chat import embed_conversation
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
-from xraygpt.models.blip2 import Blip2Base, Blip2Config
+from xraygpt.models.batches import images_of
+from xraygpt.models.blip2 import Blip2Base
 from xraygpt.models.decoding import lm_loss, write, write_stream
-from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.key_translation import QFORMER_PARTS, TEXT_HALF
-from xraygpt.models.llm import check_vocabulary, embedding_table, load_llm, load_tokenizer, require_llm
+from xraygpt.models.llm import (
+    check_llm,
+    check_vocabulary,
+    embedding_table,
+    load_llm,
+    load_tokenizer,
+    require_llm,
+)
+from xraygpt.models.mini_gpt4_config import MiniGPT4Config
 from xraygpt.models.prompts import (
-    IMAGE_PLACEHOLDER,
     IMAGE_SLOT,
     caption_labels,
     caption_rows,
     pad_rows,
     prompt_row,
-    read_prompts,
+    require_prompts,
 )
+from xraygpt.models.required_files import file_check, require_all
+
+__all__ = ["MiniGPT4", "MiniGPT4Config"]
 
 logger = logging.getLogger(__name__)
-
-_BLIP2 = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2"
-EVA_VIT_G_URL = f"{_BLIP2}/eva_vit_g.pth"
-BLIP2_QFORMER_URL = f"{_BLIP2}/blip2_pretrained_flant5xxl.pth"
-
-
-@dataclass
-class MiniGPT4Config(Blip2Config):
-    """Sizes, pretrained files and prompts of a MiniGPT4.
-
-    A pretrained file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``; null
-    means that the part stays as it was initialised, at random, which is said in the log.
-    """
-
-    arch: str = "mini_gpt4"
-    """Registered name of the model."""
-    model_type: str | None = None
-    """Which default YAML of the model this configuration starts from."""
-    vit_ckpt: str | None = "weights/eva_vit_g.pth"
-    """Weights of the vision encoder (EVA-CLIP ViT-g at full size)."""
-    q_former_model: str | None = "weights/blip2_pretrained_flant5xxl.pth"
-    """Weights of the Q-Former: keys ``Qformer.*``, ``query_tokens`` and ``ln_vision.*``."""
-    llama_model: str = "weights/xraygpt_llm"
-    """Hugging Face folder of the language model."""
-    llm_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the frozen language model; auto: fp32 without a GPU, else bf16 or fp16."""
-    ckpt: str | None = None
-    """Checkpoint with the trained parts, the projection above all; null: the projection starts at random."""
-    vit_precision: str = "fp16"
-    """Number format of a frozen vision encoder's weights: fp16 or fp32; without a GPU always fp32."""
-    freeze_qformer: bool = True
-    """Do not train the Q-Former and its query tokens. `freeze_vit` freezes the norm behind the ViT too."""
-    prompt_path: str = ""
-    """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
-    prompt_template: str = ""
-    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
-    prompt: str = ""
-    """One prompt, instead of a file of them."""
-    max_txt_len: int = 32
-    """Most tokens of a report; a longer one is cut and loses its end symbol."""
-    end_sym: str = "\n"
-    """What closes a report, and ends generation."""
-    qformer_cache: bool = False
-    """Keep the Q-Former's output of every image, by image id: only for frozen, unaugmented training."""
-    low_resource: bool = False
-    """The reference's 8-bit language model; not supported."""
-    device_8bit: int = 0
-    """The reference's GPU for it; accepted and without effect."""
-
-    def __post_init__(self) -> None:
-        if self.vit_precision == "fp16" and not self.freeze_vit:
-            # The default is fp16 as in the reference, whose ViT is trained in fp32 when it is not frozen.
-            self.vit_precision = "fp32"
-        super().__post_init__()
-        if self.low_resource:
-            raise ValueError(
-                "low_resource (an 8-bit language model) is not supported; use llm_precision: bf16"
-            )
-        if self.prompt_template and self.prompt_template.count("{}") != 1:
-            raise ValueError("prompt_template must hold {} exactly once")
-        if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
-            raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
-        if self.prompt and self.prompt_path:
-            raise ValueError("prompt and prompt_path exclude each other")
-        if self.max_txt_len < 1:
-            raise ValueError("max_txt_len must be at least 1")
-        if self.qformer_cache and not (self.freeze_vit and self.freeze_qformer):
-            raise ValueError("qformer_cache needs freeze_vit and freeze_qformer")
 
 
 @registry.register_model("mini_gpt4")
@@ -132,7 +77,7 @@ class MiniGPT4(Blip2Base):
         self.config = config
         self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
         self.prompt_template = config.prompt_template
-        self.prompt_list = _prompt_list(config)
+        self.prompt_list = config.prompts()
 
         self.init_parts(config, text=False)
         self.llama_model, self.llama_tokenizer = llm, tokenizer
@@ -145,22 +90,31 @@ class MiniGPT4(Blip2Base):
         if config.freeze_qformer:
             freeze(self.Qformer)
             self.query_tokens.requires_grad_(False)
-        self._image_cache: dict[str, Tensor] = {}
 
     @classmethod
-    def from_config(cls, cfg: MiniGPT4Config) -> Self:
-        """Build the model and load everything that `cfg` names.
+    def check_files(cls, cfg: MiniGPT4Config) -> None:
+        checks = cls.part_checks(cfg)
+        source = "a training of this project, or XrayGPT's authors"
+        checks.append(file_check("model.ckpt", cfg.ckpt, "the trained projection", source))
+        checks.append(lambda: check_llm(cfg.llama_model, "model.llama_model"))
+        if cfg.prompt_path:
+            checks.append(lambda: require_prompts(cfg.prompt_path))
+        require_all(checks)
+        cfg.prompts()  # raises ConfigError if the file is of no use
+
+    @classmethod
+    def from_config(cls, cfg: MiniGPT4Config, device: str | torch.device = "cpu") -> Self:
+        """Build the model and load everything that `cfg` names; `device` as in `BaseModel.from_config`.
 
         Raises:
             MissingFileError: one or more files are missing; all of them are named.
             CheckpointError: a file cannot be read or does not fit.
         """
-        _require_files(cfg)
-        if not torch.cuda.is_available():
-            cfg = replace(cfg, vit_precision="fp32")
+        cls.check_files(cfg)
+        cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
         folder = require_llm(cfg.llama_model, "model.llama_model")
         tokenizer = load_tokenizer(folder)
-        model = cls(cfg, llm=load_llm(folder, cfg.llm_precision), tokenizer=tokenizer)
+        model = cls(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
         model.load_pretrained()
         return model
 
@@ -170,6 +124,11 @@ class MiniGPT4(Blip2Base):
             if getattr(self.config, key) is None:
                 logger.warning("model.%s is null: the %s has random weights", key, part)
         self.load_parts(self.config)
+        if self.config.low_resource:
+            logger.warning(
+                "model.low_resource: 8-bit weights are not supported; the language model is in %s",
+                self.llama_model.dtype,
+            )
         if self.config.ckpt is None:
             logger.info("model.ckpt is not set: the projection starts at random")
         else:
@@ -208,8 +167,7 @@ class MiniGPT4(Blip2Base):
                 every prompt has one.
             side: where shorter rows are padded; "left" when text is to be written behind them.
         """
-        rows = [prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self._slots) for p in prompts]
-        return self._embed_rows(rows, img_embeds, side)[:2]
+        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)[:2]
 
     def prompt_wrap(self, img_embeds: Tensor, atts_img: Tensor, prompt: str) -> tuple[Tensor, Tensor]:
         """Put the text of `prompt` around image embeddings (B, Q, D), without BOS; "" changes nothing.
@@ -232,21 +190,22 @@ class MiniGPT4(Blip2Base):
             samples: ``image`` (B, 3, H, W); ``caption``, B texts; optionally ``image_id``, and ``prompt``, a
                 text in the template or B of them (the first of `prompt_list` when absent).
         """
-        prompts = self._prompts(samples)
-        rows = [prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self._slots) for p in prompts]
+        image = images_of(samples)
+        rows = self._prompt_rows(self._prompts(samples))
         captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
         if not any(captions):
             raise DataError(
                 f"no text to learn from in the batch of {samples.get('image_id', 'unknown images')}"
             )
         full = [(*row, *caption) for row, caption in zip(rows, captions, strict=True)]
-        embeds, mask, ids = self._embed_rows(full, self._image_embeds(samples), "right")
+        embeds, mask, ids = self._embed_rows(full, self.encode_img(image)[0], "right")
         return lm_loss(self.llama_model, embeds, mask, caption_labels(ids, mask, [len(row) for row in rows]))
 
     @torch.no_grad()
     def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
         """Write a report for each image; keys of `samples` as in `forward`, captions not needed."""
-        embeds, mask = self.embed_prompt(self._prompts(samples), self.encode_img(samples["image"])[0])
+        images = self.encode_img(images_of(samples))[0]
+        embeds, mask = self.embed_prompt(self._prompts(samples), images)
         generation = generation or GenerationConfig()
         return write(self.llama_model, self.llama_tokenizer, embeds, mask, generation, self.stop_strings)[0]
 
@@ -256,24 +215,30 @@ class MiniGPT4(Blip2Base):
         return [self.end_sym] if self.end_sym else []
 
     def complete(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> tuple[list[str], Tensor]:
-        """Continue embedded prompts; `settings` are fields of `GenerationConfig`. Returns texts and ids."""
-        generation = GenerationConfig(**settings)
+        """Continue embedded prompts up to the first of the strings `stops`. Returns texts and ids."""
         return write(self.llama_model, self.llama_tokenizer, inputs_embeds, attention_mask, generation, stops)
 
     def complete_stream(
-        self, inputs_embeds: Tensor, attention_mask: Tensor, *, stops: Sequence[str], **settings: Any
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
     ) -> Iterator[str]:
         """Like `complete` for one row, yielding the growing text."""
-        generation = GenerationConfig(**settings)
         return write_stream(
             self.llama_model, self.llama_tokenizer, inputs_embeds, attention_mask, generation, stops
         )
 
-    def get_context_emb(self, conv: Any, img_list: Sequence[Tensor]) -> Tensor:
-        """A `Conversation` with its images (1, Q, D) as the language model reads it, (1, T, D)."""
-        return self.embed_prompt([conv.get_prompt()], [image[0] for image in img_list])[0]
+    def get_context_emb(self, conv: Conversation, img_list: Sequence[Tensor]) -> Tensor:
+        """A conversation with its images (1, Q, D) as the language model reads it, (1, T, D)."""
+        return embed_conversation(self, conv, img_list)[0]
 
     def export(self, folder: Path) -> None:
         """Write the trained parts as files that `ckpt`, `q_former_model` and `vit_ckpt` read.
@@ -311,6 +276,9 @@ class MiniGPT4(Blip2Base):
         prompt = samples.get("prompt", self.prompt_list[0] if self.prompt_list else "")
         return [prompt] * len(samples["image"]) if isinstance(prompt, str) else list(prompt)
 
+    def _prompt_rows(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        return [prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self._slots) for p in prompts]
+
     def _embed_rows(
         self, rows: Sequence[Sequence[int]], img_embeds: Tensor | Sequence[Tensor], side: str
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -325,53 +293,3 @@ class MiniGPT4(Blip2Base):
                 f"({IMAGE_PLACEHOLDER}), but {len(images) / self._slots:g} were given"
             )
         return embeds.masked_scatter(slots.unsqueeze(-1), images), mask, ids
-
-    def _image_embeds(self, samples: Any) -> Tensor:
-        if not self.config.qformer_cache:
-            return self.encode_img(samples["image"])[0]
-        embeds: Tensor = self.llama_proj(self._cached_queries(samples["image"], samples["image_id"]))
-        return embeds
-
-    def _cached_queries(self, image: Tensor, image_ids: Sequence[str]) -> Tensor:
-        new = [row for row, key in enumerate(image_ids) if key not in self._image_cache]
-        if new:
-            for row, queries in zip(new, self.encode_queries(image[new]), strict=True):
-                self._image_cache[image_ids[row]] = queries.cpu()
-        return torch.stack([self._image_cache[key] for key in image_ids]).to(image.device)
-
-
-def _prompt_list(config: MiniGPT4Config) -> list[str]:
-    template = config.prompt_template or "{}"
-    if config.prompt:
-        return [template.format(config.prompt)]
-    return read_prompts(config.prompt_path, template) if config.prompt_path else []
-
-
-def _require_files(cfg: MiniGPT4Config) -> None:
-    """Look for all pretrained files first, so that one start tells everything that is missing."""
-    wanted = (
-        ("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", EVA_VIT_G_URL),
-        ("model.q_former_model", cfg.q_former_model, "weights of the Q-Former", BLIP2_QFORMER_URL),
-        (
-            "model.ckpt",
-            cfg.ckpt,
-            "the trained projection",
-            "a training of this project, or XrayGPT's authors",
-        ),
-    )
-    problems: list[str] = []
-    for key, path, what, source in wanted:
-        if path is not None and not is_remote(path):
-            if path.startswith(PACKAGE_PREFIX):
-                source = "this repository, or `make tiny`"
-            try:
-                require_file(path, what=what, source=source, where=key)
-            except MissingFileError as error:
-                problems.append(str(error))
-    for check in (lambda: require_llm(cfg.llama_model, "model.llama_model"), lambda: _prompt_list(cfg)):
-        try:
-            check()
-        except (MissingFileError, ConfigError) as error:
-            problems.append(str(error))
-    if problems:
-        raise MissingFileError("\n".join(problems))

@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import require_file
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, fill_template
 
-IMAGE_PLACEHOLDER = "<ImageHere>"
 IMAGE_SLOT = -1
 IGNORE_INDEX = -100
 """Target of a position at which nothing is to be learnt."""
+
+
+def require_prompts(path: str, where: str = "model.prompt_path") -> Path:
+    """The file of prompts; raises MissingFileError if it is not there."""
+    source = "prompts/alignment.txt of this repository"
+    file = require_file(path, what="the prompts for training", source=source, where=where)
+    if not file.is_file():
+        raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")
+    return file
 
 
 def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> list[str]:
@@ -29,16 +38,14 @@ def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> 
         MissingFileError: no such file.
         ConfigError: no usable line, or one with several placeholders.
     """
-    file: Path = require_file(
-        path, what="the prompts for training", source="prompts/alignment.txt of this repository", where=where
-    )
+    file = require_prompts(path, where)
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     prompts = []
     for number, line in enumerate(lines, start=1):
         if line.count(IMAGE_PLACEHOLDER) > 1:
             raise ConfigError(f"{file}, line {number}: holds {IMAGE_PLACEHOLDER} more than once.")
         if IMAGE_PLACEHOLDER in line:
-            prompts.append(template.format(line))
+            prompts.append(fill_template(template, line))
     if not prompts:
         raise ConfigError(f"{file}: no line holds {IMAGE_PLACEHOLDER}, so there is no prompt in it.")
     return prompts

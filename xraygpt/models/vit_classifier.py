@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.batches import images_of, labels_of
 from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
+from xraygpt.models.required_files import file_check, require_all
 
 
 @dataclass
@@ -72,8 +74,15 @@ class ViTClassifier(BaseModel):
         self.head = FindingsHead(width, config.num_labels, config.num_heads)
 
     @classmethod
-    def from_config(cls, cfg: ViTClassifierConfig) -> Self:
+    def check_files(cls, cfg: ViTClassifierConfig) -> None:
+        require_all(
+            [file_check("model.ckpt", cfg.ckpt, "a trained classifier", "a training of this project")]
+        )
+
+    @classmethod
+    def from_config(cls, cfg: ViTClassifierConfig, device: str | torch.device = "cpu") -> Self:
         """Build the model at random, or load `cfg.ckpt`."""
+        cls.check_files(cfg)
         model = cls(cfg)
         if cfg.ckpt is not None:
             model.load_checkpoint(cfg.ckpt, required=("visual_encoder", "head"))
@@ -86,8 +95,9 @@ class ViTClassifier(BaseModel):
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         """Binary cross entropy of ``labels`` (B, K), averaged over findings and images."""
-        logits = self.predict(samples["image"]).float()
-        return {"loss": F.binary_cross_entropy_with_logits(logits, samples["labels"].float())}
+        labels = labels_of(samples, self.config.num_labels)
+        logits = self.predict(images_of(samples)).float()
+        return {"loss": F.binary_cross_entropy_with_logits(logits, labels)}
 
     def export(self, folder: Path) -> None:
         """Write ``vit.pth``: the encoder alone, under the keys of an EVA file, for `vit_ckpt`."""

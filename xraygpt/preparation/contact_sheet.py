@@ -8,9 +8,9 @@ from itertools import count, islice
 
 from PIL import Image, ImageDraw, ImageFont
 
-from xraygpt.datasets.phantom.cache import phantom_rng
+from xraygpt.datasets.phantom.cache import phantom_truth
 from xraygpt.datasets.phantom.render import render
-from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
+from xraygpt.datasets.phantom.truth import Truth, all_findings
 
 COLUMNS = 6
 COMBINATIONS = 7
@@ -40,7 +40,7 @@ def contact_sheet(size: int, seed: int) -> Image.Image:
 
 
 def _combinations(seed: int) -> list[Truth]:
-    drawn = (draw_truth(phantom_rng(seed, index)) for index in count())
+    drawn = (phantom_truth(seed, index) for index in count())
     return list(islice((truth for truth in drawn if len(truth) > 1), COMBINATIONS))
 
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
-from xraygpt.common.errors import MissingFileError
+from xraygpt.common.errors import CheckpointError, MissingFileError
 
 STEPS = {
     "llm": "train_configs/tiny/1_llm.yaml",
@@ -27,6 +27,12 @@ STEPS = {
     "stage2": "train_configs/tiny/4_stage2.yaml",
 }
 """Folder of each training, in order, and the file that describes it."""
+PROJECTION_STEPS = {
+    "alignment": "train_configs/quickstart/alignment.yaml",
+    "finetune": "train_configs/quickstart/finetune.yaml",
+}
+"""The same for the quickstart, which trains the projection."""
+LLM_FILES = ("config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors")
 SIZE_LIMIT = 12_000_000
 """Most bytes that the parts may have together."""
 
@@ -42,9 +48,11 @@ def assemble_parts(trained: Path, target: Path) -> list[Path]:
         The files written.
 
     Raises:
-        MissingFileError: a step has not been run.
+        MissingFileError: a step has not been run, or not to its end; all files that it lacks are named.
+        CheckpointError: the parts are larger than they may be.
     """
-    _require(trained / name for name in (*STEPS, "tokenizers"))
+    weights = [*(f"llm/{name}" for name in LLM_FILES), "vit/vit.pth", "stage2/qformer.pth"]
+    _require(trained, [*weights, "tokenizers/bert/vocab.txt"], STEPS)
     target.mkdir(parents=True, exist_ok=True)
     _copy_llama(trained / "llm", target / "llama")
     (target / "bert").mkdir(exist_ok=True)
@@ -57,13 +65,10 @@ def assemble_parts(trained: Path, target: Path) -> list[Path]:
 
 def add_projection(trained: Path, target: Path) -> list[Path]:
     """Write the projection of a finished quickstart (folder ``output/quickstart``) beside the other parts."""
-    steps = {
-        "alignment": "train_configs/quickstart/alignment.yaml",
-        "finetune": "train_configs/quickstart/finetune.yaml",
-    }
-    _require(trained / name for name in steps)
+    _require(trained, ["finetune/projection.pth"], PROJECTION_STEPS)
+    target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(trained / "finetune" / "projection.pth", target / "projection.pth")
-    _copy_logs(trained, target / "training", steps)
+    _copy_logs(trained, target / "training", PROJECTION_STEPS)
     return write_record(target)
 
 
@@ -71,7 +76,7 @@ def write_record(target: Path) -> list[Path]:
     """Write ``training/record.json``: size and SHA-256 of every part, and what each training came to.
 
     Raises:
-        ValueError: the parts are larger than they may be.
+        CheckpointError: the parts are larger than they may be.
     """
     files = sorted(
         path
@@ -80,7 +85,10 @@ def write_record(target: Path) -> list[Path]:
     )
     total = sum(path.stat().st_size for path in files)
     if total > SIZE_LIMIT:
-        raise ValueError(f"the parts have {total} bytes together, more than {SIZE_LIMIT}")
+        raise CheckpointError(
+            f"{target}: the parts have {total} bytes together, and {SIZE_LIMIT} at most may ship: train "
+            "smaller ones"
+        )
     logs = sorted((target / "training").glob("*.jsonl"))
     record = {
         "data": "synthetic radiographs and reports of this project only; nothing comes from patients",
@@ -97,10 +105,10 @@ def write_record(target: Path) -> list[Path]:
 
 def _copy_llama(source: Path, target: Path) -> None:
     target.mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer.model", "tokenizer_config.json"):
+    for name in LLM_FILES[:-1]:
         shutil.copyfile(source / name, target / name)
     save_file(
-        _half(load_file(source / "model.safetensors")),
+        _half(load_weights(source / "model.safetensors")),
         target / "model.safetensors",
         metadata={"format": "pt"},
     )
@@ -139,8 +147,10 @@ def _epoch_seconds(steps: list[dict[str, Any]]) -> list[float]:
     return list(last.values())
 
 
-def _require(folders: Iterable[Path]) -> None:
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
+def _require(trained: Path, weights: Iterable[str], steps: Mapping[str, str]) -> None:
+    wanted = [trained / name for name in (*weights, *(f"{step}/metrics.jsonl" for step in steps))]
+    wanted += [Path(config) for config in steps.values()]
+    missing = [str(file) for file in wanted if not file.is_file()]
     if missing:
         raise MissingFileError(
             f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"

@@ -25,13 +25,15 @@ class RunConfig:
     device: str = "auto"
     """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the forward pass. "auto": bf16 on a GPU that has it; else what `amp` says on a GPU;
-    fp32 on the CPU. "fp16" scales the loss."""
+    """Number format of the forward pass. "auto": fp32 on the CPU, and on a GPU if `amp` is false; else bf16
+    on a GPU that has it; on one that has not, fp16 if `amp` is true and fp32 if it is null. "fp16" scales
+    the loss."""
     amp: bool | None = None
-    """The reference's switch, heeded when `precision` is "auto": true asks for reduced precision on a GPU
-    (bf16 or, where missing, fp16), false for fp32."""
+    """The reference's switch, heeded when `precision` is "auto" on a GPU: true means bf16 or, where that is
+    missing, fp16; false means fp32; null means bf16 or, where that is missing, fp32."""
     seed: int = 42
-    """Seed of all random numbers; process number r of several uses seed + r where they must differ."""
+    """Seed of all random numbers. Those of a training step are derived from it, the step and the number of
+    the process, so that they do not depend on what was drawn before."""
     num_workers: int = 0
     """Data loading processes for each training process; 0 loads in the training process itself."""
     distributed: bool = True

@@ -8,11 +8,13 @@ import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.paths import resolve_path
+from xraygpt.runners.skipped_images import SKIPPED_FILE
 from xraygpt.runners.train_state import TrainProgress
 
 AUTO = "auto"
@@ -45,7 +47,7 @@ def find_resume_checkpoint(setting: str | None, output_dir: Path) -> Path | None
         p for p in output_dir.glob("checkpoint_*.pth") if p.name == LAST or EPOCH_PATTERN.match(p.name)
     ]
     if not candidates:
-        logger.info("run.resume_ckpt_path is auto and %s holds no checkpoint: starting anew", output_dir)
+        logger.info("run.resume_ckpt_path is auto and %s holds no checkpoint", output_dir)
         return None
     return max(candidates, key=_progress_of)
 
@@ -81,25 +83,58 @@ def remove_unfinished_saves(output_dir: Path) -> None:
 
 
 def set_earlier_run_aside(output_dir: Path) -> None:
-    """Move checkpoints and metrics of an earlier run in the same folder into ``previous-<time>/``."""
-    old = sorted(output_dir.glob("checkpoint_*.pth")) + sorted(output_dir.glob(METRICS_FILE))
-    if not old:
-        return
+    """Move what an earlier run in the same folder left into ``previous-<time>/``.
+
+    That is its checkpoints, its metrics and its list of skipped images.
+    """
+    patterns = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE)
+    old = [path for pattern in patterns for path in sorted(output_dir.glob(pattern))]
+    if old:
+        _set_aside(output_dir, old)
+
+
+def _set_aside(output_dir: Path, old: list[Path]) -> None:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(max(path.stat().st_mtime for path in old)))
     folder = output_dir / f"previous-{stamp}"
     folder.mkdir(exist_ok=True)
     for path in old:
         path.replace(folder / path.name)
-    logger.warning("%s held an earlier run; its checkpoints and metrics are now in %s", output_dir, folder)
+    names = ", ".join(path.name for path in old)
+    logger.warning("%s held files of an earlier run (%s); they are now in %s", output_dir, names, folder)
 
 
-def take_over_best(checkpoint: Path, output_dir: Path, progress: TrainProgress) -> None:
-    """Have the best checkpoint so far in `output_dir` when going on from one in another folder."""
-    best, known = output_dir / BEST, checkpoint.parent / BEST
-    if progress.best_epoch is None or best.is_file():
-        return
-    if known.is_file():
-        shutil.copyfile(known, best)
-        return
-    logger.warning("%s is not there: the best checkpoint is chosen among the coming epochs", known)
-    progress.best_epoch = progress.best_metric = None
+def find_best(checkpoint: Path, output_dir: Path, progress: TrainProgress) -> Path | None:
+    """Return the best checkpoint of the training that goes on from `checkpoint`; None if it is not there.
+
+    A file of that name may be of another run, or newer than `checkpoint`: its progress tells.
+    """
+    if progress.best_epoch is None:
+        return None
+    for path in (output_dir / BEST, checkpoint.parent / BEST):
+        if path.is_file() and _best_of(path) == (progress.best_epoch, progress.best_metric):
+            return path
+    return None
+
+
+def _best_of(path: Path) -> tuple[Any, Any]:
+    progress = load_checkpoint(path).get("progress") or {}
+    return progress.get("best_epoch"), progress.get("best_metric")
+
+
+def take_over(checkpoint: Path, output_dir: Path, best: Path | None, progress: TrainProgress) -> None:
+    """Have in `output_dir` what belongs to the training that goes on from `checkpoint`, and nothing else.
+
+    Args:
+        best: what `find_best` gave.
+    """
+    own = output_dir / BEST
+    elsewhere = checkpoint.resolve().parent != output_dir.resolve()
+    if elsewhere and best != own:
+        set_earlier_run_aside(output_dir)
+    elif own.is_file() and best != own:
+        _set_aside(output_dir, [own])
+    if best is not None and best != own:
+        partial = output_dir / f".{BEST}.copy.part"
+        shutil.copyfile(best, partial)
+        partial.replace(own)
+    truncate_metrics(output_dir / METRICS_FILE, progress)

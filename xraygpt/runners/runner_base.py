@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.dist_utils import barrier, init_distributed_mode, is_main_process
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, MissingFileError, NonFiniteLossError
 from xraygpt.common.logger import METRICS_FILE, MetricsWriter
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
@@ -22,23 +23,26 @@ from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.loader import BatchLoader
 from xraygpt.datasets.stream import EvalStream, TrainStream
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.data import build_train_stream, datasets_of
+from xraygpt.runners.resume import check_settings
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
     epoch_file,
+    find_best,
     find_resume_checkpoint,
     remove_unfinished_saves,
     set_earlier_run_aside,
-    take_over_best,
-    truncate_metrics,
+    take_over,
 )
 from xraygpt.runners.skipped_images import SkippedImages
 from xraygpt.runners.train_state import (
     TrainProgress,
     load_trainable_state,
-    load_training,
+    read_training,
+    restore_training,
     save_training,
     trainable_state,
 )
@@ -81,7 +85,7 @@ class RunnerBase:
     precision: Precision
 
     # The bare model, and the same as it is trained (wrapped when there are several processes)
-    model: nn.Module
+    model: BaseModel
     wrapped_model: nn.Module
     prompts: list[str]
 
@@ -97,7 +101,7 @@ class RunnerBase:
     skipped: SkippedImages
 
     def __init__(
-        self, cfg: Any, task: BaseTask, model: nn.Module, datasets: dict[str, Splits], job_id: str
+        self, cfg: Any, task: BaseTask, model: BaseModel, datasets: dict[str, Splits], job_id: str
     ) -> None:
         self.config, self.run, self.task, self.datasets, self.job_id = (
             cfg,
@@ -107,12 +111,12 @@ class RunnerBase:
             job_id,
         )
         self.output_dir = self.setup_output_dir()
-        info = init_distributed_mode(self.run)
+        info = init_distributed_mode(self.run)  # joins the other processes unless that is done already
         self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
         self.precision = resolve_precision(self.run.precision, self.run.amp, self.device)
         self.model = self.wrapped_model = model.to(self.device)
         # The first one is that of every evaluation; "" is for models without prompts.
-        self.prompts = list(getattr(model, "prompt_list", [])) or [""]
+        self.prompts = list(model.prompt_list) or [""]
         self.progress = TrainProgress()
         self.skipped = SkippedImages(self.output_dir)
         for split in (*self.run.valid_splits, *self.run.test_splits):
@@ -127,6 +131,7 @@ class RunnerBase:
                 world_size=self.world_size,
             )
             self.iters_per_epoch = self.run.iters_per_epoch or self._one_pass()
+            self.progress = TrainProgress(iters_per_epoch=self.iters_per_epoch, world_size=self.world_size)
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
             self.lr_scheduler = self._build_lr_scheduler()
@@ -141,7 +146,7 @@ class RunnerBase:
         With ``run.evaluate`` only the scoring takes place. Returns the metrics of each test split.
         """
         if self.run.evaluate:
-            return self.evaluate(self.run.resume_ckpt_path, skip_reload=self.run.resume_ckpt_path is None)
+            return self._evaluate_only()
         writer = self._start_or_resume()
         context = TrainContext(
             device=self.device,
@@ -161,9 +166,8 @@ class RunnerBase:
             )
         if self.progress.best_epoch is not None:
             self._reload_best_model()
-        export = getattr(self.model, "export", None)
-        if export is not None and is_main_process():
-            export(self.output_dir)
+        if is_main_process():
+            self.model.export(self.output_dir)
         metrics = self.evaluate(skip_reload=True, writer=writer)
         writer.close()
         return metrics
@@ -193,11 +197,8 @@ class RunnerBase:
         if checkpoint is None:
             if is_main_process():
                 set_earlier_run_aside(self.output_dir)
-            self.task.before_training(self.model, self.datasets)
         else:
             self._resume(checkpoint)
-            if is_main_process():
-                truncate_metrics(metrics, self.progress)
         barrier()
         if self.world_size > 1:
             for value in trainable_state(self.model).values():
@@ -205,23 +206,21 @@ class RunnerBase:
         return MetricsWriter(metrics)
 
     def _resume(self, checkpoint: Path) -> None:
-        self.progress, config = load_training(
-            checkpoint, model=self.model, optimizer=self.optimizer, scaler=self.scaler
-        )
-        before, now = config.get("run", {}), self.config.to_dict()["run"]
-        for key in (
-            "seed",
-            "batch_size_train",
-            "iters_per_epoch",
-            "accum_grad_iters",
-            "max_epoch",
-            "init_lr",
-        ):
-            if before.get(key) != now[key]:
-                logger.warning(
-                    "run.%s was %s in %s and is now %s", key, before.get(key), checkpoint, now[key]
-                )
-        take_over_best(checkpoint, self.output_dir, self.progress)
+        saved = read_training(checkpoint)
+        check_settings(saved, self.progress, self.config.to_dict()["run"])
+        restore_training(saved, model=self.model, optimizer=self.optimizer, scaler=self.scaler)
+        self.progress = saved.progress
+        best = find_best(checkpoint, self.output_dir, self.progress)
+        barrier()  # all have looked before files are moved
+        if is_main_process():
+            take_over(checkpoint, self.output_dir, best, self.progress)
+        if best is None and self.progress.best_epoch is not None:
+            logger.warning(
+                "the best checkpoint so far, of epoch %d, is not there: the best is chosen among the coming "
+                "epochs",
+                self.progress.best_epoch,
+            )
+            self.progress.best_epoch = self.progress.best_metric = None
         logger.info("going on from %s, after %d batches", checkpoint, self.progress.global_step)
 
     def _after_update(self, before: int, after: int) -> None:
@@ -236,6 +235,11 @@ class RunnerBase:
         is_best = False
         for number, split in enumerate(self.run.valid_splits):
             metrics = self.eval_epoch(split, epoch, writer, event="valid")
+            if not math.isfinite(metrics["agg_metrics"]):
+                raise NonFiniteLossError(
+                    f"the score of the split '{split}' after epoch {epoch} is {metrics['agg_metrics']}. "
+                    "Lower run.init_lr, set run.grad_clip, or train in run.precision bf16 or fp32."
+                )
             best = self.progress.best_metric
             if number == 0 and (best is None or metrics["agg_metrics"] > best):
                 self.progress.best_epoch, self.progress.best_metric = epoch, metrics["agg_metrics"]
@@ -262,6 +266,16 @@ class RunnerBase:
         )
 
     # Evaluation
+
+    def _evaluate_only(self) -> dict[str, dict[str, Any]]:
+        """Score with the checkpoint of ``run.resume_ckpt_path``, or the model as it is."""
+        setting = self.run.resume_ckpt_path
+        checkpoint = find_resume_checkpoint(setting, self.output_dir)
+        if setting and checkpoint is None:
+            raise MissingFileError(
+                f"run.resume_ckpt_path is {setting}, and {self.output_dir} holds no checkpoint"
+            )
+        return self.evaluate(checkpoint, skip_reload=checkpoint is None)
 
     def evaluate(
         self,

@@ -13,24 +13,27 @@ logger = logging.getLogger(__name__)
 class SkippedImages:
     """Writes each skipped image once to ``skipped_images.txt`` and warns about it.
 
-    All processes append to the same file; one image may be met by two of them and is then listed twice.
+    The count is of the images that this process has met; the file is the list of a whole run, to which all
+    processes and, when it is resumed, all its parts add.
     """
 
     def __init__(self, output_dir: Path) -> None:
         self.path = output_dir / SKIPPED_FILE
-        self._known: set[str] = set()
-        if self.path.is_file():
-            self._known.update(self.path.read_text(encoding="utf-8").splitlines())
+        self._met: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._met)
 
     def add(self, messages: list[str]) -> None:
         """Take note of images, each given as one line of text that says which and why."""
         for message in (text.replace("\n", " ") for text in messages):
-            if message in self._known:
+            if message in self._met:
                 continue
-            self._known.add(message)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(message + "\n")
+            self._met.add(message)
+            if message not in self._listed():
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(message + "\n")
             logger.warning("skipped corrupt image number %d: %s", len(self), message)
+
+    def _listed(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xraygpt.common.checkpoint import load_checkpoint, load_state, save_checkpoint
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.paths import package_root
-from xraygpt.models.base_model import COMPUTED_BUFFERS
+from xraygpt.models.base_model import COMPUTED_BUFFERS, BaseModel
 
 
 @dataclass
@@ -29,6 +29,10 @@ class TrainProgress:
     """The epoch that scored best."""
     best_metric: float | None = None
     """Its score."""
+    iters_per_epoch: int = 0
+    """Batches in an epoch: `run.iters_per_epoch`, or what one pass over the data makes."""
+    world_size: int = 0
+    """Number of training processes."""
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -61,7 +65,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: str)
 def save_training(
     path: Path,
     *,
-    model: nn.Module,
+    model: BaseModel,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     config: dict[str, Any],
@@ -86,17 +90,28 @@ def save_training(
     save_checkpoint(path, payload)
 
 
-def load_training(
-    path: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-) -> tuple[TrainProgress, dict[str, Any]]:
-    """Put a checkpoint's state back; return how far it was and the configuration it was made with.
+@dataclass
+class SavedTraining:
+    """A checkpoint that a training can go on from."""
+
+    path: Path
+    payload: dict[str, Any]
+    """All that `save_training` wrote."""
+    progress: TrainProgress
+    """How far it was."""
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The section ``run`` of the configuration that it was made with."""
+        section: dict[str, Any] = (self.payload.get("config") or {}).get("run") or {}
+        return section
+
+
+def read_training(path: Path) -> SavedTraining:
+    """Read a checkpoint to go on from.
 
     Raises:
-        MissingFileError, CheckpointError: it is absent, damaged, or of another model or optimizer.
+        MissingFileError, CheckpointError: it is absent, damaged, or holds weights only.
     """
     payload = load_checkpoint(path)
     if absent := [key for key in ("model", "optimizer", "progress") if key not in payload]:
@@ -104,6 +119,22 @@ def load_training(
             f"{path}: cannot go on from it, it holds no {', '.join(absent)}. To start from its weights, name "
             "it in model.ckpt instead."
         )
+    return SavedTraining(path, payload, TrainProgress(**payload["progress"]))
+
+
+def restore_training(
+    saved: SavedTraining,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    """Put a checkpoint's state back.
+
+    Raises:
+        CheckpointError: it is of another model or optimizer.
+    """
+    path, payload = saved.path, saved.payload
     load_trainable_state(model, payload["model"], where=str(path))
     try:
         optimizer.load_state_dict(payload["optimizer"])
@@ -111,20 +142,18 @@ def load_training(
         raise CheckpointError(f"{path}: the optimizer's state does not fit: {error}") from error
     if scaler is not None and payload.get("scaler"):
         scaler.load_state_dict(payload["scaler"])
-    return TrainProgress(**payload["progress"]), payload.get("config") or {}
 
 
-def make_manifest(model: nn.Module) -> dict[str, Any]:
+def make_manifest(model: BaseModel) -> dict[str, Any]:
     """Return facts about the model and the code that tell later what a checkpoint is; plain values only."""
-    own = getattr(model, "manifest", None)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "torch": str(torch.__version__),
         "transformers": importlib.metadata.version("transformers"),
         "git": _git_hash(),
-        "prompts": list(getattr(model, "prompt_list", [])),
-        **(own() if own is not None else {}),
+        "prompts": list(model.prompt_list),
+        **model.manifest(),
     }
 
 

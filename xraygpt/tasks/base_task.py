@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from xraygpt.common.dist_utils import get_rank
+from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import progress
+from xraygpt.common.precision import resolve_device
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch, to_device
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import SizedDataset
+from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.context import EvalContext, Splits, TrainContext
 from xraygpt.tasks.steps import Losses, accumulation_group, checked_losses, gather, gradient_sync, update
 
@@ -43,31 +47,34 @@ class BaseTask:
 
     # Building
 
-    def build_model(self, cfg: Any) -> nn.Module:
-        """Return the model that the configuration describes, its weights loaded."""
+    def build_model(self, cfg: Any) -> BaseModel:
+        """Return the model that the configuration describes, its weights loaded, on this process's device."""
         model_cls = registry.get_model_class(cfg.to_dict()["model"]["arch"])
-        model: nn.Module = model_cls.from_config(cfg.model_cfg)
+        device = resolve_device(cfg.run_cfg.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
+        model: BaseModel = model_cls.from_config(cfg.model_cfg, device=device)
         return model
 
     def build_datasets(self, cfg: Any) -> dict[str, Splits]:
-        """Return {name of the data set: {split: data set}}."""
+        """Return {name of the data set: {split: data set}}.
+
+        Raises:
+            MissingFileError: naming all that is missing of all data sets.
+        """
         datasets: dict[str, Splits] = {}
+        missing: list[str] = []
         for name, dataset_config in cfg.datasets_cfg.items():
             builder = registry.get_builder_class(name)(dataset_config)
-            built = builder.build_datasets()
+            try:
+                built = builder.build_datasets()
+            except MissingFileError as error:
+                missing.append(str(error))
+                continue
             datasets[name] = {normalise_split(split): data for split, data in built.items()}
             sizes = ", ".join(f"{split} {len(data)}" for split, data in datasets[name].items())
             logger.info("data set %s: %s", name, sizes)
+        if missing:
+            raise MissingFileError("\n".join(missing))
         return datasets
-
-    def before_training(self, model: nn.Module, datasets: dict[str, Splits]) -> None:
-        """Let a model prepare itself from the data before its first step, in place (e.g. initial weights).
-
-        Models that define `prepare_training(datasets)` do; a resumed training skips this.
-        """
-        prepare = getattr(model, "prepare_training", None)
-        if prepare is not None:
-            prepare(datasets)
 
     # Training
 
@@ -164,9 +171,8 @@ class BaseTask:
 
     def before_evaluation(self, model: nn.Module, dataset: SizedDataset | None = None, **kwargs: Any) -> None:
         """Called before a split is evaluated."""
-        prepare = getattr(model, "before_evaluation", None)
-        if prepare is not None:
-            prepare(dataset=dataset, **kwargs)
+        prepare: Any = model.before_evaluation
+        prepare(dataset=dataset, **kwargs)
 
     @torch.no_grad()
     def evaluation(

@@ -62,6 +62,7 @@ class ReportResults:
         output_dir: Path,
         elapsed: Callable[[], float],
         config: Mapping[str, Any],
+        others: Mapping[str, Mapping[str, Any]],
     ) -> dict[str, Any]:
         """Write ``scores.json`` and, if wanted, ``report.html``; return the scores.
 
@@ -69,6 +70,7 @@ class ReportResults:
             scores: of `split`, as `xraygpt.evaluation.score_reports` gives them.
             elapsed: seconds since the start of the program; ``seconds`` in the scores adds to it the wall
                 time of the runs before.
+            others: the scores of further splits, which go into ``scores.json`` under ``other_splits``.
         """
         own = _by_source(datasets, normalise_split(split))
         examples = _examples(rows, own, self.page.examples) if self.page.enabled else []
@@ -77,12 +79,12 @@ class ReportResults:
             complete["f1_untrained"] = self.f1_untrained
         seconds = elapsed()
         complete["seconds"] = round(seconds + sum(run.seconds for run in self.runs), 2)
-        write_json(output_dir / SCORES_FILE, complete)
+        write_json(output_dir / SCORES_FILE, complete | ({"other_splits": others} if others else {}))
         logger.info("scores written to %s", output_dir / SCORES_FILE)
         if self.page.enabled:
             content = PageContent(
                 subject=_subject(rows, own),
-                synthetic=all(_is_synthetic(own[row["source"]]) for row in rows),
+                synthetic=all(is_synthetic(own[row["source"]]) for row in rows),
                 scores=complete,
                 runs=[*self.runs, RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)],
                 examples=examples,
@@ -114,7 +116,8 @@ def _picture(dataset: SizedDataset, row: Row) -> Image.Image | None:
     return picture(row["image_id"]) if picture is not None else None
 
 
-def _is_synthetic(dataset: SizedDataset) -> bool:
+def is_synthetic(dataset: SizedDataset) -> bool:
+    """Tell whether the images of a data set are drawn by this project."""
     return bool(getattr(dataset, "synthetic", False))
 
 
@@ -122,6 +125,6 @@ def _subject(rows: Sequence[Row], datasets: Mapping[str, SizedDataset]) -> str:
     """Return e.g. "400 synthetic radiographs (phantom)"."""
     counts = Counter(row["source"] for row in rows)
     return " and ".join(
-        f"{n} {'synthetic ' if _is_synthetic(datasets[name]) else ''}radiograph{'s' * (n > 1)} ({name})"
+        f"{n} {'synthetic ' if is_synthetic(datasets[name]) else ''}radiograph{'s' * (n > 1)} ({name})"
         for name, n in counts.items()
     )

@@ -55,6 +55,17 @@ def test_failed_rendering_leaves_nothing_behind(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_other_processes_wait_for_the_main_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = np.full((2, 64, 64), 7, np.uint8)
+    rendered_split(1, 2, 64, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    monkeypatch.setattr(cache, "_render_all", refuse)
+    monkeypatch.setattr(cache, "is_main_process", lambda: False)
+    monkeypatch.setattr(cache, "barrier", lambda: np.save(path, rendered))
+    assert np.array_equal(rendered_split(1, 2, 64, tmp_path), rendered)
+
+
 def test_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XRAYGPT_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path / "phantoms"

@@ -54,7 +54,7 @@ def test_sample(tmp_path: Path) -> None:
 def test_labels_keywords_and_report_tell_the_truth() -> None:
     data = dataset(2, 300)
     for index in range(len(data)):
-        sample, truth = data[index], draw_truth(phantom_rng(2, index))
+        sample, truth = data[index], draw_truth(phantom_rng(2, index, "truth"))
         assert "image" not in sample
         present = {name for name, value in zip(PHANTOM_LABELS, sample["labels"], strict=True) if value}
         assert present == {finding.label for finding in truth} | {finding.phrase for finding in truth}

@@ -14,7 +14,7 @@ from xraygpt.evaluation.findings import extract_findings
 def drawn(count: int) -> list[tuple[Truth, str]]:
     pairs = []
     for index in range(count):
-        rng = phantom_rng(77, index)
+        rng = phantom_rng(77, index, "truth")
         truth = draw_truth(rng)
         pairs.append((truth, write_report(truth, rng)))
     return pairs
@@ -72,5 +72,5 @@ def test_same_generator_gives_the_same_report() -> None:
 
 def test_keywords_name_all_findings() -> None:
     truth = tuple(all_findings()[:3])
-    assert sorted(keywords(truth, phantom_rng(0, 0)).split(", ")) == sorted(f.phrase for f in truth)
-    assert keywords((), phantom_rng(0, 0)) == "normal"
+    assert sorted(keywords(truth, phantom_rng(0, 0, "truth")).split(", ")) == sorted(f.phrase for f in truth)
+    assert keywords((), phantom_rng(0, 0, "truth")) == "normal"

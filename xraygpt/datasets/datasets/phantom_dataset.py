@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
-from xraygpt.datasets.phantom.cache import phantom_rng, rendered_split
+from xraygpt.datasets.phantom.cache import phantom_rng, phantom_truth, rendered_split
 from xraygpt.datasets.phantom.report import keywords, write_report
-from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
+from xraygpt.datasets.phantom.truth import Truth, all_findings
 from xraygpt.processors.base_processor import BaseProcessor
 
 PHANTOM_LABELS = (
@@ -68,8 +68,8 @@ class PhantomDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < self.count:
             raise IndexError(f"phantom {index} of {self.count}")
-        rng = phantom_rng(self.seed, index)
-        truth = draw_truth(rng)
+        truth = phantom_truth(self.seed, index)
+        rng = phantom_rng(self.seed, index, "report")
         sample: Sample = {
             "caption": self.text_processor(write_report(truth, rng)),
             "image_id": f"phantom-{self.seed}-{index}",

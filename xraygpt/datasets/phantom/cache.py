@@ -9,9 +9,11 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from xraygpt.common.dist_utils import barrier, is_main_process
 from xraygpt.common.logger import progress
 from xraygpt.datasets.phantom.render import render
 from xraygpt.datasets.phantom.truth import Truth, draw_truth
@@ -22,20 +24,22 @@ TEXT_SOURCES = ("__init__.py", "report.py")
 """Source files that have no say in the images."""
 
 
-def phantom_rng(seed: int, index: int) -> random.Random:
-    """The generator behind phantom ``index`` of a split: first its truth, then its image or its report."""
-    return random.Random(f"phantom {seed} {index}")
+def phantom_rng(seed: int, index: int, purpose: Literal["truth", "image", "report"]) -> random.Random:
+    """One of the generators behind phantom ``index`` of a split.
+
+    They are independent, so that nothing in an image but its findings tells how its report is phrased.
+    """
+    return random.Random(f"phantom {seed} {index} {purpose}")
 
 
 def phantom_truth(seed: int, index: int) -> Truth:
     """The findings of phantom ``index``."""
-    return draw_truth(phantom_rng(seed, index))
+    return draw_truth(phantom_rng(seed, index, "truth"))
 
 
 def render_phantom(seed: int, index: int, size: int) -> np.ndarray:
     """Render phantom ``index`` of a split; uint8 (size, size)."""
-    rng = phantom_rng(seed, index)
-    return render(draw_truth(rng), rng, size)
+    return render(phantom_truth(seed, index), phantom_rng(seed, index, "image"), size)
 
 
 def cache_folder() -> Path:
@@ -46,20 +50,29 @@ def cache_folder() -> Path:
 def rendered_split(seed: int, count: int, size: int, folder: Path | None = None) -> np.ndarray:
     """The images of a split, rendered on all cores unless they already lie in the cache.
 
+    Of several training processes the main one renders while the others wait, so all have to call this.
+
     Returns:
         Read-only uint8 array (count, size, size), mapped from the file.
     """
     folder = folder or cache_folder()
     path = folder / f"{_renderer_hash()}-size{size}-seed{seed}-n{count}.npy"
-    if not path.exists():
-        rendered = _render_all(seed, count, size)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, rendered)
-        temporary.replace(path)
+    if is_main_process() and not path.exists():
+        _save(path, _render_all(seed, count, size))
+    barrier()
+    if not path.exists():  # this process runs on another machine than the main one
+        _save(path, _render_all(seed, count, size))
     images: np.ndarray = np.load(path, mmap_mode="r")
     return images
+
+
+def _save(path: Path, images: np.ndarray) -> None:
+    """Write a file that others may look for at the same time: it is there at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, images)
+    temporary.replace(path)
 
 
 def _render_all(seed: int, count: int, size: int) -> np.ndarray:
