@@ -123,7 +123,8 @@ class BaseDatasetBuilder:
                 f"missing folder: the data set '{name}'\n"
                 f"  expected at: {folder} (put it there, or set {key})\n"
                 f"  its content: {ANNOTATION_FILE} and "
-                f"{IMAGE_FOLDER}/<image_id>{self.train_dataset_cls.suffixes[0]}"
+                f"{IMAGE_FOLDER}/<image_id>{self.train_dataset_cls.suffixes[0]}\n"
+                f"  comes from:  {self.train_dataset_cls.obtained_from}"
             )
         return folder
 

@@ -35,6 +35,8 @@ class BaseDataset(Dataset[Sample]):
     """Goes into every sample as its `source`."""
     synthetic: ClassVar[bool] = False
     """The images show no patient."""
+    obtained_from: ClassVar[str] = ""
+    """Where its images and reports can be had, for the error that they are not there."""
     suffixes: ClassVar[tuple[str, ...]] = (".jpg", ".jpeg", ".png")
     """Endings of image files, in order of preference."""
 

@@ -9,4 +9,5 @@ class MIMICDataset(CaptionDataset):
     """Radiographs and report summaries of MIMIC-CXR."""
 
     name = "mimic"
+    obtained_from = "https://physionet.org/content/mimic-cxr-jpg (access on application)"
     suffixes = (".jpg", ".jpeg", ".png")

@@ -9,4 +9,5 @@ class OpenIDataset(CaptionDataset):
     """Radiographs and report summaries of OpenI."""
 
     name = "openi"
+    obtained_from = "https://openi.nlm.nih.gov (Indiana University chest X-ray collection)"
     suffixes = (".png", ".jpg", ".jpeg")
