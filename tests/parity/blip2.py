@@ -1,0 +1,115 @@
+"""Cases of BLIP-2's first stage."""
+
+from typing import Any
+
+import torch
+
+from tests.parity.golden import Case, plain
+from tests.parity.qformer import config
+from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
+from xraygpt.models.eva_vit import VisionConfig
+from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.retrieval import compute_sim_matrix
+
+LOSSES = ("loss", "loss_itc", "loss_itm", "loss_lm")
+
+
+def run(case: Case) -> None:
+    model = _build(case)
+    case.load(model)
+    _losses(case, model)
+    with torch.no_grad():
+        _parts(case, model)
+        _features(case, model)
+        _retrieval(case, model)
+        _captions(case, model)
+
+
+def _build(case: Case) -> Blip2Qformer:
+    given = case.constructor
+    vision = VisionConfig(**plain(given["vit"], VisionConfig))
+    bert = given["bert_config"] | {
+        "cross_attention_freq": given["cross_attention_freq"],
+        "encoder_width": given["vit"]["embed_dim"],
+        "query_length": given["num_query_token"],
+    }
+    settings = Blip2QformerConfig(
+        vision=vision,
+        qformer=config(bert),
+        num_query_token=given["num_query_token"],
+        embed_dim=given["embed_dim"],
+        max_txt_len=given["max_txt_len"],
+        freeze_vit=given["freeze_vit"],
+        bert_tokenizer=str(case.folder / "wordpiece_vocab.txt"),
+        mask_same_report=False,  # the reference takes a pair's own text alone for its match
+    )
+    return Blip2Qformer(settings)
+
+
+def _losses(case: Case, model: Blip2Qformer) -> None:
+    images, texts, check = case.inputs["images"], case.values["texts"], case.comparison
+    out = model({"image": images[:2], "caption": texts[:2]})
+    for name in LOSSES:
+        check.value(name, out[name])
+    out["loss"].backward()
+    check.gradients(model)
+    model.zero_grad()
+    if "image_id.loss" in case.values:
+        samples: dict[str, Any] = {"image": images[2:4], "caption": texts[3:5], "image_id": ["11", "12"]}
+        out = model(samples)
+        for name in LOSSES:
+            check.value(f"image_id.{name}", out[name])
+
+
+def _parts(case: Case, model: Blip2Qformer) -> None:
+    images, check = case.inputs["images"], case.comparison
+    tokens = model.tokenize(case.values["texts"], padding="max_length")
+    check.output("text_ids", tokens.input_ids)
+    check.output("text_mask", tokens.attention_mask)
+    hidden, patches = model.forward_image(images)
+    check.output("forward_image_hidden", hidden)
+    check.output("forward_image_vit", patches)
+    check.output("forward_text_cls", model.forward_text(tokens))
+    check.output("itm_scores", model.compute_itm(patches, tokens.input_ids, tokens.attention_mask))
+
+
+def _features(case: Case, model: Blip2Qformer) -> None:
+    rows = case.outputs["features_text_ids"]["shape"][0]
+    images, texts, check = case.inputs["images"][:rows], case.values["texts"][:rows], case.comparison
+    tokens = model.tokenize_whole(texts)
+    check.output("features_text_ids", tokens.input_ids)
+    check.output("features_text_mask", tokens.attention_mask)
+    for mode in ("image", "text", "multimodal"):
+        features = model.extract_features({"image": images, "caption": texts}, mode=mode)
+        for field, value in features.items():
+            check.optional(f"features_{mode}_{field}", value)
+
+
+def _retrieval(case: Case, model: Blip2Qformer) -> None:
+    images, texts, check = case.inputs["images"], case.values["texts"], case.comparison
+    length = case.outputs["sim_text_ids"]["shape"][1]
+    tokens = model.tokenizer(
+        texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    )
+    check.output("sim_text_ids", tokens.input_ids)
+    check.output("sim_text_mask", tokens.attention_mask)
+    batch = int(case.call_number(r"in batches of (\d+)"))
+    loader = [{"image": part} for part in images.split(batch)]
+    for name, best in case.numbered(r"sim_i2t_k(\d+)"):
+        to_text, to_image = compute_sim_matrix(model, loader, texts=texts, k_test=best, max_txt_len=length)
+        check.output(name, to_text)
+        check.output(f"sim_t2i_k{best}", to_image)
+
+
+def _captions(case: Case, model: Blip2Qformer) -> None:
+    name = "generate_num_beams1_captions"
+    if name not in case.values:
+        return
+    expected = case.values[name]
+    # Counted with the start token in the reference, without it here.
+    longest, shortest = (
+        int(case.call_number(rf"generate\(.*\b{word}_length=(\d+)")) for word in ("max", "min")
+    )
+    generation = GenerationConfig(max_new_tokens=longest - 1, min_length=shortest - 1)
+    got = model.generate({"image": case.inputs["images"][: len(expected)]}, generation)
+    case.comparison.exact(name, got, expected)

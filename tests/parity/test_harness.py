@@ -1,0 +1,126 @@
+"""The comparison itself: a wrong number is reported, an exact one is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.parity.__main__ import main
+from tests.parity.comparison import Comparison
+from tests.parity.golden import Case
+from tests.parity.runners import runner_of
+
+
+def comparison() -> Comparison:
+    spec = {
+        "outputs": {
+            "hidden": {"recommended": {"rtol": 1e-4, "atol": 1e-5}},
+            "ids": {"recommended": "exact"},
+        },
+        "values": {"loss": 2.0, "loss_fp64": 2.0, "grad_abs_sum": {"weight": 3.0, "bias": None}},
+    }
+    arrays = {"out/hidden": np.array([1.0, -2.0], dtype=np.float32), "out/ids": np.array([1, 2])}
+    return Comparison(spec, arrays)
+
+
+def layer(weight: float, bias: float | None = None) -> nn.Linear:
+    model = nn.Linear(1, 1)
+    model.weight.grad = torch.full_like(model.weight, weight)
+    model.bias.grad = None if bias is None else torch.full_like(model.bias, bias)
+    return model
+
+
+def test_exact_numbers_pass() -> None:
+    found = comparison()
+    found.output("hidden", torch.tensor([1.0, -2.0]))
+    found.output("ids", torch.tensor([1, 2]))
+    found.value("loss", torch.tensor(2.0))
+    found.gradients(layer(-3.0))
+    found.finish()
+    assert found.ok
+    assert (found.max_abs, found.max_rel) == (0.0, 0.0)
+
+
+def test_differences_are_measured() -> None:
+    found = comparison()
+    found.output("hidden", np.array([1.0, -2.0001]))
+    assert found.ok
+    assert found.max_abs == pytest.approx(1e-4)
+    assert found.max_rel == pytest.approx(5e-5)
+    assert found.tolerance == pytest.approx(2.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("hidden", [1.0, -2.001]),
+        ("hidden", [1.0, float("nan")]),
+        ("hidden", [1.0]),
+        ("ids", [1, 3]),
+    ],
+)
+def test_wrong_arrays_are_reported(name: str, wrong: list[float]) -> None:
+    found = comparison()
+    found.output(name, np.array(wrong))
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith(name)
+
+
+def test_wrong_values_and_gradients_are_reported() -> None:
+    found = comparison()
+    found.value("loss", 2.001)
+    found.exact("text", "a", "b")
+    found.gradients(layer(3.01))
+    found.gradients(layer(3.0, bias=0.5))
+    assert [problem.split(":")[0] for problem in found.problems] == [
+        "loss",
+        "text",
+        "grad_abs_sum weight",
+        "grad_abs_sum bias",
+    ]
+
+
+def test_what_nothing_was_compared_with_is_reported() -> None:
+    found = comparison()
+    found.differs("hidden", "a reason")
+    found.finish()
+    assert found.problems == ["ids: never compared", "loss: never compared", "grad_abs_sum: never compared"]
+
+
+def test_weights_follow_from_their_names(tmp_path: Path) -> None:
+    entry = {"shape": [2], "dtype": "float32"}
+    spec = {
+        "case": "x",
+        "salt": "s",
+        "weight_scale": 0.5,
+        "state_dict": {
+            "a": entry,
+            "b": entry | {"gain": True},
+            "c": entry | {"alias_of": "a"},
+            "d": entry | {"exception": 0.07},
+            "e": {"shape": [1], "dtype": "int64"},
+        },
+        "inputs": {"mask": {"kind": "lengths", "lengths": [1, 3], "shape": [2, 3]}},
+    }
+    case = Case(tmp_path / "x.json", spec)
+    weights = case.weights()
+    assert list(weights) == ["a", "b", "c", "d"]
+    assert torch.equal(weights["a"], weights["c"])
+    assert weights["d"].tolist() == pytest.approx([0.07, 0.07])
+    again = Case(tmp_path / "x.json", spec | {"salt": "t"}).weights()
+    assert not torch.equal(weights["a"], again["a"])
+    assert case.inputs["mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_a_case_without_a_runner_is_not_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = {"file": "models/unknown.py", "cls": "Unknown"}
+    assert runner_of(reference) is None
+    (tmp_path / "x.json").write_text(json.dumps({"case": "x", "reference": reference}), encoding="utf-8")
+    assert main([str(tmp_path)]) == 1
+    assert "not run" in capsys.readouterr().out
+    assert main([str(tmp_path / "nowhere")]) == 2
