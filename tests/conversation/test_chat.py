@@ -1,61 +1,16 @@
 """Chat, on a model that only records what it is asked."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.conversation.recorder import Recorder
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.conversation.conversation import CONV_VISION, Chat
-
-
-class Recorder:
-    """One position per word, one per image."""
-
-    prompt_template = "###Patient: {} ###Doctor: "
-    end_sym = "###"
-    max_positions = 1000
-    device = torch.device("cpu")
-
-    def __init__(self, reply: str = "Clear lungs.") -> None:
-        self.reply = reply
-        self.prompts: list[str] = []
-        self.settings: dict[str, Any] = {}
-
-    def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return image.mean().expand(1, 1, 4), torch.ones(1, 1)
-
-    def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        self.prompts.append(prompts[0])
-        assert prompts[0].count("<ImageHere>") == len(img_embeds)
-        length = len(prompts[0].split())
-        return torch.zeros(1, length, 4), torch.ones(1, length)
-
-    def complete(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
-    ) -> tuple[list[str], Tensor]:
-        self.settings = {"stops": stops, **asdict(generation)}
-        return [self.reply], torch.tensor([[5, 6]])
-
-    def complete_stream(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
-    ) -> Iterator[str]:
-        words = self.reply.split()
-        yield from (" ".join(words[: n + 1]) for n in range(len(words)))
 
 
 def _processor(image: Image.Image) -> Tensor:

@@ -1,45 +1,23 @@
-"""A model that answers at once, for tests of what goes on around it."""
+"""A model that answers at once, for tests of the demo around it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from tests.conversation.recorder import Recorder
 from xraygpt.common.generation import GenerationConfig
 
 
-class Talker:
-    """Answers every question with the brightness of the image; one position for each word."""
+class Talker(Recorder):
+    """Answers every question with the brightness of the image."""
 
-    prompt_template = "###Patient: {} ###Doctor: "
-    end_sym = "###"
     max_positions = 60
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.prompts: list[str] = []
-        self.settings: dict[str, Any] = {}
-
-    def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return image.mean().expand(1, 1, 4), torch.ones(1, 1)
 
     def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        self.prompts.append(prompts[0])
-        length = len(prompts[0].split())
-        return img_embeds[0].mean().expand(1, length, 4), torch.ones(1, length)
-
-    def complete(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
-    ) -> tuple[list[str], Tensor]:
-        raise NotImplementedError("the demo streams")
+        embeds, mask = super().embed_prompt(prompts, img_embeds)
+        return embeds + img_embeds[0].mean(), mask
 
     def complete_stream(
         self,
@@ -48,6 +26,6 @@ class Talker:
         generation: GenerationConfig,
         stops: Sequence[str],
     ) -> Iterator[str]:
-        self.settings = asdict(generation)
-        yield "Brightness"
-        yield f"Brightness {float(inputs_embeds.mean()):.0f}"
+        self.reply = f"Brightness {float(inputs_embeds.mean()):.0f}"
+        self.complete(inputs_embeds, attention_mask, generation, stops)  # takes note of the settings
+        yield from super().complete_stream(inputs_embeds, attention_mask, generation, stops)

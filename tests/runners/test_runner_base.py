@@ -132,6 +132,22 @@ class Interrupted(Exception):
     pass
 
 
+def run_until(stop: int, cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train, and let the model fail when it is called for the `stop`-th time."""
+    forward, calls = ToyModel.forward, []
+
+    def dying(self: ToyModel, samples: Any) -> Any:
+        calls.append(samples)
+        if len(calls) == stop:
+            raise Interrupted
+        return forward(self, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ToyModel, "forward", dying)
+        with pytest.raises(Interrupted):
+            run(cfg)
+
+
 @pytest.mark.parametrize(("optimizer", "stops"), [("adamw", range(2, 15)), ("muon", (7, 12))])
 def test_resuming_after_any_step_changes_nothing(
     tmp_path: Path,
@@ -143,23 +159,10 @@ def test_resuming_after_any_step_changes_nothing(
 ) -> None:
     whole = tmp_path / "whole"
     run(write_config(tmp_path / "whole.yaml", storage, whole, optimizer=optimizer, **harsh))
-    forward = ToyModel.forward
     for stop in stops:
         out = tmp_path / f"stopped{stop}"
         cfg = write_config(tmp_path / "c.yaml", storage, out, optimizer=optimizer, **harsh)
-        calls = 0
-
-        def dying(self: ToyModel, samples: Any, stop: int = stop) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == stop:
-                raise Interrupted
-            return forward(self, samples)
-
-        monkeypatch.setattr(ToyModel, "forward", dying)
-        with pytest.raises(Interrupted):
-            run(cfg)
-        monkeypatch.setattr(ToyModel, "forward", forward)
+        run_until(stop, cfg, monkeypatch)
         run(cfg, "run.resume_ckpt_path=auto")
         assert metrics_of(out) == metrics_of(whole)
         assert metrics_of(out, "valid") == metrics_of(whole, "valid")
@@ -175,18 +178,7 @@ def test_resuming_with_a_scaled_loss_changes_nothing(
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(write_config(tmp_path / "a.yaml", storage, whole, precision="fp16", **harsh))
     cfg = write_config(tmp_path / "b.yaml", storage, out, precision="fp16", **harsh)
-    forward, calls = ToyModel.forward, []
-
-    def dying(self: ToyModel, samples: Any) -> Any:
-        calls.append(samples)
-        if len(calls) == 12:
-            raise Interrupted
-        return forward(self, samples)
-
-    monkeypatch.setattr(ToyModel, "forward", dying)
-    with pytest.raises(Interrupted):
-        run(cfg)
-    monkeypatch.setattr(ToyModel, "forward", forward)
+    run_until(12, cfg, monkeypatch)
     run(cfg, "run.resume_ckpt_path=auto")
     assert final_state(whole)["scaler"]["_growth_tracker"] > 0
     for key in ("model", "optimizer", "scaler"):

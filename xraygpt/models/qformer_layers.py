@@ -128,7 +128,6 @@ class BertLayer(nn.Module):
         self.has_cross_attention = config.add_cross_attention and layer_num % config.cross_attention_freq == 0
         if self.has_cross_attention:
             self.crossattention = BertAttention(config, is_cross_attention=True)
-        self.has_text = text
         if text:
             self.intermediate = BertIntermediate(config)
             self.output = BertOutput(config)
