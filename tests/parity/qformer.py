@@ -1,6 +1,5 @@
 """Cases of the Q-Former alone: losses, saved attention, relative positions, pruning, generation."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.golden import Case, plain
+from tests.parity.search import search_settings
 from xraygpt.models.bert_generation import SearchResult, SearchSettings
 from xraygpt.models.Qformer import BertForMaskedLM, BertLMHeadModel, BertModel, QformerConfig
 
@@ -146,7 +146,7 @@ def run_generation(case: Case) -> None:
     for name in case.outputs:
         if name.endswith("_scores"):
             continue
-        result = _generate(case, model, _settings(case, name))
+        result = _generate(case, model, search_settings(case, name))
         check.output(name, result.sequences)
         if f"{name}_scores" in case.outputs:
             assert result.scores is not None
@@ -162,22 +162,4 @@ def _generate(case: Case, model: BertLMHeadModel, settings: SearchSettings) -> S
         query_embeds=query,
         encoder_hidden_states=case.inputs["encoder_hidden_states"],
         encoder_attention_mask=case.inputs["encoder_mask"],
-    )
-
-
-def _settings(case: Case, name: str) -> SearchSettings:
-    beams = re.match(r"beam(\d+)", name)
-    shortest = re.search(r"_min(\d+)", name)
-    repetition = re.search(r"_rep(\d+)p(\d+)", name)
-    number = int(beams.group(1)) if beams else 1
-    everything = name.endswith("_all")
-    penalty = r"num_return_sequences=\d+, length_penalty=([\d.]+)"
-    return SearchSettings(
-        max_length=int(case.call_number(r"max_length=(\d+)")),
-        eos_token_id=None if name.endswith("_no_eos") else case.values["eos_token_id"],
-        min_length=int(shortest.group(1)) if shortest else 0,
-        num_beams=number,
-        num_return_sequences=number if everything else 1,
-        length_penalty=case.call_number(penalty) if everything else 1.0,
-        repetition_penalty=float(".".join(repetition.groups())) if repetition else 1.0,
     )

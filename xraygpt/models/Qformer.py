@@ -6,7 +6,7 @@ Shapes: B samples, Q query tokens, L text tokens, T = Q + L positions, N image t
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     CausalLMOutputWithCrossAttentions,
@@ -19,7 +19,6 @@ from xraygpt.models.bert_attention import (
     BertSelfOutput,
     KeyValue,
     additive_mask,
-    causal_mask,
     per_layer_head_mask,
 )
 from xraygpt.models.bert_blocks import (
@@ -30,17 +29,18 @@ from xraygpt.models.bert_blocks import (
     BertPooler,
     BertPredictionHeadTransform,
     causal_lm_loss,
-    init_bert_weights,
     lm_loss,
 )
+from xraygpt.models.bert_encoder import KeyValueCache
 from xraygpt.models.bert_generation import SearchResult, SearchSettings, search
-from xraygpt.models.qformer_layers import (
-    BertEmbeddings,
-    BertEncoder,
-    BertLayer,
-    KeyValueCache,
-    QformerConfig,
+from xraygpt.models.bert_model import (
+    BertBackbone,
+    BertPreTrainedModel,
+    PredictionModel,
+    causal_lm_output,
+    masked_lm_output,
 )
+from xraygpt.models.qformer_layers import BertEmbeddings, BertEncoder, BertLayer, QformerConfig
 
 __all__ = [
     "BertAttention",
@@ -65,82 +65,13 @@ __all__ = [
 ]
 
 
-class BertPreTrainedModel(nn.Module):
-    """Base of the models below: their configuration and BERT's weight initialisation."""
-
-    def __init__(self, config: QformerConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    def _init_weights(self, module: nn.Module) -> None:
-        init_bert_weights(module, self.config.initializer_range)
-
-    def init_weights(self) -> None:
-        for module in self.modules():
-            self._init_weights(module)
-
-
-class BertModel(BertPreTrainedModel):
+class BertModel(BertBackbone):
     """Embeddings, layers and optionally a pooler."""
 
+    config: QformerConfig
+
     def __init__(self, config: QformerConfig, add_pooling_layer: bool = False, text: bool = True) -> None:
-        super().__init__(config)
-        self.embeddings = BertEmbeddings(config, text)
-        self.encoder = BertEncoder(config, text)
-        self.pooler = BertPooler(config) if add_pooling_layer else None
-        self.init_weights()
-
-    def get_input_embeddings(self) -> nn.Embedding | None:
-        return self.embeddings.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.embeddings.word_embeddings = value
-
-    def prune_heads(self, heads_to_prune: dict[int, list[int]]) -> None:
-        """Remove self-attention heads: {layer: [head, ...]}, heads numbered as before any pruning.
-
-        Cross-attention keeps all its heads, as in the reference.
-        """
-        for layer, heads in heads_to_prune.items():
-            self.encoder.layers()[layer].attention.prune_heads(heads)
-
-    def get_extended_attention_mask(
-        self,
-        attention_mask: Tensor,
-        input_shape: tuple[int, int],
-        device: torch.device,
-        is_decoder: bool,
-        has_query: bool = False,
-    ) -> Tensor:
-        """Additive mask, broadcastable to (B, H, T, S), from a 0/1 mask (B, S) or (B, T, S).
-
-        `input_shape` is (B, L) of the text if `is_decoder`; `has_query` says that queries stand before the
-        text in the sequence itself, not in a cache.
-        """
-        attention_mask = attention_mask.to(device)
-        if is_decoder and attention_mask.dim() == 2:
-            attention_mask = causal_mask(attention_mask, input_shape[1], prefix_in_sequence=has_query)
-        return additive_mask(attention_mask)
-
-    def _self_attention_mask(
-        self,
-        attention_mask: Tensor | None,
-        embedded: Tensor,
-        text_length: int,
-        past_length: int,
-        is_decoder: bool,
-    ) -> Tensor | None:
-        if attention_mask is None:
-            if not is_decoder:
-                return None
-            attention_mask = embedded.new_ones(embedded.shape[0], embedded.shape[1] + past_length)
-        return self.get_extended_attention_mask(
-            attention_mask,
-            (embedded.shape[0], text_length),
-            embedded.device,
-            is_decoder,
-            has_query=embedded.shape[1] > text_length,
-        )
+        super().__init__(config, BertEmbeddings(config, text), BertEncoder(config, text), add_pooling_layer)
 
     def forward(
         self,
@@ -184,7 +115,7 @@ class BertModel(BertPreTrainedModel):
         encoder_mask = None if encoder_attention_mask is None else additive_mask(encoder_attention_mask)
         result = self.encoder(
             embedded,
-            self._self_attention_mask(attention_mask, embedded, text_length, past_length, is_decoder),
+            self.self_attention_mask(attention_mask, embedded, text_length, past_length, is_decoder),
             per_layer_head_mask(head_mask, self.config.num_hidden_layers),
             encoder_hidden_states,
             encoder_mask,
@@ -193,15 +124,7 @@ class BertModel(BertPreTrainedModel):
             query_length,
         )
         cache = KeyValueCache(result.key_values, past_queries + query_length) if use_cache else None
-        output = BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=result.hidden_states,
-            pooler_output=None if self.pooler is None else self.pooler(result.hidden_states),
-            # A tuple per layer, as in the reference, not transformers' Cache class.
-            past_key_values=cache,  # type: ignore[arg-type]
-            hidden_states=tuple(result.all_hidden_states) if output_hidden_states else None,
-            attentions=tuple(result.self_attentions) if output_attentions else None,
-            cross_attentions=tuple(result.cross_attentions) if output_attentions else None,
-        )
+        output = self.output(result, cache, bool(output_attentions), bool(output_hidden_states))
         return output.to_tuple() if return_dict is False else output
 
 
@@ -213,32 +136,13 @@ class QueryModel(BertPreTrainedModel):
         self.bert = BertModel(config, text=False)
 
 
-class _PredictionModel(BertPreTrainedModel):
-    """A `BertModel` with the prediction head, its output embedding tied to the word embedding."""
+class BertLMHeadModel(PredictionModel):
+    """The Q-Former as a left-to-right language model of the text, given the queries."""
+
+    config: QformerConfig
 
     def __init__(self, config: QformerConfig) -> None:
-        super().__init__(config)
-        self.bert = BertModel(config)
-        self.cls = BertOnlyMLMHead(config)
-        for module in self.cls.modules():
-            self._init_weights(module)
-        self.tie_weights()
-
-    def tie_weights(self) -> None:
-        """Make output and word embedding one parameter (again, after replacing either)."""
-        words = self.bert.embeddings.word_embeddings
-        assert words is not None
-        self.cls.predictions.decoder.weight = words.weight
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.cls.predictions.decoder = new_embeddings
-
-
-class BertLMHeadModel(_PredictionModel):
-    """The Q-Former as a left-to-right language model of the text, given the queries."""
+        super().__init__(config, BertModel(config))
 
     def forward(
         self,
@@ -285,14 +189,8 @@ class BertLMHeadModel(_PredictionModel):
         logits = self.cls(output.last_hidden_state[:, skipped:])
         if return_logits:
             return logits[:, :-1]
-        result = CausalLMOutputWithCrossAttentions(
-            loss=None if labels is None else causal_lm_loss(logits, labels, reduction=reduction),
-            logits=logits,
-            past_key_values=output.past_key_values,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            cross_attentions=output.cross_attentions,
-        )
+        loss = None if labels is None else causal_lm_loss(logits, labels, reduction=reduction)
+        result = causal_lm_output(output, logits, loss)
         return result.to_tuple() if return_dict is False else result
 
     def prepare_inputs_for_generation(
@@ -354,8 +252,11 @@ class BertLMHeadModel(_PredictionModel):
         return search(step, input_ids, queries.past_key_values, settings)
 
 
-class BertForMaskedLM(_PredictionModel):
+class BertForMaskedLM(PredictionModel):
     """The Q-Former predicting masked words from both sides, with or without queries."""
+
+    def __init__(self, config: QformerConfig) -> None:
+        super().__init__(config, BertModel(config))
 
     def forward(
         self,
@@ -390,10 +291,5 @@ class BertForMaskedLM(_PredictionModel):
         logits = self.cls(output.last_hidden_state[:, skipped:])
         if return_logits:
             return logits
-        result = MaskedLMOutput(
-            loss=None if labels is None else lm_loss(logits, labels),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        result = masked_lm_output(output, logits, None if labels is None else lm_loss(logits, labels))
         return result.to_tuple() if return_dict is False else result

@@ -87,16 +87,22 @@ class BertSelfAttention(nn.Module):
         past_key_value: KeyValue | None = None,
         output_attentions: bool = False,
     ) -> AttentionResult:
-        """Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities."""
-        source, mask = hidden_states, attention_mask
-        if encoder_hidden_states is not None:
-            source, mask = encoder_hidden_states, encoder_attention_mask
+        """Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities.
+
+        `past_key_value` precedes the own keys and values; in cross-attention it stands for those of the
+        encoder states, which are the same at every step.
+        """
         query = self.transpose_for_scores(self.query(hidden_states))
-        key = self.transpose_for_scores(self.key(source))
-        value = self.transpose_for_scores(self.value(source))
-        if past_key_value is not None and encoder_hidden_states is None:
-            key = torch.cat([past_key_value[0], key], dim=2)
-            value = torch.cat([past_key_value[1], value], dim=2)
+        mask = encoder_attention_mask if self.is_cross_attention else attention_mask
+        if self.is_cross_attention and past_key_value is not None:
+            key, value = past_key_value
+        else:
+            source = encoder_hidden_states if self.is_cross_attention else hidden_states
+            key = self.transpose_for_scores(self.key(source))
+            value = self.transpose_for_scores(self.value(source))
+            if past_key_value is not None:
+                key = torch.cat([past_key_value[0], key], dim=2)
+                value = torch.cat([past_key_value[1], value], dim=2)
         if mask is not None:
             mask = mask.to(query.dtype)
 

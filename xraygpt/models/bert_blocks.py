@@ -4,7 +4,7 @@ Shapes: B sequences, T positions, D = hidden size, V vocabulary.
 Parameter names are those of the published BERT, BLIP and BLIP-2 weights.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -105,27 +105,42 @@ def init_bert_weights(module: nn.Module, initializer_range: float) -> None:
         nn.init.zeros_(module.bias)
 
 
+class SoftLabels(NamedTuple):
+    """A teacher's answer beside the true labels, for distillation (ALBEF)."""
+
+    probabilities: Tensor
+    """(B, T, V)"""
+    weight: float
+    """Part of the loss that they make up, 0 to 1."""
+
+
 def lm_loss(
     logits: Tensor,
     labels: Tensor,
     *,
     label_smoothing: float = 0.0,
     reduction: Literal["mean", "none"] = "mean",
+    soft_labels: SoftLabels | None = None,
 ) -> Tensor:
     """Cross-entropy of `logits` (B, T, V) at `labels` (B, T); labels of -100 do not count.
 
     "mean" is over the labels that count (0 if there is none), "none" gives the sum per sequence, (B,).
     """
+    flat = logits.float().flatten(0, 1)
     losses = F.cross_entropy(
-        logits.float().flatten(0, 1),
+        flat,
         labels.flatten(),
         ignore_index=IGNORED_LABEL,
         reduction="none",
         label_smoothing=label_smoothing,
     ).view(labels.shape)
+    counted = labels != IGNORED_LABEL
+    if soft_labels is not None:
+        soft = F.cross_entropy(flat, soft_labels.probabilities.flatten(0, 1), reduction="none")
+        losses = torch.lerp(losses, soft.view(labels.shape) * counted, soft_labels.weight)
     if reduction == "none":
         return losses.sum(dim=1)
-    return losses.sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+    return losses.sum() / counted.sum().clamp(min=1)
 
 
 def causal_lm_loss(
@@ -134,6 +149,13 @@ def causal_lm_loss(
     *,
     label_smoothing: float = LABEL_SMOOTHING,
     reduction: Literal["mean", "none"] = "mean",
+    soft_labels: SoftLabels | None = None,
 ) -> Tensor:
-    """`lm_loss` of predicting position t + 1 from position t."""
-    return lm_loss(logits[:, :-1], labels[:, 1:], label_smoothing=label_smoothing, reduction=reduction)
+    """`lm_loss` of predicting position t + 1 from position t; soft labels are (B, T - 1, V)."""
+    return lm_loss(
+        logits[:, :-1],
+        labels[:, 1:],
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+        soft_labels=soft_labels,
+    )
