@@ -15,6 +15,7 @@ from xraygpt.common.optims import (
     hidden_weights,
     param_groups,
 )
+from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Settings:
     init_lr: float = 0.01
     weight_decay: float = 0.05
     beta2: float = 0.98
+    lr_layer_decay: float = 1.0
 
 
 class Toy(nn.Module):
@@ -110,6 +112,31 @@ def test_groups_follow_dimensions_and_names() -> None:
         "ln_vision.bias",
     ]
     assert [group["weight_decay"] for group in param_groups(model, 0.05)] == [0.05, 0.0]
+
+
+def test_each_layer_of_the_vision_encoder_has_its_rate() -> None:
+    vision = create_vision_encoder(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
+    model = nn.ModuleDict({"visual_encoder": vision, "ln_vision": nn.LayerNorm(8), "proj": nn.Linear(8, 2)})
+    optimizer = build_optimizer(model, Settings(lr_layer_decay=0.5))
+    LinearWarmupStepLRScheduler(optimizer, max_epoch=1, min_lr=0.0, init_lr=0.08).step(0, 0)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: rates[id(p)] for name, p in model.named_parameters()}
+    expected = {"proj": 0.08, "ln_vision": 0.08, "visual_encoder.blocks.1": 0.04}
+    expected |= {"visual_encoder.blocks.0": 0.02, "visual_encoder.p": 0.01, "visual_encoder.cls_token": 0.01}
+    for name, rate in found.items():
+        (begin,) = (begin for begin in expected if name.startswith(begin))
+        assert rate == pytest.approx(expected[begin]), name
+    assert [group["weight_decay"] for group in optimizer.param_groups[:2]] == [0.05, 0.0]
+
+
+def test_one_rate_for_all_layers_adds_nothing_to_the_groups() -> None:
+    vision = create_vision_encoder(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
+    assert [set(group) for group in param_groups(vision, 0.05)] == [{"params", "weight_decay"}] * 2
+
+
+def test_numbers_have_no_weight_decay() -> None:
+    temperature = nn.ParameterDict({"temp": nn.Parameter(torch.tensor(0.07))})
+    assert [len(group["params"]) for group in param_groups(temperature, 0.05)] == [0, 1]
 
 
 def test_adamw_has_the_settings() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -138,3 +139,9 @@ def test_a_taken_port_is_an_error(page: Page) -> None:
         port = other.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} is not free"):
             serve(build_page(page), port)
+
+
+def test_the_page_is_served_on_this_machine_only() -> None:
+    served: dict[str, Any] = {}
+    serve(SimpleNamespace(launch=served.update, block_thread=lambda: None), port=7860)
+    assert (served["server_name"], served["share"]) == ("127.0.0.1", False)

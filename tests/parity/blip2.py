@@ -15,7 +15,8 @@ LOSSES = ("loss", "loss_itc", "loss_itm", "loss_lm")
 
 
 def run(case: Case) -> None:
-    model = _build(case)
+    model = build(case, freeze_vit=case.constructor["freeze_vit"])
+    _start(case, model)
     case.load(model)
     _losses(case, model)
     with torch.no_grad():
@@ -25,7 +26,8 @@ def run(case: Case) -> None:
         _captions(case, model)
 
 
-def _build(case: Case) -> Blip2Qformer:
+def build(case: Case, *, freeze_vit: bool) -> Blip2Qformer:
+    """The model that the case's constructor arguments describe; its weights are not set."""
     given = case.constructor
     vision = VisionConfig(**plain(given["vit"], VisionConfig))
     bert = given["bert_config"] | {
@@ -39,23 +41,44 @@ def _build(case: Case) -> Blip2Qformer:
         num_query_token=given["num_query_token"],
         embed_dim=given["embed_dim"],
         max_txt_len=given["max_txt_len"],
-        freeze_vit=given["freeze_vit"],
+        freeze_vit=freeze_vit,
         bert_tokenizer=str(case.folder / "wordpiece_vocab.txt"),
         mask_same_report=False,  # the reference takes a pair's own text alone for its match
     )
     return Blip2Qformer(settings)
 
 
+def _start(case: Case, model: Blip2Qformer) -> None:
+    """What a model has before weights are loaded: its special tokens, and copies of its text half."""
+    recorded, check = case.values["special_ids"], case.comparison
+    own = {name: getattr(model.tokenizer, f"{name}_token_id", None) for name in recorded}
+    check.exact("special_ids", own | {"len": len(model.tokenizer)}, recorded)
+    copied = all(
+        torch.equal(copy, original)
+        for layer in model.Qformer.bert.encoder.layers()
+        for part, whole in (
+            (layer.intermediate_query, layer.intermediate),
+            (layer.output_query, layer.output),
+        )
+        for copy, original in zip(part.parameters(), whole.parameters(), strict=True)
+    )
+    name = "query_branch_initialised_as_copy"
+    check.exact(name, copied, case.values[name])
+
+
 def _losses(case: Case, model: Blip2Qformer) -> None:
     images, texts, check = case.inputs["images"], case.values["texts"], case.comparison
-    out = model({"image": images[:2], "caption": texts[:2]})
+    (batch,) = case.call_numbers(r"images\[:(\d+)\]")
+    out = model({"image": images[:batch], "caption": texts[:batch]})
     for name in LOSSES:
         check.value(name, out[name])
     out["loss"].backward()
     check.gradients(model)
     model.zero_grad()
     if "image_id.loss" in case.values:
-        samples: dict[str, Any] = {"image": images[2:4], "caption": texts[3:5], "image_id": ["11", "12"]}
+        a, b, c, d = case.call_numbers(r"images\[(\d+):(\d+)\], 'text_input': texts\[(\d+):(\d+)\]")
+        samples: dict[str, Any] = {"image": images[a:b], "caption": texts[c:d]}
+        samples["image_id"] = [str(number) for number in range(a, b)]
         out = model(samples)
         for name in LOSSES:
             check.value(f"image_id.{name}", out[name])
@@ -102,6 +125,7 @@ def _retrieval(case: Case, model: Blip2Qformer) -> None:
 
 
 def _captions(case: Case, model: Blip2Qformer) -> None:
+    """Greedy captions; in the reference, beams fail."""
     name = "generate_num_beams1_captions"
     if name not in case.values:
         return

@@ -15,7 +15,12 @@ GRADIENT_ATOL = 1e-6
 """Times the largest gradient sum of the model."""
 VANISHING = "self.key.bias"
 """Its gradient is zero in exact arithmetic: what is recorded is rounding noise."""
-COMPARABLE_VALUE = re.compile(r"(^|[._])(loss(_\w+)?|grad_abs_sum)$")
+NUMBERS = re.compile(r"(^|[._])(loss(_\w+)?|grad_abs_sum)$")
+"""Values that must be compared; of the others a runner may also take settings."""
+NOT_COMPARED = re.compile(r"_fp64$|_margin$|^(equal|maxdiff)_to_transformers")
+"""Twins in float64, how far generation was from a tie, and what is said about the reference alone."""
+FAILURE = re.compile(r"\w+(Error|Exception): ")
+"""A call that fails in the reference."""
 
 
 @dataclass
@@ -27,8 +32,12 @@ class Comparison:
         max_rel: largest difference relative to the largest expected magnitude of its array.
         tightest: part of its tolerance that the worst array uses; above 1 is a failure.
         tolerance: absolute tolerance of that array.
+        max_gradient: largest relative difference of a parameter's gradient sum (`GRADIENT_RTOL` is allowed).
+        differences: absolute difference of each array and number.
+        read: names of the values that a runner looked at.
         problems: what falls short, in words.
-        decided: recorded results that this library answers differently on purpose, with the reason.
+        decided: recorded results that this library answers differently on purpose, each with the row of
+            ``docs/differences.md`` that says why.
     """
 
     spec: dict[str, Any]
@@ -37,6 +46,9 @@ class Comparison:
     max_rel: float = 0.0
     tightest: float = 0.0
     tolerance: float = 0.0
+    max_gradient: float = 0.0
+    differences: dict[str, float] = field(default_factory=dict)
+    read: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
     decided: dict[str, str] = field(default_factory=dict)
     _seen: set[str] = field(default_factory=set)
@@ -48,10 +60,18 @@ class Comparison:
     def problem(self, name: str, text: str) -> None:
         self.problems.append(f"{name}: {text}")
 
-    def differs(self, name: str, reason: str) -> None:
-        """Note a result, an array or a value, that is answered differently on purpose."""
-        self.decided[name] = reason
+    def differs(self, name: str, row: str) -> None:
+        """Note a result, an array or a value, that is answered differently on purpose; `row` says why."""
+        self.decided[name] = row
         self._seen.add(name)
+
+    def mended(self, name: str, got: Tensor, row: str) -> None:
+        """Note a call, if the case has it, that fails in the reference and gives the numbers `got` here."""
+        if name not in self.spec.get("values", {}):
+            return
+        self.differs(name, row)
+        if not torch.isfinite(got).all():
+            self.problem(name, "not finite")
 
     def output(self, name: str, got: Tensor | NDArray[Any]) -> None:
         """Compare an array with the recorded output `name`."""
@@ -103,15 +123,27 @@ class Comparison:
             if expected is None or total is None:
                 if total or expected:
                     self.problem(f"{name} {key}", f"{total}, expected {expected}")
-            elif abs(total - expected) > GRADIENT_RTOL * abs(expected) + floor or not np.isfinite(total):
+                continue
+            difference = abs(total - expected)
+            if not difference <= GRADIENT_RTOL * abs(expected) + floor:
                 self.problem(f"{name} {key}", f"{total:.6g}, expected {expected:.6g}")
+            self.max_gradient = max(self.max_gradient, difference / (abs(expected) + floor / GRADIENT_RTOL))
+
+    def rounding(self, name: str) -> float | None:
+        """How far a recorded result is from the same in float64, where that was recorded too."""
+        values = self.spec.get("values", {})
+        if f"{name}_fp64" in values:
+            return abs(float(values[name]) - float(values[f"{name}_fp64"]))
+        recorded: float | None = self.spec.get("outputs", {}).get(name, {}).get("fp64_maxdiff")
+        return recorded
 
     def finish(self) -> None:
-        """Report recorded arrays, losses and gradient sums that nothing was compared with."""
-        values = [name for name in self.spec.get("values", {}) if COMPARABLE_VALUE.search(name)]
-        comparable = [*self.spec.get("outputs", {}), *(n for n in values if not n.endswith("_fp64"))]
-        for name in comparable:
-            if name not in self._seen:
+        """Report recorded results that nothing was compared with."""
+        values = self.spec.get("values", {})
+        expected = [*self.spec.get("outputs", {}), *(n for n in values if NUMBERS.search(n))]
+        settings = [name for name in values if not NUMBERS.search(name) and name not in self.read]
+        for name in [*expected, *settings]:
+            if name not in self._seen and not NOT_COMPARED.search(name) and not _fails(values.get(name)):
                 self.problem(name, "never compared")
 
     def _exact_array(self, name: str, found: NDArray[Any], expected: NDArray[Any]) -> None:
@@ -130,12 +162,20 @@ class Comparison:
             return
         used = float(np.divide(difference, np.maximum(allowed, np.finfo(np.float64).tiny)).max(initial=0.0))
         self.max_abs = max(self.max_abs, worst)
+        self.differences[name] = max(worst, self.differences.get(name, 0.0))
         largest = float(np.abs(expected).max(initial=0.0))
         self.max_rel = max(self.max_rel, worst / largest if largest else worst)
         if used >= self.tightest:
             self.tightest, self.tolerance = used, float(allowed.max(initial=0.0))
         if used > 1.0:
             self.problem(name, f"differs by {worst:.3g}, {used:.3g} times what is allowed")
+
+
+def _fails(value: object) -> bool:
+    """Tell whether a value is the message of a failing call, or several of them."""
+    if isinstance(value, dict):
+        return bool(value) and all(_fails(entry) for entry in value.values())
+    return isinstance(value, str) and bool(FAILURE.match(value))
 
 
 def _short(value: object, length: int = 160) -> str:

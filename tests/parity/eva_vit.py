@@ -1,5 +1,6 @@
 """Cases of the vision encoder."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.parity.golden import Case
 from xraygpt.models.eva_vit import VisionTransformer, convert_weights_to_fp16, interpolate_pos_embed
 
 NORM_EPS = 1e-6
-"""Of the encoder's norms, in every configuration of the reference."""
+"""Of the encoder's norms where a case does not say: as in every configuration of the reference."""
 
 
 def build(constructor: dict[str, Any]) -> VisionTransformer:
@@ -18,7 +19,8 @@ def build(constructor: dict[str, Any]) -> VisionTransformer:
     arguments = {k: v for k, v in constructor.items() if k not in ("norm_layer", "ln_eps")}
     if isinstance(arguments["img_size"], list):
         arguments["img_size"] = tuple(arguments["img_size"])
-    norm = partial(nn.LayerNorm, eps=float(constructor.get("ln_eps", NORM_EPS)))
+    eps = re.search(r"eps=([\d.e-]+)", constructor.get("norm_layer", ""))
+    norm = partial(nn.LayerNorm, eps=float(eps.group(1) if eps else constructor.get("ln_eps", NORM_EPS)))
     return VisionTransformer(**arguments, norm_layer=norm)
 
 

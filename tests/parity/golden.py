@@ -25,6 +25,22 @@ COMPUTED = re.compile(r"(rotary_emb\.inv_freq|position_ids|relative_position_ind
 """Buffers that a model computes and need not have."""
 
 
+class Recorded(dict[str, Any]):
+    """A case's plain values; notes the names of those that are read."""
+
+    def __init__(self, values: dict[str, Any], read: set[str]) -> None:
+        super().__init__(values)
+        self._read = read
+
+    def __getitem__(self, name: str) -> Any:
+        self._read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self._read.add(name)
+        return super().get(name, default)
+
+
 @dataclass
 class Case:
     """A case and the comparison that a runner fills."""
@@ -51,9 +67,9 @@ class Case:
         """Where the case lies, with the tokenizers and pictures that it uses."""
         return self.file.parent
 
-    @property
-    def values(self) -> dict[str, Any]:
-        return dict(self.spec.get("values", {}))
+    @cached_property
+    def values(self) -> Recorded:
+        return Recorded(self.spec.get("values", {}), self.comparison.read)
 
     @property
     def constructor(self) -> dict[str, Any]:
@@ -79,12 +95,19 @@ class Case:
         """As `call_text`, a number."""
         return float(self.call_text(pattern))
 
+    def call_numbers(self, pattern: str) -> list[int]:
+        """As `call_text`, whole numbers, one for each group."""
+        return [int(text) for text in self._call(pattern).groups()]
+
     def call_text(self, pattern: str) -> str:
         """What the only group of `pattern` finds in the description of the calls."""
+        return str(self._call(pattern).group(1))
+
+    def _call(self, pattern: str) -> re.Match[str]:
         found = re.search(pattern, "\n".join(self.spec.get("calls", [])))
         if found is None:
             raise LookupError(f"{self.name}: the calls do not say {pattern}")
-        return found.group(1)
+        return found
 
     def numbered(self, pattern: str) -> list[tuple[str, int]]:
         """Outputs whose whole name matches `pattern`, with the number in its only group."""

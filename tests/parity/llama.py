@@ -1,5 +1,7 @@
 """Cases of the language model alone, and of its tokenizer."""
 
+import hashlib
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -61,6 +63,8 @@ def _cached(case: Case, model: LlamaForCausalLM) -> None:
 def run_tokenizer(case: Case) -> None:
     """Ids and texts, with special tokens and without, and padded batches."""
     tokenizer, check = load_tokenizer(case.folder), case.comparison
+    digest = hashlib.sha256((case.folder / "tokenizer.model").read_bytes()).hexdigest()
+    check.exact("sha256_tokenizer_model", digest, case.values["sha256_tokenizer_model"])
     for given in case.values["cases"]:
         text = given["text"]
         ids = tokenizer(text).input_ids

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.parity.golden import Case, plain
 from tests.parity.qformer import config
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
 from xraygpt.models import mini_gpt4
 from xraygpt.models.decoding import lm_loss
 from xraygpt.models.eva_vit import VisionConfig
@@ -66,6 +67,7 @@ def _encoding(case: Case, model: MiniGPT4) -> None:
     wrapped, mask = model.prompt_wrap(embeds, attention, prompt)
     check.output("wrapped_img_embeds", wrapped)
     check.output("wrapped_atts_img", mask)
+    check.exact("prompt_before_after", prompt.split(IMAGE_PLACEHOLDER), case.values["prompt_before_after"])
     slots = [IMAGE_SLOT] * case.constructor["num_query_token"]
     row = [*case.values["prompt_before_ids"], *slots, *case.values["prompt_after_ids"]]
     check.exact("prompt ids", list(prompt_row(model.llama_tokenizer, prompt, len(slots), bos=False)), row)

@@ -24,6 +24,7 @@ def run(case: Case) -> None:
         )
     size = list(default(images["gray"]).shape[1:])
     case.comparison.exact("eval_defaults size", size, recorded["size"])
+    _crop_settings(case)
 
 
 def _open(case: Case, name: str) -> Image.Image:
@@ -37,6 +38,8 @@ def _evaluation(case: Case, images: dict[str, Image.Image]) -> None:
     for name, image in images.items():
         tensor = process(image)
         check.optional(f"eval_{name}", tensor)
+        if image.mode == "L":
+            check.mended("eval_on_mode_L_without_convert", tensor, "Grey images")
         if f"resized_uint8_{name}" in case.outputs:
             check.output(f"resized_uint8_{name}", _pixels(tensor, process.normalize))
     process = Blip2ImageEvalProcessor.from_config(case.constructor["eval_custom"])
@@ -66,11 +69,25 @@ def _training(case: Case, images: dict[str, Image.Image]) -> None:
     drawn = case.values["train_sampled_boxes_ijhw"]
     torch.manual_seed(drawn["torch_manual_seed"])
     _thinned(case, "train_sampled_rgb", process(images["rgb"]))
-    crop = next(t for t in process.transform.transforms if isinstance(t, transforms.RandomResizedCrop))
+    crop = _crop(process)
     for name, boxes in drawn["draws"].items():
         torch.manual_seed(drawn["torch_manual_seed"])
         got = [list(crop.get_params(images[name], list(crop.scale), list(crop.ratio))) for _ in boxes]
         case.comparison.exact(f"draws of {name}", got, boxes)
+
+
+def _crop(process: Blip2ImageTrainProcessor) -> transforms.RandomResizedCrop:
+    return next(t for t in process.transform.transforms if isinstance(t, transforms.RandomResizedCrop))
+
+
+def _crop_settings(case: Case) -> None:
+    """How the settings of the training processor reach the crop."""
+    recorded = case.values["train_from_config"]
+    low, high = recorded["scale"]
+    settings = {"image_size": recorded["size"][0], "min_scale": low, "max_scale": high}
+    crop = _crop(Blip2ImageTrainProcessor.from_config(settings))
+    own = {name: list(getattr(crop, name)) for name in recorded}
+    case.comparison.exact("train_from_config", own, recorded)
 
 
 def _captions(case: Case) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.parity.arithmetic import in_reference_order
 from tests.parity.golden import Case, plain
 from tests.parity.search import search_settings
-from xraygpt.models.bert_generation import SearchResult, SearchSettings
+from xraygpt.models.bert_generation import SearchResult, SearchSettings, search
 from xraygpt.models.Qformer import BertForMaskedLM, BertLMHeadModel, BertModel, QformerConfig
 
 
@@ -79,6 +80,8 @@ def run_relative_positions(case: Case) -> None:
     check.output("text_causal_last", model(ids, attention_mask=mask, is_decoder=True)[0])
     states = given["encoder_hidden_states_same_len"]
     check.output("query_same_len_last", model(query_embeds=query, encoder_hidden_states=states)[0])
+    shorter = model(query_embeds=query, encoder_hidden_states=states[:, :-1])[0]
+    check.mended("reference_errors", shorter, "Relative positions")
     model = BertModel(config(case.constructor["config_nocross"]))
     case.load(model, "state_dict_nocross")
     both = Inputs.of(case)
@@ -121,6 +124,8 @@ def run_masked_language_model(case: Case) -> None:
     case.comparison.output("logits", out.logits)
     out.loss.backward()
     case.comparison.gradients(model)
+    alone = model(given.ids, attention_mask=given.text_mask, labels=case.inputs["mlm_labels"]).loss
+    case.comparison.mended("reference_error_without_query_embeds", alone, "Masked words without queries")
 
 
 @torch.no_grad()
@@ -129,6 +134,7 @@ def run_pruning(case: Case) -> None:
     model, given, check = BertModel(config(case.constructor["config"])), Inputs.of(case), case.comparison
     case.load(model)
     check.output("before", model(given.ids, **given.both)[0])
+    layers: Any = model.encoder.layer
     for turn, output in (("first", "after"), ("second", "after_second")):
         heads = {int(layer): numbers for layer, numbers in case.values[f"{turn}_prune"].items()}
         model.prune_heads(heads)
@@ -136,6 +142,10 @@ def run_pruning(case: Case) -> None:
         own = {name: list(weight.shape) for name, weight in model.state_dict().items()}
         for name, shape in case.values[f"shapes_after_{turn}"].items():
             check.exact(f"{turn} {name}", own.get(name), shape)
+    gone = {str(number): sorted(layer.attention.pruned_heads) for number, layer in enumerate(layers)}
+    check.exact("pruned_heads", gone, case.values["pruned_heads"])
+    gone = {number: heads for number, heads in gone.items() if heads}
+    check.exact("config_pruned_heads", gone, case.values["config_pruned_heads"])
 
 
 @torch.no_grad()
@@ -156,10 +166,34 @@ def run_generation(case: Case) -> None:
 def _generate(case: Case, model: BertLMHeadModel, settings: SearchSettings) -> SearchResult:
     query = case.inputs["query_embeds"]
     start = torch.full((len(query), 1), case.values["bos_token_id"])
-    return model.generate(
-        start,
-        settings,
-        query_embeds=query,
-        encoder_hidden_states=case.inputs["encoder_hidden_states"],
-        encoder_attention_mask=case.inputs["encoder_mask"],
-    )
+    look = {"query_embeds": query, "encoder_hidden_states": case.inputs["encoder_hidden_states"]}
+    look["encoder_attention_mask"] = case.inputs["encoder_mask"]
+    if in_reference_order():
+        return _generate_uncached(model, start, settings, look)
+    return model.generate(start, settings, **look)
+
+
+@dataclass
+class Prefix:
+    """In place of a cache: what was written so far, and to which image each row belongs."""
+
+    ids: Tensor
+    images: Tensor
+
+    def reorder(self, rows: Tensor) -> "Prefix":
+        return Prefix(self.ids[rows], self.images[rows])
+
+
+def _generate_uncached(
+    model: BertLMHeadModel, start: Tensor, settings: SearchSettings, look: dict[str, Tensor]
+) -> SearchResult:
+    """As the reference, which runs queries and text anew for each token."""
+
+    def step(tokens: Tensor, cache: Any) -> tuple[Tensor, Prefix]:
+        ids = torch.cat([cache.ids, tokens], dim=1)
+        mask = torch.ones(len(ids), look["query_embeds"].shape[1] + ids.shape[1], dtype=torch.long)
+        rows = {name: value[cache.images] for name, value in look.items()}
+        out = model(ids, attention_mask=mask, **rows, is_decoder=True)
+        return out.logits[:, -1], Prefix(ids, cache.images)
+
+    return search(step, start, Prefix(start[:, :0], torch.arange(len(start))), settings)

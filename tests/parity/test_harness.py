@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.parity.__main__ import main
+from tests.parity.arithmetic import in_reference_order, reference_order
 from tests.parity.comparison import Comparison
 from tests.parity.golden import Case
 from tests.parity.runners import runner_of
@@ -90,6 +92,48 @@ def test_what_nothing_was_compared_with_is_reported() -> None:
     found.differs("hidden", "a reason")
     found.finish()
     assert found.problems == ["ids: never compared", "loss: never compared", "grad_abs_sum: never compared"]
+
+
+def test_plain_values_must_at_least_be_looked_at(tmp_path: Path) -> None:
+    values = {
+        "stop_ids": [1],
+        "greedy_min_top2_margin": 0.1,
+        "reference_errors": {"long": "RuntimeError: too long"},
+        "prompt": "RuntimeError is what it says",
+    }
+    case = Case(tmp_path / "x.json", {"case": "x", "values": values})
+    case.comparison.finish()
+    assert case.comparison.problems == ["stop_ids: never compared", "prompt: never compared"]
+    case = Case(tmp_path / "x.json", {"case": "x", "values": values})
+    assert case.values["stop_ids"] == [1]
+    assert case.values.get("prompt") == values["prompt"]
+    assert case.values.get("nothing") is None
+    case.comparison.finish()
+    assert case.comparison.ok
+
+
+def test_rounding_of_the_reference() -> None:
+    found = comparison()
+    found.spec["values"]["loss_fp64"] = 2.5
+    found.spec["outputs"]["hidden"]["fp64_maxdiff"] = 1e-6
+    assert [found.rounding(name) for name in ("loss", "hidden", "ids")] == [0.5, 1e-6, None]
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("kind", ["none", "added", "bool"])
+def test_attention_written_out_is_attention(scale: float | None, kind: str) -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 5, 8).unbind()
+    seen = torch.rand(5, 5) > 0.4
+    seen |= torch.eye(5, dtype=torch.bool)
+    mask = {"none": None, "added": torch.randn(5, 5), "bool": seen}[kind]
+    fused = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    assert not in_reference_order()
+    with reference_order():
+        assert in_reference_order()
+        written = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    assert torch.allclose(fused, written, atol=1e-6)
+    assert not in_reference_order()
 
 
 def test_weights_follow_from_their_names(tmp_path: Path) -> None:

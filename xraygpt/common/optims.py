@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, cast, overload
+from typing import Any, Protocol, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,15 @@ class OptimizerSettings(Protocol):
     init_lr: float
     weight_decay: float
     beta2: float
+    lr_layer_decay: float
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A part of a model whose layers can have learning rates of their own."""
+
+    def layers_to_output(self, name: str) -> int:
+        """Return how far its parameter `name` is from its output, in layers; 1 is the last layer."""
 
 
 # Schedules
@@ -49,7 +58,7 @@ def step_lr_schedule(
 
 def _set_lr(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 @registry.register_lr_scheduler("linear_warmup_cosine_lr")
@@ -61,7 +70,7 @@ class LinearWarmupCosineLRScheduler:
     warm-up ends within the first epoch.
 
     Args:
-        optimizer: all its groups get the same rate.
+        optimizer: all its groups get the same rate, times their "lr_scale" if they have one.
         max_epoch: epochs of the training.
         iters_per_epoch: steps of an epoch.
         min_lr: rate at the end.
@@ -104,7 +113,7 @@ class LinearWarmupStepLRScheduler:
     """Linear warm-up, then a constant factor for each epoch.
 
     Args:
-        optimizer: all its groups get the same rate.
+        optimizer: all its groups get the same rate, times their "lr_scale" if they have one.
         max_epoch: epochs of the training (not used; the two schedules take the same arguments).
         min_lr: the rate does not go below this.
         init_lr: rate of epoch 0 after the warm-up.
@@ -153,16 +162,38 @@ def takes_weight_decay(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in ("bias", "ln", "bn"))
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups: with weight decay, and without.
+
+    A `layer_decay` below 1 adds groups for the layers of `Layered` parts (the vision encoder): each layer
+    learns slower than the one after it by this factor, which its groups carry as "lr_scale" and the
+    schedules heed. Source: LAVIS' ``Blip2Base.get_optimizer_params``.
 
     Order within a group is that of `named_parameters`, so that optimizer states travel between the
     reference's checkpoints and ours.
     """
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decay = [p for name, p in trainable if takes_weight_decay(name, p)]
-    no_decay = [p for name, p in trainable if not takes_weight_decay(name, p)]
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    scales = _lr_scales(model, layer_decay) if layer_decay < 1.0 else {}
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = (scales.get(name, 1.0), takes_weight_decay(name, parameter))
+            found.setdefault(kind, []).append(parameter)
+    groups = []
+    for (scale, decays), parameters in found.items():
+        group: dict[str, Any] = {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        groups.append(group if scale == 1.0 else group | {"lr_scale": scale})
+    return groups
+
+
+def _lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
+    """The factor of the learning rate for each parameter of a `Layered` part, by its full name."""
+    scales: dict[str, float] = {}
+    for prefix, part in model.named_modules():
+        parameters = part.named_parameters
+        if isinstance(part, Layered):
+            for name, _ in parameters():
+                scales[f"{prefix}.{name}".lstrip(".")] = layer_decay ** part.layers_to_output(name)
+    return scales
 
 
 def build_optimizer(model: nn.Module, run_cfg: OptimizerSettings) -> Optimizer:
@@ -171,7 +202,7 @@ def build_optimizer(model: nn.Module, run_cfg: OptimizerSettings) -> Optimizer:
     Raises:
         ValueError: no parameter is trainable.
     """
-    groups = param_groups(model, run_cfg.weight_decay)
+    groups = param_groups(model, run_cfg.weight_decay, run_cfg.lr_layer_decay)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter: everything is frozen")
     betas = (0.9, run_cfg.beta2)

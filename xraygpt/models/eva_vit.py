@@ -173,6 +173,15 @@ class VisionTransformer(nn.Module):
             x = checkpoint(block, x, bias, use_reentrant=False) if recompute else block(x, bias)
             yield x
 
+    def layers_to_output(self, name: str) -> int:
+        """How far a parameter is from the output, in blocks: 1 in the last one, depth + 1 at the input.
+
+        A bias table shared by all blocks counts as the last block's, as in BEiT and LAVIS.
+        """
+        if name.startswith("blocks."):
+            return len(self.blocks) - int(name.split(".")[1])
+        return 1 if name.startswith("rel_pos_bias.") else len(self.blocks) + 1
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, height, width) -> (B, N, D), the output of the last block."""
         for output in self._block_outputs(x):

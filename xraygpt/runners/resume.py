@@ -9,7 +9,7 @@ from typing import Any
 from xraygpt.common.errors import ConfigError
 from xraygpt.runners.train_state import SavedTraining, TrainProgress
 
-FIXED = ("optimizer", "weight_decay", "beta2")
+FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay")
 """Keys of the section ``run`` that are part of the optimizer's state, which is put back as it was."""
 WATCHED = (
     *("seed", "precision", "amp", "train_splits", "batch_size_train", "accum_grad_iters", "grad_clip"),

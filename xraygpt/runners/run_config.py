@@ -88,6 +88,9 @@ class RunConfig:
     """Steps of linear warm-up, counted over the whole training."""
     lr_decay_rate: float = 1.0
     """Factor for each epoch in "linear_warmup_step_lr"."""
+    lr_layer_decay: float = 1.0
+    """Factor by which each layer of a trained vision encoder learns slower than the layer after it; 1 is one
+    rate for all. Only for "adamw"."""
 
     # Saving, resuming, evaluating
     checkpoint_steps: int | None = None
@@ -100,13 +103,16 @@ class RunConfig:
     """Do not train; score `test_splits` only."""
     generate: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are generated for scoring."""
+    k_test: int = 128
+    """How many of the best reports for an image, and images for a report, the matching head ranks again; only
+    for the task "retrieval"."""
     page: PageConfig = field(default_factory=PageConfig)
     """An HTML page about the first test split, and what its scores are held against; only for the task
     "report_generation"."""
 
     def __post_init__(self) -> None:
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
-        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size"]
+        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "k_test"]
         for name in at_least_one:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -122,5 +128,8 @@ class RunConfig:
             raise ValueError(f"beta2 must be at least 0 and below 1, got {self.beta2}")
         if self.grad_clip is not None and self.grad_clip <= 0:
             raise ValueError(f"grad_clip must be positive, or null for none, got {self.grad_clip}")
-        if not 0.0 < self.lr_decay_rate <= 1.0:
-            raise ValueError(f"lr_decay_rate must be above 0 and at most 1, got {self.lr_decay_rate}")
+        for name in ["lr_decay_rate", "lr_layer_decay"]:
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if self.lr_layer_decay < 1.0 and self.optimizer != "adamw":
+            raise ValueError(f"lr_layer_decay needs the optimizer 'adamw', got '{self.optimizer}'")
