@@ -17,6 +17,7 @@ PACKAGE = ROOT / "xraygpt"
 # From the top floor down; a module imports from its own floor and from those below.
 FLOORS = [
     "xraygpt.demo",
+    "xraygpt.convert",
     "xraygpt.preparation",
     "xraygpt.runners",
     "xraygpt.tasks",

@@ -25,6 +25,16 @@ def test_split_is_train_unless_it_says_otherwise(tmp_path: Path) -> None:
     assert [(row.image_id, row.caption, row.split) for row in got] == [("a", "x", "train"), ("7", "y", "val")]
 
 
+def test_an_image_is_a_study_of_its_own_unless_it_says_otherwise(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": "a", "caption": "x"},
+        {"image_id": "b", "caption": "x", "study_id": "s"},
+        {"image_id": "c", "caption": "x", "study_id": 5},
+    ]
+    got = read_annotations(write(tmp_path, {"annotations": rows}))
+    assert [row.study_id for row in got] == ["a", "s", "5"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -41,6 +51,7 @@ def test_split_is_train_unless_it_says_otherwise(tmp_path: Path) -> None:
         ({"annotations": ["a"]}, r"annotations\[0\]: expected an object, found str"),
         ({"annotations": [{"image_id": "", "caption": "x"}]}, r'\[0\]: "image_id" must be'),
         ({"annotations": [{"image_id": "a", "caption": None}]}, r'\[0\]: "caption" must be a text'),
+        ({"annotations": [{"image_id": "a", "caption": "x", "study_id": []}]}, r'\[0\]: "study_id" must be'),
         ({"annotations": [{"image_id": "a", "caption": "x", "split": 1}]}, r'\[0\]: "split" must be'),
     ],
 )

@@ -46,7 +46,16 @@ def test_text_data_needs_no_images(tmp_path: Path) -> None:
         file.unlink()
     (storage / "image").rmdir()
     sample = OpenIBuilder(config(storage, data_type="text")).build_datasets()["train"][2]
-    assert set(sample) == {"caption", "image_id", "source"}
+    assert set(sample) == {"caption", "image_id", "study_id", "source"}
+
+
+def test_study_of_each_image_is_in_the_batch(tmp_path: Path) -> None:
+    storage = write_dataset(tmp_path / "d", train=3, val=0)
+    content = json.loads((storage / "filter_cap.json").read_text())
+    content["annotations"][1]["study_id"] = "s"
+    (storage / "filter_cap.json").write_text(json.dumps(content))
+    train = OpenIBuilder(config(storage)).build_datasets()["train"]
+    assert train.collater([train[i] for i in range(3)])["study_id"] == ["x0", "s", "x2"]
 
 
 def test_configured_text_processor_is_applied(tmp_path: Path) -> None:

@@ -74,6 +74,16 @@ def make_model(llm_folder: Path) -> Callable[..., MiniGPT4]:
 
 
 @pytest.fixture
+def load(llm_folder: Path) -> Callable[..., MiniGPT4]:
+    """A model from the configuration keys that a user sets."""
+
+    def build(**keys: Any) -> MiniGPT4:
+        return MiniGPT4.from_config(tiny_config(**{"llama_model": str(llm_folder)} | keys))
+
+    return build
+
+
+@pytest.fixture
 def batch() -> dict[str, Any]:
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     return {

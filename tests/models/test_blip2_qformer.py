@@ -12,20 +12,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
+from xraygpt.common.registry import registry
+from xraygpt.models import load_model, pair_training
 from xraygpt.models.base_model import freeze
-from xraygpt.models.blip2 import Blip2Base, Blip2Config, LayerNorm
-from xraygpt.models.blip2_losses import (
-    Similarities,
-    contrastive_loss,
-    draw_hard_negatives,
-    id_keys,
-    same_pairs,
-)
-from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
+from xraygpt.models.blip2 import Blip2Base, Blip2Config
+from xraygpt.models.blip2_losses import Negatives, draw_hard_negatives
+from xraygpt.models.blip2_qformer import Blip2Qformer
+from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.Qformer import QformerConfig
-from xraygpt.models.retrieval import NOT_RANKED, compute_sim_matrix
+from xraygpt.models.retrieval import NOT_RANKED, compute_sim_matrix, encode_gallery, in_full_order, rerank
+from xraygpt.models.vision_tower import LayerNorm
+from xraygpt.runners.train_state import trainable_state
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] . the heart lungs are is clear normal enlarged left right effusion no"
 TEXTS = [
@@ -130,58 +129,99 @@ def test_batch_of_one_has_no_negative_and_still_a_loss(config: Blip2QformerConfi
     assert losses["loss"].isfinite()
 
 
-def test_equal_reports_are_never_negatives(config: Blip2QformerConfig) -> None:
+def matches_of(model: Blip2Qformer, samples: dict[str, Any]) -> list[list[int]]:
+    return model._matches(samples, model.tokenize(samples["caption"]).input_ids).long().tolist()
+
+
+def test_which_pairs_match(config: Blip2QformerConfig) -> None:
     model = build(config)
     samples = batch()
     samples["caption"] = [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2]]
     samples["image_id"] = ["a", "b", "c", "b"]
-    ids = model.tokenize(samples["caption"]).input_ids
-    matches = model._matches(samples, ids)
-    expected = [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
-    assert matches.long().tolist() == expected
-    for _ in range(20):
-        columns, found = draw_hard_negatives(torch.randn(4, 4) * 5, matches)
-        assert found.all()
-        assert not matches.gather(1, columns[:, None]).any()
+    assert matches_of(model, samples) == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+    samples["study_id"] = ["s", "s", "t", "u"]
+    assert matches_of(model, samples) == [[1, 1, 1, 0], [1, 1, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     model.mask_same_report = False
-    assert model._matches(samples, ids).long().tolist() == [
-        [1, 0, 0, 0],
-        [0, 1, 0, 1],
-        [0, 0, 1, 0],
-        [0, 1, 0, 1],
-    ]
+    assert matches_of(model, samples) == [[1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 1, 0], [0, 1, 0, 1]]
+    samples["labels"] = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    assert matches_of(model, samples)[0] == [1, 0, 0, 0]
+    model.mask_same_findings = True
+    assert matches_of(model, samples)[0] == [1, 0, 0, 1]
 
 
-def test_rows_without_negative_do_not_count() -> None:
-    matches = torch.tensor([[True, True], [False, True]])
-    columns, found = draw_hard_negatives(torch.zeros(2, 2), matches)
-    assert found.tolist() == [False, True]
-    assert columns[1] == 0
+def test_other_images_of_a_study_are_never_negatives(
+    config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    def recording(similarity: Tensor, forbidden: Tensor) -> Any:
+        drawn.append((forbidden, draw_hard_negatives(similarity, forbidden)))
+        return drawn[-1][1]
+
+    monkeypatch.setattr(pair_training, "draw_hard_negatives", recording)
+    model = build(config)
+    samples = batch() | {"study_id": ["s", "s", "t", "s"]}
+    for _ in range(20):
+        model(samples)
+    assert len(drawn) == 40
+    for _, (columns, found) in drawn:
+        assert found.all()
+        assert columns[[0, 1, 3]].tolist() == [2, 2, 2]
+        assert columns[2] != 2
 
 
-def test_more_similar_negatives_are_drawn_more_often() -> None:
-    torch.manual_seed(0)
-    similarity = torch.tensor([[9.0, 0.0, 1.0]]).expand(2000, -1)
-    columns, _ = draw_hard_negatives(similarity, torch.tensor([[True, False, False]]).expand(2000, -1))
-    share = (columns == 2).float().mean().item()
-    assert share == pytest.approx(torch.tensor([0.0, 1.0]).softmax(0)[1].item(), abs=0.05)
+def test_a_batch_of_one_study_has_no_negatives(config: Blip2QformerConfig) -> None:
+    model = build(config)
+    samples = batch() | {"study_id": ["s"] * 4}
+    tokens = model.tokenize(samples["caption"])
+    image_embeds = model.embed_image(samples["image"])
+    logits = model.itm_logits(image_embeds, tokens.input_ids, tokens.attention_mask)
+    true_pairs_alone = torch.nn.functional.cross_entropy(logits, torch.ones(4).long())
+    torch.testing.assert_close(model(samples)["loss_itm"], true_pairs_alone)
 
 
-def test_contrastive_loss_is_smoothed_cross_entropy_and_shared_between_matches() -> None:
-    scores = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
-    eye = torch.eye(3, dtype=torch.bool)
-    expected = torch.nn.functional.cross_entropy(scores, torch.arange(3), label_smoothing=0.1)
-    assert torch.allclose(contrastive_loss(Similarities(scores, scores), eye), expected)
-    every = torch.ones(3, 3, dtype=torch.bool)
-    assert torch.allclose(
-        contrastive_loss(Similarities(scores, scores), every), -scores.log_softmax(1).mean()
-    )
+def test_zero_shot_similarity_is_that_of_the_encodings(config: Blip2QformerConfig) -> None:
+    model = build(config).eval()
+    image = batch()["image"]
+    similarity = model.similarity(image, TEXTS[:3])
+    assert similarity.shape == (4, 3)
+    features = model.extract_features(batch(), "image").image_embeds_proj
+    words = model.extract_features(batch(), "text").text_embeds_proj[:, 0]
+    for row, column in ((0, 0), (3, 2)):
+        expected = (features[row] @ words[column]).max()
+        torch.testing.assert_close(similarity[row, column], expected)
 
 
-def test_ids_are_compared_as_text_or_numbers() -> None:
-    keys = id_keys(["x", "y", "x"])
-    assert same_pairs(keys, keys).long().tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
-    assert id_keys(torch.tensor([3, 4])).tolist() == [[3], [4]]
+def test_temperature_keeps_its_bound_in_training(config: Blip2QformerConfig) -> None:
+    model = build(replace(config, min_temp=0.05))
+    model.temp.data.fill_(0.01)
+    model.eval()(batch())
+    assert model.temp.item() == pytest.approx(0.01)
+    model.train()(batch())
+    assert model.temp.item() == pytest.approx(0.05)
+
+
+def test_checkpoint_of_a_training_is_loaded(config: Blip2QformerConfig, tmp_path: Path) -> None:
+    trained = build(config)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.01)
+    path = tmp_path / "checkpoint.pth"
+    torch.save({"model": trainable_state(trained)}, path)
+    loaded = build(replace(config, ckpt=str(path)))
+    ours, theirs = trainable_state(loaded), trainable_state(trained)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    torch.save({"model": {"query_tokens": trained.query_tokens}}, path)
+    with pytest.raises(CheckpointError, match="holds no Qformer, itm_head"):
+        build(replace(config, ckpt=str(path)))
+
+
+def test_both_architectures_and_types_are_registered() -> None:
+    for name in ("blip2", "blip2_feature_extractor"):
+        assert registry.get_model_class(name) is Blip2Qformer
+    assert set(Blip2Qformer.PRETRAINED_MODEL_CONFIG_DICT) == {"pretrain", "tiny"}
+    model = load_model("blip2_feature_extractor", "tiny", is_eval=True)
+    assert model.extract_features({"image": torch.zeros(1, 3, 64, 64)}, "image").image_embeds_proj is not None
 
 
 def test_generated_text_and_features(config: Blip2QformerConfig) -> None:
@@ -205,6 +245,9 @@ def test_retrieval_scores(config: Blip2QformerConfig) -> None:
     assert torch.allclose(by_image, by_text.T, atol=1e-5)
     top, _ = compute_sim_matrix(model, loader, texts=TEXTS, k_test=1)
     assert (top == NOT_RANKED).sum() == 12
+    gallery = encode_gallery(model, (part["image"] for part in loader), TEXTS, batch_size=3)
+    whole = in_full_order(rerank(model, gallery, k_test=1, batch_size=3)[0], gallery.similarity)
+    assert torch.equal(whole.argsort(descending=True), gallery.similarity.argsort(descending=True))
 
 
 class QueriesOnly(Blip2Base):
@@ -238,12 +281,15 @@ def test_first_stage_weights_load_into_a_model_without_text_half(
         later.load_parts(config)
 
 
+@pytest.mark.parametrize("source", ["./nowhere/vocab.txt", "no-bert-of-this-name", "empty"])
 def test_missing_tokenizer_is_one_clear_error(
-    config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch
+    config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFileError, match="bert_tokenizer"):
-        build(replace(config, bert_tokenizer="./nowhere/vocab.txt"))
+        build(replace(config, bert_tokenizer=source))
 
 
 def test_half_precision_vision_encoder_works_on_the_cpu(config: Blip2QformerConfig) -> None:
@@ -293,8 +339,32 @@ def gradients(model: Blip2Qformer) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def two_process_step(rank: int, vocabulary: str, folder: str) -> dict[str, Tensor]:
-    """Contrastive gradients of half a batch, averaged over the processes as DDP does."""
+def hardest_negatives(similarity: Tensor, forbidden: Tensor) -> Negatives:
+    """The most similar candidates, without drawing."""
+    found = ~forbidden.all(1)
+    return Negatives(similarity.masked_fill(forbidden & found[:, None], -torch.inf).argmax(1), found)
+
+
+def uneven_batch() -> dict[str, Any]:
+    """Two processes' halves differ in their numbers of tokens and of negatives: the first pair has none."""
+    captions = [TEXTS[2], TEXTS[3], TEXTS[2], TEXTS[2]]
+    return batch() | {"caption": captions, "study_id": ["s", "s", "t", "u"]}
+
+
+Step = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def step(model: Blip2Qformer, samples: dict[str, Any]) -> Step:
+    """Losses and gradients of a batch; negatives are not drawn, so that they can be compared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pair_training, "draw_hard_negatives", hardest_negatives)
+        losses = model.train()(samples)
+    losses["loss"].backward()
+    return {name: loss.detach() for name, loss in losses.items()}, gradients(model)
+
+
+def two_process_step(rank: int, vocabulary: str, folder: str) -> Step:
+    """Losses and gradients of half a batch, averaged over the processes as DDP does."""
     dist.init_process_group(
         "gloo",
         init_method=f"file://{folder}/store",
@@ -303,21 +373,18 @@ def two_process_step(rank: int, vocabulary: str, folder: str) -> dict[str, Tenso
         timeout=timedelta(seconds=120),
     )
     try:
-        model = build(small_config(vocabulary)).train()
-        part = {key: value[2 * rank : 2 * rank + 2] for key, value in batch().items()}
-        losses = model(part)
-        assert losses["loss_itm"].isfinite()
-        losses["loss_itc"].backward()
-        averaged = gradients(model)
-        for gradient in averaged.values():
-            dist.all_reduce(gradient)
-            gradient /= 2
-        return averaged
+        part = {key: value[2 * rank : 2 * rank + 2] for key, value in uneven_batch().items()}
+        both = step(build(small_config(vocabulary)), part)
+        for values in both:
+            for value in values.values():
+                dist.all_reduce(value)
+                value /= 2
+        return both
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_have_the_contrastive_gradients_of_one(
+def test_two_processes_have_the_losses_and_gradients_of_one(
     config: Blip2QformerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
@@ -331,9 +398,8 @@ def test_two_processes_have_the_contrastive_gradients_of_one(
     finally:
         other.join(timeout=60)
     assert other.exitcode == 0
-    model = build(config).train()
-    model(batch())["loss_itc"].backward()
-    whole = gradients(model)
-    assert split.keys() == whole.keys()
-    for name, expected in whole.items():
-        assert torch.allclose(split[name], expected, atol=1e-6), name
+    whole = step(build(config), uneven_batch())
+    for ours, theirs in zip(split, whole, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, expected in theirs.items():
+            assert torch.allclose(ours[name], expected, atol=1e-6), name

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
 
 from tests.models.tiny import SENTENCES
 from xraygpt.common.errors import CheckpointError, MissingFileError
@@ -47,15 +46,7 @@ def test_added_tokens_get_the_next_ids(tokenizer_folder: Path, tmp_path: Path) -
     assert tokenizer("[A][B]", add_special_tokens=False).input_ids == [size, size + 1]
 
 
-def test_formats_hold_the_same_weights(llm_folder: Path, tmp_path: Path) -> None:
-    wanted = load_llm(llm_folder, "fp32")
-    torch.save(wanted.state_dict(), (_bare(llm_folder, tmp_path / "bin")) / "pytorch_model.bin")
-    wanted.save_pretrained(str(tmp_path / "shards"), max_shard_size="10KB")
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
-    for folder in (tmp_path / "bin", tmp_path / "shards"):
-        model = load_llm(folder, "fp32")
-        assert isinstance(model, LlamaForCausalLM)
-        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
+def test_weights_are_read_in_the_format_asked_for(llm_folder: Path) -> None:
     assert load_llm(llm_folder, "bf16").dtype is torch.bfloat16
 
 

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.models.tiny import PROMPT, tiny_config
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.conversation.conversation import CONV_VISION, Chat
 from xraygpt.models.generation import GenerationConfig
-from xraygpt.models.llm import load_tokenizer
-from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
+from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.runners.train_state import trainable_state
 
 Make = Callable[..., MiniGPT4]
@@ -166,28 +164,16 @@ def test_parts_written_by_one_model_are_read_by_another(
     assert torch.equal(other(batch)["loss"], model(batch)["loss"])
 
 
-def test_a_checkpoint_of_the_reference_is_read(make_model: Make, tmp_path: Path) -> None:
-    model, other = make_model(), make_model()
-    torch.nn.init.zeros_(other.llama_proj.weight)
-    state = trainable_state(model) | {
-        "Qformer.bert.embeddings.position_ids": torch.arange(512)[None],
-        "llama_model.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
-    }
-    save_checkpoint(tmp_path / "c.pth", {"model": state, "optimizer": {}, "scaler": None, "epoch": 1})
-    other.load_checkpoint(tmp_path / "c.pth", required=("llama_proj",))
-    assert torch.equal(other.llama_proj.weight, model.llama_proj.weight)
-
-
 def test_checkpoints_that_do_not_fit_are_refused(make_model: Make, tmp_path: Path) -> None:
     model = make_model()
     save_checkpoint(tmp_path / "q.pth", {"model": {"query_tokens": torch.zeros(1, 3, 16)}})
     with pytest.raises(CheckpointError, match="no llama_proj"):
         model.load_checkpoint(tmp_path / "q.pth", required=("llama_proj",))
-    save_checkpoint(tmp_path / "w.pth", {"model": {"llama_proj.weight": torch.zeros(9, 9)}})
+    save_checkpoint(tmp_path / "w.pth", {"model": {"llama_proj.weight": torch.zeros(32, 9)}})
     with pytest.raises(CheckpointError) as caught:
         model.load_checkpoint(tmp_path / "w.pth")
     assert "llama_proj.bias" in str(caught.value)
-    assert "(9, 9)" in str(caught.value)
+    assert "(32, 9)" in str(caught.value)
 
 
 def test_all_missing_files_are_reported_at_once(tmp_path: Path) -> None:
@@ -264,26 +250,3 @@ def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCa
 def test_settings_that_break_a_rule_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=setting):
         tiny_config(**{setting: value})
-
-
-def test_full_size_builds_with_the_keys_and_sizes_of_the_released_model(tokenizer_folder: Path) -> None:
-    with torch.device("meta"):
-        llm = LlamaForCausalLM(LlamaConfig())  # the defaults are LLaMA-7B
-        model = MiniGPT4(MiniGPT4Config(), llm=llm, tokenizer=load_tokenizer(tokenizer_folder))
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    # The reference's 1,094 less LLaMA's 32 rotary tables, which transformers no longer stores.
-    assert len(shapes) == 1062
-    count = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    assert count == {
-        "visual_encoder": 985_894_528,
-        "ln_vision": 2816,
-        "Qformer": 105_138_176 - 512,
-        "llama_model": 6_738_417_664 - 32 * 64,
-        "llama_proj": 3_149_824,
-    }
-    assert shapes["query_tokens"] == (1, 32, 768)
-    assert shapes["visual_encoder.blocks.38.attn.qkv.weight"] == (4224, 1408)
-    assert shapes["Qformer.bert.encoder.layer.10.crossattention.self.key.weight"] == (768, 1408)
-    assert "Qformer.bert.encoder.layer.11.crossattention.self.key.weight" not in shapes
-    assert shapes["llama_proj.weight"] == (4096, 768)
-    assert model.show_n_params() == "7832.6M"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from xraygpt.common.errors import CheckpointError, MissingFileError
@@ -23,35 +23,59 @@ from xraygpt.common.errors import CheckpointError, MissingFileError
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/"
 _HTML_START = re.compile(rb"^\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
 _MAX_LISTED = 12
+_FOLDER_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
-def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_weights(path: str | os.PathLike[str], skip: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Read the tensors of a weight file onto the CPU, with their stored dtypes.
 
     `.safetensors` files hold tensors only; `.pth`, `.pt` and `.bin` may hold them directly or under
-    ``"model"`` (this project, LAVIS, BLIP-2) or ``"state_dict"``. A ``.index.json`` names the shards of a
-    Hugging Face folder, which are read one after the other.
+    ``"model"`` (this project, LAVIS, BLIP-2) or ``"state_dict"``. A Hugging Face folder is read through the
+    file in it, or through the ``.index.json`` that names its shards, one after the other.
+
+    Args:
+        skip: beginnings of names; such tensors are left out, and not read where the format allows it.
 
     Raises:
-        MissingFileError: no such file.
+        MissingFileError: no such file, or a folder without weights.
         CheckpointError: a Git-LFS pointer, a web page, a truncated file, a pickle with code in it, or a
             file without tensors.
     """
+    return load_weights_and_manifest(path, skip)[0]
+
+
+def load_weights_and_manifest(
+    path: str | os.PathLike[str], skip: tuple[str, ...] = ()
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`load_weights`, and what a checkpoint of this project says about its model (empty in other files)."""
     path = Path(path)
+    if path.is_dir():
+        path = _weights_in(path)
     if path.name.endswith(".index.json"):
-        return _load_shards(path)
+        return _load_shards(path, skip), {}
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    payload: Any = load_checkpoint(path)
+        return _load_safetensors(path, skip), {}
+    checkpoint = load_checkpoint(path)
+    payload: Any = checkpoint
     for key in ("model", "state_dict"):
         if isinstance(payload.get(key), Mapping):
             payload = payload[key]
             break
-    tensors = {str(name): value for name, value in payload.items() if isinstance(value, Tensor)}
-    if not tensors:
+    tensors = {
+        str(name): value
+        for name, value in payload.items()
+        if isinstance(value, Tensor) and not str(name).startswith(skip)
+    }
+    if not tensors and not skip:
         keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "none"
         raise CheckpointError(f"{path}: holds no tensors (its top-level keys: {keys}).")
-    return tensors
+    manifest = checkpoint.get("manifest")
+    return tensors, dict(manifest) if isinstance(manifest, Mapping) else {}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -170,23 +194,32 @@ def load_state(
     module.load_state_dict(kept, strict=False)
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _weights_in(folder: Path) -> Path:
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingFileError(f"{folder}: no weights in it (none of {', '.join(_FOLDER_WEIGHTS)})")
+
+
+def _load_safetensors(path: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
     check_weight_file(path)
     try:
-        return load_file(path, device="cpu")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys() if not name.startswith(skip)}  # noqa: SIM118
     except Exception as error:  # its header may be any bytes
         raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
 
 
-def _load_shards(index: Path) -> dict[str, Tensor]:
+def _load_shards(index: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
     check_weight_file(index)
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()
+        names = sorted({file for tensor, file in places if not tensor.startswith(skip)})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: no index of weight shards ({_first_line(error)}).") from error
     tensors: dict[str, Tensor] = {}
     for name in names:
-        tensors |= load_weights(index.parent / name)
+        tensors |= load_weights(index.parent / name, skip)
     return tensors
 
 

@@ -123,7 +123,8 @@ class Config:
             self._problem("model.arch", str(error))
             return []
         known = self._model_class.PRETRAINED_MODEL_CONFIG_DICT
-        if self._model_type is None and known:
+        required = getattr(self._model_class, "MODEL_TYPE_REQUIRED", True)
+        if self._model_type is None and known and required:
             self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
         elif self._model_type is not None and self._model_type not in known:
             self._problem(

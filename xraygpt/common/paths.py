@@ -59,14 +59,15 @@ def require_file(text: str | Path, what: str, source: str, where: str = "") -> P
 def cached_file(url_or_path: str | Path) -> Path:
     """Return a local file for a local path, an ``http(s)://`` address or ``hf://owner/repository/file``.
 
-    A remote file is downloaded once, into iopath's or huggingface_hub's cache.
+    A remote file is downloaded once, into iopath's or huggingface_hub's cache. A local path may be that of
+    a folder.
 
     Raises:
         MissingFileError: the file does not exist, or could not be fetched.
     """
     path = resolve_path(url_or_path)
     if isinstance(path, Path):
-        if not path.is_file():
+        if not path.exists():
             raise MissingFileError(f"missing file: {path}")
         return path
     try:

@@ -23,6 +23,8 @@ class Sample(TypedDict, total=False):
     """Names the sample in its data set."""
     source: Required[str]
     """Name of the data set."""
+    study_id: str
+    """The examination that the image was taken in; `image_id` where the data set does not say."""
     labels: Tensor
     """float32 (K,), 1 where a finding is present; only in labelled data sets."""
     image_text: str
@@ -38,6 +40,8 @@ class Batch(TypedDict, total=False):
     image_id: Required[list[str]]
     prompt: Required[str]
     """The instruction of the whole batch, template applied; "" for none."""
+    study_id: list[str]
+    """The examination of each image; images of one examination share its report."""
     labels: Tensor
     """float32 (B, K); only in labelled data sets."""
     image_text: list[str]
@@ -59,6 +63,8 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
         batch["source"] = samples[0]["source"]
     if samples and "image" in samples[0]:
         batch["image"] = torch.stack([sample["image"] for sample in samples])
+    if samples and "study_id" in samples[0]:
+        batch["study_id"] = [sample["study_id"] for sample in samples]
     if samples and "labels" in samples[0]:
         batch["labels"] = torch.stack([sample["labels"] for sample in samples])
     if samples and "image_text" in samples[0]:

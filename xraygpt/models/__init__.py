@@ -10,6 +10,8 @@ import torch
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.blip2_qformer import Blip2Qformer
+from xraygpt.models.blip_caption import BlipCaption
+from xraygpt.models.blip_pretrain import BlipPretrain
 from xraygpt.models.causal_lm import CausalLM
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -19,6 +21,8 @@ from xraygpt.processors import BaseProcessor, load_processor
 __all__ = [
     "BaseModel",
     "Blip2Qformer",
+    "BlipCaption",
+    "BlipPretrain",
     "CausalLM",
     "GenerationConfig",
     "MiniGPT4",

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from xraygpt.common.checkpoint import load_state, load_weights
+from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import build_typed, default_layer
 from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
@@ -34,6 +34,8 @@ class BaseModel(nn.Module):
     """The dataclass that describes a configuration of this model."""
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
     """Model type -> YAML file with its defaults, relative to the package."""
+    MODEL_TYPE_REQUIRED: ClassVar[bool] = True
+    """Whether a configuration has to start from one of these; else it may set everything itself."""
     IGNORED_KEYS: ClassVar[tuple[str, ...]] = COMPUTED_BUFFERS
     """Regular expressions for keys of checkpoints that are passed over."""
 
@@ -99,10 +101,12 @@ class BaseModel(nn.Module):
             CheckpointError: a required part is missing, or what is there does not fit.
         """
         file = cached_file(url_or_filename)
+        weights, manifest = load_weights_and_manifest(file)
+        self.check_origin(weights, manifest, str(file))
         ignored = [re.compile(pattern) for pattern in self.IGNORED_KEYS]
         state = {
             name: value
-            for name, value in load_weights(file).items()
+            for name, value in weights.items()
             if not any(pattern.match(name) for pattern in ignored)
         }
         present = {name.split(".")[0] for name in state}
@@ -120,6 +124,12 @@ class BaseModel(nn.Module):
             expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
         )
         logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
+
+    def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
+        """Raise CheckpointError if a checkpoint, or its manifest, is not meant for this model.
+
+        For models that depend on a part which is not in their checkpoints.
+        """
 
     def manifest(self) -> dict[str, Any]:
         """Facts that tell later which model a checkpoint belongs to; plain values only."""

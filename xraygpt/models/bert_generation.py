@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from xraygpt.common.generation import GenerationConfig
+
 
 class ReorderableCache(Protocol):
     """What a search needs of a key/value cache: its batch rows picked and rearranged."""
@@ -52,6 +54,30 @@ class SearchSettings:
             raise ValueError(
                 f"num_return_sequences {self.num_return_sequences} exceeds num_beams {self.num_beams}"
             )
+
+    @classmethod
+    def of(
+        cls,
+        generation: GenerationConfig,
+        *,
+        start_length: int,
+        longest: int,
+        eos_token_id: int,
+        pad_token_id: int,
+    ) -> Self:
+        """The settings for texts of at most `longest` tokens that begin with `start_length` given ones."""
+        return cls(
+            max_length=min(start_length + generation.max_new_tokens, longest),
+            min_length=start_length + generation.min_length,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            num_beams=generation.num_beams,
+            length_penalty=generation.length_penalty,
+            repetition_penalty=generation.repetition_penalty,
+            do_sample=generation.do_sample,
+            top_p=generation.top_p,
+            temperature=generation.temperature,
+        )
 
 
 class SearchResult(NamedTuple):

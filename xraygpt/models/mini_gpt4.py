@@ -8,7 +8,7 @@ Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,7 +26,7 @@ from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.batches import images_of
-from xraygpt.models.blip2 import Blip2Base
+from xraygpt.models.blip2_features import Blip2Features
 from xraygpt.models.decoding import lm_loss, write, write_stream
 from xraygpt.models.key_translation import QFORMER_PARTS, TEXT_HALF
 from xraygpt.models.llm import (
@@ -37,6 +37,7 @@ from xraygpt.models.llm import (
     load_tokenizer,
     require_llm,
 )
+from xraygpt.models.llm_identity import check_same_llm, llm_facts
 from xraygpt.models.mini_gpt4_config import MiniGPT4Config
 from xraygpt.models.prompts import (
     IMAGE_SLOT,
@@ -54,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 
 @registry.register_model("mini_gpt4")
-class MiniGPT4(Blip2Base):
+class MiniGPT4(Blip2Features):
     """Image -> report.
 
     Args:
@@ -143,16 +144,6 @@ class MiniGPT4(Blip2Base):
         """Image (B, 3, H, W) -> embeddings for the language model (B, Q, D), and ones (B, Q) int64."""
         inputs_llama = self.llama_proj(self.encode_queries(image))
         return inputs_llama, torch.ones(inputs_llama.shape[:-1], dtype=torch.long, device=image.device)
-
-    def encode_queries(self, image: Tensor) -> Tensor:
-        """Image (B, 3, H, W) -> output of the Q-Former (B, Q, its width), float32.
-
-        No gradient is kept through parts that are frozen.
-        """
-        patches = self.embed_image(image).float()  # (B, N, V)
-        frozen = is_frozen(self.Qformer) and not (patches.requires_grad or self.query_tokens.requires_grad)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            return self.run_queries(patches)
 
     def embed_prompt(
         self, prompts: Sequence[str], img_embeds: Tensor | Sequence[Tensor], side: str = "left"
@@ -258,15 +249,16 @@ class MiniGPT4(Blip2Base):
 
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
-            "llama_model": Path(self.config.llama_model).name,
-            "llm_hidden_size": int(self.llama_model.config.hidden_size),
-            "vocab_size": int(self.llama_model.config.vocab_size),
+            **llm_facts(self.llama_model, self.config.llama_model),
             "num_query_token": self._slots,
             "image_size": self.config.vision_config().img_size,
             "prompt_template": self.prompt_template,
             "end_sym": self.end_sym,
             "max_txt_len": self.max_txt_len,
         }
+
+    def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
+        check_same_llm(state, manifest, llm_facts(self.llama_model, self.config.llama_model), where)
 
     @property
     def _slots(self) -> int:

@@ -1,22 +1,140 @@
-"""Image-text retrieval with a first-stage model: which texts belong to which images."""
+"""Image-text retrieval: which texts belong to which images, by contrast first and by matching of the best.
+
+Shapes: I images, T texts, Q features of size E for each image, N image tokens of width V, L text tokens.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchEncoding
 
-from xraygpt.models.blip2_qformer import Blip2Qformer
+from xraygpt.common.logger import progress
 
 NOT_RANKED = -100.0
 """Score of pairs outside the first `k_test` by cosine similarity."""
 
 
+@runtime_checkable
+class RetrievalModel(Protocol):
+    """What retrieval asks of a model."""
+
+    tokenizer: Any
+    max_txt_len: int
+
+    def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, height, width) -> unit vectors (B, Q, E) and image tokens (B, N, V)."""
+        ...
+
+    def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
+        """Tokenized texts -> unit vectors (B, E)."""
+        ...
+
+    def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
+        """(B, N, V), (B, L), (B, L) -> matching logits (B,), the higher the likelier."""
+        ...
+
+
+@dataclass
+class Gallery:
+    """Images and texts to be compared, each with each."""
+
+    similarity: Tensor
+    """(I, T): cosine of the image's feature that is most similar to the text."""
+    image_tokens: Tensor
+    """(I, N, V), in main memory."""
+    text_ids: Tensor
+    """(T, L)"""
+    text_mask: Tensor
+    """(T, L)"""
+
+
 @torch.no_grad()
+def encode_gallery(
+    model: RetrievalModel,
+    images: Iterable[Tensor],
+    texts: Sequence[str],
+    *,
+    max_txt_len: int | None = None,
+    batch_size: int = 64,
+) -> Gallery:
+    """Encode batches (B, 3, height, width) of images, and texts cut at `max_txt_len` (default: the model's).
+
+    `texts` is read once the images are through, so that one loop over the data can fill it.
+    """
+    encoded = [(feats, tokens.cpu()) for feats, tokens in map(model.encode_images, images)]
+    image_feats = torch.cat([feats for feats, _ in encoded])  # (I, Q, E)
+    tokens = model.tokenizer(
+        list(texts),
+        padding=True,
+        truncation=True,
+        max_length=max_txt_len or model.max_txt_len,
+        return_tensors="pt",
+    ).to(image_feats.device)
+    rows = torch.arange(len(texts), device=image_feats.device).split(batch_size)
+    parts = [{key: tokens[key][part] for key in ("input_ids", "attention_mask")} for part in rows]
+    text_feats = torch.cat([model.encode_texts(BatchEncoding(part)) for part in parts])  # (T, E)
+    return Gallery(
+        # One text batch at a time: (I, T, Q) does not fit into memory for some ten thousand reports.
+        torch.cat([_cosines(image_feats, part) for part in text_feats.split(batch_size)], dim=1),
+        torch.cat([tokens for _, tokens in encoded]),
+        tokens.input_ids,
+        tokens.attention_mask,
+    )
+
+
+def _cosines(image_feats: Tensor, text_feats: Tensor) -> Tensor:
+    return torch.einsum("iqe,te->itq", image_feats, text_feats).amax(-1).float()
+
+
+@torch.no_grad()
+def rerank(
+    model: RetrievalModel, gallery: Gallery, k_test: int, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Scores (I, T) of texts for images and (T, I) of images for texts.
+
+    The `k_test` best partners of each by cosine similarity get that similarity plus the matching logit,
+    all others `NOT_RANKED`.
+    """
+    return (
+        _rerank(model, gallery, gallery.similarity, k_test, batch_size, rows_are_images=True),
+        _rerank(model, gallery, gallery.similarity.T, k_test, batch_size, rows_are_images=False),
+    )
+
+
+def _rerank(
+    model: RetrievalModel,
+    gallery: Gallery,
+    similarity: Tensor,
+    k_test: int,
+    batch_size: int,
+    *,
+    rows_are_images: bool,
+) -> Tensor:
+    best, columns = similarity.topk(min(k_test, similarity.shape[1]), dim=1)
+    rows = torch.arange(len(similarity), device=similarity.device)[:, None].expand_as(columns)
+    images, texts = (rows, columns) if rows_are_images else (columns, rows)
+    batches = list(zip(images.flatten().split(batch_size), texts.flatten().split(batch_size), strict=True))
+    what = "re-ranking reports" if rows_are_images else "re-ranking images"
+    logits = [
+        model.compute_itm(
+            gallery.image_tokens[i.cpu()].to(similarity.device), gallery.text_ids[t], gallery.text_mask[t]
+        )
+        for i, t in progress(batches, total=len(batches), desc=what)
+    ]
+    scores = torch.full_like(similarity, NOT_RANKED, memory_format=torch.contiguous_format)
+    return scores.scatter(1, columns, best + torch.cat(logits).view_as(best).to(best.dtype))
+
+
+def in_full_order(scores: Tensor, similarity: Tensor) -> Tensor:
+    """Scores of `rerank` with the pairs outside the first `k_test` behind the others, by similarity."""
+    return torch.where(scores == NOT_RANKED, NOT_RANKED + similarity, scores)
+
+
 def compute_sim_matrix(
-    model: Blip2Qformer,
+    model: RetrievalModel,
     data_loader: Iterable[Mapping[str, Any]],
     *,
     texts: Sequence[str],
@@ -24,49 +142,7 @@ def compute_sim_matrix(
     max_txt_len: int | None = None,
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Scores (images, texts) and (texts, images).
-
-    The `k_test` best partners of each by cosine similarity get that similarity plus the matching logit,
-    all others `NOT_RANKED`. Texts are cut at `max_txt_len` tokens (default: the model's).
-    """
-    tokens = _tokenize(model, texts, max_txt_len or model.max_txt_len)
-    text_feats = F.normalize(model.text_proj(model.forward_text(tokens)), dim=-1)  # (T, E)
-    outputs = [model.forward_image(batch["image"]) for batch in data_loader]
-    image_tokens = torch.cat([tokens for _, tokens in outputs])
-    image_feats = F.normalize(model.vision_proj(torch.cat([queries for queries, _ in outputs])), dim=-1)
-    similarity = torch.einsum("iqe,te->itq", image_feats, text_feats).amax(-1)  # (I, T)
-
-    def rerank(scores: Tensor, *, rows_are_images: bool) -> Tensor:
-        ranked = torch.full_like(scores, NOT_RANKED)
-        best, columns = scores.topk(min(k_test, scores.shape[1]), dim=1)
-        rows = torch.arange(len(scores), device=scores.device)[:, None].expand_as(columns)
-        images, captions = (rows, columns) if rows_are_images else (columns, rows)
-        logits = _matching_logits(
-            model, image_tokens, tokens, images.flatten(), captions.flatten(), batch_size
-        )
-        return ranked.scatter(1, columns, best + logits.view_as(best))
-
-    return rerank(similarity, rows_are_images=True), rerank(similarity.T.contiguous(), rows_are_images=False)
-
-
-def _tokenize(model: Blip2Qformer, texts: Sequence[str], max_txt_len: int) -> BatchEncoding:
-    tokens = model.tokenizer(
-        list(texts), padding=True, truncation=True, max_length=max_txt_len, return_tensors="pt"
-    )
-    return tokens.to(model.device)
-
-
-def _matching_logits(
-    model: Blip2Qformer,
-    image_tokens: Tensor,
-    texts: BatchEncoding,
-    images: Tensor,
-    captions: Tensor,
-    batch_size: int,
-) -> Tensor:
-    """Matching logits of the pairs (images[i], captions[i]), (P,)."""
-    logits = [
-        model.compute_itm(image_tokens[i], texts.input_ids[t], texts.attention_mask[t])
-        for i, t in zip(images.split(batch_size), captions.split(batch_size), strict=True)
-    ]
-    return torch.cat(logits)
+    """`encode_gallery` and `rerank` under the reference's name: scores (I, T) and (T, I)."""
+    images = (batch["image"] for batch in data_loader)
+    gallery = encode_gallery(model, images, texts, max_txt_len=max_txt_len, batch_size=batch_size)
+    return rerank(model, gallery, k_test, batch_size)

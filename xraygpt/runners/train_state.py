@@ -135,6 +135,8 @@ def restore_training(
         CheckpointError: it is of another model or optimizer.
     """
     path, payload = saved.path, saved.payload
+    if isinstance(model, BaseModel):
+        model.check_origin(payload["model"], payload.get("manifest") or {}, where=str(path))
     load_trainable_state(model, payload["model"], where=str(path))
     try:
         optimizer.load_state_dict(payload["optimizer"])

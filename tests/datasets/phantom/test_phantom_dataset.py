@@ -45,7 +45,7 @@ def test_sample(tmp_path: Path) -> None:
     sample = data[2]
     assert (sample["image"].shape, sample["image"].dtype) == ((3, 64, 64), torch.float32)
     assert (sample["image_id"], sample["source"]) == ("phantom-1-2", "phantom")
-    assert set(data[2]) == {"image", "caption", "image_id", "source", "image_text", "labels"}
+    assert set(data[2]) == {"image", "caption", "image_id", "study_id", "source", "image_text", "labels"}
     assert data[2]["caption"] == sample["caption"]
     with pytest.raises(IndexError, match="phantom 4 of 4"):
         data[4]

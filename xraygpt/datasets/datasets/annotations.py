@@ -2,7 +2,8 @@
 
 ``{"annotations": [{"image_id": "<file stem>", "caption": "<report>"}, ...]}``. An annotation may carry a
 third key, ``"split"``; without it, it belongs to the split ``"train"``, so that the reference's own files
-are training data as they are.
+are training data as they are. A fourth, ``"study_id"``, names the examination that the image was taken in;
+without it, each image is an examination of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Annotation:
     image_id: str
     caption: str
     split: str
+    study_id: str
     place: str
     """File and index, for messages: ``filter_cap.json: annotations[3]``."""
 
@@ -54,7 +56,9 @@ def read_annotations(path: Path) -> list[Annotation]:
             problems.append(f"{place}: {problem}")
             continue
         split = normalise_split(row.get("split", "train"))
-        annotations.append(Annotation(str(row["image_id"]), row["caption"], split, place))
+        image_id = str(row["image_id"])
+        study_id = str(row.get("study_id", image_id))
+        annotations.append(Annotation(image_id, row["caption"], split, study_id, place))
     if problems:
         raise DataError(summarise("unusable annotations", problems))
     if not annotations:
@@ -95,6 +99,8 @@ def _problem_of(row: Any) -> str | None:
         return f'"image_id" must be a file stem, not {row["image_id"]!r}'
     if not isinstance(row["caption"], str):
         return f'"caption" must be a text, not {row["caption"]!r}'
+    if not isinstance(row.get("study_id", ""), str | int):
+        return f'"study_id" must be a name or a number, not {row["study_id"]!r}'
     if not isinstance(row.get("split", ""), str):
         return f'"split" must be a text, not {row["split"]!r}'
     return None

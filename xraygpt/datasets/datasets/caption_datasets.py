@@ -31,6 +31,7 @@ class CaptionDataset(BaseDataset):
         sample: Sample = {
             "caption": self.text_processor(row.caption),
             "image_id": row.image_id,
+            "study_id": row.study_id,
             "source": self.name,
         }
         if self.image_paths:

@@ -70,9 +70,11 @@ class PhantomDataset(Dataset[Sample]):
             raise IndexError(f"phantom {index} of {self.count}")
         truth = phantom_truth(self.seed, index)
         rng = phantom_rng(self.seed, index, "report")
+        name = f"phantom-{self.seed}-{index}"
         sample: Sample = {
             "caption": self.text_processor(write_report(truth, rng)),
-            "image_id": f"phantom-{self.seed}-{index}",
+            "image_id": name,
+            "study_id": name,
             "source": self.name,
             "image_text": keywords(truth, rng),
             "labels": label_vector(truth),

@@ -1,0 +1,143 @@
+"""The language model's tokenizer in the form that `Blip2Processor` loads, with a token for the image.
+
+A prompt is tokenized piece by piece around its image here, every piece with the tokenizer's own leading
+blank and BOS before the whole (`models.prompts`). A tokenizer of the `tokenizers` library does the same by
+itself: it cuts the text at special tokens and normalises each piece on its own.
+"""
+
+import copy
+import re
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import generate_merges
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
+from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
+from xraygpt.models.prompts import IMAGE_SLOT, prompt_row
+
+IMAGE_TOKEN = "<image>"
+"""One for each query token; `Blip2Processor` names it so."""
+BLANK = "▁"
+
+PROBES = (
+    "The heart is normal in size. No pleural effusion.",
+    " two  blanks at  the ends ",
+    "line\nbreak\tand tab",
+    "a 12.5 mm nodule (37°C, “x”), unchanged.###",
+    "###Patient:<Img></Img>###Doctor:",
+    "",
+)
+"""Texts on which the two tokenizers are compared, besides the model's own prompts."""
+
+
+def processor_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A tokenizer with the same ids, BOS first, padding on the left, and `IMAGE_TOKEN`.
+
+    Raises:
+        ConfigError: a tokenizer that cannot be written down as ``tokenizer.json``.
+    """
+    if isinstance(tokenizer, LlamaSentencePieceTokenizer):
+        backend = _from_sentencepiece(tokenizer)
+    elif tokenizer.is_fast:
+        backend = copy.deepcopy(tokenizer.backend_tokenizer)
+    else:
+        raise ConfigError(
+            f"the language model's tokenizer ({type(tokenizer).__name__}) cannot be written as tokenizer.json"
+        )
+    bos = tokenizer.bos_token
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A" if bos else "$A", special_tokens=[(bos, tokenizer.bos_token_id)] if bos else []
+    )
+    # The plain class reads tokenizer.json as it is; those of single models set some of it up themselves.
+    plain = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        unk_token=tokenizer.unk_token,
+        pad_token=tokenizer.pad_token,
+        padding_side="left",
+        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
+    )
+    plain.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    return plain
+
+
+def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of `IMAGE_TOKEN`."""
+    number = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    assert isinstance(number, int)
+    return number
+
+
+def processor_prompt(prompt: str, slots: int) -> str:
+    """A prompt with ``<ImageHere>`` (empty: the image alone) as the processor has to be given it."""
+    return (prompt or IMAGE_PLACEHOLDER).replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * slots)
+
+
+def check_same_ids(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, prompts: list[str], slots: int
+) -> None:
+    """Raise ConfigError unless both tokenizers give the same ids for the prompts and for `PROBES`."""
+    image = image_token_id(theirs)
+    for text in (*prompts, "", *(f"{probe}{IMAGE_PLACEHOLDER}{probe}" for probe in PROBES)):
+        row = prompt_row(ours, text or IMAGE_PLACEHOLDER, slots)
+        wanted = [image if number == IMAGE_SLOT else number for number in row]
+        if theirs(processor_prompt(text, slots)).input_ids != wanted:
+            raise ConfigError(
+                "the language model's tokenizer cannot be exported: written as tokenizer.json it cuts "
+                f"{text!r} in another way"
+            )
+
+
+def _from_sentencepiece(tokenizer: LlamaSentencePieceTokenizer) -> Tokenizer:
+    """The byte-pair encoding of a SentencePiece model."""
+    pieces = tokenizer.sp_model
+    numbers = range(pieces.get_piece_size())
+    vocabulary = {pieces.id_to_piece(number): number for number in numbers}
+    scores = {
+        pieces.id_to_piece(number): pieces.get_score(number)
+        for number in numbers
+        if not (pieces.is_control(number) or pieces.is_unknown(number) or pieces.is_byte(number))
+    }
+    merges = generate_merges(vocabulary, scores)
+    merged = {left + right for left, right in merges}
+    # A piece that no merge gives is one of the user's symbols, which are never cut.
+    symbols = [piece for piece in scores if len(piece) > 1 and piece not in merged]
+    backend = _byte_pair_encoding(vocabulary, merges, symbols, tokenizer.unk_token)
+    added = sorted(tokenizer.added_tokens_decoder.items())
+    # Not normalised: the blank that begins a piece would be looked for before the token.
+    backend.add_tokens(
+        [
+            AddedToken(token.content, special=token.special, normalized=False)
+            for number, token in added
+            if number not in numbers
+        ]
+    )
+    return backend
+
+
+def _byte_pair_encoding(
+    vocabulary: dict[str, int], merges: list[tuple[str, str]], symbols: list[str], unknown: str
+) -> Tokenizer:
+    """SentencePiece's way: blanks are characters, one stands before every text, bytes stand for the rest."""
+    backend = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=merges,
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+            ignore_merges=bool(symbols),  # a symbol is a piece although no merge gives it
+        )
+    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    if symbols:
+        longest_first = sorted(symbols, key=len, reverse=True)
+        pattern = Regex("|".join(map(re.escape, longest_first)))
+        backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return backend

@@ -1,0 +1,150 @@
+"""A trained `MiniGPT4` as a folder that Hugging Face's `Blip2ForConditionalGeneration` loads.
+
+The two are one network, with one difference that a folder cannot express: the norm behind the vision encoder
+(ln_vision) has eps 1e-5 here, as in the reference, while `Blip2VisionConfig` has one eps for all norms of the
+encoder, and the others have 1e-6 in both. The sum of variance and eps differs by 9e-6 then, which changes the
+output by 4.5e-6 divided by the variance (10 to 100 in the tiny model): a few units in the last place of
+float32. Every export measures what is left of it in the embeddings that the language model gets.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Blip2ForConditionalGeneration, Blip2Processor, PreTrainedTokenizerBase
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+from xraygpt.common.config import CommandLine, Config
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.run_record import write_json
+from xraygpt.conversation.messages import TEMPLATE_SLOT
+from xraygpt.convert.hf_config import blip2_config
+from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_tokenizer
+from xraygpt.convert.llm_rows import vocabulary_tensors, with_rows
+from xraygpt.convert.model_card import model_card
+from xraygpt.models.key_translation import to_hf_blip2
+from xraygpt.models.llm import embedding_table
+from xraygpt.models.mini_gpt4 import MiniGPT4
+from xraygpt.processors import BlipImageBaseProcessor, load_processor
+
+ORIGIN_FILE = "xraygpt.json"
+"""What the way back needs and the folder cannot say otherwise: see `_origin`."""
+TOKENIZER_FOLDER = "llm_tokenizer"
+"""The language model's own tokenizer, unchanged."""
+CLOSE = 1e-5
+
+logger = logging.getLogger(__name__)
+
+
+def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = "5GB") -> float:
+    """Build the model of a configuration and `export_blip2` it.
+
+    Raises:
+        XrayGPTError: anything that the user can mend.
+    """
+    require_new(folder)
+    cfg = Config(args)
+    arch = cfg.to_dict()["model"]["arch"]
+    if arch != "mini_gpt4":
+        raise ConfigError(f"{args.cfg_path}: model.arch is {arch}; only mini_gpt4 has a counterpart there")
+    node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
+    if node is None:
+        raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
+    model = MiniGPT4.from_config(cfg.model_cfg).eval()
+    return export_blip2(model, load_processor(node["name"], node), folder, max_shard_size)
+
+
+def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_size: str = "5GB") -> float:
+    """Write model, processor, model card and what the way back needs into a new folder.
+
+    Weights keep their number formats. Returns by how much the embeddings of a random image differ at most
+    between the two implementations (float32).
+
+    Raises:
+        ConfigError: the folder is not empty, or the model has something that BLIP-2 there has not.
+    """
+    require_new(folder)
+    processor = blip2_processor(model, vis_processor)
+    theirs = blip2_model(model, processor.tokenizer)
+    difference = embedding_difference(model, theirs)
+    if difference > CLOSE:
+        logger.warning(
+            "the embeddings of an image differ by %.1e: the norm behind the vision encoder has eps 1e-5 here "
+            "and 1e-6 there, and its input has little variance; after loading, set "
+            "model.vision_model.post_layernorm.eps = 1e-5",
+            difference,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
+    processor.save_pretrained(str(folder))
+    model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
+    write_json(folder / ORIGIN_FILE, _origin(model))
+    (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
+    return difference
+
+
+def require_new(path: Path) -> None:
+    """Raise ConfigError if a folder or file is there already, empty folders excepted."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ConfigError(
+            f"{path} is there already and is not overwritten; name a new one, or remove it first"
+        )
+
+
+def blip2_processor(model: MiniGPT4, vis_processor: Any) -> Blip2Processor:
+    """Image processor and tokenizer as one.
+
+    Its `num_query_tokens` stays unset: with it, `Blip2Processor` would put the image before BOS and all
+    text, whereas here the prompt says where it goes.
+    """
+    if not isinstance(vis_processor, BlipImageBaseProcessor):
+        raise ConfigError(f"{type(vis_processor).__name__} has no counterpart there; use blip2_image_eval")
+    tokenizer = processor_tokenizer(model.llama_tokenizer)
+    check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.config.num_query_token)
+    side = model.config.vision_config().img_size
+    images = BlipImageProcessorPil(
+        size={"height": side, "width": side},
+        image_mean=list(vis_processor.normalize.mean),
+        image_std=list(vis_processor.normalize.std),
+    )
+    return Blip2Processor(images, tokenizer)
+
+
+def blip2_model(model: MiniGPT4, tokenizer: PreTrainedTokenizerBase) -> Blip2ForConditionalGeneration:
+    """The same network there; it shares the memory of `model` where no tensor has to change."""
+    image = image_token_id(tokenizer)
+    rows = max(embedding_table(model.llama_model).num_embeddings, image + 1)
+    config = blip2_config(model, image, rows, tokenizer)
+    names = [f"llama_model.{name}" for name in vocabulary_tensors(model.llama_model)]
+    state: dict[str, Tensor] = to_hf_blip2(with_rows(model.state_dict(), names, rows))
+    with torch.device("meta"):
+        theirs = Blip2ForConditionalGeneration(config)
+    theirs.load_state_dict(state, assign=True)
+    theirs.tie_weights()
+    return theirs.eval()
+
+
+def _origin(model: MiniGPT4) -> dict[str, Any]:
+    """Rows of the language model's tables, the manifest, and what the section ``model`` says of texts."""
+    before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
+    first = model.prompt_list[0] if model.prompt_list else ""
+    texts = {
+        "prompt_template": model.prompt_template,
+        "prompt": first.removeprefix(before).removesuffix(after),
+        "end_sym": model.end_sym,
+        "max_txt_len": model.max_txt_len,
+    }
+    rows = embedding_table(model.llama_model).num_embeddings
+    return {"llm_rows": rows, "manifest": model.manifest(), "model": texts}
+
+
+@torch.no_grad()
+def embedding_difference(model: MiniGPT4, theirs: Blip2ForConditionalGeneration) -> float:
+    """Largest difference between the embeddings of a random image in the two implementations."""
+    side = model.config.vision_config().img_size
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(model.device)
+    own = model.encode_img(image)[0].float()
+    other = theirs.get_image_features(pixel_values=image).pooler_output.float()
+    return float((own - other).abs().max())

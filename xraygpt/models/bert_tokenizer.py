@@ -1,0 +1,59 @@
+"""BERT's tokenizer with the tokens that BLIP and BLIP-2 add to it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import BatchEncoding, BertTokenizer
+
+from xraygpt.common.errors import MissingFileError
+from xraygpt.common.paths import resolve_path
+
+DECODER_START = "[DEC]"
+"""The token that begins a text to be generated; added to BERT's vocabulary."""
+
+ENCODER_START = "[ENC]"
+"""The token that begins a text to be read together with an image; BLIP adds it too."""
+
+
+def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str = "right") -> BertTokenizer:
+    """BERT's tokenizer with the token [DEC] added as `bos_token`.
+
+    `source` is a WordPiece vocabulary file, a folder with a tokenizer, or a name on the hub.
+    Raises MissingFileError if it is neither here nor can be fetched.
+    """
+    path = resolve_path(source)
+    if isinstance(path, Path) and path.is_file():
+        tokenizer = BertTokenizer(vocab=str(path), do_lower_case=True, truncation_side=truncation_side)
+    else:
+        name = str(path) if isinstance(path, Path) and path.is_dir() else source
+        try:
+            tokenizer = BertTokenizer.from_pretrained(name, truncation_side=truncation_side)
+        except OSError as error:
+            raise _missing(source) from error
+        # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise _missing(source)
+    tokenizer.add_special_tokens({"bos_token": DECODER_START})
+    return tokenizer
+
+
+def _missing(source: str) -> MissingFileError:
+    return MissingFileError(
+        f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
+        "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
+        "is; it comes with the model bert-base-uncased"
+    )
+
+
+def tokenize(
+    tokenizer: BertTokenizer, texts: Sequence[str], max_length: int, padding: str = "longest"
+) -> BatchEncoding:
+    """`input_ids` and `attention_mask`, (B, L) int64 each; texts longer than `max_length` are cut."""
+    return tokenizer(
+        list(texts),
+        padding=padding,
+        truncation=True,
+        max_length=max_length,
+        return_token_type_ids=False,
+        return_tensors="pt",
+    )

@@ -1,0 +1,112 @@
+"""What BLIP's models share: vision encoder, tokenizer, sizes of the text part.
+
+Shapes: B images, N image tokens, V their width, L text tokens.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+from transformers import BatchEncoding
+
+from xraygpt.common.generation import GenerationConfig
+from xraygpt.models.bert_blocks import IGNORED_LABEL
+from xraygpt.models.bert_generation import SearchSettings
+from xraygpt.models.bert_tokenizer import ENCODER_START, init_bert_tokenizer
+from xraygpt.models.bert_weights import bert_check, load_bert
+from xraygpt.models.med import BertLMHeadModel, MedConfig
+from xraygpt.models.required_files import Check
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
+
+
+@dataclass
+class BlipConfig(VisionTowerConfig):
+    """Settings that BLIP's models have in common."""
+
+    med: MedConfig = field(default_factory=MedConfig)
+    """Sizes of the text part; its vocabulary size is that of the tokenizer, whatever stands here."""
+    bert_tokenizer: str = "bert-base-uncased"
+    """WordPiece vocabulary file, tokenizer folder or hub name."""
+    bert_model: str | None = None
+    """Weights of a BERT that the text part starts from, as in BLIP from bert-base-uncased; none: random."""
+    max_txt_len: int = 40
+    """Longest text in tokens; longer ones are cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        longest = self.med.max_position_embeddings
+        if not 2 <= self.max_txt_len <= longest:
+            raise ValueError(f"max_txt_len must lie between 2 and {longest} (med.max_position_embeddings)")
+
+
+class BlipBase(VisionTower):
+    """Base of BLIP's models: a vision encoder, and a decoder that writes reports about its images."""
+
+    text_decoder: BertLMHeadModel
+
+    def __init__(self, cfg: BlipConfig, prompt: str = "") -> None:
+        super().__init__()
+        self.init_vision(cfg)
+        self.tokenizer = init_bert_tokenizer(cfg.bert_tokenizer)
+        self.tokenizer.add_tokens([ENCODER_START], special_tokens=True)
+        self.encoder_start_id: int = self.tokenizer.vocab[ENCODER_START]
+        self.max_txt_len = cfg.max_txt_len
+        prompt_ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
+        if len(prompt_ids) + 2 > cfg.max_txt_len:
+            raise ValueError(f"model.prompt leaves no room for a report in max_txt_len {cfg.max_txt_len}")
+        self.start_ids: list[int] = [self.tokenizer.bos_token_id, *prompt_ids]
+        """What every report begins with: given, not learnt."""
+
+    def med_config(self, cfg: BlipConfig) -> MedConfig:
+        """`cfg.med` with what follows from the rest."""
+        return replace(cfg.med, encoder_width=cfg.vision.embed_dim, vocab_size=len(self.tokenizer))
+
+    @classmethod
+    def part_checks(cls, cfg: BlipConfig) -> list[Check]:
+        """Checks of the files that `load_parts` reads, for `require_all`."""
+        return [
+            cls.vision_check(cfg),
+            bert_check(cfg.bert_model),
+            lambda: init_bert_tokenizer(cfg.bert_tokenizer),
+        ]
+
+    def load_parts(self, cfg: BlipConfig) -> None:
+        """Load the weight files that `cfg` names.
+
+        Raises MissingFileError or CheckpointError.
+        """
+        if cfg.vit_ckpt is not None:
+            self.load_vision_encoder(cfg.vit_ckpt)
+        if cfg.bert_model is not None:
+            load_bert(self.text_decoder, cfg.bert_model)
+
+    def writing_loss(self, image_embeds: Tensor, tokens: BatchEncoding) -> tuple[Tensor, Tensor]:
+        """Loss of writing the reports about images (B, N, V), summed over tokens, and their number.
+
+        `tokens` are of prompt and report; their first is replaced by [DEC], the prompt does not count.
+        """
+        ids = tokens.input_ids.clone()
+        ids[:, 0] = self.tokenizer.bos_token_id
+        labels = ids.masked_fill(tokens.attention_mask == 0, IGNORED_LABEL)
+        labels[:, : len(self.start_ids)] = IGNORED_LABEL
+        output = self.text_decoder(
+            ids,
+            attention_mask=tokens.attention_mask,
+            encoder_hidden_states=image_embeds,
+            labels=labels,
+            reduction="none",
+        )
+        return output.loss.sum(), (labels != IGNORED_LABEL).sum()
+
+    def write(self, image_embeds: Tensor, generation: GenerationConfig) -> list[str]:
+        """Write a report about each image (B, N, V), greedily, by beam search or by nucleus sampling."""
+        start = image_embeds.new_tensor(self.start_ids).long().expand(len(image_embeds), -1)
+        settings = SearchSettings.of(
+            generation,
+            start_length=len(self.start_ids),
+            longest=self.text_decoder.config.max_position_embeddings,
+            eos_token_id=self.tokenizer.sep_token_id,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        found = self.text_decoder.generate(start, settings, encoder_hidden_states=image_embeds)
+        written = found.sequences[:, len(self.start_ids) :]
+        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
