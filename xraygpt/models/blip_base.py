@@ -3,18 +3,23 @@
 Shapes: B images, N image tokens, V their width, L text tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.precision import vision_precision
+from xraygpt.models.batches import images_of
 from xraygpt.models.bert_blocks import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings
 from xraygpt.models.bert_tokenizer import ENCODER_START, init_bert_tokenizer
 from xraygpt.models.bert_weights import bert_check, load_bert
 from xraygpt.models.med import BertLMHeadModel, MedConfig
-from xraygpt.models.required_files import Check
+from xraygpt.models.required_files import file_check, require_all
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 
@@ -30,6 +35,9 @@ class BlipConfig(VisionTowerConfig):
     """Weights of a BERT that the text part starts from, as in BLIP from bert-base-uncased; none: random."""
     max_txt_len: int = 40
     """Longest text in tokens; longer ones are cut."""
+
+    ckpt: str | None = None
+    """Checkpoint of a training of this model; the report writer takes one of the pretraining too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,19 +69,28 @@ class BlipBase(VisionTower):
         return replace(cfg.med, encoder_width=cfg.vision.embed_dim, vocab_size=len(self.tokenizer))
 
     @classmethod
-    def part_checks(cls, cfg: BlipConfig) -> list[Check]:
-        """Checks of the files that `load_parts` reads, for `require_all`."""
-        return [
-            cls.vision_check(cfg),
-            bert_check(cfg.bert_model),
-            lambda: init_bert_tokenizer(cfg.bert_tokenizer),
-        ]
+    def check_files(cls, cfg: BlipConfig) -> None:
+        require_all(
+            [
+                cls.vision_check(cfg),
+                bert_check(cfg.bert_model),
+                lambda: init_bert_tokenizer(cfg.bert_tokenizer),
+                file_check("model.ckpt", cfg.ckpt, "a trained BLIP", "a training of this project"),
+            ]
+        )
+
+    @classmethod
+    def from_config(cls, cfg: BlipConfig, device: str | torch.device = "cpu") -> Self:
+        """Build the model and load the weight files that `cfg` names."""
+        cls.check_files(cfg)
+        model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
+        model.load_parts(cfg)
+        if cfg.ckpt is not None:
+            model.load_checkpoint(cfg.ckpt, required=("text_decoder",))
+        return model
 
     def load_parts(self, cfg: BlipConfig) -> None:
-        """Load the weight files that `cfg` names.
-
-        Raises MissingFileError or CheckpointError.
-        """
+        """Load the pretrained parts that `cfg` names, before its checkpoint."""
         if cfg.vit_ckpt is not None:
             self.load_vision_encoder(cfg.vit_ckpt)
         if cfg.bert_model is not None:
@@ -110,3 +127,8 @@ class BlipBase(VisionTower):
         found = self.text_decoder.generate(start, settings, encoder_hidden_states=image_embeds)
         written = found.sequences[:, len(self.start_ids) :]
         return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
+        """Write a report for each image of the batch."""
+        return self.write(self.embed_image(images_of(samples)), generation)

@@ -6,29 +6,23 @@ Shapes: B images, N image tokens, V their width, L text tokens.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.batches import images_of
 from xraygpt.models.bert_tokenizer import tokenize
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel
-from xraygpt.models.required_files import file_check, require_all
 
 
 @dataclass
 class BlipCaptionConfig(BlipConfig):
     """Settings of `BlipCaption`."""
 
-    ckpt: str | None = None
-    """Checkpoint of a training of this model, or of `blip_pretrain`."""
     prompt: str = ""
     """Words that every report begins with; they count in max_txt_len, and not in the loss."""
 
@@ -54,29 +48,9 @@ class BlipCaption(BlipBase):
         self.prompt = cfg.prompt
         self.text_decoder = BertLMHeadModel(self.med_config(cfg))
 
-    @classmethod
-    def check_files(cls, cfg: BlipCaptionConfig) -> None:
-        ckpt = file_check("model.ckpt", cfg.ckpt, "a trained report writer", "a training of this project")
-        require_all([*cls.part_checks(cfg), ckpt])
-
-    @classmethod
-    def from_config(cls, cfg: BlipCaptionConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weight files that `cfg` names."""
-        cls.check_files(cfg)
-        model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
-        model.load_parts(cfg)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("text_decoder",))
-        return model
-
     def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss of writing the reports: "image" (B, 3, height, width), "caption" B texts."""
         texts = [f"{self.prompt} {report}" for report in samples["caption"]]
         tokens = tokenize(self.tokenizer, texts, self.max_txt_len).to(self.device)
         total, num_targets = self.writing_loss(self.embed_image(images_of(samples)), tokens)
         return {"loss": total / num_targets, "num_targets": num_targets}
-
-    @torch.no_grad()
-    def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
-        """Write a report for each image of the batch."""
-        return self.write(self.embed_image(images_of(samples)), generation)

@@ -9,16 +9,13 @@ Shapes: B pairs, N image tokens, V their width, L text tokens, D the text part's
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchEncoding
 
-from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.models.batches import images_of
 from xraygpt.models.blip2_losses import Pairs, global_mean
@@ -26,15 +23,11 @@ from xraygpt.models.blip2_outputs import BlipOutput
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel, BertModel
 from xraygpt.models.pair_training import PairTraining, PairTrainingConfig
-from xraygpt.models.required_files import file_check, require_all
 
 
 @dataclass
 class BlipPretrainConfig(PairTrainingConfig, BlipConfig):
     """Settings of `BlipPretrain`."""
-
-    ckpt: str | None = None
-    """Checkpoint of a training of this model."""
 
 
 @registry.register_model("blip_pretrain")
@@ -67,24 +60,12 @@ class BlipPretrain(PairTraining, BlipBase):
                 theirs.output,
             )
 
-    @classmethod
-    def check_files(cls, cfg: BlipPretrainConfig) -> None:
-        ckpt = file_check("model.ckpt", cfg.ckpt, "a trained BLIP", "a training of this project")
-        require_all([*cls.part_checks(cfg), ckpt])
-
-    @classmethod
-    def from_config(cls, cfg: BlipPretrainConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weight files that `cfg` names."""
-        cls.check_files(cfg)
-        model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
-        model.load_parts(cfg)
-        if cfg.bert_model is not None:
-            encoder, decoder = model.text_encoder.encoder.layers(), model.text_decoder.bert.encoder.layers()
+    def load_parts(self, cfg: BlipConfig) -> None:
+        super().load_parts(cfg)
+        if cfg.bert_model is not None:  # into the decoder, and so into all that both share
+            encoder, decoder = self.text_encoder.encoder.layers(), self.text_decoder.bert.encoder.layers()
             for own, theirs in zip(encoder, decoder, strict=True):
                 own.attention.load_state_dict(theirs.attention.state_dict())
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("text_encoder", "text_decoder"))
-        return model
 
     def forward(self, samples: Mapping[str, Any]) -> BlipOutput:
         """Losses of a batch with "image" (B, 3, height, width) and "caption" (B texts).
@@ -118,8 +99,3 @@ class BlipPretrain(PairTraining, BlipBase):
         ids[:, 0] = self.encoder_start_id
         output = self.text_encoder(ids, attention_mask=text_mask, encoder_hidden_states=image_embeds)
         return self.itm_head(output.last_hidden_state[:, 0])
-
-    @torch.no_grad()
-    def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
-        """Write a report for each image of the batch."""
-        return self.write(self.embed_image(images_of(samples)), generation)
