@@ -151,12 +151,20 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     for key, value in metrics.items():
         if not isinstance(value, Mapping):
             lines.append(f"  {key:<32}{_cell(value)}")
-        elif value and all(isinstance(row, Mapping) for row in value.values()):
+        elif _is_table(value):
             lines.append(f"  {key:<32}{''.join(map(_cell, next(iter(value.values()))))}")
             lines += [f"    {name:<30}{''.join(map(_cell, row.values()))}" for name, row in value.items()]
         else:
             lines += [f"  {key}", *(f"  {line}" for line in metrics_table(value).splitlines())]
     return "\n".join(lines)
+
+
+def _is_table(group: Mapping[str, Any]) -> bool:
+    rows = list(group.values())
+    return bool(rows) and all(
+        isinstance(row, Mapping) and not any(isinstance(cell, Mapping) for cell in row.values())
+        for row in rows
+    )
 
 
 def _cell(value: Any) -> str:

@@ -9,12 +9,14 @@ from xraygpt.tasks.base_task import BaseTask
 from xraygpt.tasks.context import EvalContext, TrainContext
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
 from xraygpt.tasks.report_generation import ReportGenerationTask
+from xraygpt.tasks.retrieval import RetrievalTask
 
 __all__ = [
     "BaseTask",
     "EvalContext",
     "ImageTextPretrainTask",
     "ReportGenerationTask",
+    "RetrievalTask",
     "TrainContext",
     "setup_task",
 ]

@@ -1,0 +1,132 @@
+"""Retrieval: relevance and rows by hand, the task through launch at tiny size, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.toy import write_config, write_dataset
+from xraygpt.common.errors import ConfigError
+from xraygpt.runners.launch import launch, metrics_table
+from xraygpt.tasks import retrieval as retrieval_module
+from xraygpt.tasks.retrieval_results import Queries, retrieval_metrics, retrieval_rows
+
+
+def queries(**changes: Any) -> Queries:
+    values: dict[str, Any] = {
+        "image_ids": ["a", "b", "c", "d"],
+        "study_ids": ["s", "s", "t", "u"],
+        "reports": ["one", "two", "three", "three"],
+        "sources": ["x"] * 4,
+        "labels": None,
+    }
+    return Queries(**values | changes)
+
+
+CONTRAST = np.array(
+    [[0.1, 0.9, 0.0, 0.0], [0.0, 0.1, 0.9, 0.8], [0.0, 0.0, 0.1, 0.9], [0.9, 0.8, 0.1, 0.2]], dtype=np.float32
+)
+SCORES = {"contrastive": (CONTRAST, CONTRAST.T), "reranked": (np.eye(4), np.eye(4))}
+
+
+def ranks(rows: list[dict[str, Any]], kind: str, method: str, direction: str) -> list[int]:
+    return [row[kind][method][direction] for row in rows]
+
+
+def test_any_report_of_the_study_or_of_the_same_words_is_right() -> None:
+    rows = retrieval_rows(queries(), SCORES)
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 3, 1, 3]
+    assert ranks(rows, "same_report", "contrastive", "report_to_image") == [2, 1, 2, 1]
+    assert ranks(rows, "same_report", "reranked", "report_to_image") == [1, 1, 1, 1]
+    assert [row["same_report"]["relevant"] for row in rows] == [2, 2, 2, 2]
+    assert [row["first_contrastive"] for row in rows] == ["b", "c", "d", "a"]
+    assert "same_findings" not in rows[0]
+
+
+def test_same_findings_are_told_apart_from_the_same_report() -> None:
+    rows = retrieval_rows(queries(labels=[(0.0,), (1.0,), (1.0,), (0.0,)]), SCORES)
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 3, 1, 3]
+    assert ranks(rows, "same_findings", "contrastive", "image_to_report") == [1, 1, 1, 1]
+    assert [row["same_findings"]["relevant"] for row in rows] == [3, 3, 3, 3]
+    metrics = retrieval_metrics(rows)
+    assert metrics["same_findings"]["contrastive"]["image_to_report"]["r1"] == 1.0
+    assert metrics["contrastive"]["image_to_report"]["r1"] == 0.5
+    assert metrics["chance"]["r1"] == 0.5
+    assert metrics["reranked"]["report_to_image"]["r1"] == 1.0
+    assert metrics["agg_metrics"] == 1.0
+    assert metrics["n"] == 4
+    # Two of the three with the same findings, or with the same words, are right.
+    assert metrics["findings_known"]["r1"] == pytest.approx(2 / 3)
+    lines = metrics_table(metrics).splitlines()
+    assert "{" not in metrics_table(metrics)
+    assert lines[lines.index("  same_findings") + 1].split() == ["chance"]
+
+
+@pytest.fixture
+def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XRAYGPT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    path = tmp_path / "retrieval.yaml"
+    run = {
+        "task": "retrieval",
+        "output_dir": str(tmp_path / "out"),
+        "device": "cpu",
+        "test_splits": ["test", "val"],
+        "batch_size_eval": 4,
+        "k_test": 3,
+    }
+    content = {
+        "model": {"arch": "blip2", "model_type": "tiny"},
+        "datasets": {
+            "phantom": {"splits": {"test": {"seed": 1, "count": 10}, "val": {"seed": 2, "count": 5}}}
+        },
+        "run": run,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_evaluation_leaves_ranks_and_scores(config: Path, tmp_path: Path) -> None:
+    metrics = launch(Namespace(cfg_path=str(config), options=[]), evaluate_only=True)
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["reranked"] == metrics["test"]["reranked"]
+    assert (scores["n"], scores["other_splits"]["val"]["n"], scores["k_test"]) == (10, 5, 3)
+    assert scores["contrastive"]["image_to_report"]["r10"] == 1.0
+    assert scores["chance"]["r1"] == pytest.approx(0.1)
+    assert scores["same_findings"]["chance"]["r1"] >= scores["chance"]["r1"]
+    rows = json.loads((tmp_path / "out" / "retrieval_test.json").read_text())
+    assert [row["image_id"] for row in rows] == [f"phantom-1-{i}" for i in range(10)]
+    for row in rows:
+        first, again = (row["same_report"][method] for method in ("contrastive", "reranked"))
+        # Re-ranking three leaves the other seven in their order behind them.
+        assert all((first[way] <= 3) == (again[way] <= 3) for way in first)
+        assert all(first[way] == again[way] for way in first if first[way] > 3)
+
+
+def test_batches_and_cut_of_the_data_do_not_matter(config: Path, tmp_path: Path) -> None:
+    found = []
+    for size in (2, 10):
+        options = [f"run.batch_size_eval={size}", f"run.output_dir={tmp_path / str(size)}"]
+        launch(Namespace(cfg_path=str(config), options=options), evaluate_only=True)
+        found.append(json.loads((tmp_path / str(size) / "retrieval_test.json").read_text()))
+    assert found[0] == found[1]
+
+
+def test_a_model_that_does_not_compare_is_refused(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    cfg = write_config(tmp_path / "c.yaml", data, tmp_path / "out", task="retrieval", test_splits=["val"])
+    with pytest.raises(ConfigError, match="ToyModel"):
+        launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
+
+
+def test_divided_data_are_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval_module, "get_world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="use_dist_eval_sampler"):
+        launch(Namespace(cfg_path=str(config), options=[]), evaluate_only=True)
+    whole = ["run.use_dist_eval_sampler=false"]
+    assert launch(Namespace(cfg_path=str(config), options=whole), evaluate_only=True)["val"]["n"] == 5
