@@ -95,8 +95,11 @@ def test_code_in_a_pickle_is_not_executed(tmp_path: Path, as_zip: bool) -> None:
 
 def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="top-level keys: epoch"):
-        load_weights(tmp_path / "a.pth")
+    save_file({}, tmp_path / "a.safetensors")
+    for name, keys in (("a.pth", "epoch"), ("a.safetensors", "none")):
+        for skip in ((), ("language_model.",)):
+            with pytest.raises(CheckpointError, match=f"holds no tensors .*top-level keys: {keys}"):
+                load_weights(tmp_path / name, skip)
     torch.save([1, 2], tmp_path / "b.pth")
     with pytest.raises(CheckpointError, match="found list"):
         load_checkpoint(tmp_path / "b.pth")

@@ -1,6 +1,5 @@
 """The way back: our folders give every tensor again, public ones their vision encoder and Q-Former."""
 
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import (
     T5Config,
 )
 
-from tests.convert.conftest import Exported, random_model
+from tests.convert.conftest import Exported, byte_level_tokenizer, random_model
 from tests.models.tiny import tiny_config
 from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.config import Config
@@ -204,6 +203,39 @@ def test_a_language_model_with_a_hole_is_refused(tmp_path: Path) -> None:
     del state["language_model.model.decoder.layers.0.fc1.weight"]
     theirs.config.save_pretrained(str(tmp_path / "hf"))
     torch.save(state, tmp_path / "hf" / "pytorch_model.bin")
+    byte_level_tokenizer().save_pretrained(str(tmp_path / "hf"))
     with pytest.raises(CheckpointError, match=r"missing .*fc1\.weight"):
         import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
-    shutil.rmtree(tmp_path / "llm", ignore_errors=True)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_language_model_without_a_tokenizer_is_refused(own: bool, tmp_path: Path) -> None:
+    public_model("opt").save_pretrained(str(tmp_path / "hf"))
+    place = tmp_path / "hf" / "llm_tokenizer" if own else tmp_path / "hf"
+    place.mkdir(exist_ok=True)
+    with pytest.raises(MissingFileError, match=r"(?s)no tokenizer in it.*Copy .*tokenizer\.json") as caught:
+        import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+    assert str(caught.value).startswith(f"{place}:")
+    assert not (tmp_path / "out.pth").exists()
+    assert not (tmp_path / "llm").exists()
+    byte_level_tokenizer().save_pretrained(str(place))
+    import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+    assert (tmp_path / "llm" / "tokenizer.json").read_bytes() == (place / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["back.safetensors", "back.bin", "back"])
+def test_a_checkpoint_is_called_pth(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"end in \.pth or \.pt"):
+        import_blip2(tmp_path / "not_looked_at", tmp_path / name)
+
+
+def test_targets_that_cannot_be_made_are_refused_first(tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("mine")
+    public_model("opt").config.save_pretrained(str(tmp_path / "hf"))
+    for file, llm in (
+        (tmp_path / "a_file" / "out.pth", None),
+        (tmp_path / "out.pth", tmp_path / "a_file" / "deep" / "llm"),
+    ):
+        with pytest.raises(ConfigError, match="a_file is no folder"):
+            import_blip2(tmp_path / "hf", file, llm)
+    assert (tmp_path / "a_file").read_text() == "mine"

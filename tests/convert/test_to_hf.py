@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
 from xraygpt.convert.hf_tokenizer import PROBES, check_same_ids, processor_prompt, processor_tokenizer
 from xraygpt.convert.model_card import model_card
-from xraygpt.convert.to_hf import export_blip2
+from xraygpt.convert.to_hf import export_blip2, export_configuration
 from xraygpt.datasets.phantom.cache import render_phantom
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -221,6 +222,14 @@ def test_a_folder_in_use_is_left_alone(shipped: Exported, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="not overwritten"):
         export_blip2(shipped.model, Blip2ImageEvalProcessor(image_size=64), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("below", ["hf", "deep/hf"])
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_read(below: str, tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("mine")
+    args = SimpleNamespace(cfg_path=str(tmp_path / "not_looked_at.yaml"), options=None)
+    with pytest.raises(ConfigError, match="a_file is no folder"):
+        export_configuration(args, tmp_path / "a_file" / below)
 
 
 def test_what_their_network_has_not_is_named(shipped: Exported, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xraygpt.common.checkpoint import save_checkpoint
-from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from xraygpt.models.bert_generation import SearchResult
 from xraygpt.models.blip_caption import BlipCaption, BlipCaptionConfig
 from xraygpt.models.blip_pretrain import BlipPretrain, BlipPretrainConfig
 from xraygpt.models.eva_vit import VisionConfig
@@ -80,11 +81,43 @@ def test_the_prompt_is_given_and_not_learnt(sizes: dict[str, Any]) -> None:
     model = writer(sizes, prompt="the lungs").eval()
     assert model.tokenizer.convert_ids_to_tokens(model.start_ids) == ["[DEC]", "the", "lungs"]
     assert int(model(batch())["num_targets"]) == int(writer(sizes).eval()(batch())["num_targets"])
-    written = model.generate(batch(), GenerationConfig(max_new_tokens=4, min_length=4))
-    assert len(written) == 3
-    assert not any(text.startswith("the lungs the lungs") for text in written)
-    with pytest.raises(ValueError, match="no room for a report"):
+    with pytest.raises(ConfigError, match="no room for a report"):
         writer(sizes, prompt="the heart is normal . the lungs are clear . no")
+
+
+def test_a_report_is_told_without_the_prompt(sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = writer(sizes, prompt="the lungs").eval()
+    report = model.tokenizer("are clear.", add_special_tokens=False, return_tensors="pt").input_ids
+
+    def found(start: Tensor, settings: Any, **image: Any) -> SearchResult:
+        assert start.tolist() == [model.start_ids] * 3
+        return SearchResult(torch.cat([start, report.expand(3, -1)], dim=1), None)
+
+    monkeypatch.setattr(model.text_decoder, "generate", found)
+    assert model.generate(batch(), GenerationConfig()) == ["are clear."] * 3
+
+
+@pytest.mark.parametrize("prompt", ["", "the lungs"])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_no_report_is_longer_than_those_of_the_training(
+    sizes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, prompt: str, num_beams: int
+) -> None:
+    model = writer(sizes, prompt=prompt).eval()
+    search, lengths = model.text_decoder.generate, []
+
+    def recording(*args: Any, **kwargs: Any) -> SearchResult:
+        result = search(*args, **kwargs)
+        lengths.append(result.sequences.shape[1])
+        return result
+
+    monkeypatch.setattr(model.text_decoder, "generate", recording)
+    model.generate(batch(), GenerationConfig(min_length=300, num_beams=num_beams))
+    assert lengths == [model.max_txt_len]
+
+
+def test_beams_do_not_sample(sizes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"run\.generate"):
+        writer(sizes).eval().generate(batch(), GenerationConfig(num_beams=3, do_sample=True))
 
 
 def test_a_few_steps_teach_the_reports_and_they_are_then_written(sizes: dict[str, Any]) -> None:
@@ -129,6 +162,31 @@ def test_pretraining_writes_with_the_loss_of_the_report_writer(sizes: dict[str, 
     save_checkpoint(tmp_path / "checkpoint.pth", {"model": trained.state_dict()})
     model = writer(sizes, ckpt=str(tmp_path / "checkpoint.pth"))
     assert torch.allclose(trained.eval()(batch())["loss_lm"], model.eval()(batch())["loss"], atol=1e-6)
+
+
+def test_pretraining_does_not_start_from_a_report_writer(sizes: dict[str, Any], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pth", {"model": writer(sizes).state_dict()})
+    with pytest.raises(CheckpointError) as caught:
+        pretraining(sizes, ckpt=str(tmp_path / "checkpoint.pth"))
+    missing, _ = str(caught.value).split("(it holds")
+    assert all(part in missing for part in ("text_encoder", "vision_proj", "text_proj", "itm_head"))
+
+
+def test_a_text_to_be_matched_begins_with_its_own_token(sizes: dict[str, Any]) -> None:
+    model = pretraining(sizes).eval()
+    image, tokens = model.embed_image(batch()["image"]), model.tokenize(REPORTS)
+
+    def scores(first: str) -> Tensor:
+        ids = tokens.input_ids.clone()
+        ids[:, 0] = model.tokenizer.convert_tokens_to_ids(first)
+        output = model.text_encoder(ids, attention_mask=tokens.attention_mask, encoder_hidden_states=image)
+        return model.itm_head(output.last_hidden_state[:, 0])
+
+    before = tokens.input_ids.clone()
+    found = model.itm_logits(image, tokens.input_ids, tokens.attention_mask)
+    torch.testing.assert_close(found, scores("[ENC]"))
+    assert not torch.allclose(found, scores("[CLS]"), atol=1e-3)
+    assert torch.equal(tokens.input_ids, before)
 
 
 def test_matching_sees_the_image_and_contrast_the_right_pair(sizes: dict[str, Any]) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import BatchEncoding
 
-from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from xraygpt.common.registry import registry
 from xraygpt.models import load_model, pair_training
 from xraygpt.models.base_model import freeze
@@ -22,7 +25,14 @@ from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.Qformer import QformerConfig
-from xraygpt.models.retrieval import NOT_RANKED, compute_sim_matrix, encode_gallery, in_full_order, rerank
+from xraygpt.models.retrieval import (
+    NOT_RANKED,
+    Gallery,
+    compute_sim_matrix,
+    encode_gallery,
+    in_full_order,
+    rerank,
+)
 from xraygpt.models.vision_tower import LayerNorm
 from xraygpt.runners.train_state import trainable_state
 
@@ -212,8 +222,31 @@ def test_checkpoint_of_a_training_is_loaded(config: Blip2QformerConfig, tmp_path
     ours, theirs = trainable_state(loaded), trainable_state(trained)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     torch.save({"model": {"query_tokens": trained.query_tokens}}, path)
-    with pytest.raises(CheckpointError, match="holds no Qformer, itm_head"):
+    with pytest.raises(CheckpointError, match="holds no Qformer.*itm_head"):
         build(replace(config, ckpt=str(path)))
+    heads = ("vision_proj", "text_proj")
+    rest = {name: value for name, value in theirs.items() if not name.startswith(heads)}
+    torch.save({"model": rest}, path)
+    with pytest.raises(CheckpointError, match=r"holds no .*(vision_proj, text_proj|text_proj, vision_proj)"):
+        build(replace(config, ckpt=str(path)))
+
+
+def test_queries_start_from_the_feed_forward_parts_of_a_bert(
+    config: Blip2QformerConfig, tmp_path: Path
+) -> None:
+    parts = ("crossattention", "_query", "decoder.", "position_ids")
+    state = {
+        name: torch.randn_like(value)
+        for name, value in build(config).Qformer.state_dict().items()
+        if not any(part in name for part in parts)
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    model = build(replace(config, bert_model=str(tmp_path / "model.safetensors")))
+    for number, layer in enumerate(model.Qformer.bert.encoder.layers()):
+        where = f"bert.encoder.layer.{number}"
+        for own, theirs in (("intermediate_query", "intermediate"), ("output_query", "output")):
+            expected = state[f"{where}.{theirs}.dense.weight"]
+            assert torch.equal(getattr(layer, own).dense.weight, expected)
 
 
 def test_both_architectures_and_types_are_registered() -> None:
@@ -237,6 +270,53 @@ def test_generated_text_and_features(config: Blip2QformerConfig) -> None:
         model.extract_features(batch(), "sound")
 
 
+@pytest.mark.parametrize(
+    ("given", "mode", "message"),
+    [
+        ("caption", "image", "image"),
+        ("caption", "multimodal", "image"),
+        ("image", "text", "caption|report|text"),
+        ("image", "multimodal", "caption|report|text"),
+    ],
+)
+def test_features_of_what_is_not_there_are_refused(
+    config: Blip2QformerConfig, given: str, mode: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        build(config).extract_features({given: batch()[given]}, mode)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_no_report_is_longer_than_those_of_the_training(
+    config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch, num_beams: int
+) -> None:
+    model = build(config).eval()
+    search, lengths = model.Qformer.generate, []
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        result = search(*args, **kwargs)
+        lengths.append(result.sequences.shape[1])
+        return result
+
+    monkeypatch.setattr(model.Qformer, "generate", recording)
+    model.generate(batch(), GenerationConfig(min_length=300, num_beams=num_beams))
+    assert lengths == [model.max_txt_len]
+
+
+def test_beams_do_not_sample(config: Blip2QformerConfig) -> None:
+    with pytest.raises(ConfigError, match=r"run\.generate"):
+        build(config).eval().generate(batch(), GenerationConfig(num_beams=3, do_sample=True))
+
+
+def test_evaluation_compares_the_pairs_of_one_process(
+    config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pair_training, "get_world_size", lambda: 2)
+    model = build(config)
+    assert model.train().world_size == 2
+    assert model.eval().world_size == 1
+
+
 def test_retrieval_scores(config: Blip2QformerConfig) -> None:
     model = build(config).eval()
     samples = batch()
@@ -248,6 +328,64 @@ def test_retrieval_scores(config: Blip2QformerConfig) -> None:
     gallery = encode_gallery(model, (part["image"] for part in loader), TEXTS, batch_size=3)
     whole = in_full_order(rerank(model, gallery, k_test=1, batch_size=3)[0], gallery.similarity)
     assert torch.equal(whole.argsort(descending=True), gallery.similarity.argsort(descending=True))
+
+
+class Encoded:
+    """A model whose encodings are given; it remembers where images were when it saw them."""
+
+    max_txt_len = 12
+
+    def __init__(self, tokenizer: Any, feats: Tensor, words: Tensor, device: str = "cpu") -> None:
+        self.tokenizer, self.feats, self.words = tokenizer, feats, words
+        self.device = torch.device(device)
+        self.seen: list[str] = []
+
+    def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append(image.device.type)
+        return self.feats, torch.zeros(len(self.feats), 1, 1)
+
+    def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
+        return self.words
+
+    def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
+        return torch.full((len(image_inputs),), 0.25)
+
+
+@pytest.fixture
+def encoded(config: Blip2QformerConfig) -> Encoded:
+    images = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
+    words = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    tokenizer = Blip2Qformer.init_tokenizer(config.bert_tokenizer)
+    return Encoded(tokenizer, F.normalize(images, dim=-1), F.normalize(words, dim=-1))
+
+
+def gallery_of(model: Encoded) -> Gallery:
+    return encode_gallery(model, [torch.zeros(3, 3, 28, 28)], TEXTS[:3])
+
+
+def test_cosines_of_retrieval_are_float32_under_autocast(encoded: Encoded) -> None:
+    whole = gallery_of(encoded).similarity
+    with torch.autocast("cpu", torch.bfloat16):
+        half = gallery_of(encoded).similarity
+    assert half.dtype == torch.float32
+    assert torch.equal(half, whole)
+
+
+def test_scores_are_similarity_and_matching_together(encoded: Encoded) -> None:
+    gallery = gallery_of(encoded)
+    by_image, by_text = rerank(encoded, gallery, k_test=2)
+    for scores, similarity in ((by_image, gallery.similarity), (by_text, gallery.similarity.T)):
+        ranked = scores != NOT_RANKED
+        assert ranked.sum(1).tolist() == [2, 2, 2]
+        torch.testing.assert_close(scores[ranked], similarity[ranked] + 0.25)
+        assert (similarity[~ranked] <= similarity.masked_fill(~ranked, 2.0).amin(1)).all()
+
+
+def test_images_go_to_the_device_of_the_model(encoded: Encoded) -> None:
+    encoded.device = torch.device("meta")
+    loader = [{"image": torch.zeros(3, 3, 28, 28)}]
+    compute_sim_matrix(encoded, loader, texts=TEXTS[:3], k_test=2)
+    assert encoded.seen == ["meta"]
 
 
 class QueriesOnly(Blip2Base):

@@ -1,5 +1,6 @@
 """Files that do not fit, or hold no weights: each is refused by name, and nothing in it is executed."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,65 @@ def test_a_language_model_may_be_renamed_and_rounded(
         (renamed / path.name).write_bytes(path.read_bytes())
     loaded = load(ckpt=str(file), llama_model=str(renamed), llm_precision="bf16")
     assert torch.equal(loaded.llama_proj.weight, model.llama_proj.weight)
-    del manifest["llm_weights"]  # as in older checkpoints, of which the name is all there is
+    del manifest["llm_layer_weights"], manifest["llm_weights"]  # in the oldest files the name is all there is
     save_checkpoint(file, {"model": trainable_state(model), "manifest": manifest})
     with pytest.raises(CheckpointError, match="renamed"):
         load(ckpt=str(file), llama_model=str(renamed))
+
+
+@torch.no_grad()
+def fine_tuned(llm_folder: Path, folder: Path, parts: tuple[str, ...]) -> Path:
+    """The language model of `llm_folder` after a training of `parts`; all else is what it was."""
+    torch.manual_seed(6)
+    shutil.copytree(llm_folder, folder)
+    llm = LlamaForCausalLM.from_pretrained(str(llm_folder))
+    for name, weight in llm.named_parameters():
+        if any(part in name for part in parts):  # of low rank, as LoRA does it
+            weight += 0.01 * torch.randn(len(weight), 1) * torch.randn(1, weight.shape[1])
+    llm.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("parts", [("q_proj", "v_proj"), ("mlp",), ("lm_head",)])
+def test_a_fine_tuned_language_model_is_another_one(
+    llm_folder: Path, make_model: Make, load: Load, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    model, file = make_model(), tmp_path / "checkpoint_best.pth"
+    save_checkpoint(file, {"model": trainable_state(model), "manifest": make_manifest(model)})
+    tuned = fine_tuned(llm_folder, tmp_path / "tuned", parts)
+    with pytest.raises(CheckpointError, match="another language model"):
+        load(ckpt=str(file), llama_model=str(tuned))
+
+
+@pytest.mark.parametrize("trained", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_number_format_may_change(
+    make_model: Make, load: Load, tmp_path: Path, trained: str, precision: str
+) -> None:
+    model, file = load(llm_precision=trained), tmp_path / "checkpoint_best.pth"
+    save_checkpoint(file, {"model": trainable_state(model), "manifest": make_manifest(model)})
+    loaded = load(ckpt=str(file), llm_precision=precision)
+    assert torch.equal(loaded.llama_proj.weight, model.llama_proj.weight)
+
+
+def test_earlier_manifests_know_the_embeddings_only(
+    llm_folder: Path, make_model: Make, load: Load, tmp_path: Path
+) -> None:
+    model, file = make_model(), tmp_path / "checkpoint_best.pth"
+    manifest = make_manifest(model)
+    del manifest["llm_layer_weights"]
+    save_checkpoint(file, {"model": trainable_state(model), "manifest": manifest})
+    loaded = load(ckpt=str(file), llm_precision="bf16")
+    assert torch.equal(loaded.llama_proj.weight, model.llama_proj.weight)
+    with pytest.raises(CheckpointError, match="some_vicuna"):
+        load(ckpt=str(file), llama_model=str(other_llm(llm_folder, tmp_path / "some_vicuna")))
+
+
+@pytest.mark.parametrize("key", ["vit_ckpt", "q_former_model", "ckpt"])
+def test_a_file_without_tensors_is_named(load: Load, tmp_path: Path, key: str) -> None:
+    torch.save({"epoch": 3, "weights_of": {}}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="holds no tensors .*: epoch, weights_of"):
+        load(**{key: str(tmp_path / "weights.pth")})
 
 
 def test_a_folder_without_weights_is_named(load: Load, tmp_path: Path) -> None:

@@ -5,7 +5,15 @@ import torch
 from PIL import Image
 
 from xraygpt.common.errors import MissingFileError, UnknownNameError
-from xraygpt.models import MiniGPT4, load_model, load_model_and_preprocess, load_preprocess, model_zoo
+from xraygpt.common.registry import registry
+from xraygpt.models import (
+    GenerationConfig,
+    MiniGPT4,
+    load_model,
+    load_model_and_preprocess,
+    load_preprocess,
+    model_zoo,
+)
 from xraygpt.models.mini_gpt4 import MiniGPT4Config
 
 
@@ -14,6 +22,27 @@ def test_the_zoo_lists_architectures_and_types() -> None:
     assert {"causal_lm", "vit_classifier"} <= set(dict(model_zoo))
     assert len(model_zoo) == sum(len(types) for _, types in model_zoo)
     assert "mini_gpt4" in str(model_zoo)
+
+
+SHIPPED = [name for name, types in model_zoo if "tiny" in types]
+
+
+def test_every_tiny_type_is_loaded_below() -> None:
+    assert {"blip2", "blip_caption", "blip_pretrain", "mini_gpt4"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_types_whose_files_come_with_the_package_are_loaded(name: str) -> None:
+    model = load_model(name, "tiny", is_eval=True)
+    assert isinstance(model, registry.get_model_class(name))
+    assert not model.training
+
+
+def test_a_language_model_may_sample_from_several_beams() -> None:
+    model = load_model("mini_gpt4", "tiny", is_eval=True)
+    torch.manual_seed(0)
+    settings = GenerationConfig(max_new_tokens=2, num_beams=3, do_sample=True)
+    assert len(model.generate({"image": torch.zeros(1, 3, 64, 64)}, settings)) == 1
 
 
 def test_unknown_names_are_refused() -> None:

@@ -29,10 +29,10 @@ def queries(**changes: Any) -> Queries:
     return Queries(**values | changes)
 
 
-CONTRAST = np.array(
-    [[0.1, 0.9, 0.0, 0.0], [0.0, 0.1, 0.9, 0.8], [0.0, 0.0, 0.1, 0.9], [0.9, 0.8, 0.1, 0.2]], dtype=np.float32
-)
-SCORES = {"contrastive": (CONTRAST, CONTRAST.T), "reranked": (np.eye(4), np.eye(4))}
+# Four images and the three distinct texts of their reports.
+CONTRAST = np.array([[0.1, 0.9, 0.0], [0.0, 0.1, 0.9], [0.0, 0.1, 0.9], [0.9, 0.8, 0.2]], dtype=np.float32)
+RIGHT = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=np.float32)
+SCORES = {"contrastive": (CONTRAST, CONTRAST.T), "reranked": (RIGHT, RIGHT.T)}
 
 
 def ranks(rows: list[dict[str, Any]], kind: str, method: str, direction: str) -> list[int]:
@@ -47,6 +47,39 @@ def test_any_report_of_the_study_or_of_the_same_words_is_right() -> None:
     assert [row["same_report"]["relevant"] for row in rows] == [2, 2, 2, 2]
     assert [row["first_contrastive"] for row in rows] == ["b", "c", "d", "a"]
     assert "same_findings" not in rows[0]
+
+
+def test_copies_of_a_report_are_one_candidate_and_images_are_several() -> None:
+    number = 20
+    names = [str(i) for i in range(1 + number)]
+    given = queries(
+        image_ids=names,
+        study_ids=names,
+        reports=["right", *["wrong"] * number],
+        sources=["x"] * (1 + number),
+    )
+    # Everything wrong is more similar to image and report of the first pair than what is right.
+    scores = np.full((1 + number, 2), 0.9, dtype=np.float32)
+    scores[0, 0] = 0.5
+    rows = retrieval_rows(given, {"contrastive": (scores, scores.T), "reranked": (scores, scores.T)})
+    for method in ("contrastive", "reranked"):
+        assert ranks(rows, "same_report", method, "image_to_report")[0] == 2
+        assert ranks(rows, "same_report", method, "report_to_image")[0] == 1 + number
+    # A random order has one of two texts right, and one or 20 of 21 images.
+    chance = retrieval_metrics(rows)["chance"]
+    assert chance["image_to_report"]["r1"] == pytest.approx(1 / 2)
+    assert chance["report_to_image"]["r1"] == pytest.approx((1 / 21 + number * number / 21) / 21)
+
+
+def test_a_text_is_right_if_one_of_its_copies_is() -> None:
+    # "two" belongs to the study of the first image; its other copy is that of another study.
+    given = queries(study_ids=["s", "s", "t", "u"], reports=["one", "two", "two", "three"])
+    scores = np.array([[0.1, 0.9, 0.8], [0.1, 0.2, 0.9], [0.9, 0.1, 0.0], [0.9, 0.8, 0.7]], dtype=np.float32)
+    rows = retrieval_rows(given, {"contrastive": (scores, scores.T), "reranked": (scores, scores.T)})
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 2, 2, 3]
+    assert [row["first_contrastive"] for row in rows] == ["b", "d", "a", "a"]
+    assert [row["same_report"]["relevant"]["image_to_report"] for row in rows] == [2, 2, 1, 1]
+    assert [row["same_report"]["relevant"]["report_to_image"] for row in rows] == [2, 3, 2, 1]
 
 
 def test_same_findings_are_told_apart_from_the_same_report() -> None:

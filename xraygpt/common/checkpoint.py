@@ -66,16 +66,12 @@ def load_weights_and_manifest(
         if isinstance(payload.get(key), Mapping):
             payload = payload[key]
             break
-    tensors = {
-        str(name): value
-        for name, value in payload.items()
-        if isinstance(value, Tensor) and not str(name).startswith(skip)
-    }
-    if not tensors and not skip:
-        keys = ", ".join(map(str, list(payload)[:_MAX_LISTED])) or "none"
-        raise CheckpointError(f"{path}: holds no tensors (its top-level keys: {keys}).")
+    tensors = {str(name): value for name, value in payload.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise CheckpointError(_without_tensors(path, payload))
     manifest = checkpoint.get("manifest")
-    return tensors, dict(manifest) if isinstance(manifest, Mapping) else {}
+    kept = {name: value for name, value in tensors.items() if not name.startswith(skip)}
+    return kept, dict(manifest) if isinstance(manifest, Mapping) else {}
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -205,9 +201,13 @@ def _load_safetensors(path: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
     check_weight_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if not name.startswith(skip)}  # noqa: SIM118
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names if not name.startswith(skip)}
     except Exception as error:  # its header may be any bytes
         raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+    if not names:
+        raise CheckpointError(_without_tensors(path, names))
+    return tensors
 
 
 def _load_shards(index: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
@@ -221,6 +221,10 @@ def _load_shards(index: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
     for name in names:
         tensors |= load_weights(index.parent / name, skip)
     return tensors
+
+
+def _without_tensors(path: Path, keys: Iterable[Any]) -> str:
+    return f"{path}: holds no tensors (its top-level keys: {_listed([*map(str, keys)]) or 'none'})."
 
 
 def _damaged(path: Path) -> str:

@@ -183,7 +183,7 @@ class Config:
         if self._model_class is None:
             return None
         config_class = self._model_class.config_class
-        section = _without_selectors(_section(merged, "model"), ("arch", "model_type"), config_class)
+        section = without_selectors(_section(merged, "model"), ("arch", "model_type"), config_class)
         return collect(config_class, section, "model", self._problems)
 
     def _typed_datasets(self, merged: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +198,7 @@ class Config:
                     own = None
                 own = self._checked_processors(own or {}, f"{key}.{kind}")
                 section[kind] = self._completed(name, kind, own)
-            section = _without_selectors(section, ("type",), builder.config_class)
+            section = without_selectors(section, ("type",), builder.config_class)
             typed[name] = collect(builder.config_class, section, key, self._problems)
         return typed
 
@@ -243,7 +243,7 @@ class Config:
         except UnknownNameError as error:
             self._problem(f"{key}.name", str(error))
             return {}
-        section = _without_selectors(node, ("name",), processor.config_class)
+        section = without_selectors(node, ("name",), processor.config_class)
         instance = collect(processor.config_class, section, key, self._problems)
         return {} if instance is None else {"name": node["name"]} | _plain(instance)
 
@@ -284,7 +284,7 @@ def _with_empty_sections(layer: Layer) -> Layer:
     return Layer(layer.origin, values)
 
 
-def _without_selectors(
+def without_selectors(
     section: Mapping[str, Any], selectors: Sequence[str], config_class: type
 ) -> dict[str, Any]:
     """Drop the keys that chose `config_class` itself, unless it declares them."""

@@ -19,8 +19,10 @@ from xraygpt.convert.hf_config import model_section
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, require_new
 from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2
 from xraygpt.models.llama_tokenizer import read_settings
+from xraygpt.models.llm import check_tokenizer
 
 PROJECTION = "llama_proj."
+SUFFIXES = (".pth", ".pt")
 
 
 def import_blip2(folder: Path, file: Path, llm_folder: Path | None = None) -> str:
@@ -33,17 +35,22 @@ def import_blip2(folder: Path, file: Path, llm_folder: Path | None = None) -> st
         The sections ``model`` and ``preprocess`` of a configuration that reads the file, as YAML.
 
     Raises:
-        MissingFileError, CheckpointError: there is no such model in the folder, or it is damaged.
-        ConfigError: a target is there already, or the text model is no decoder and cannot be written.
+        MissingFileError, CheckpointError: there is no such model in the folder, or it is damaged; there is no
+            tokenizer for the language model.
+        ConfigError: a target is there already, cannot be written or is not called ``.pth`` or ``.pt``, or the
+            text model is no decoder and cannot be written.
     """
+    if file.suffix not in SUFFIXES:
+        raise ConfigError(f"{file}: a checkpoint of this project is written; let it end in .pth or .pt")
+    require_new(file)
     config = _read_config(folder)
     decoder = config.use_decoder_only_language_model
-    require_new(file)
     if llm_folder is not None:
         require_new(llm_folder)
         if not decoder:
             text_config: Any = config.text_config
             raise ConfigError(f"{folder}: its text model, {text_config.model_type}, is no decoder")
+        _require_tokenizer(folder)
     state = from_hf_blip2(load_weights(folder, skip=(HF_LANGUAGE_MODEL,)))
     if not decoder:
         state = {name: value for name, value in state.items() if not name.startswith(PROJECTION)}
@@ -88,6 +95,17 @@ def _normalisation(folder: Path) -> dict[str, list[float]]:
     settings = settings or read_settings(folder / "preprocessor_config.json")
     keys = {"mean": "image_mean", "std": "image_std"}
     return {ours: list(settings[theirs]) for ours, theirs in keys.items() if theirs in settings}
+
+
+def _require_tokenizer(folder: Path) -> None:
+    own = folder / TOKENIZER_FOLDER
+    try:
+        check_tokenizer(own if own.is_dir() else folder)
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{error}\n  Copy the language model's tokenizer there (tokenizer_config.json with "
+            "tokenizer.json or tokenizer.model), or leave out --llm-folder."
+        ) from error
 
 
 def _write_llm(folder: Path, dtype: torch.dtype | str, target: Path) -> None:

@@ -8,6 +8,7 @@ float32. Every export measures what is left of it in the embeddings that the lan
 """
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,18 @@ def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_si
 
 
 def require_new(path: Path) -> None:
-    """Raise ConfigError if a folder or file is there already, empty folders excepted."""
+    """Check a target before work goes into it.
+
+    Raises:
+        ConfigError: a folder or file is there already (an empty folder may be), or none can be made there.
+    """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ConfigError(
             f"{path} is there already and is not overwritten; name a new one, or remove it first"
         )
+    above = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path} cannot be written: {above} is no folder, or not one that you may write to")
 
 
 def blip2_processor(model: MiniGPT4, vis_processor: Any) -> Blip2Processor:

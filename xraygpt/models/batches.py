@@ -29,6 +29,17 @@ def images_of(samples: Mapping[str, Any]) -> Tensor:
     return image
 
 
+def captions_of(samples: Mapping[str, Any]) -> list[str]:
+    """The reports of a batch, B texts.
+
+    Raises:
+        DataError: it has none.
+    """
+    if "caption" not in samples:
+        raise DataError(f'this needs reports, and {source_of(samples)} gives none (key "caption")')
+    return list(samples["caption"])
+
+
 def labels_of(samples: Mapping[str, Any], num_labels: int) -> Tensor:
     """The labels of a batch, (B, K) float32, where K is `num_labels`.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 
 
@@ -65,7 +66,13 @@ class SearchSettings:
         eos_token_id: int,
         pad_token_id: int,
     ) -> Self:
-        """The settings for texts of at most `longest` tokens that begin with `start_length` given ones."""
+        """The settings for texts of at most `longest` tokens that begin with `start_length` given ones.
+
+        Raises:
+            ConfigError: sampling and beam search together.
+        """
+        if generation.do_sample and generation.num_beams > 1:
+            raise ConfigError("run.generate: this model samples or searches with beams, not both at once")
         return cls(
             max_length=min(start_length + generation.max_new_tokens, longest),
             min_length=start_length + generation.min_length,

@@ -57,17 +57,25 @@ class Similarities(NamedTuple):
     text_to_image: Tensor
 
 
+def best_cosines(image_feats: Tensor, text_feats: Tensor) -> Tensor:
+    """Unit vectors (I, Q, E) of images and (T, E) of texts -> cosines (I, T), float32 whatever autocast says.
+
+    Of an image's Q features the one most similar to the text counts. Half precision has too few numbers
+    between the cosines of like reports.
+    """
+    with torch.autocast(image_feats.device.type, enabled=False):
+        return torch.einsum("iqe,te->itq", image_feats.float(), text_feats.float()).amax(-1)
+
+
 def pair_similarities(
     image_feats: Tensor, text_feat: Tensor, temperature: Tensor, gather: Gather
 ) -> Similarities:
-    """Unit vectors (B, Q, E) of images and (B, E) of texts -> similarities over `temperature`.
-
-    Of an image's Q features the one most similar to the text counts.
-    """
+    """Unit vectors (B, Q, E) of images and (B, E) of texts -> `best_cosines` over `temperature`."""
     all_images, all_texts = gather(image_feats), gather(text_feat)  # (W, Q, E), (W, E)
-    image_to_text = torch.einsum("bqe,we->bwq", image_feats, all_texts).amax(-1)
-    text_to_image = torch.einsum("be,wqe->bwq", text_feat, all_images).amax(-1)
-    return Similarities(image_to_text / temperature, text_to_image / temperature)
+    return Similarities(
+        best_cosines(image_feats, all_texts) / temperature,
+        best_cosines(all_images, text_feat).T / temperature,
+    )
 
 
 def shared_targets(matches: Tensor, smoothing: float = LABEL_SMOOTHING) -> Tensor:
@@ -77,12 +85,10 @@ def shared_targets(matches: Tensor, smoothing: float = LABEL_SMOOTHING) -> Tenso
     return (1 - smoothing) * targets + smoothing / targets.shape[1]
 
 
-def contrastive_loss(similarities: Similarities, targets: Tensor | Similarities) -> Tensor:
-    """Mean cross-entropy of both directions against soft targets (B, W), the same or one for each."""
-    both = targets if isinstance(targets, Similarities) else Similarities(targets, targets)
+def contrastive_loss(similarities: Similarities, targets: Tensor) -> Tensor:
+    """Mean cross-entropy of both directions against soft targets (B, W)."""
     image_to_text, text_to_image = (
-        -(F.log_softmax(scores.float(), dim=1) * target).sum(1).mean()
-        for scores, target in zip(similarities, both, strict=True)
+        -(F.log_softmax(scores, dim=1) * targets).sum(1).mean() for scores in similarities
     )
     return (image_to_text + text_to_image) / 2
 

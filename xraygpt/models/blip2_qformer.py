@@ -12,14 +12,13 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchEncoding
 
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models.batches import images_of
+from xraygpt.models.batches import captions_of, images_of
 from xraygpt.models.bert_blocks import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings
 from xraygpt.models.bert_tokenizer import tokenize
@@ -28,7 +27,7 @@ from xraygpt.models.blip2 import Blip2Base
 from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput, BlipOutputFeatures
 from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
-from xraygpt.models.pair_training import PairTraining
+from xraygpt.models.pair_training import PAIR_PARTS, PairTraining
 from xraygpt.models.Qformer import BertLMHeadModel, KeyValueCache
 from xraygpt.models.required_files import file_check, require_all
 
@@ -82,7 +81,7 @@ class Blip2Qformer(PairTraining, Blip2Base):
             model._copy_text_half_to_queries()
         model.load_parts(cfg)
         if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("Qformer", "query_tokens", "itm_head"))
+            model.load_checkpoint(cfg.ckpt, required=("Qformer", "query_tokens", *PAIR_PARTS))
         return model
 
     def _copy_text_half_to_queries(self) -> None:
@@ -106,7 +105,7 @@ class Blip2Qformer(PairTraining, Blip2Base):
         tokens = self.tokenize(samples["caption"])
         loss_itc, loss_itm = self.pair_losses(
             samples,
-            F.normalize(self.vision_proj(query_output.last_hidden_state), dim=-1),
+            self.project(self.vision_proj, query_output.last_hidden_state),
             self.encode_texts(tokens),
             Pairs(image_embeds, tokens.input_ids, tokens.attention_mask),
         )
@@ -157,11 +156,11 @@ class Blip2Qformer(PairTraining, Blip2Base):
     def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, height, width) -> unit vectors of the queries (B, Q, E) and image tokens (B, N, V)."""
         outputs, image_embeds = self.forward_image(image)
-        return F.normalize(self.vision_proj(outputs), dim=-1), image_embeds
+        return self.project(self.vision_proj, outputs), image_embeds
 
     def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
         """Tokenized texts -> unit vectors (B, E)."""
-        return F.normalize(self.text_proj(self.forward_text(text_tokens)), dim=-1)
+        return self.project(self.text_proj, self.forward_text(text_tokens))
 
     @torch.no_grad()
     def extract_features(self, samples: Mapping[str, Any], mode: str = "multimodal") -> BlipOutputFeatures:
@@ -169,17 +168,17 @@ class Blip2Qformer(PairTraining, Blip2Base):
         if mode not in FEATURE_MODES:
             raise ValueError(f"mode must be one of {FEATURE_MODES}, not {mode!r}")
         if mode == "text":
-            tokens = self.tokenize_whole(samples["caption"])
+            tokens = self.tokenize_whole(captions_of(samples))
             output = self.Qformer.bert(tokens.input_ids, attention_mask=tokens.attention_mask)
             text_embeds = output.last_hidden_state
-            projected = F.normalize(self.text_proj(text_embeds), dim=-1)
+            projected = self.project(self.text_proj, text_embeds)
             return BlipOutputFeatures(text_embeds=text_embeds, text_embeds_proj=projected)
         if mode == "image":
-            image_embeds, _ = self.forward_image(samples["image"])
-            projected = F.normalize(self.vision_proj(image_embeds), dim=-1)
+            image_embeds, _ = self.forward_image(images_of(samples))
+            projected = self.project(self.vision_proj, image_embeds)
             return BlipOutputFeatures(image_embeds=image_embeds, image_embeds_proj=projected)
-        tokens = self.tokenize_whole(samples["caption"])
-        image_embeds = self.embed_image(samples["image"])
+        tokens = self.tokenize_whole(captions_of(samples))
+        image_embeds = self.embed_image(images_of(samples))
         embeds = self._multimodal(image_embeds, tokens.input_ids, tokens.attention_mask)
         return BlipOutputFeatures(multimodal_embeds=embeds)
 

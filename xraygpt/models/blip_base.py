@@ -5,12 +5,13 @@ Shapes: B images, N image tokens, V their width, L text tokens.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 from transformers import BatchEncoding
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.models.batches import images_of
@@ -49,6 +50,9 @@ class BlipConfig(VisionTowerConfig):
 class BlipBase(VisionTower):
     """Base of BLIP's models: a vision encoder, and a decoder that writes reports about its images."""
 
+    REQUIRED_PARTS: ClassVar[tuple[str, ...]] = ("text_decoder",)
+    """What a checkpoint of this model has to hold."""
+
     text_decoder: BertLMHeadModel
 
     def __init__(self, cfg: BlipConfig, prompt: str = "") -> None:
@@ -60,7 +64,7 @@ class BlipBase(VisionTower):
         self.max_txt_len = cfg.max_txt_len
         prompt_ids = self.tokenizer(prompt, add_special_tokens=False).input_ids
         if len(prompt_ids) + 2 > cfg.max_txt_len:
-            raise ValueError(f"model.prompt leaves no room for a report in max_txt_len {cfg.max_txt_len}")
+            raise ConfigError(f"model.prompt leaves no room for a report in max_txt_len {cfg.max_txt_len}")
         self.start_ids: list[int] = [self.tokenizer.bos_token_id, *prompt_ids]
         """What every report begins with: given, not learnt."""
 
@@ -86,7 +90,7 @@ class BlipBase(VisionTower):
         model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
         model.load_parts(cfg)
         if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("text_decoder",))
+            model.load_checkpoint(cfg.ckpt, required=cls.REQUIRED_PARTS)
         return model
 
     def load_parts(self, cfg: BlipConfig) -> None:
@@ -116,11 +120,11 @@ class BlipBase(VisionTower):
 
     def write(self, image_embeds: Tensor, generation: GenerationConfig) -> list[str]:
         """Write a report about each image (B, N, V), greedily, by beam search or by nucleus sampling."""
-        start = image_embeds.new_tensor(self.start_ids).long().expand(len(image_embeds), -1)
+        start = torch.tensor(self.start_ids, device=image_embeds.device).expand(len(image_embeds), -1)
         settings = SearchSettings.of(
             generation,
             start_length=len(self.start_ids),
-            longest=self.text_decoder.config.max_position_embeddings,
+            longest=self.max_txt_len,
             eos_token_id=self.tokenizer.sep_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )

@@ -17,6 +17,7 @@ from xraygpt.models.batches import images_of
 from xraygpt.models.bert_tokenizer import tokenize
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel
+from xraygpt.models.pair_training import PAIR_PARTS
 
 
 @dataclass
@@ -25,10 +26,6 @@ class BlipCaptionConfig(BlipConfig):
 
     prompt: str = ""
     """Words that every report begins with; they count in max_txt_len, and not in the loss."""
-
-
-PAIR_KEYS = (r"text_encoder\.", r"(vision|text)_proj\.", r"itm_head\.", r"temp$")
-"""Parts of `blip_pretrain` that this model has not."""
 
 
 @registry.register_model("blip_caption")
@@ -41,7 +38,11 @@ class BlipCaption(BlipBase):
         "tiny": "configs/models/blip_caption_tiny.yaml",
     }
 
-    IGNORED_KEYS = (*BaseModel.IGNORED_KEYS, *PAIR_KEYS)
+    IGNORED_KEYS = (
+        *BaseModel.IGNORED_KEYS,
+        # what `blip_pretrain` has beside the report writer
+        *(rf"{part}(\.|$)" for part in ("text_encoder", *PAIR_PARTS)),
+    )
 
     def __init__(self, cfg: BlipCaptionConfig) -> None:
         super().__init__(cfg, cfg.prompt)

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchEncoding
 
@@ -22,7 +21,7 @@ from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel, BertModel
-from xraygpt.models.pair_training import PairTraining, PairTrainingConfig
+from xraygpt.models.pair_training import PAIR_PARTS, PairTraining, PairTrainingConfig
 
 
 @dataclass
@@ -39,6 +38,8 @@ class BlipPretrain(PairTraining, BlipBase):
         "base": "configs/models/blip_pretrain_base.yaml",
         "tiny": "configs/models/blip_pretrain_tiny.yaml",
     }
+
+    REQUIRED_PARTS = ("text_encoder", "text_decoder", *PAIR_PARTS)
 
     def __init__(self, cfg: BlipPretrainConfig) -> None:
         super().__init__(cfg)
@@ -84,14 +85,14 @@ class BlipPretrain(PairTraining, BlipBase):
     def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, height, width) -> unit vectors of the class token (B, 1, E) and image tokens (B, N, V)."""
         image_embeds = self.embed_image(image)
-        return F.normalize(self.vision_proj(image_embeds[:, :1]), dim=-1), image_embeds
+        return self.project(self.vision_proj, image_embeds[:, :1]), image_embeds
 
     def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
         """Tokenized texts -> unit vectors (B, E)."""
         output = self.text_encoder(
             text_tokens.input_ids, attention_mask=text_tokens.attention_mask, mode="text"
         )
-        return F.normalize(self.text_proj(output.last_hidden_state[:, 0]), dim=-1)
+        return self.project(self.text_proj, output.last_hidden_state[:, 0])
 
     def itm_logits(self, image_embeds: Tensor, text_ids: Tensor, text_mask: Tensor) -> Tensor:
         """As in `PairTraining`; the text begins with [ENC] in place of [CLS]."""

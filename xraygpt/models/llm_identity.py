@@ -1,6 +1,6 @@
 """Which language model a projection was trained for: a projection is of use with that one only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,31 @@ from transformers import PreTrainedModel
 from xraygpt.common.errors import CheckpointError
 from xraygpt.models.llm import embedding_table
 
-PROBES = 8
-TOLERANCE = 0.01
-"""Relative; more than rounding to float16 or bfloat16 changes, far less than another training does."""
+EMBEDDING_PROBES = 8
+MATRICES, MATRIX_PROBES = 8, 4
+"""In LLaMA the last eight matrices are those of the last layer and the output layer."""
+TOLERANCE = 0.005
+"""Relative; rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16)."""
+WEIGHTS = ("llm_weights", "llm_layer_weights")
+"""Keys of a manifest; files of earlier versions have the first one only, or none."""
 
 
 def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
-    """What a manifest says of the language model: name of its folder, sizes, some weights."""
-    table = embedding_table(llm).weight.detach().flatten()
-    step = max(len(table) // PROBES, 1)
+    """What a manifest says of the language model: name of its folder, sizes, some weights.
+
+    A fine-tuned model often has the embeddings of its base; weights are therefore taken from several matrices
+    of its last layers too, as LoRA changes some of them only.
+    """
+    table = embedding_table(llm).weight
+    matrices = [weight for weight in llm.parameters() if weight.dim() == 2 and weight is not table]
     return {
         "llama_model": Path(folder).name,
         "llm_hidden_size": int(llm.config.hidden_size),
         "vocab_size": int(llm.config.vocab_size),
-        "llm_weights": table[step // 2 :: step][:PROBES].float().tolist(),
+        "llm_weights": _probes(table, EMBEDDING_PROBES),
+        "llm_layer_weights": [
+            value for weight in matrices[-MATRICES:] for value in _probes(weight, MATRIX_PROBES)
+        ],
     }
 
 
@@ -57,10 +68,22 @@ def check_same_llm(
 def _same(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     if any(manifest.get(key, own[key]) != own[key] for key in ("llm_hidden_size", "vocab_size")):
         return False
-    if "llm_weights" in manifest:
-        pairs = zip(manifest["llm_weights"], own["llm_weights"], strict=False)
-        return all(abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) + 1e-6 for a, b in pairs)
+    if any(key in manifest for key in WEIGHTS):
+        return all(_close(manifest[key], own[key]) for key in WEIGHTS if key in manifest)
     return bool(manifest.get("llama_model", own["llama_model"]) == own["llama_model"])
+
+
+def _probes(weight: Tensor, number: int) -> list[float]:
+    """`number` values, evenly spread over a weight."""
+    flat = weight.detach().flatten()
+    step = max(len(flat) // number, 1)
+    return flat[step // 2 :: step][:number].float().tolist()
+
+
+def _close(values: Sequence[float], others: Sequence[float]) -> bool:
+    return len(values) == len(others) and all(
+        abs(a - b) <= TOLERANCE * max(abs(a), abs(b)) + 1e-6 for a, b in zip(values, others, strict=True)
+    )
 
 
 def _named(facts: Mapping[str, Any], width: int | None) -> str:

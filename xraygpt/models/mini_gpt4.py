@@ -28,7 +28,7 @@ from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.batches import images_of
 from xraygpt.models.blip2_features import Blip2Features
 from xraygpt.models.decoding import lm_loss, write, write_stream
-from xraygpt.models.key_translation import QFORMER_PARTS, TEXT_HALF
+from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys
 from xraygpt.models.llm import (
     check_llm,
     check_vocabulary,
@@ -242,8 +242,7 @@ class MiniGPT4(Blip2Features):
             {"model": {k: v for k, v in state.items() if k.startswith("llama_proj.")}},
         )
         if not is_frozen(self.Qformer):
-            qformer = {k: v for k, v in state.items() if k.startswith(QFORMER_PARTS)}
-            save_checkpoint(folder / "qformer.pth", {"model": qformer})
+            save_checkpoint(folder / "qformer.pth", {"model": select_qformer_keys(state)})
         if not is_frozen(self.visual_encoder):
             save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.state_dict()})
 

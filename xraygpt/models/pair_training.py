@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BatchEncoding, BertTokenizer
 
@@ -20,6 +21,7 @@ from xraygpt.models.bert_tokenizer import tokenize
 from xraygpt.models.blip2_losses import (
     Pairs,
     Similarities,
+    best_cosines,
     contrastive_loss,
     draw_hard_negatives,
     global_mean,
@@ -31,6 +33,9 @@ from xraygpt.models.blip2_losses import (
     same_pairs,
     shared_targets,
 )
+
+PAIR_PARTS = ("vision_proj", "text_proj", "itm_head", "temp")
+"""What `PairTraining` adds to a model: names of its parts, and of their keys in checkpoints."""
 
 
 @dataclass
@@ -104,6 +109,11 @@ class PairTraining(BaseModel):
         """Image tokens (B, N, V) and texts (B, L) -> scores (B, 2) of no match / match."""
         raise NotImplementedError
 
+    def project(self, linear: nn.Linear, states: Tensor) -> Tensor:
+        """(..., D) -> unit vectors (..., E), in float32 whatever autocast says."""
+        with torch.autocast(states.device.type, enabled=False):
+            return F.normalize(linear(states.float()), dim=-1)
+
     def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
         """Image tokens (B, N, V) and texts (B, L) -> matching logit (B,), the higher the likelier."""
         return self.itm_logits(image_inputs, text_ids, text_atts)[:, 1]
@@ -112,7 +122,7 @@ class PairTraining(BaseModel):
     def similarity(self, image: Tensor, texts: Sequence[str]) -> Tensor:
         """Zero-shot: cosine (B, T) of each image's best feature with each of T texts, whatever these are."""
         feats, _ = self.encode_images(image)
-        return torch.einsum("bqe,te->btq", feats, self.encode_texts(self.tokenize(texts, "longest"))).amax(-1)
+        return best_cosines(feats, self.encode_texts(self.tokenize(texts, "longest")))
 
     def tokenize(self, texts: Sequence[str], padding: str | None = None) -> BatchEncoding:
         """`input_ids` and `attention_mask`, (B, L) each, cut at `max_txt_len`, on this model's device.

@@ -3,7 +3,7 @@
 Shapes: I images, T texts, Q features of size E for each image, N image tokens of width V, L text tokens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from xraygpt.common.logger import progress
+from xraygpt.models.bert_tokenizer import tokenize
+from xraygpt.models.blip2_losses import best_cosines
 
 NOT_RANKED = -100.0
 """Score of pairs outside the first `k_test` by cosine similarity."""
@@ -23,6 +25,9 @@ class RetrievalModel(Protocol):
 
     tokenizer: Any
     max_txt_len: int
+
+    @property
+    def device(self) -> torch.device: ...
 
     def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, height, width) -> unit vectors (B, Q, E) and image tokens (B, N, V)."""
@@ -55,7 +60,7 @@ class Gallery:
 def encode_gallery(
     model: RetrievalModel,
     images: Iterable[Tensor],
-    texts: Sequence[str],
+    texts: Collection[str],
     *,
     max_txt_len: int | None = None,
     batch_size: int = 64,
@@ -66,27 +71,17 @@ def encode_gallery(
     """
     encoded = [(feats, tokens.cpu()) for feats, tokens in map(model.encode_images, images)]
     image_feats = torch.cat([feats for feats, _ in encoded])  # (I, Q, E)
-    tokens = model.tokenizer(
-        list(texts),
-        padding=True,
-        truncation=True,
-        max_length=max_txt_len or model.max_txt_len,
-        return_tensors="pt",
-    ).to(image_feats.device)
+    tokens = tokenize(model.tokenizer, list(texts), max_txt_len or model.max_txt_len).to(image_feats.device)
     rows = torch.arange(len(texts), device=image_feats.device).split(batch_size)
     parts = [{key: tokens[key][part] for key in ("input_ids", "attention_mask")} for part in rows]
     text_feats = torch.cat([model.encode_texts(BatchEncoding(part)) for part in parts])  # (T, E)
     return Gallery(
         # One text batch at a time: (I, T, Q) does not fit into memory for some ten thousand reports.
-        torch.cat([_cosines(image_feats, part) for part in text_feats.split(batch_size)], dim=1),
+        torch.cat([best_cosines(image_feats, part) for part in text_feats.split(batch_size)], dim=1),
         torch.cat([tokens for _, tokens in encoded]),
         tokens.input_ids,
         tokens.attention_mask,
     )
-
-
-def _cosines(image_feats: Tensor, text_feats: Tensor) -> Tensor:
-    return torch.einsum("iqe,te->itq", image_feats, text_feats).amax(-1).float()
 
 
 @torch.no_grad()
@@ -143,6 +138,6 @@ def compute_sim_matrix(
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """`encode_gallery` and `rerank` under the reference's name: scores (I, T) and (T, I)."""
-    images = (batch["image"] for batch in data_loader)
+    images = (batch["image"].to(model.device) for batch in data_loader)
     gallery = encode_gallery(model, images, texts, max_txt_len=max_txt_len, batch_size=batch_size)
     return rerank(model, gallery, k_test, batch_size)

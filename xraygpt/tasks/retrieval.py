@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 class RetrievalTask(BaseTask):
     """Ranks all reports of a split for each image and all images for each report.
 
-    First by contrastive similarity, then the best ``run.k_test`` of each again by the matching head. The
+    First by contrastive similarity, then the best ``run.k_test`` of each again by the matching head. Reports
+    with the same words are one candidate, so that a text which many studies share takes one rank. The
     ranks are written to ``retrieval_<split>.json`` in the output folder, at the end of a run the recalls of
     all test splits to ``scores.json``. Data sets are searched one by one. Training is that of the model.
     """
@@ -73,7 +74,7 @@ class RetrievalTask(BaseTask):
         model.eval()
         run = self.cfg.run_cfg
         batches: list[Batch] = []
-        reports: list[str] = []
+        reports: dict[str, None] = {}
         with context.precision.autocast():
             gallery = encode_gallery(
                 model,
@@ -117,15 +118,15 @@ class RetrievalTask(BaseTask):
 
 
 def _images(
-    data_loader: Iterable[Batch], device: torch.device, batches: list[Batch], reports: list[str]
+    data_loader: Iterable[Batch], device: torch.device, batches: list[Batch], reports: dict[str, None]
 ) -> Iterator[Tensor]:
-    """Yield the images of each batch, filling `reports` and, with all but the images, `batches`."""
+    """Yield the images of each batch, filling `reports`, each text once, and `batches`, without images."""
     total = len(data_loader) if isinstance(data_loader, Sized) else None
     for batch in progress(data_loader, total=total, desc="encoding"):
         rest = batch.copy()
         rest.pop("image", None)  # thousands of images need not stay in memory
         batches.append(rest)
-        reports.extend(batch["caption"])
+        reports |= dict.fromkeys(batch["caption"])
         yield images_of(to_device(batch, device))
 
 
