@@ -39,13 +39,18 @@ def ranks(rows: list[dict[str, Any]], kind: str, method: str, direction: str) ->
     return [row[kind][method][direction] for row in rows]
 
 
+def relevant(rows: list[dict[str, Any]], kind: str, direction: str) -> list[int]:
+    return [row[kind]["relevant"][direction] for row in rows]
+
+
 def test_any_report_of_the_study_or_of_the_same_words_is_right() -> None:
     rows = retrieval_rows(queries(), SCORES)
-    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 3, 1, 3]
-    assert ranks(rows, "same_report", "contrastive", "report_to_image") == [2, 1, 2, 1]
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 2, 1, 3]
+    assert ranks(rows, "same_report", "contrastive", "report_to_image") == [2, 1, 2, 2]
     assert ranks(rows, "same_report", "reranked", "report_to_image") == [1, 1, 1, 1]
-    assert [row["same_report"]["relevant"] for row in rows] == [2, 2, 2, 2]
-    assert [row["first_contrastive"] for row in rows] == ["b", "c", "d", "a"]
+    assert relevant(rows, "same_report", "image_to_report") == [2, 2, 1, 1]
+    assert relevant(rows, "same_report", "report_to_image") == [2, 2, 2, 2]
+    assert [row["first_contrastive"] for row in rows] == ["b", "c", "c", "a"]
     assert "same_findings" not in rows[0]
 
 
@@ -71,34 +76,42 @@ def test_copies_of_a_report_are_one_candidate_and_images_are_several() -> None:
     assert chance["report_to_image"]["r1"] == pytest.approx((1 / 21 + number * number / 21) / 21)
 
 
-def test_a_text_is_right_if_one_of_its_copies_is() -> None:
-    # "two" belongs to the study of the first image; its other copy is that of another study.
-    given = queries(study_ids=["s", "s", "t", "u"], reports=["one", "two", "two", "three"])
-    scores = np.array([[0.1, 0.9, 0.8], [0.1, 0.2, 0.9], [0.9, 0.1, 0.0], [0.9, 0.8, 0.7]], dtype=np.float32)
+def test_a_text_is_right_if_any_of_its_copies_is() -> None:
+    # Both texts are right for the first four images; either copy may be the one that belongs to the study.
+    given = queries(
+        image_ids=list("abcde"),
+        study_ids=["s", "s", "t", "t", "u"],
+        reports=["one", "two", "two", "one", "three"],
+        sources=["x"] * 5,
+    )
+    scores = np.array([[1, 9, 5], [9, 1, 5], [9, 1, 5], [1, 9, 5], [9, 8, 7]], dtype=np.float32)
     rows = retrieval_rows(given, {"contrastive": (scores, scores.T), "reranked": (scores, scores.T)})
-    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 2, 2, 3]
-    assert [row["first_contrastive"] for row in rows] == ["b", "d", "a", "a"]
-    assert [row["same_report"]["relevant"]["image_to_report"] for row in rows] == [2, 2, 1, 1]
-    assert [row["same_report"]["relevant"]["report_to_image"] for row in rows] == [2, 3, 2, 1]
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 1, 1, 1, 3]
+    assert [row["first_contrastive"] for row in rows] == ["b", "a", "a", "b", "a"]
+    assert relevant(rows, "same_report", "image_to_report") == [2, 2, 2, 2, 1]
+    assert relevant(rows, "same_report", "report_to_image") == [3, 3, 3, 3, 1]
 
 
 def test_same_findings_are_told_apart_from_the_same_report() -> None:
     rows = retrieval_rows(queries(labels=[(0.0,), (1.0,), (1.0,), (0.0,)]), SCORES)
-    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 3, 1, 3]
+    assert ranks(rows, "same_report", "contrastive", "image_to_report") == [1, 2, 1, 3]
     assert ranks(rows, "same_findings", "contrastive", "image_to_report") == [1, 1, 1, 1]
-    assert [row["same_findings"]["relevant"] for row in rows] == [3, 3, 3, 3]
+    assert relevant(rows, "same_findings", "image_to_report") == [3, 3, 2, 2]
+    assert relevant(rows, "same_findings", "report_to_image") == [3, 3, 3, 3]
     metrics = retrieval_metrics(rows)
     assert metrics["same_findings"]["contrastive"]["image_to_report"]["r1"] == 1.0
     assert metrics["contrastive"]["image_to_report"]["r1"] == 0.5
-    assert metrics["chance"]["r1"] == 0.5
+    assert metrics["chance"]["image_to_report"]["r1"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert metrics["chance"]["report_to_image"]["r1"] == 0.5
     assert metrics["reranked"]["report_to_image"]["r1"] == 1.0
     assert metrics["agg_metrics"] == 1.0
     assert metrics["n"] == 4
-    # Two of the three with the same findings, or with the same words, are right.
-    assert metrics["findings_known"]["r1"] == pytest.approx(2 / 3)
+    # Of the texts with the same findings two of three, or one of two, are right; of the images two of three.
+    assert metrics["findings_known"]["image_to_report"]["r1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert metrics["findings_known"]["report_to_image"]["r1"] == pytest.approx(2 / 3)
     lines = metrics_table(metrics).splitlines()
     assert "{" not in metrics_table(metrics)
-    assert lines[lines.index("  same_findings") + 1].split() == ["chance"]
+    assert lines[lines.index("  same_findings") + 1].split() == ["chance", "r1", "r5", "r10"]
 
 
 @pytest.fixture
@@ -113,10 +126,11 @@ def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
         "batch_size_eval": 4,
         "k_test": 3,
     }
+    # Of the ten reports of the first split two are the same.
     content = {
         "model": {"arch": "blip2", "model_type": "tiny"},
         "datasets": {
-            "phantom": {"splits": {"test": {"seed": 1, "count": 10}, "val": {"seed": 2, "count": 5}}}
+            "phantom": {"splits": {"test": {"seed": 9, "count": 10}, "val": {"seed": 2, "count": 5}}}
         },
         "run": run,
     }
@@ -130,10 +144,16 @@ def test_evaluation_leaves_ranks_and_scores(config: Path, tmp_path: Path) -> Non
     assert scores["reranked"] == metrics["test"]["reranked"]
     assert (scores["n"], scores["other_splits"]["val"]["n"], scores["k_test"]) == (10, 5, 3)
     assert scores["contrastive"]["image_to_report"]["r10"] == 1.0
-    assert scores["chance"]["r1"] == pytest.approx(0.1)
-    assert scores["same_findings"]["chance"]["r1"] >= scores["chance"]["r1"]
+    chance = scores["chance"]
+    assert chance["image_to_report"]["r1"] == pytest.approx(1 / 9)
+    assert chance["report_to_image"]["r1"] == pytest.approx((8 * 0.1 + 2 * 0.2) / 10)
+    assert all(scores["same_findings"]["chance"][way]["r1"] >= chance[way]["r1"] for way in chance)
     rows = json.loads((tmp_path / "out" / "retrieval_test.json").read_text())
-    assert [row["image_id"] for row in rows] == [f"phantom-1-{i}" for i in range(10)]
+    assert [row["image_id"] for row in rows] == [f"phantom-9-{i}" for i in range(10)]
+    assert relevant(rows, "same_report", "report_to_image") == [1, 1, 1, 1, 1, 1, 2, 1, 2, 1]
+    # The same words find the same images.
+    found = ranks(rows, "same_report", "reranked", "report_to_image")
+    assert found[6] == found[8]
     for row in rows:
         first, again = (row["same_report"][method] for method in ("contrastive", "reranked"))
         # Re-ranking three leaves the other seven in their order behind them.
