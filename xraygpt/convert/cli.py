@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.command_line import run_command
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status, 2 after an error that the user can mend."""
-    args = _parser().parse_args(argv)
-    from xraygpt.common.errors import XrayGPTError
-
-    try:
-        args.run(args)
-    except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Run one command; return the exit status, see `run_command`."""
+    return run_command(_parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
