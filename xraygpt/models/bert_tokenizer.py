@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.errors import MissingFileError
@@ -25,10 +27,14 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
     if isinstance(path, Path) and path.is_file():
         tokenizer = BertTokenizer(vocab=str(path), do_lower_case=True, truncation_side=truncation_side)
     else:
-        name = str(path) if isinstance(path, Path) and path.is_dir() else source
+        folder = isinstance(path, Path) and path.is_dir()
+        name = str(path) if folder else source
         try:
+            if not folder:
+                # One small file first: without a network each of a tokenizer's files is tried for long.
+                hf_hub_download(repo_id=source, filename="config.json")
             tokenizer = BertTokenizer.from_pretrained(name, truncation_side=truncation_side)
-        except OSError as error:
+        except (OSError, ValueError, HfHubHTTPError) as error:
             raise _missing(source) from error
         # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
