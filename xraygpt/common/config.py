@@ -25,6 +25,8 @@ __all__ = ["Config", "build_typed", "default_layer", "merge_files"]
 
 SECTIONS = ("model", "datasets", "run", "preprocess")
 PROCESSOR_KINDS = ("vis_processor", "text_processor")
+MODEL_SELECTORS = ("arch", "model_type")
+"""Keys of the section ``model`` that choose its class and its file of defaults."""
 
 logger = logging.getLogger(__name__)
 
@@ -182,9 +184,8 @@ class Config:
     def _typed_model(self, merged: dict[str, Any]) -> Any:
         if self._model_class is None:
             return None
-        config_class = self._model_class.config_class
-        section = without_selectors(_section(merged, "model"), ("arch", "model_type"), config_class)
-        return collect(config_class, section, "model", self._problems)
+        section = without_selectors(_section(merged, "model"), MODEL_SELECTORS)
+        return collect(self._model_class.config_class, section, "model", self._problems)
 
     def _typed_datasets(self, merged: dict[str, Any]) -> dict[str, Any]:
         typed: dict[str, Any] = {}
@@ -198,7 +199,7 @@ class Config:
                     own = None
                 own = self._checked_processors(own or {}, f"{key}.{kind}")
                 section[kind] = self._completed(name, kind, own)
-            section = without_selectors(section, ("type",), builder.config_class)
+            section = without_selectors(section, ("type",))
             typed[name] = collect(builder.config_class, section, key, self._problems)
         return typed
 
@@ -243,7 +244,7 @@ class Config:
         except UnknownNameError as error:
             self._problem(f"{key}.name", str(error))
             return {}
-        section = without_selectors(node, ("name",), processor.config_class)
+        section = without_selectors(node, ("name",))
         instance = collect(processor.config_class, section, key, self._problems)
         return {} if instance is None else {"name": node["name"]} | _plain(instance)
 
@@ -284,12 +285,9 @@ def _with_empty_sections(layer: Layer) -> Layer:
     return Layer(layer.origin, values)
 
 
-def without_selectors(
-    section: Mapping[str, Any], selectors: Sequence[str], config_class: type
-) -> dict[str, Any]:
-    """Drop the keys that chose `config_class` itself, unless it declares them."""
-    declared = {field.name for field in dataclasses.fields(config_class)}
-    return {key: value for key, value in section.items() if key not in selectors or key in declared}
+def without_selectors(section: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:
+    """Drop the keys that chose which class the section configures."""
+    return {key: value for key, value in section.items() if key not in selectors}
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
-from xraygpt.common.config import build_typed, default_layer, without_selectors
+from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
 from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import cached_file, package_root
@@ -80,9 +80,7 @@ class BaseModel(nn.Module):
     @classmethod
     def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
         """Build and load the model with the defaults of `model_type`; `device` as in `from_config`."""
-        section = without_selectors(
-            cls.default_config(model_type)["model"], ("arch", "model_type"), cls.config_class
-        )
+        section = without_selectors(cls.default_config(model_type)["model"], MODEL_SELECTORS)
         where = cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
         return cls.from_config(build_typed(cls.config_class, section, where=where), device=device)
 

@@ -14,10 +14,6 @@ class Blip2QformerConfig(PairTrainingConfig, Blip2Config):
     `ckpt`. A file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``.
     """
 
-    arch: str = "blip2"
-    """Registered name of the model."""
-    model_type: str | None = None
-    """Which default YAML of the model this configuration starts from; none: from these defaults."""
     bert_tokenizer: str = "bert-base-uncased"
     """WordPiece vocabulary file, tokenizer folder or hub name."""
     bert_model: str | None = None

@@ -36,7 +36,6 @@ class BlipConfig(VisionTowerConfig):
     """Weights of a BERT that the text part starts from, as in BLIP from bert-base-uncased; none: random."""
     max_txt_len: int = 40
     """Longest text in tokens; longer ones are cut."""
-
     ckpt: str | None = None
     """Checkpoint of a training of this model; the report writer takes one of the pretraining too."""
 

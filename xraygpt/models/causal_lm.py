@@ -71,10 +71,6 @@ class LlamaSizes:
 class CausalLMConfig:
     """Settings of `CausalLM`."""
 
-    arch: str = "causal_lm"
-    """Registered name of the model."""
-    model_type: str | None = None
-    """Which default YAML of the model this configuration starts from."""
     tokenizer: str = ""
     """Folder with the tokenizer of a LLaMA to be trained from nothing."""
     llama: LlamaSizes = field(default_factory=LlamaSizes)

@@ -16,10 +16,6 @@ class MiniGPT4Config(Blip2Config):
     means that the part stays as it was initialised, at random, which is said in the log.
     """
 
-    arch: str = "mini_gpt4"
-    """Registered name of the model."""
-    model_type: str | None = None
-    """Which default YAML of the model this configuration starts from."""
     vit_ckpt: str | None = "weights/eva_vit_g.pth"
     """Weights of the vision encoder (EVA-CLIP ViT-g at full size)."""
     q_former_model: str | None = "weights/blip2_pretrained_flant5xxl.pth"

@@ -20,10 +20,6 @@ from xraygpt.models.required_files import file_check, require_all
 class ViTClassifierConfig:
     """Settings of `ViTClassifier`."""
 
-    arch: str = "vit_classifier"
-    """Registered name of the model."""
-    model_type: str | None = None
-    """Which default YAML of the model this configuration starts from."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Sizes of the vision encoder."""
     num_labels: int = 1
