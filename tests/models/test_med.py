@@ -174,6 +174,17 @@ def test_greedy_generation_with_cache_equals_recomputing_everything() -> None:
     assert torch.equal(found.sequences, sequence)
 
 
+def test_prepared_inputs_are_those_of_the_next_step() -> None:
+    net = decoder()
+    text, cache, steps = ids(), None, []
+    for length in range(2, T + 1):
+        given = net.prepare_inputs_for_generation(text[:, :length], past=cache, **look())
+        output = net(**given, use_cache=True)
+        cache = output.past_key_values
+        steps.append(output.logits[:, -1])
+    assert torch.allclose(torch.stack(steps, 1), net(text, **look()).logits[:, 1:], atol=1e-5)
+
+
 def test_beams_are_at_least_as_likely_as_the_greedy_text() -> None:
     net = decoder()
     start = torch.full((B, 1), 3)

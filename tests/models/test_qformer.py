@@ -226,6 +226,20 @@ def test_greedy_generation_with_cache_equals_recomputing_everything() -> None:
     assert torch.equal(found.sequences, greedy_by_hand(net, start, inputs, 10))
 
 
+def test_prepared_inputs_are_those_of_the_next_step() -> None:
+    net = lm()
+    inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
+    cache = net.bert(**inputs, use_cache=True).past_key_values
+    steps = []
+    for length in range(1, L + 1):
+        given = net.prepare_inputs_for_generation(ids()[:, :length], past=cache, **inputs)
+        output = net(**given)
+        cache = output.past_key_values
+        steps.append(output.logits[:, -1])
+    whole = net(ids(), **inputs, attention_mask=torch.ones(B, Q + L)).logits
+    assert torch.allclose(torch.stack(steps, 1), whole, atol=1e-5)
+
+
 def test_beam_search_finds_the_best_of_all_short_texts() -> None:
     net = lm(replace(CONFIG, vocab_size=6))
     inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
