@@ -18,10 +18,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from xraygpt.common.downloads import HEAD_BYTES, mistaken_download
 from xraygpt.common.errors import CheckpointError, MissingFileError
 
-_LFS_HEADER = b"version https://git-lfs.github.com/spec/"
-_HTML_START = re.compile(rb"^\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
 _MAX_LISTED = 12
 _FOLDER_WEIGHTS = (
     "model.safetensors",
@@ -132,19 +131,9 @@ def check_weight_file(path: Path) -> None:
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file.")
     with path.open("rb") as handle:
-        head = handle.read(512)
-    if not head:
-        raise CheckpointError(f"{path}: the file is empty. Download it again.")
-    if head.startswith(_LFS_HEADER):
-        raise CheckpointError(
-            f"{path}: a Git-LFS pointer, not the weights. Fetch the file itself with `git lfs pull` in the "
-            "folder it came from, or download it from its page."
-        )
-    if _HTML_START.match(head):
-        raise CheckpointError(
-            f"{path}: a web page, not the weights (a download link often answers with a page to confirm or "
-            "to log in). Download it again and check that its size is the expected one."
-        )
+        problem = mistaken_download(handle.read(HEAD_BYTES), "the weights")
+    if problem:
+        raise CheckpointError(f"{path}: {problem}")
 
 
 def load_state(
