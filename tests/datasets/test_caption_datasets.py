@@ -122,4 +122,8 @@ def test_load_dataset_by_hand(tmp_path: Path) -> None:
 
 def test_displ_item_shows_the_original(tmp_path: Path) -> None:
     shown = OpenIBuilder(config(write_dataset(tmp_path / "d"))).build_datasets()["train"].displ_item(1)
-    assert (shown["file"], shown["caption"], shown["image"].size) == ("x1.png", "value 7", (10, 12))
+    assert (shown["file"], shown["caption"], shown["image"].size) == (
+        str(tmp_path / "d" / "image" / "x1.png"),
+        "value 7",
+        (10, 12),
+    )

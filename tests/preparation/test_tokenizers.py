@@ -9,7 +9,7 @@ import sentencepiece
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.builders.phantom_builder import PhantomConfig, PhantomSplit
-from xraygpt.datasets.phantom.cache import phantom_rng
+from xraygpt.datasets.phantom.patients import phantom_rng
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import draw_truth
 from xraygpt.preparation.texts import training_texts

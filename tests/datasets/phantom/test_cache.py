@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from xraygpt.datasets.phantom import cache
-from xraygpt.datasets.phantom.cache import cache_folder, render_phantom, rendered_split
+from xraygpt.datasets.phantom.cache import cache_folder, rendered_split
+from xraygpt.datasets.phantom.patients import render_phantom
 
 
 def refuse(*args: object) -> NoReturn:

@@ -11,7 +11,7 @@ import random
 import numpy as np
 import pytest
 
-from xraygpt.datasets.phantom.cache import render_phantom
+from xraygpt.datasets.phantom.patients import render_phantom
 from xraygpt.datasets.phantom.render import render
 from xraygpt.datasets.phantom.truth import Finding, all_findings
 

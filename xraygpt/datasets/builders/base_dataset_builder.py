@@ -9,12 +9,17 @@ from typing import Any, ClassVar, Literal
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
-from xraygpt.datasets.datasets.annotations import read_annotations
+from xraygpt.datasets.datasets.annotations import (
+    ANNOTATION_FILE,
+    IMAGE_FOLDER,
+    Annotation,
+    read_annotations,
+)
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.datasets.datasets.image_stores import open_storage
+from xraygpt.datasets.datasets.images import ImageStore
+from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.processors import BaseProcessor, load_processor
-
-ANNOTATION_FILE = "filter_cap.json"
-IMAGE_FOLDER = "image"
 
 
 @dataclass
@@ -22,7 +27,7 @@ class BuildInfo:
     """Where a data set lies."""
 
     storage: str | None = None
-    """Folder with ``filter_cap.json`` and the folder ``image``; has to be set."""
+    """Folder with ``filter_cap.json`` and the folder ``image`` or ``shards``; has to be set."""
 
 
 @dataclass
@@ -86,23 +91,33 @@ class BaseDatasetBuilder:
         self.text_processors = {"train": _build(text_train), "eval": _build(text.get("eval") or text_train)}
 
     def build(self) -> dict[str, BaseDataset]:
-        """Return {split: data set}, reading ``<storage>/filter_cap.json`` and ``<storage>/image``."""
-        storage = self.storage()
-        annotations = storage / ANNOTATION_FILE
-        with_images = self.config.data_type == "images"
+        """Return {split: data set}."""
+        annotations, images = self.read()
         datasets: dict[str, BaseDataset] = {}
-        for split in sorted({row.split for row in read_annotations(annotations)}):
+        for split in sorted({row.split for row in annotations}):
             kind = "train" if split == "train" else "eval"
             dataset_cls = self.train_dataset_cls if split == "train" else self.eval_dataset_cls
             datasets[split] = dataset_cls(
                 vis_processor=self.vis_processors[kind],
                 text_processor=self.text_processors[kind],
-                vis_root=storage / IMAGE_FOLDER if with_images else None,
-                ann_paths=[annotations],
+                vis_root=images,
+                annotations=annotations,
                 split=split,
                 skip_corrupt=self.config.skip_corrupt,
             )
         return datasets
+
+    def read(self) -> tuple[list[Annotation], ImageStore | None]:
+        """Read ``<storage>/filter_cap.json`` and open ``<storage>/image`` or ``<storage>/shards``.
+
+        Returns:
+            The annotations of all splits, and their images; None if the configuration asks for no images.
+        """
+        storage = self.storage()
+        annotations = read_annotations(storage / ANNOTATION_FILE)
+        if self.config.data_type == "text":
+            return annotations, None
+        return annotations, open_storage(storage, self.train_dataset_cls.suffixes)
 
     def storage(self) -> Path:
         """Return the folder of the data set.
@@ -115,7 +130,8 @@ class BaseDatasetBuilder:
         key = f"datasets.{name}.build_info.storage"
         if not self.config.build_info.storage:
             raise ConfigError(
-                f"{key} is not set; it names the folder with {ANNOTATION_FILE} and {IMAGE_FOLDER}/"
+                f"{key} is not set; it names the folder with {ANNOTATION_FILE} and {IMAGE_FOLDER}/ "
+                f"(or {SHARD_FOLDER}/)"
             )
         folder = Path(resolve_path(self.config.build_info.storage))
         if not folder.is_dir():
@@ -123,7 +139,7 @@ class BaseDatasetBuilder:
                 f"missing folder: the data set '{name}'\n"
                 f"  expected at: {folder} (put it there, or set {key})\n"
                 f"  its content: {ANNOTATION_FILE} and "
-                f"{IMAGE_FOLDER}/<image_id>{self.train_dataset_cls.suffixes[0]}\n"
+                f"{IMAGE_FOLDER}/<image_id>{self.train_dataset_cls.suffixes[0]} or {SHARD_FOLDER}/\n"
                 f"  comes from:  {self.train_dataset_cls.obtained_from}"
             )
         return folder

@@ -3,7 +3,7 @@
 ``{"annotations": [{"image_id": "<file stem>", "caption": "<report>"}, ...]}``. An annotation may carry a
 third key, ``"split"``; without it, it belongs to the split ``"train"``, so that the reference's own files
 are training data as they are. A fourth, ``"study_id"``, names the examination that the image was taken in;
-without it, each image is an examination of its own.
+without it, each image is an examination of its own. Further keys, such as ``"view"``, are for people.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
 
+ANNOTATION_FILE = "filter_cap.json"
+IMAGE_FOLDER = "image"
+"""What lies in the folder of a data set."""
 MAX_NAMED = 5
 
 # MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
@@ -46,12 +49,27 @@ def read_annotations(path: Path) -> list[Annotation]:
         MissingFileError: no such file.
         DataError: not JSON, or not of the form above; names the file, the index and the key.
     """
-    rows = _read_rows(path)
+    annotations, problems = scan_annotations(path)
+    if problems:
+        raise DataError(summarise("unusable annotations", problems))
+    if not annotations:
+        raise DataError(f"{path}: the list of annotations is empty")
+    return annotations
+
+
+def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
+    """Return the usable rows of an annotation file and what is wrong with each of the others.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: it is not JSON, or holds no list of annotations.
+    """
+    rows = read_rows(path)
     annotations: list[Annotation] = []
     problems: list[str] = []
     for index, row in enumerate(rows):
         place = f"{path}: annotations[{index}]"
-        problem = _problem_of(row)
+        problem = problem_of(row)
         if problem:
             problems.append(f"{place}: {problem}")
             continue
@@ -59,11 +77,7 @@ def read_annotations(path: Path) -> list[Annotation]:
         image_id = str(row["image_id"])
         study_id = str(row.get("study_id", image_id))
         annotations.append(Annotation(image_id, row["caption"], split, study_id, place))
-    if problems:
-        raise DataError(summarise("unusable annotations", problems))
-    if not annotations:
-        raise DataError(f"{path}: the list of annotations is empty")
-    return annotations
+    return annotations, problems
 
 
 def summarise(what: str, problems: Sequence[str]) -> str:
@@ -73,7 +87,13 @@ def summarise(what: str, problems: Sequence[str]) -> str:
     return f"{len(problems)} {what}:{lines}{more}"
 
 
-def _read_rows(path: Path) -> list[Any]:
+def read_rows(path: Path) -> list[Any]:
+    """Return the rows of an annotation file as they are there, unchecked (see `problem_of`).
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: it is not JSON, or holds no list of annotations.
+    """
     if not path.is_file():
         raise MissingFileError(
             f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
@@ -89,7 +109,8 @@ def _read_rows(path: Path) -> list[Any]:
     return rows
 
 
-def _problem_of(row: Any) -> str | None:
+def problem_of(row: Any) -> str | None:
+    """Return what is wrong with a row of an annotation file, or None."""
     if not isinstance(row, dict):
         return f"expected an object, found {type(row).__name__}"
     for key in ("image_id", "caption"):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.image_modes import to_rgb
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
-from xraygpt.datasets.datasets.images import SkippedImageError, read_image
-from xraygpt.processors.image_modes import to_rgb
+from xraygpt.datasets.datasets.images import ImageStore, SkippedImageError
 
 PICTURE_SIZE = 512  # enough to look at; a JPEG is not decoded much larger
 
@@ -20,6 +19,7 @@ class CaptionDataset(BaseDataset):
     """Yields an image and its report; the one `__getitem__` of all image-report data here."""
 
     name = "caption"
+    obtained_from = "python prepare.py (see its --help)"
 
     def __getitem__(self, index: int) -> Sample:
         """Read sample `index`.
@@ -34,16 +34,17 @@ class CaptionDataset(BaseDataset):
             "study_id": row.study_id,
             "source": self.name,
         }
-        if self.image_paths:
+        if self.images is not None:
             sample["image"] = self.vis_processor(self.open_image(index))
         return sample
 
     def open_image(self, index: int) -> Image.Image:
         """Decode the image of sample `index`, no larger than the processor needs it."""
+        row = self.annotation[index]
         try:
-            return read_image(self.image_paths[index], getattr(self.vis_processor, "decode_size", None))
+            return self._store().read(row.image_id, getattr(self.vis_processor, "decode_size", None))
         except DataError as error:
-            where = f"{self.annotation[index].place}: {error}"
+            where = f"{row.place}: {error}"
             if self.skip_corrupt:
                 raise SkippedImageError(where) from error
             raise DataError(f"{where}; remove it, or set skip_corrupt: true for this data set") from error
@@ -54,16 +55,21 @@ class CaptionDataset(BaseDataset):
         Raises:
             DataError: there is no such image, or it cannot be decoded.
         """
-        for index, row in enumerate(self.annotation):
-            if row.image_id == image_id and self.image_paths:
-                return to_rgb(read_image(self.image_paths[index], PICTURE_SIZE))
+        # The store may hold other splits' images too.
+        if any(row.image_id == image_id for row in self.annotation):
+            return to_rgb(self._store().read(image_id, PICTURE_SIZE))
         raise DataError(f"the data set {self.name} has no image '{image_id}' in its split '{self.split}'")
 
     def displ_item(self, index: int) -> dict[str, Any]:
-        """Return what to show of sample `index`: file, report and image."""
-        path: Path = self.image_paths[index]
+        """Return what to show of sample `index`: where its image lies, report and image."""
+        row, images = self.annotation[index], self._store()
         return {
-            "file": path.name,
-            "caption": self.annotation[index].caption,
-            "image": read_image(path),
+            "file": images.place(row.image_id),
+            "caption": row.caption,
+            "image": images.read(row.image_id),
         }
+
+    def _store(self) -> ImageStore:
+        if self.images is None:
+            raise DataError(f"the data set {self.name} was opened without its images (data_type: text)")
+        return self.images

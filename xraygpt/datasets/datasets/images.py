@@ -1,69 +1,153 @@
-"""Finding and reading image files."""
+"""Where a data set's images lie, and reading them: files in a folder, or the members of shards."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image
 
 from xraygpt.common.errors import DataError
-from xraygpt.datasets.datasets.annotations import summarise
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Endings of image files."""
 
 
 class SkippedImageError(DataError):
     """A corrupt image that the configuration allows to leave out (`skip_corrupt`)."""
 
 
-def locate_images(folder: Path, named: Iterable[tuple[str, str]], suffixes: Sequence[str]) -> list[Path]:
-    """Return the file of every image id: ``<folder>/<image_id><suffix>``, first suffix that exists.
+class ImageStore(Protocol):
+    """The images of a data set by their ids.
 
-    The folder is listed once instead of asking for each of maybe 377,110 files.
+    A store goes into the loading processes with its data set, so it can be pickled, and reading takes no
+    lock and moves no file position that processes or threads share. As text it says where the images are.
+    """
+
+    def __contains__(self, image_id: str, /) -> bool: ...
+
+    def place(self, image_id: str) -> str:
+        """Return where the image lies, for people.
+
+        Raises:
+            DataError: there is no such image.
+        """
+
+    def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
+        """Decode an image (see `decode_image`).
+
+        Raises:
+            DataError: there is no such image, or it cannot be read.
+        """
+
+
+class LooseImages:
+    """Image files in a folder or in folders below it.
+
+    An image id is a file's path below the folder, with its suffix or without. Each folder is listed once
+    instead of asking for each of maybe 377,110 files.
 
     Args:
-        named: image ids, each with the place that names it, for messages.
+        suffixes: endings of the files, in order of preference.
 
     Raises:
-        DataError: the folder or images are absent; gives their number and names the first few.
+        DataError: no such folder.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; the images belong there, as <image_id>{suffixes[0]}")
-    with os.scandir(folder) as entries:
-        present = {entry.name for entry in entries}
-    found: list[Path] = []
-    absent: list[str] = []
-    for image_id, place in named:
-        names = [image_id + suffix for suffix in suffixes]
-        # An id with a folder in it ("p10/p10000032/...") is not in the listing.
-        nested = "/" in image_id
-        hit = next((n for n in names if (folder / n).is_file() if nested or n in present), None)
-        if hit is None:
-            absent.append(f"{image_id} ({place})")
-        else:
-            found.append(folder / hit)
-    if absent:
-        endings = " or ".join(suffixes)
-        raise DataError(f"{folder}: " + summarise(f"images are named but absent (as {endings})", absent))
-    return found
+
+    def __init__(self, folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; the images belong there, as <image_id>{suffixes[0]}")
+        self.folder = folder
+        self.suffixes = tuple(suffixes)
+        self._listings: dict[str, frozenset[str]] = {}
+
+    def __str__(self) -> str:
+        return f"{self.folder} ({' or '.join(self.suffixes)})"
+
+    def __contains__(self, image_id: str) -> bool:
+        return self._path_below(image_id) is not None
+
+    def find(self, image_id: str) -> Path | None:
+        """Return the image's file, or None where there is none or the id leads out of the folder."""
+        path = self._path_below(image_id)
+        return None if path is None else self.folder / path
+
+    def place(self, image_id: str) -> str:
+        """Return the path of the image's file."""
+        return str(self._file(image_id))
+
+    def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
+        """Decode an image (see `decode_image`).
+
+        Raises:
+            DataError: there is no such image, or it cannot be read.
+        """
+        return read_image(self._file(image_id), decode_size)
+
+    def _file(self, image_id: str) -> Path:
+        file = self.find(image_id)
+        if file is None:
+            raise DataError(f"{self}: there is no image '{image_id}'")
+        return file
+
+    def _path_below(self, image_id: str) -> str | None:
+        """Return the path of the image's file below the folder, or None."""
+        parent, slash, name = image_id.rpartition("/")
+        if not name or leads_out(image_id):
+            return None
+        present = self._listing(parent)
+        names = (*(name + suffix for suffix in self.suffixes), name)
+        return next((parent + slash + file for file in names if file in present), None)
+
+    def _listing(self, below: str) -> frozenset[str]:
+        """Return the names of the files in a folder below the root; none if there is no such folder."""
+        if below not in self._listings:
+            try:
+                with os.scandir(self.folder / below) as entries:
+                    names = frozenset(entry.name for entry in entries if entry.is_file())
+            except (FileNotFoundError, NotADirectoryError):
+                names = frozenset()
+            except (OSError, ValueError) as error:  # ValueError: a null character in the name
+                raise DataError(f"{self.folder / below}: cannot be listed ({error})") from error
+            self._listings[below] = names
+        return self._listings[below]
+
+
+def leads_out(image_id: str) -> bool:
+    """Tell whether an image id, taken as a path, may lead out of the folder of the images."""
+    return image_id.startswith("/") or ".." in image_id.split("/")
 
 
 def read_image(path: Path, decode_size: int | None = None) -> Image.Image:
-    """Decode an image file.
-
-    Args:
-        decode_size: a JPEG is decoded at a half, quarter or eighth of its size as long as both sides keep
-            this many pixels, which is several times faster; None decodes at full size.
+    """Decode an image file (see `decode_image`).
 
     Raises:
         DataError: the file cannot be read.
     """
+    return decode_image(path, str(path), decode_size)
+
+
+def decode_image(source: Path | io.BytesIO, place: str, decode_size: int | None = None) -> Image.Image:
+    """Decode an image.
+
+    Args:
+        source: a file or its content.
+        place: what messages call it.
+        decode_size: a JPEG is decoded at a half, quarter or eighth of its size as long as both sides keep
+            this many pixels, which is several times faster; None decodes at full size.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             if decode_size is not None:
                 image.draft(None, (decode_size, decode_size))
             image.load()
             return image
     # Pillow reports damage by all of these, depending on the format.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error})") from error
+        raise DataError(f"{place}: cannot be read as an image ({error})") from error

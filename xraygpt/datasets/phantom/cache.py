@@ -4,42 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from xraygpt.common.dist_utils import barrier, is_main_process
 from xraygpt.common.logger import progress
-from xraygpt.datasets.phantom.render import render
-from xraygpt.datasets.phantom.truth import Truth, draw_truth
+from xraygpt.datasets.phantom.patients import render_phantom
 
 CHUNK = 250
 SOURCE_FOLDER = Path(__file__).parent
 TEXT_SOURCES = ("__init__.py", "report.py")
 """Source files that have no say in the images."""
-
-
-def phantom_rng(seed: int, index: int, purpose: Literal["truth", "image", "report"]) -> random.Random:
-    """One of the generators behind phantom ``index`` of a split.
-
-    They are independent, so that nothing in an image but its findings tells how its report is phrased.
-    """
-    return random.Random(f"phantom {seed} {index} {purpose}")
-
-
-def phantom_truth(seed: int, index: int) -> Truth:
-    """The findings of phantom ``index``."""
-    return draw_truth(phantom_rng(seed, index, "truth"))
-
-
-def render_phantom(seed: int, index: int, size: int) -> np.ndarray:
-    """Render phantom ``index`` of a split; uint8 (size, size)."""
-    return render(phantom_truth(seed, index), phantom_rng(seed, index, "image"), size)
 
 
 def cache_folder() -> Path:

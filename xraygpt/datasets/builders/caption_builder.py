@@ -1,0 +1,77 @@
+"""Builder of anyone's own images and reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.paths import require_file
+from xraygpt.common.registry import registry
+from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
+from xraygpt.datasets.datasets.annotation_tables import Columns, read_annotation_tables
+from xraygpt.datasets.datasets.annotations import Annotation
+from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
+from xraygpt.datasets.datasets.image_stores import open_folder
+from xraygpt.datasets.datasets.images import ImageStore
+
+
+@dataclass
+class CaptionBuildInfo(BuildInfo):
+    """Where the images and reports lie: `images` and `annotations`, or `storage` for a prepared folder."""
+
+    images: str | None = None
+    """Folder that the images lie in or below."""
+    annotations: list[str] | str | None = None
+    """Table or tables of the reports: .csv, .tsv, .json (a list, or one under the key ``annotations``) or
+    .jsonl, in UTF-8."""
+    columns: Columns = field(default_factory=Columns)
+    """Which of their columns holds what."""
+
+    def __post_init__(self) -> None:
+        if self.storage is not None and (self.images is not None or self.annotations is not None):
+            raise ValueError("storage already holds images and annotations; set it or those two, not both")
+
+
+@dataclass
+class CaptionConfig(DatasetConfig):
+    """The section ``datasets.caption`` of a configuration."""
+
+    build_info: CaptionBuildInfo = field(default_factory=CaptionBuildInfo)
+    """Where the images and reports lie."""
+
+
+@registry.register_builder("caption")
+class CaptionBuilder(BaseDatasetBuilder):
+    """Images of any folder with the reports of any table."""
+
+    config_class = CaptionConfig
+    train_dataset_cls = CaptionDataset
+    eval_dataset_cls = CaptionDataset
+    DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {"default": "configs/datasets/caption/defaults.yaml"}
+
+    def read(self) -> tuple[list[Annotation], ImageStore | None]:
+        """Read the tables and open the folder of the images; a prepared folder is read like any other.
+
+        Raises:
+            ConfigError: it is not set where they are.
+            MissingFileError: they are not there.
+            DataError: tables or rows cannot be used.
+        """
+        info: CaptionBuildInfo = self.config.build_info
+        if info.storage is not None:
+            return super().read()
+        with_images = self.config.data_type == "images"
+        key = "datasets.caption.build_info"
+        if not info.annotations or (with_images and info.images is None):
+            raise ConfigError(
+                f"{key}: set images (a folder) and annotations (a table), or storage (a prepared folder)"
+            )
+        texts = [info.annotations] if isinstance(info.annotations, str) else info.annotations
+        yours = "your own data"
+        paths = [require_file(text, "a table of reports", yours, f"{key}.annotations") for text in texts]
+        images: ImageStore | None = None
+        if with_images and info.images is not None:
+            folder = require_file(info.images, "the folder of the images", yours, f"{key}.images")
+            images = open_folder(folder, self.train_dataset_cls.suffixes)
+        return read_annotation_tables(paths, info.columns, images), images
