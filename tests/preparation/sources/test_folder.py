@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from xraygpt.common.errors import ConfigError, DataError, MissingFileError
+from xraygpt.preparation.sources.folder import FolderSource
+from xraygpt.preparation.sources.folder_table import FolderColumns
+from xraygpt.preparation.study import Study, Unusable
+
+TEXTS = {"findings": "The heart  is normal.", "impression": "No  acute process."}
+
+
+def row(image: str, **values: str) -> dict[str, str]:
+    common = {"study_id": image, "patient_id": "p", "view": "Frontal", "kind": "report", "split": "train"}
+    return {"image": image, **common, **TEXTS, **values}
+
+
+def write(folder: Path, *rows: dict[str, str], drop: tuple[str, ...] = ()) -> Path:
+    """Write the table, and an image for each row whose path stays in the folder."""
+    for entry in rows:
+        if entry["image"] and ".." not in entry["image"] and not entry["image"].startswith("/"):
+            (folder / entry["image"]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / entry["image"]).write_bytes(b"not opened")
+    columns = [name for name in row("x") if name not in drop]
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "table.csv"
+
+
+def split(source: FolderSource) -> tuple[dict[str, Study], dict[str, str]]:
+    entries = list(source.studies())
+    studies = {entry.study_id: entry for entry in entries if isinstance(entry, Study)}
+    return studies, {entry.place: entry.reason for entry in entries if isinstance(entry, Unusable)}
+
+
+def test_rows_are_grouped_by_study_wherever_they_stand(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        row("img/a.jpg", study_id="s1"),
+        row("img/b.png", study_id="s2", split="Validate", patient_id="q"),
+        row("./img/c.jpg", study_id="s1", view="Lateral", findings="", impression="No acute process."),
+    )
+    studies, unusable = split(FolderSource(table))
+    assert unusable == {}
+    first, second = studies["s1"], studies["s2"]
+    assert first.sections == {"findings": "The heart is normal.", "impression": "No acute process."}
+    assert (first.patient_id, first.split, second.split) == ("p", "train", "val")
+    assert [(p.image_id, p.file, p.view) for p in first.pictures] == [
+        ("a", tmp_path / "img/a.jpg", "Frontal"),
+        ("c", tmp_path / "img/c.jpg", "Lateral"),
+    ]
+
+
+def test_only_images_and_one_text_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "images/p1").mkdir(parents=True)
+    (tmp_path / "images/p2").mkdir()
+    for name in ("p1/x.png", "p2/x.png"):
+        (tmp_path / "images" / name).touch()
+    table = tmp_path / "t.jsonl"
+    rows = [{"file": "p1/x.png", "text": "IMPRESSION: Normal."}, {"file": "p2/x.png", "text": "Clear."}]
+    table.write_text("\n".join(map(json.dumps, rows)))
+    columns = FolderColumns(image="file", report="text")
+    studies, _ = split(FolderSource(table, tmp_path / "images", columns))
+    assert {name: study.sections for name, study in studies.items()} == {
+        "p1_x": {"impression": "Normal."},
+        "p2_x": {"findings": "Clear."},
+    }
+    assert all(study.split is None and study.patient_id == "" for study in studies.values())
+
+
+def test_rows_can_be_chosen(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        row("a.jpg", study_id="s1"),
+        row("b.jpg", study_id="s1", view="Lateral"),
+        row("c.jpg", study_id="s2", view="Lateral", split="nonsense"),
+        row("d.jpg", study_id="s3", kind="note"),
+    )
+    studies, unusable = split(FolderSource(table, where={"view": "frontal", "kind": "report"}))
+    assert list(studies) == ["s1"]
+    assert [picture.image_id for picture in studies["s1"].pictures] == ["a"]
+    assert studies["s1"].skipped_pictures == {"b": "view is 'Lateral'"}
+    assert unusable == {"table.csv: line 4": "view is 'Lateral'", "table.csv: line 5": "kind is 'note'"}
+    with pytest.raises(DataError, match=r"no row has view=PA; view is one of Frontal, Lateral"):
+        split(FolderSource(table, where={"view": "PA"}))
+
+
+def test_ids_do_not_depend_on_the_rows_that_are_chosen(tmp_path: Path) -> None:
+    table = write(tmp_path, row("p1/x.jpg"), row("p2/x.jpg", view="Lateral"))
+    studies, _ = split(FolderSource(table, where={"view": "Frontal"}))
+    assert [picture.image_id for picture in studies["p1/x.jpg"].pictures] == ["p1_x"]
+
+
+def test_images_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").touch()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    images = ["a.jpg", "absent.jpg", "../secret.jpg", str(tmp_path / "secret.jpg"), "link.jpg", "inner.jpg"]
+    table = write(folder, *(row(image, study_id="s") for image in images))
+    for name in ("absent.jpg", "link.jpg", "inner.jpg"):
+        (folder / name).unlink()
+    (folder / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "inner.jpg").symlink_to(folder / "a.jpg")
+    studies, _ = split(FolderSource(table))
+    assert [picture.image_id for picture in studies["s"].pictures] == ["a", "inner"]
+    assert sorted(studies["s"].skipped_pictures.values()) == [
+        "is a link that leads out of the images' folder",
+        "its path is absolute",
+        "its path leads upwards (..)",
+        "no such file",
+    ]
+
+
+def test_rows_that_give_nothing_are_listed(tmp_path: Path) -> None:
+    table = write(
+        tmp_path,
+        row("a.jpg"),
+        row("./a.jpg", study_id="other"),
+        row("", study_id="s"),
+        row("b.jpg", study_id="torn"),
+        row("c.jpg", study_id="torn", findings="Another text."),
+        row("d.jpg", study_id="mixed"),
+        row("e.jpg", study_id="mixed", patient_id="q"),
+    )
+    studies, unusable = split(FolderSource(table))
+    assert list(studies) == ["a.jpg"]
+    assert unusable == {
+        "table.csv: line 3": "its image is that of line 2",
+        "table.csv: line 4": "names no image",
+        "torn": "its rows differ in findings (line 5, line 6)",
+        "mixed": "its rows differ in patient (line 7, line 8)",
+    }
+
+
+def test_images_in_another_folder_are_an_error(tmp_path: Path) -> None:
+    table = write(tmp_path, row("a.jpg"), row("b.jpg"))
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(
+        DataError, match=r"none of its images can be used\. Is .*elsewhere(.|\n)*a: no such file"
+    ):
+        split(FolderSource(table, tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([row("a.jpg", split="dev")], r"1 splits are none of train, val, test:\n.*line 2: 'dev'"),
+        (
+            [row("a.jpg", study_id="7"), row("b.jpg", study_id="7", split="validate")],
+            r"1 studies are in more than one split:\n  7: train, val",
+        ),
+        (
+            [row("a.jpg"), row("b.jpg", split="test"), row("c.jpg", patient_id="")],
+            r"1 patients are in more than one split:\n  p: test, train",
+        ),
+    ],
+)
+def test_bad_splits_are_refused(tmp_path: Path, rows: list[dict[str, str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        split(FolderSource(write(tmp_path, *rows)))
+
+
+def test_columns_that_are_not_there(tmp_path: Path) -> None:
+    table = write(tmp_path, row("a.jpg"), drop=("findings", "impression", "view"))
+    with pytest.raises(DataError, match=r"neither 'findings' nor 'impression' is there"):
+        split(FolderSource(table))
+    with pytest.raises(DataError, match=r"missing: 'text', 'studyid'; did you mean 'study_id'"):
+        split(FolderSource(table, columns=FolderColumns(report="text", study="studyid")))
+    with pytest.raises(DataError, match=r"missing: 'view'"):
+        split(FolderSource(table, columns=FolderColumns(report="kind"), where={"view": "PA"}))
+    with pytest.raises(ConfigError, match="name it or them"):
+        FolderColumns(report="kind", findings="findings")
+
+
+def test_tables_without_rows_or_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the table has no rows"):
+        split(FolderSource(write(tmp_path)))
+    with pytest.raises(MissingFileError, match=r"nowhere\.csv"):
+        split(FolderSource(tmp_path / "nowhere.csv"))

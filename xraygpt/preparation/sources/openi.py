@@ -1,0 +1,166 @@
+"""The OpenI collection (Indiana University chest X-rays) as the National Library of Medicine publishes it.
+
+Source: https://openi.nlm.nih.gov/faq, collection NLMCXR; Demner-Fushman et al., JAMIA 23(2), 2016. Of its
+3,955 reports 3,425 have findings and 3,921 an impression; 7,470 images are named in 3,851 of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from xraygpt.common.errors import DataError
+from xraygpt.preparation.sources.archives import read_members
+from xraygpt.preparation.sources.members import MEBIBYTE, Limits, printable
+from xraygpt.preparation.sources.names import is_image, is_safe_id
+from xraygpt.preparation.sources.openi_images import find_images, image_key
+from xraygpt.preparation.sources.openi_reports import OpenIReport, parse_report
+from xraygpt.preparation.sources.splits import NOT_NAMED, assign_splits
+from xraygpt.preparation.study import Picture, Study, Unusable
+
+REPORT_LIMITS = Limits(member_bytes=MEBIBYTE, total_bytes=1024 * MEBIBYTE)
+IMAGE_LIMITS = Limits(member_bytes=512 * MEBIBYTE, total_bytes=512 * 1024 * MEBIBYTE)
+"""The DICOM archive unpacks to about 100 GiB."""
+
+
+class OpenISource:
+    """Reports, and images from a folder or an archive."""
+
+    name = "openi"
+
+    def __init__(
+        self, reports: Path, images: Path | None = None, splits: Mapping[str, str] | None = None
+    ) -> None:
+        """Take note of where things are; nothing is read yet.
+
+        Args:
+            reports: ``NLMCXR_reports.tgz``, or a folder with its XML files.
+            images: ``NLMCXR_png.tgz`` or ``NLMCXR_dcm.tgz``, or a folder in which one was unpacked; None
+                for the reports alone, whose studies then have no pictures.
+            splits: the published splits (see `read_splits`), by study or by image; a study that they do
+                not name is left out.
+        """
+        self.reports = reports
+        self.images = images
+        self.splits = splits
+        self.skipped_members: list[Unusable] = []
+        """What `picture_files` left out of the image archive."""
+
+    def studies(self) -> Iterator[Study | Unusable]:
+        """Yield what gives no study, then all studies by their number.
+
+        Where the images are an archive, every named image is taken to be there; those that are not are
+        those that `picture_files` does not yield.
+
+        Raises:
+            MissingFileError, DataError: the reports or images cannot be read, there are no reports, or the
+                splits contradict the studies.
+        """
+        reports, unusable = self._read_reports()
+        files = self._find_images(reports)
+        splits = self._splits(reports)
+        yield from unusable
+        owners: dict[str, str] = {}
+        for report in reports:
+            if splits is not None and report.study_id not in splits:
+                yield Unusable(report.study_id, NOT_NAMED)
+            else:
+                split = None if splits is None else splits[report.study_id]
+                yield self._study(report, files, split, owners)
+
+    def picture_files(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield (image id, file) for the wanted images of the image archive, in its order, each once.
+
+        Raises:
+            MissingFileError, DataError: the archive cannot be read to its end.
+        """
+        assert self.images is not None, "studies without images"
+        left = {image_key(image_id): image_id for image_id in wanted}
+        self.skipped_members = []
+
+        def is_wanted(name: str) -> bool:
+            return is_image(name) and image_key(name) in left
+
+        for member in read_members(self.images, is_wanted, IMAGE_LIMITS):
+            if isinstance(member, Unusable):
+                self.skipped_members.append(member)
+            else:
+                yield left.pop(image_key(member.name)), member.data
+
+    def _read_reports(self) -> tuple[list[OpenIReport], list[Unusable]]:
+        """Return the reports by number, and what is none."""
+        reports: dict[str, OpenIReport] = {}
+        unusable: list[Unusable] = []
+        for member in read_members(self.reports, _is_xml, REPORT_LIMITS):
+            if isinstance(member, Unusable):
+                unusable.append(member)
+                continue
+            try:
+                report = parse_report(member.data)
+            except DataError as error:
+                unusable.append(Unusable(member.name, str(error)))
+                continue
+            if report.study_id in reports:
+                unusable.append(Unusable(member.name, f"another report is of study {report.study_id}"))
+            else:
+                reports[report.study_id] = report
+        if not reports:
+            reasons = "".join(f"\n  {entry.place}: {entry.reason}" for entry in unusable[:5])
+            raise DataError(f"{self.reports}: there is no OpenI report (.xml) in it{reasons}")
+        return sorted(reports.values(), key=lambda report: _number(report.study_id)), unusable
+
+    def _find_images(self, reports: list[OpenIReport]) -> dict[str, Path] | None:
+        """Return key -> file of the images in a folder; None if they are not in a folder."""
+        if self.images is None or not self.images.is_dir():
+            return None
+        files = find_images(self.images)
+        if not any(image_key(image_id) in files for report in reports for image_id in report.image_ids):
+            raise DataError(
+                f"{self.images}: has none of the images that the reports name, only such as "
+                f"{next(iter(files.values())).name}"
+            )
+        return files
+
+    def _splits(self, reports: list[OpenIReport]) -> dict[str, str] | None:
+        if self.splits is None:
+            return None
+        return assign_splits(self.splits, {report.study_id: _names(report) for report in reports})
+
+    def _study(
+        self, report: OpenIReport, files: Mapping[str, Path] | None, split: str | None, owners: dict[str, str]
+    ) -> Study:
+        pictures: list[Picture] = []
+        skipped: dict[str, str] = {}
+        for image_id in report.image_ids if self.images is not None else ():
+            if not is_safe_id(image_id):
+                skipped[printable(image_id)] = "its id cannot be the name of a file"
+            elif owners.setdefault(image_key(image_id), report.study_id) != report.study_id:
+                skipped[image_id] = f"study {owners[image_key(image_id)]} has it as well"
+            elif files is not None and image_key(image_id) not in files:
+                skipped[image_id] = "no such file"
+            else:
+                pictures.append(Picture(image_id, None if files is None else files[image_key(image_id)]))
+        return Study(report.study_id, report.sections, tuple(pictures), split=split, skipped_pictures=skipped)
+
+
+def _is_xml(name: str) -> bool:
+    return name.lower().endswith(".xml")
+
+
+def _number(study_id: str) -> tuple[int, str]:
+    digits = re.search(r"\d+", study_id)
+    return int(digits[0]) if digits else 0, study_id
+
+
+def _names(report: OpenIReport) -> set[str]:
+    """Return all names by which a split file may call a study: its own, its images' and their beginnings.
+
+    R2Gen's ``annotation.json`` says ``CXR2384_IM-0942`` of the study with ``CXR2384_IM-0942-1001``.
+    """
+    names = {report.study_id, report.study_id.removeprefix("CXR")}
+    for image_id in report.image_ids:
+        parts = image_id.split("-")
+        names.update("-".join(parts[:count]) for count in range(2, len(parts) + 1))
+        names.add(image_key(image_id))
+    return names
