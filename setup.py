@@ -1,4 +1,4 @@
-"""Packaging. `pip install -c constraints.txt -e .[demo,test]` installs what the tests and the demo need."""
+"""Packaging. `pip install -c constraints.txt -e .[demo,dicom,test]` installs what the tests and the demo need."""
 
 import re
 from pathlib import Path
@@ -22,8 +22,19 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["xraygpt", "xraygpt.*"]),
     include_package_data=True,
-    package_data={"xraygpt": ["configs/**/*.yaml", "evaluation/*.html", "weights/**/*", "py.typed"]},
+    package_data={
+        "xraygpt": [
+            "configs/**/*.yaml",
+            "common/*.css",
+            "evaluation/*.html",
+            "preparation/**/*.html",
+            "weights/**/*",
+            "py.typed",
+        ]
+    },
     install_requires=[
+        "defusedxml>=0.7.1",  # OpenI's reports are XML from elsewhere
+        "httpx>=0.27",  # huggingface_hub needs it too
         "huggingface_hub>=1.0",
         "iopath>=0.1.10",
         "jinja2>=3.1",  # the HTML page; PyTorch needs it too
@@ -41,6 +52,14 @@ setup(
     ],
     extras_require={
         "demo": ["gradio>=6,<7"],
+        # Not among the requirements because pylibjpeg-libjpeg (JPEG in DICOM) is under the GPL.
+        "dicom": [
+            "pydicom>=3.0,<4",
+            "pylibjpeg>=2.0",
+            "pylibjpeg-libjpeg>=2.2",
+            "pylibjpeg-openjpeg>=2.3",
+            "pylibjpeg-rle>=2.0",
+        ],
         "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
         "test": [
             "ipykernel>=6.29",
@@ -50,6 +69,7 @@ setup(
             "nbformat>=5.10",
             "pytest>=8.3",
             "ruff>=0.9",
+            "webdataset>=1.0",  # reads the shards that are written here
         ],
     },
 )

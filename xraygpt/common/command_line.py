@@ -9,10 +9,12 @@ from xraygpt.common.errors import XrayGPTError
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Call ``args.run(args)``; return the exit status, 2 after an error that the user can mend."""
+    """Call ``args.run(args)``; return the exit status.
+
+    It is what the call returns, 0 for None, and 2 after an error that the user can mend.
+    """
     try:
-        args.run(args)
+        return int(args.run(args) or 0)
     except XrayGPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
