@@ -11,11 +11,11 @@ from torch import Tensor
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.image_modes import to_rgb
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.conversation import Conversation
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.datasets.datasets.images import read_image
-from xraygpt.processors.image_modes import to_rgb
 
 PREVIEW_SIDE = 768
 """Longest side in pixels of the image that is sent back to the browser."""

@@ -5,22 +5,19 @@ The page is a single file that asks nothing of a network. Its layout is ``page.h
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from xraygpt.common.html_page import page_environment, picture_url
 from xraygpt.evaluation.curves import Chart, Curves, draw_chart
 from xraygpt.evaluation.findings import extract_findings, split_sentences
 
 TEMPLATE = "page.html"
 MAX_SIDE = 384
-JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,7 @@ def choose_examples(references: Sequence[str], hypotheses: Sequence[str], count:
 
 def render_page(content: PageContent) -> str:
     """Return the page as HTML; every text is escaped."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters["duration"] = _duration
     source = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
     cards = [_card(example) for example in content.examples]
@@ -119,7 +114,7 @@ def _card(example: Example) -> _Card:
     truth, found = extract_findings(example.reference), extract_findings(example.generated)
     return _Card(
         image_id=example.image_id,
-        picture=_data_url(example.picture) if example.picture is not None else None,
+        picture=picture_url(example.picture, MAX_SIDE) if example.picture is not None else None,
         reference=_marked(example.reference, truth - found),
         generated=_marked(example.generated, found - truth),
         agreed=sorted(truth & found),
@@ -131,14 +126,6 @@ def _card(example: Example) -> _Card:
 def _marked(report: str, disputed: set[str]) -> list[tuple[str, bool]]:
     """Return the sentences of a report, each with whether it asserts a disputed finding."""
     return [(text, bool(extract_findings(text) & disputed)) for text in split_sentences(report)]
-
-
-def _data_url(picture: Image.Image) -> str:
-    small = picture.copy()
-    small.thumbnail((MAX_SIDE, MAX_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _duration(seconds: float) -> str:

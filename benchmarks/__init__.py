@@ -1,0 +1,1 @@
+"""Speed measured; each module is a program: `python -m benchmarks.<name>`."""

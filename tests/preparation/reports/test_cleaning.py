@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+
+import pytest
+
+from xraygpt.common.config import build_typed
+from xraygpt.common.errors import ConfigError
+from xraygpt.evaluation.priors import compares_with_prior
+from xraygpt.preparation.reports import cleaning
+from xraygpt.preparation.reports.cleaning import (
+    KEPT_FOR_LABEL,
+    LABEL_PRESERVATION,
+    SENTENCE_RULES,
+    Change,
+    CleanedReport,
+    CleaningConfig,
+    SentenceRule,
+    clean_report,
+    clean_sentences,
+    join_sections,
+    lost_findings,
+)
+
+FINDINGS = (
+    "PA and lateral views of the chest were obtained. Stable cardiomegaly. The XXXX are intact. "
+    "No XXXX focal consolidation. No pneumothorax."
+)
+IMPRESSION = "1. Stable cardiomegaly. 2. No change from prior study. 3. No pneumothorax"
+
+
+def sections(findings: str = FINDINGS, impression: str = IMPRESSION) -> Mapping[str, str]:
+    return {"findings": findings, "impression": impression, "indication": "Edema."}
+
+
+def clean(findings: str = FINDINGS, impression: str = IMPRESSION, **options: bool | int) -> CleanedReport:
+    return clean_report(sections(findings, impression), build_typed(CleaningConfig, options, "cleaning"))
+
+
+def without(name: str) -> Mapping[str, str]:
+    return {key: text for key, text in sections().items() if key != name}
+
+
+def rule(name: str, new: str) -> SentenceRule:
+    """A rule that makes `new` of every sentence that speaks of an effusion."""
+    return SentenceRule(name, lambda sentence: "effusion" in sentence, lambda _: new)
+
+
+def test_report_becomes_one_text() -> None:
+    report = clean()
+    assert report.caption == "Cardiomegaly. No focal consolidation. No pneumothorax."
+    assert (report.outcome, report.rule, report.detail) == ("kept", "", "")
+    assert report.labels_before["Cardiomegaly"] == report.labels_after["Cardiomegaly"] == 1
+    assert report.labels_after["Pneumothorax"] == 0
+    assert report.changes == (
+        Change("remove_views", "PA and lateral views of the chest were obtained.", ""),
+        Change("remove_comparisons", "Stable cardiomegaly.", "Cardiomegaly."),
+        Change("remove_marks", "The XXXX are intact.", ""),
+        Change("remove_marks", "No XXXX focal consolidation.", "No focal consolidation."),
+        Change("remove_comparisons", "Stable cardiomegaly.", "Cardiomegaly."),
+        Change("remove_comparisons", "No change from prior study.", ""),
+    )
+    assert pickle.loads(pickle.dumps(report)) == report
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("remove_views", "PA and lateral views of the chest were obtained."),
+        ("remove_comparisons", "Stable cardiomegaly."),
+        ("remove_marks", "The XXXX are intact."),
+    ],
+)
+def test_each_rule_can_be_switched_off(name: str, left: str) -> None:
+    assert left not in clean().caption
+    assert left in clean(**{name: False}).caption
+
+
+def test_sections_can_keep_their_headers() -> None:
+    caption = clean(join_sections=False).caption
+    assert caption == (
+        "Findings: Cardiomegaly. No focal consolidation. No pneumothorax. "
+        "Impression: Cardiomegaly. No pneumothorax."
+    )
+
+
+def test_sentences_of_two_rules_go_through_both() -> None:
+    caption = clean(FINDINGS + " Stable XXXX right effusion on the frontal view.").caption
+    assert caption.endswith("No pneumothorax. Right effusion.")
+
+
+@pytest.mark.parametrize(
+    ("findings", "impression", "name", "detail"),
+    [
+        ("", IMPRESSION, "require_sections", "no findings"),
+        (FINDINGS, " \n", "require_sections", "no impression"),
+        ("", "", "require_sections", "no findings and no impression"),
+        (
+            "one two three four five six seven eight nine.",
+            IMPRESSION,
+            "min_findings_words",
+            "findings: words 9, needed 10",
+        ),
+        (FINDINGS, "Negative.", "min_impression_words", "impression: words 1, needed 2"),
+    ],
+)
+def test_dropped(findings: str, impression: str, name: str, detail: str) -> None:
+    report = clean(findings, impression)
+    assert (report.outcome, report.rule, report.detail, report.caption) == ("dropped", name, detail, "")
+
+
+def test_limits_are_for_the_words_as_published() -> None:
+    assert (
+        clean("Stable heart size. XXXX XXXX XXXX XXXX XXXX. Clear lungs.", "No change.").caption
+        == "Clear lungs."
+    )
+
+
+def test_drop_rules_can_be_switched_off() -> None:
+    options = {"require_sections": False, "min_findings_words": 0, "min_impression_words": 0}
+    assert clean("Clear.", "", **options).caption == "Clear."
+    assert clean("", "Clear.", **options).caption == "Clear."
+    assert clean("", "", **options).rule == "require_sections"
+    assert clean_report(without("findings"), CleaningConfig(require_sections=False)).outcome == "kept"
+    assert clean_report(without("findings"), CleaningConfig()).detail == "no findings"
+
+
+def test_report_that_only_compares_is_dropped() -> None:
+    report = clean("No change from prior study. " * 3, "No interval change.")
+    assert (report.outcome, report.rule) == ("dropped", "nothing_left")
+
+
+def test_limits_below_zero_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_findings_words: has to be 0 or more"):
+        CleaningConfig(min_findings_words=-1)
+
+
+def test_no_rule_takes_a_finding_away() -> None:
+    before = ["Large right effusion.", "Clear."]
+    cleaned, changes = clean_sentences({"findings": before}, [rule("lossy", "Nothing.")])
+    assert cleaned == {"findings": before}
+    assert changes == (Change(KEPT_FOR_LABEL, before[0], before[0]),)
+
+
+def test_what_is_said_twice_may_go_once() -> None:
+    before = {"findings": ["Large right effusion."], "impression": ["Right effusion."]}
+    cleaned, changes = clean_sentences(before, [rule("lossy", "Nothing.")])
+    assert cleaned == {"findings": ["Nothing."], "impression": ["Right effusion."]}
+    assert [change.rule for change in changes] == ["lossy", KEPT_FOR_LABEL]
+
+
+def test_the_side_of_a_finding_stays() -> None:
+    before = {"findings": ["Right effusion."], "impression": ["Left effusion."]}
+    cleaned, changes = clean_sentences(before, [rule("lossy", "")])
+    assert cleaned == before
+    assert {change.rule for change in changes} == {KEPT_FOR_LABEL}
+
+
+def test_no_rule_adds_a_finding() -> None:
+    cleaned, changes = clean_sentences({"findings": ["No effusion."]}, [rule("inventive", "Pneumonia.")])
+    assert cleaned == {"findings": []}
+    assert changes == (Change("inventive", "No effusion.", ""),)
+
+
+def test_report_whose_findings_changed_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is between: here the joining loses a sentence."""
+    monkeypatch.setattr(cleaning, "join_sections", lambda _: "No pneumothorax.")
+    report = clean()
+    assert (report.outcome, report.rule, report.detail) == (
+        "rejected",
+        LABEL_PRESERVATION,
+        "lost: Cardiomegaly",
+    )
+    assert report.caption == ""
+    assert "Cardiomegaly" not in report.labels_after
+
+
+def test_lost_findings() -> None:
+    assert lost_findings("Edema. Left effusion.", "Left effusion and edema.") == ""
+    assert lost_findings("Edema.", "No edema.") == "lost: Edema"
+    assert lost_findings("Clear lungs.", "Edema and cardiomegaly.") == "gained: Cardiomegaly, Edema"
+    assert lost_findings("Edema.", "Pneumothorax.") == "lost: Edema; gained: Pneumothorax"
+
+
+def test_join() -> None:
+    text = join_sections(
+        {"findings": ["Clear lungs", "Is it an effusion?"], "impression": ["clear Lungs.", "Scar.."]}
+    )
+    assert text == "Clear lungs. Is it an effusion? Scar."
+
+
+def test_names_of_rules_are_fields_of_the_configuration() -> None:
+    names = {*(rule.name for rule in SENTENCE_RULES), *cleaning.DROP_RULES}
+    assert names <= set(CleaningConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    "finding", ["left effusion", "right lower lobe pneumonia", "cardiomegaly", "small pneumothorax", "edema"]
+)
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Stable {}.",
+        "Unchanged {} since ___.",
+        "There is persistent {}, not significantly changed from the prior study.",
+        "In comparison with the study of ___, there is again {}.",
+        "As compared to the previous radiograph, the {} has increased.",
+        "{} is unchanged in appearance compared to prior chest radiograph of ___.",
+        "Interval worsening of {}.",
+    ],
+)
+def test_findings_outlive_their_comparison(sentence: str, finding: str) -> None:
+    report = clean(
+        f"The lungs are otherwise clear without any other finding. {sentence.format(finding)}", "As above."
+    )
+    assert report.outcome == "kept"
+    assert finding in report.caption.lower()
+    assert not compares_with_prior(report.caption)
+    assert "___" not in report.caption

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from xraygpt.preparation.reports.marks import has_mark, remove_marks
+
+
+@pytest.mark.parametrize(
+    ("sentence", "cleaned"),
+    [
+        ("No XXXX focal consolidation.", "No focal consolidation."),
+        ("There is ___ atelectasis in the left base.", "There is atelectasis in the left base."),
+        ("Negative chest x-XXXX.", "Negative chest x-ray."),
+        ("Calcified hilar lymph XXXX.", "Calcified hilar lymph nodes."),
+        ("Blunting of the left costophrenic XXXX.", "Blunting of the left costophrenic angle."),
+        ("There are XXXX sternotomy XXXX.", "There are sternotomy wires."),
+        ("Left XXXX-a-XXXX is in XXXX.", "Left Port-a-Cath is in place."),
+        ("There are no XXXX of a large effusion.", "There are no signs of a large effusion."),
+        ("The heart, pulmonary XXXX and mediastinum are normal.", "The heart and mediastinum are normal."),
+        ("The heart and pulmonary XXXX are normal.", "The heart is normal."),
+        ("XXXX and soft tissues are unremarkable.", "Soft tissues are unremarkable."),
+        ("The heart is large, and the pulmonary XXXX are engorged.", "The heart is large."),
+        ("Clear lung XXXX bilaterally.", "Clear lungs bilaterally."),
+        ("Granuloma seen on the CT from XXXX.", "Granuloma seen on the CT."),
+        ("Left basilar opacities XXXX atelectasis.", "Left basilar opacities, atelectasis."),
+        ("Opacity in the base, XXXX representing pneumonia.", "Opacity in the base, representing pneumonia."),
+        ("Nodule measuring 7 XXXX in the apex.", "Nodule in the apex."),
+        ("Degenerative changes of the XXXX.", "Degenerative changes."),
+    ],
+)
+def test_mark_is_removed(sentence: str, cleaned: str) -> None:
+    assert has_mark(sentence)
+    assert remove_marks(sentence) == cleaned
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "XXXX.",
+        "The XXXX are intact.",
+        "XXXX XXXX are grossly unremarkable.",
+        "Lung volumes are XXXX.",
+        "Findings were discussed XXXX by Dr. XXXX at XXXX p.m. XXXX/XXXX.",
+        "If there are any questions about this examination please XXXX.",
+    ],
+)
+def test_sentence_without_its_noun_goes(sentence: str) -> None:
+    assert remove_marks(sentence) == ""

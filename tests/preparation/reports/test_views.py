@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from xraygpt.preparation.reports.views import mentions_view, remove_view
+
+
+@pytest.mark.parametrize(
+    ("sentence", "cleaned"),
+    [
+        ("PA and lateral views of the chest were obtained.", ""),
+        ("AP view.", ""),
+        ("Frontal and lateral chest radiographs.", ""),
+        ("2 images.", ""),
+        ("The XXXX examination consists of frontal and lateral radiographs of the chest.", ""),
+        ("Frontal and lateral views of the chest show clear lungs.", "Clear lungs."),
+        ("An opacity is seen on the lateral view.", "An opacity is seen."),
+        ("Scar in the lingula, best seen on the frontal projection.", "Scar in the lingula."),
+        ("Heart size is normal for AP technique.", "Heart size is normal."),
+        ("Stable nodule (lateral view).", "Stable nodule."),
+        (
+            "Frontal views of the chest with overlying leads demonstrate a large heart.",
+            "Overlying leads; a large heart.",
+        ),
+    ],
+)
+def test_view_is_removed(sentence: str, cleaned: str) -> None:
+    assert mentions_view(sentence)
+    assert remove_view(sentence) == cleaned
+    assert not mentions_view(cleaned)
+
+
+@pytest.mark.parametrize("sentence", ["Fracture of the left lateral 8th rib.", "Normal chest examination."])
+def test_other_sentences_mention_no_view(sentence: str) -> None:
+    assert not mentions_view(sentence)

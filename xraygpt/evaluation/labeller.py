@@ -1,0 +1,96 @@
+"""Label a chest report with the 14 CheXpert classes by rules: negation, uncertainty and side, no weights.
+
+The classes, their coding and the way mentions are put together follow the CheXpert labeller (Irvin et al.
+2019, https://arxiv.org/abs/1901.07031); the rules are this project's own. How well they do, and where they
+fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.evaluation.findings``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from xraygpt.evaluation.labeller_context import Status, judge, mask_changes
+from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING, SUPPORT_DEVICES, find_terms
+from xraygpt.evaluation.labeller_sentences import split_report
+from xraygpt.evaluation.labeller_sides import find_sides
+
+__all__ = [
+    "CLASSES",
+    "Mention",
+    "Status",
+    "find_mentions",
+    "finding_sides",
+    "label_report",
+    "positive_findings",
+]
+
+SIDES = {"left": {"left"}, "right": {"right"}, "bilateral": {"left", "right"}, "": set[str]()}
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One place where a report says something about a class."""
+
+    label: str
+    """One of `CLASSES`; never "No Finding", which is said of whole reports."""
+    status: Status
+    side: str
+    """``left``, ``right``, ``bilateral`` or "" where none is said."""
+    start: int
+    """Where the words begin in the text, and (`end`) behind which character they end."""
+    end: int
+
+
+def find_mentions(text: str) -> list[Mention]:
+    """Return what a report says about the classes, in the order of the text.
+
+    Sections that do not describe the images (indication, history, comparison, technique, ...) are passed
+    over where the text has headers for them.
+    """
+    mentions = []
+    for sentence in split_report(text):
+        terms = find_terms(sentence.text)
+        masked = mask_changes(sentence.text)
+        for term, side in zip(terms, find_sides(sentence.text, terms), strict=True):
+            status = judge(masked, term)
+            if status is not None:
+                start, end = sentence.places[term.start], sentence.places[term.end]
+                mentions.append(Mention(term.label, status, side, start, end))
+    return mentions
+
+
+def label_report(text: str) -> dict[str, Status]:
+    """Return the status of each class that the report mentions, in the order of `CLASSES`.
+
+    Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
+    one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
+    uncertain; a text without a word has no label at all.
+    """
+    return _aggregate(find_mentions(text)) if text.strip() else {}
+
+
+def positive_findings(text: str) -> frozenset[str]:
+    """Return the classes but "No Finding" that the report asserts."""
+    labels = label_report(text)
+    return frozenset(label for label, status in labels.items() if status == Status.POSITIVE) - {NO_FINDING}
+
+
+def finding_sides(text: str) -> dict[str, frozenset[str]]:
+    """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
+    sides: dict[str, frozenset[str]] = {}
+    for mention in find_mentions(text):
+        if mention.status == Status.POSITIVE:
+            sides[mention.label] = sides.get(mention.label, frozenset()) | SIDES[mention.side]
+    return sides
+
+
+def _aggregate(mentions: Iterable[Mention]) -> dict[str, Status]:
+    said: dict[str, set[Status]] = {}
+    for mention in mentions:
+        said.setdefault(mention.label, set()).add(mention.status)
+    strongest = (Status.POSITIVE, Status.UNCERTAIN, Status.NEGATIVE)
+    labels = {label: next(s for s in strongest if s in statuses) for label, statuses in said.items()}
+    if all(s == Status.NEGATIVE for label, s in labels.items() if label != SUPPORT_DEVICES):
+        labels[NO_FINDING] = Status.POSITIVE
+    return {label: labels[label] for label in CLASSES if label in labels}

@@ -1,0 +1,109 @@
+"""The words that deny, doubt or set aside what a sentence names, and those that end their reach.
+
+All patterns are for lower case with single spaces.
+"""
+
+from __future__ import annotations
+
+import re
+
+BE = r"(?:is|are|was|were|has|have|had)"
+SEEN = (
+    r"(?:seen|identified|present|visuali[sz]ed|evident|appreciated|demonstrated|noted|detected|found|"
+    r"apparent|visible|suspected|observed)"
+)
+
+NOT_A_NEGATION = re.compile(
+    r"\b(?:no|without|not)\b"
+    r"(?: (?:any|definite|significant|interval|appreciable|substantial|new|evidence of|\w+ly|xxxx|or))*"
+    r" (?:changed?|increased?|decreased?|improve(?:d|ment)|worsening|progression|difference)\b"
+    r"|\bnot only\b|\bno doubt\b"
+    rf"|\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)"
+    r"|\b(?:almost|near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?)(?: complete(?:ly)?)?"
+    r" (?:resol\w+(?: of)?|cleared)\b"
+)
+"""A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'."""
+
+DOUBT = "|".join(
+    (
+        r"\b(?:may|might|could|can)\b(?! be seen)",
+        r"\bpossib(?:le|ly|ility)\b|\bperhaps\b|\bquestion(?:able|ed)?\b|\bequivocal\b",
+        r"\bpotential(?:ly)?\b|\bdoubtful\b|\bpresum\w+|\bunclear\b|\bborderline\b",
+        r"\b(?:cannot|can ?not|not) (?:be )?(?:\w+ )?(?:exclude|rule out)",
+        r"\brule out\b|\br/o\b|\bexclude\b|\bdifficult to exclude\b",
+        r"\bversus\b|\bvs\b|\beither\b|\bdifferential\b",
+        r"\bsuspect(?:ed)?\b|\bif (?:any|there is)\b|\bless likely\b|\bunlikely\b|\bfavor",
+    )
+)
+LINK = r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for"
+"""Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
+DENIAL = "|".join(
+    (
+        rf"\b(?:no|without|nor|neither|none|denies)\b|\bnot\b(?! (?:been |be )?(?:\w+ly )?{SEEN})",
+        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )\b(?:absent|resolved)\b",
+        r"\b(?:negative for|free (?:of|from)|clear of|rather than|failed to)\b",
+        r"\b(?:absence|lack|resolution|removal) of\b",
+    )
+)
+BEFORE = re.compile(rf"(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<denial>{DENIAL})")
+
+DOUBT_AFTER = "|".join(
+    (
+        r"\b(?:cannot|can ?not|could not|may not)\b[^,;]{0,30}\b(?:excluded|ruled out)",
+        r"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bdifficult to exclude",
+        r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|a possibility|questioned|considered)|\bsuspected\b",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,2}consideration|\bshould be considered",
+        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)",
+        r"\bdifferential\b|\bimpossible\b|\bpresumed\b|\bif (?:any|present)\b|\bless likely|\bunlikely",
+    )
+)
+DENIAL_AFTER = "|".join(
+    (
+        rf"(?:\w+ly )?(?:not|no longer) (?:been |be )?(?:\w+ly )?(?:{SEEN}|enlarged|widened)",
+        r"\b(?:been |interval )?removed\b|\bresolved\b|\bcleared\b|\b(?:is|are) absent\b",
+        r"\b(?:excluded|ruled out)\b",
+        r"\bwithin (?:normal limits|limits of normal)|: ?(?:no|none|absent|negative)\b",
+    )
+)
+AFTER = re.compile(rf"(?:\b{BE} (?:been )?)?(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
+AFTER_DEVICE = re.compile(
+    rf"(?:\b{BE} (?:been )?)?(?:(?P<doubt>\bquestioned\b)"
+    r"|(?P<denial>(?:interval |since )?removed\b|\bno longer\b|: ?(?:no|none|absent)\b))"
+)
+"""Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
+ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
+"""Behind a term: it is one of two readings."""
+
+CLAUSE = (
+    r"\b(?:but|however|although|though|except|other than|apart from|aside from|despite|otherwise|"
+    r"there (?:is|are|has|have|remains?))\b"
+)
+AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
+DOUBT_END = re.compile(CLAUSE)
+DENIAL_END = re.compile(
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because)\b"
+    rf"|(?:\b(?:is|are) (?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
+    rf"|(?:,| and) (?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
+    rf"|\bwith (?:an? )?(?:{AMOUNT}|bilateral|left|right)\b"
+)
+GOES_ON = re.compile(
+    r"[^,;]{0,20} (?:is|are|has|have|remains?)\b[^,;]{0,20}"
+    r"(?:unchanged|stable|persist|increas|decreas|improv|worse|larger|smaller)"
+    r"|[^,;]{0,20} (?:persists?|remains?)\b"
+)
+"""Behind a term: it is there; 'no edema, the effusion is unchanged'."""
+STATEMENT = re.compile(
+    rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b"
+    r"|\brepresent|\bsuggest"
+)
+"""What a cue behind a term cannot reach back over."""
+
+NOT_SAID_BEFORE = re.compile(
+    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $"
+    r"|\b(?:sensitiv\w+ (?:in|for|to)|mistaken for|evaluat\w+ (?:for|of)|(?:to|please) (?:assess|evaluate))"
+    r"(?: [\w-]+){0,6} $"
+)
+NOT_SAID_AFTER = re.compile(
+    r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent|evident)"
+)
+"""The past, a question, or what the method could not show: 'fractures may not be seen on radiographs'."""

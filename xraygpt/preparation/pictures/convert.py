@@ -1,0 +1,155 @@
+"""One image file, ordinary or DICOM, to the file that a prepared data set holds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from xraygpt.common.errors import DataError
+from xraygpt.preparation.pictures.grey import (
+    MAX_FILE_BYTES,
+    NEEDS_PACKAGES,
+    GreyPicture,
+    RefusedPictureError,
+    refuse,
+)
+from xraygpt.preparation.pictures.raster import read_raster
+from xraygpt.preparation.pictures.shrink import shrink
+
+__all__ = ["ConvertedPicture", "PictureConfig", "RefusedPictureError", "convert_picture"]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureConfig:
+    """How images are written."""
+
+    longest_side: int = 512
+    """Larger images are shrunk until their longest side has this many pixels; smaller ones stay."""
+    quality: int = 90
+    """Quality of the JPEG files, 1-95."""
+    keep_size: bool = False
+    """Keep the full size. An 8-bit JPEG or PNG with nothing in it but the picture is copied byte by byte,
+    anything else becomes an 8-bit PNG."""
+    refuse_burnt_in: bool = False
+    """Refuse DICOM files that declare burnt-in annotation (which may be a name), rather than note it."""
+
+    def __post_init__(self) -> None:
+        if self.longest_side < 16:
+            raise ValueError(f"longest_side must be at least 16 pixels, not {self.longest_side}")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality must be 1 to 95, not {self.quality}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedPicture:
+    """An encoded picture and what the record says about it."""
+
+    data: bytes
+    """Content of the file: JPEG or PNG, 8 bits, without any metadata."""
+    suffix: str
+    """``.jpg`` or ``.png``."""
+    width: int
+    height: int
+    original_width: int
+    """Upright, before it was shrunk."""
+    original_height: int
+    pixels: str
+    """Hash of the decoded picture, 8-bit grey, upright, at its original size: equal pictures have equal ones
+    whatever file they came in."""
+    view: str = ""
+    """``PA``, ``AP``, ``LATERAL``, ... from DICOM's tags; "" elsewhere."""
+    notes: tuple[str, ...] = ()
+
+
+def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> ConvertedPicture:
+    """Decode an image file to 8-bit grey, shrink it and encode it anew.
+
+    The kind of file is told by its content, not by its suffix. Colours become grey, transparent parts black,
+    more than 8 bits are stretched to 8. The result depends on the file and `config` alone. A JPEG that is
+    small enough already and holds nothing but the picture is passed on byte by byte: a second compression
+    would only lose.
+
+    Args:
+        source: the file or its content.
+        name: how messages call it.
+
+    Raises:
+        RefusedPictureError: the file cannot be read or is not wanted.
+        DataError: it is DICOM, and the packages for that are not installed.
+    """
+    data = source if isinstance(source, bytes) else _read_file(source, name)
+    if not data:
+        raise refuse(name, "the file is empty")
+    picture = _decode(data, name, config)
+    image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
+    content, suffix = _encode(data, picture, image, config)
+    return ConvertedPicture(
+        data=content,
+        suffix=suffix,
+        width=image.width,
+        height=image.height,
+        original_width=picture.image.width,
+        original_height=picture.image.height,
+        pixels=_hash_pixels(picture.image),
+        view=picture.view,
+        notes=picture.notes,
+    )
+
+
+def _read_file(path: Path, name: str) -> bytes:
+    try:
+        if not path.is_file():
+            raise refuse(name, "no such file")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            limit = f"{MAX_FILE_BYTES // 1024**2} MiB are read"
+            raise refuse(name, "the file is too large", f"has {size // 1024**2} MiB; up to {limit}")
+        return path.read_bytes()
+    except OSError as error:
+        raise refuse(name, "cannot be opened", f"cannot be opened ({error.strerror})") from None
+
+
+def _decode(data: bytes, name: str, config: PictureConfig) -> GreyPicture:
+    if not _is_dicom(data):
+        return read_raster(data, name)
+    try:
+        from xraygpt.preparation.pictures.dicom import read_dicom
+    except ImportError:
+        raise DataError(f"{name}: {NEEDS_PACKAGES}") from None
+    return read_dicom(data, name, config.refuse_burnt_in)
+
+
+def _is_dicom(data: bytes) -> bool:
+    """Tell DICOM by its mark, or by its first element where the mark is absent, as in old files."""
+    if data[128:132] == b"DICM":
+        return True
+    # Group 2 or 8, then a type of two letters or a short length.
+    typed = data[4:6].isalpha() and data[4:6].isupper()
+    return data[:2] in (b"\x02\0", b"\x08\0") and (typed or data[6:8] == b"\0\0")
+
+
+def _encode(
+    data: bytes, picture: GreyPicture, image: Image.Image, config: PictureConfig
+) -> tuple[bytes, str]:
+    """Return the content of the file to write, and its suffix."""
+    passed_on = (".jpg", ".png") if config.keep_size else (".jpg",)
+    if image is picture.image and picture.publishable_suffix in passed_on:
+        return data, picture.publishable_suffix
+    # A new image carries nothing of the old one's `info` (EXIF, colour profile, comments) into the file.
+    bare = Image.frombytes("L", image.size, image.tobytes())
+    buffer = io.BytesIO()
+    if config.keep_size:
+        bare.save(buffer, "PNG")
+        return buffer.getvalue(), ".png"
+    bare.save(buffer, "JPEG", quality=config.quality)
+    return buffer.getvalue(), ".jpg"
+
+
+def _hash_pixels(image: Image.Image) -> str:
+    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()[:32]

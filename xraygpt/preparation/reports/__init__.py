@@ -1,0 +1,1 @@
+"""From the sections of a published report to the caption of its images."""

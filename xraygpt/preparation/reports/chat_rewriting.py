@@ -1,0 +1,290 @@
+"""Let a chat model rewrite reports: the optional step that the reference did by a commercial service.
+
+Any server with OpenAI's ``POST /chat/completions`` will do. **A report leaves this machine if the server is
+another one.** MIMIC-CXR's licence and PhysioNet's policy on responsible use do not allow its text to be sent
+to third parties: use a server of your own for it. Nothing is sent before `ChatRewriter.rewrite` is called;
+`ChatRewriter.plan` says what would be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from xraygpt.common.errors import ConfigError, DataError, XrayGPTError
+
+INSTRUCTION = (
+    "You are given the findings and the impression of a chest radiograph's report. Join them into one "
+    "summary in plain sentences, without headers and numbering. State every finding with its side, size and "
+    "certainty as given, and add none. Leave out comparisons with earlier examinations, marks of removed "
+    "text such as XXXX or ___, dates, names, and which views were taken. Answer with the summary alone."
+)
+TOKENS_PER_WORD = 1.4
+"""For the estimate of a plan only; radiology's words are long."""
+RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+LONGEST_WAIT = 300.0
+"""Seconds that a server's ``Retry-After`` may ask for."""
+
+
+class RewritingError(XrayGPTError):
+    """The server cannot be used at all: address, key or model are wrong, or it does not answer."""
+
+
+class RefusedAnswerError(DataError):
+    """The server's answer to one report cannot be used; the next report may well do."""
+
+
+@dataclass
+class RewritingConfig:
+    """Which server rewrites reports, and how."""
+
+    base_url: str = "http://127.0.0.1:8000/v1"
+    """Address up to, not including, ``/chat/completions``."""
+    model: str = ""
+    """The server's name of the model."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; the key itself is neither stored nor logged. "" for none."""
+    instruction: str = INSTRUCTION
+    """The system prompt."""
+    max_tokens: int = 512
+    """Longest answer; one that reaches it is refused."""
+    requests_per_minute: float = 60.0
+    """Upper bound for the rate of requests, repeated ones included."""
+    timeout: float = 60.0
+    """Seconds to wait for an answer."""
+    retries: int = 4
+    """How often a request is repeated when the server is busy, fails or does not answer in time."""
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.base_url)
+        problems = {
+            "base_url: has to begin with http:// or https:// and name a host": address.scheme
+            not in ("http", "https")
+            or not address.hostname,
+            "max_tokens: has to be 1 or more": self.max_tokens < 1,
+            "requests_per_minute: has to be more than 0": not self.requests_per_minute > 0,
+            "timeout: has to be more than 0": not self.timeout > 0,
+            "retries: has to be 0 or more": self.retries < 0,
+        }
+        if any(problems.values()):
+            raise ConfigError([text for text, wrong in problems.items() if wrong])
+
+
+class AnswerCache:
+    """Answers by request, kept in a JSONL file that is appended to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._answers: dict[str, str] = {}
+        self._ends_clean = True
+        if path.is_file():
+            self._read(path.read_bytes())
+
+    def get(self, key: str) -> str | None:
+        return self._answers.get(key)
+
+    def add(self, key: str, answer: str) -> None:
+        """Remember an answer; it is on the disk when this returns."""
+        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line if self._ends_clean else "\n" + line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._ends_clean = True
+        self._answers[key] = answer
+
+    def _read(self, content: bytes) -> None:
+        lines = content.split(b"\n")
+        self._ends_clean = not lines[-1]
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+                self._answers[str(entry["key"])] = str(entry["answer"])
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):
+                    return  # cut off when an earlier run was stopped
+                raise DataError(
+                    f"{self._path}, line {number}: not a line of this cache; delete it"
+                ) from error
+
+
+class ChatRewriter:
+    """Sends one report after the other, and never the same twice.
+
+    Args:
+        config: the server and the instruction.
+        cache: JSONL file of the answers so far; a later run goes on from it.
+        sleep, clock: of the rate limit, in seconds; for tests.
+
+    Raises:
+        DataError: the cache holds something else.
+    """
+
+    def __init__(
+        self,
+        config: RewritingConfig,
+        cache: Path,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self._cache = AnswerCache(cache)
+        self._sleep = sleep
+        self._clock = clock
+        self._next_request = -math.inf
+
+    def plan(self, texts: Sequence[str]) -> str:
+        """Say what `rewrite` would send for these texts; touches no network."""
+        missing = [text for text in dict.fromkeys(texts) if self._cache.get(self._key(text)) is None]
+        words = sum(len(text.split()) for text in missing)
+        instruction = len(self.config.instruction.split()) * len(missing)
+        lines = [
+            f"{len(missing)} reports would be sent to {self._address()} (model '{self.config.model}'); "
+            f"{len(texts) - len(missing)} of {len(texts)} are in the cache or repeated",
+            f"about {words} words of reports, {round((words + instruction) * TOKENS_PER_WORD)} tokens with "
+            f"the instruction, at least {len(missing) / self.config.requests_per_minute:.1f} minutes",
+        ]
+        if missing:
+            lines += [
+                "the first request:",
+                json.dumps(self._request(missing[0]), indent=1, ensure_ascii=False),
+            ]
+        return "\n".join(lines)
+
+    def rewrite(self, text: str) -> str:
+        """Return the summary of a report, from the cache or the server.
+
+        Raises:
+            RewritingError: no use in going on: no key, wrong address, key or model refused, server away.
+            RefusedAnswerError: the answer to this text is empty, cut off, or no answer of a chat model.
+        """
+        key = self._key(text)
+        answer = self._cache.get(key)
+        if answer is None:
+            answer = _content_of(self._send(self._request(text)), self._address())
+            self._cache.add(key, answer)
+        return answer
+
+    def _key(self, text: str) -> str:
+        parts = [self.config.model, self.config.instruction, text]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def _address(self) -> str:
+        return f"{self.config.base_url.rstrip('/')}/chat/completions"
+
+    def _request(self, text: str) -> dict[str, Any]:
+        return {
+            "model": self.config.model,
+            "messages": [
+                {"role": "system", "content": self.config.instruction},
+                {"role": "user", "content": text},
+            ],
+            "temperature": 0,
+            "max_tokens": self.config.max_tokens,
+        }
+
+    def _headers(self) -> dict[str, str]:
+        variable = self.config.key_variable
+        if not variable:
+            return {}
+        key = os.environ.get(variable, "").strip()
+        if not key:
+            raise RewritingError(
+                f'no key: set the environment variable {variable}, or key_variable to "" for a server without'
+            )
+        if not key.isascii() or not key.isprintable():
+            raise RewritingError(
+                f"the environment variable {variable} holds no key: it has unusual characters"
+            )
+        return {"Authorization": f"Bearer {key}"}
+
+    def _send(self, request: Mapping[str, Any]) -> httpx.Response:
+        """Send until there is an answer that is not worth another try."""
+        if not self.config.model:
+            raise RewritingError("no model: set its name, `model`, as the server calls it")
+        headers, problem = self._headers(), ""
+        for attempt in range(self.config.retries + 1):
+            self._wait_for_turn()
+            pause = float(2**attempt)
+            try:
+                response = httpx.post(
+                    self._address(), json=request, headers=headers, timeout=self.config.timeout
+                )
+            except (httpx.TransportError, httpx.InvalidURL) as error:
+                problem = f"{type(error).__name__}: {error}".rstrip(": ")
+            else:
+                if response.status_code not in RETRIED:
+                    return self._accepted(response)
+                problem = f"status {response.status_code}"
+                pause = _asked_pause(response, pause)
+            if attempt < self.config.retries:
+                self._sleep(pause)
+        raise RewritingError(
+            f"{self._address()}: no answer in {self.config.retries + 1} tries (the last: {problem}); "
+            f"is the server running, and is base_url right? A later run goes on from the cache"
+        )
+
+    def _wait_for_turn(self) -> None:
+        wait = self._next_request - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+        self._next_request = max(self._clock(), self._next_request) + 60 / self.config.requests_per_minute
+
+    def _accepted(self, response: httpx.Response) -> httpx.Response:
+        status = response.status_code
+        if status in (401, 403):
+            raise RewritingError(
+                f"{self._address()}: the key is refused (status {status}); look at the environment variable "
+                f"{self.config.key_variable or '(none is set: key_variable)'}"
+            )
+        if status == 404:
+            raise RewritingError(
+                f"{self._address()}: not found (404); base_url usually ends in /v1, and the server has to "
+                f"know the model '{self.config.model}'"
+            )
+        if not response.is_success:
+            raise RefusedAnswerError(f"{self._address()}: status {status}: {_excerpt(response.text)}")
+        return response
+
+
+def _asked_pause(response: httpx.Response, default: float) -> float:
+    """Return the seconds of ``Retry-After``; a date there is as good as nothing."""
+    try:
+        asked = float(response.headers["Retry-After"])
+    except (KeyError, ValueError):
+        return default
+    return min(max(asked, 0.0), LONGEST_WAIT) if math.isfinite(asked) else default
+
+
+def _content_of(response: httpx.Response, address: str) -> str:
+    try:
+        choice = response.json()["choices"][0]
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RefusedAnswerError(
+            f"{address}: not the answer of a chat model, choices are missing: {_excerpt(response.text)}"
+        ) from error
+    if reason == "length":
+        raise RefusedAnswerError(f"{address}: the answer is cut off; raise max_tokens")
+    if not isinstance(content, str) or not content.strip():
+        raise RefusedAnswerError(f"{address}: the answer is empty (finish_reason: {reason})")
+    return " ".join(content.split())
+
+
+def _excerpt(text: str, length: int = 120) -> str:
+    short = " ".join(text.split())
+    return short if len(short) <= length else f"{short[:length]} ..."

@@ -1,0 +1,243 @@
+"""From the sections of a report to the caption of its images, by rules that can be switched one by one.
+
+The rules are those of the reference's data set pages: reports without both sections or with very short ones
+are dropped; comparisons with earlier examinations, marks of de-identification and the view are removed;
+findings and impression become one text.
+
+A rule that removes has a test, which says whether it concerns a sentence, and a rewriter. If a rewritten
+sentence still fails the test, or if the report would lose (or gain) a positive finding by it, the sentence
+is left out; if the report would lose a finding by that too, the sentence stays as it was published, noted
+as `KEPT_FOR_LABEL`. In the end the labels of the whole report are compared once more (`lost_findings`).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xraygpt.common.errors import ConfigError
+from xraygpt.evaluation.labeller import Status, finding_sides, label_report
+from xraygpt.evaluation.labeller_lexicon import NO_FINDING
+from xraygpt.evaluation.priors import compares_with_prior
+from xraygpt.evaluation.sentences import split_sentences
+from xraygpt.preparation.reports.comparisons import remove_comparison
+from xraygpt.preparation.reports.marks import has_mark, remove_marks
+from xraygpt.preparation.reports.views import mentions_view, remove_view
+
+KEPT_FOR_LABEL = "kept_for_label"
+LABEL_PRESERVATION = "label_preservation"
+Findings = frozenset[tuple[str, str]]
+
+
+@dataclass
+class CleaningConfig:
+    """Which reports are kept, and what is taken out of them."""
+
+    require_sections: bool = True
+    """Drop a report that has no findings or no impression."""
+    min_findings_words: int = 10
+    """Drop a report whose findings, as published, have fewer words; 0 for no limit."""
+    min_impression_words: int = 2
+    """Drop a report whose impression, as published, has fewer words; 0 for no limit."""
+    remove_views: bool = True
+    """Take out which views were taken."""
+    remove_comparisons: bool = True
+    """Take out comparisons with earlier examinations; findings stay."""
+    remove_marks: bool = True
+    """Take out the marks of de-identification (``XXXX``, ``___``)."""
+    join_sections: bool = True
+    """One text without headers and without repeated sentences; else ``Findings: ... Impression: ...``."""
+
+    def __post_init__(self) -> None:
+        names = ("min_findings_words", "min_impression_words")
+        problems = [f"{name}: has to be 0 or more" for name in names if getattr(self, name) < 0]
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a rule did to one sentence."""
+
+    rule: str
+    before: str
+    after: str
+    """"" where the sentence was left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedReport:
+    """What became of a report."""
+
+    caption: str
+    """"" where it was dropped or rejected."""
+    outcome: Literal["kept", "dropped", "rejected"]
+    rule: str = ""
+    """Name of the rule that dropped or rejected it."""
+    detail: str = ""
+    """The reason, for people."""
+    changes: tuple[Change, ...] = ()
+    labels_before: Mapping[str, int] = field(default_factory=dict)
+    """Class -> `Status` of the sections as published."""
+    labels_after: Mapping[str, int] = field(default_factory=dict)
+    """Class -> `Status` of the caption, also of a rejected one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceRule:
+    """A rule that removes something from sentences."""
+
+    name: str
+    concerns: Callable[[str], bool]
+    rewrite: Callable[[str], str]
+
+
+SENTENCE_RULES = (
+    SentenceRule("remove_views", mentions_view, remove_view),
+    SentenceRule("remove_comparisons", compares_with_prior, remove_comparison),
+    SentenceRule("remove_marks", has_mark, remove_marks),
+)
+SECTIONS = ("findings", "impression")
+
+
+def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
+    """Turn the sections ``findings`` and ``impression`` into a caption."""
+    texts = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
+    before = _plain(label_report("\n\n".join(texts.values())))
+    for name, rule in DROP_RULES.items():
+        if detail := rule(texts, config):
+            return CleanedReport("", "dropped", name, detail, labels_before=before)
+    rules = [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
+    cleaned, changes = clean_sentences({name: split_sentences(text) for name, text in texts.items()}, rules)
+    caption = join_sections(cleaned) if config.join_sections else _with_headers(cleaned)
+    after = _plain(label_report(caption))
+    if not caption:
+        detail = "no sentence is left"
+        return CleanedReport("", "dropped", "nothing_left", detail, changes, before, after)
+    if detail := _difference(before, after):
+        return CleanedReport("", "rejected", LABEL_PRESERVATION, detail, changes, before, after)
+    return CleanedReport(caption, "kept", "", "", changes, before, after)
+
+
+def lost_findings(before: str, after: str) -> str:
+    """Compare the positive findings of a report with those of what was made of it.
+
+    Returns:
+        "" if they are the same, otherwise what differs: ``"lost: Edema; gained: Fracture"``.
+    """
+    return _difference(label_report(before), label_report(after))
+
+
+def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    old, new = _positive(before), _positive(after)
+    parts = {"lost": sorted(old - new), "gained": sorted(new - old)}
+    return "; ".join(f"{word}: {', '.join(labels)}" for word, labels in parts.items() if labels)
+
+
+def _positive(labels: Mapping[str, int]) -> set[str]:
+    return {label for label, status in labels.items() if status == Status.POSITIVE} - {NO_FINDING}
+
+
+# Rules that drop a report: each returns the reason, or "".
+
+
+def sections_missing(texts: Mapping[str, str], config: CleaningConfig) -> str:
+    """Both sections are needed; without any text there is never a caption."""
+    missing = [name for name in SECTIONS if not texts[name]]
+    if missing and (config.require_sections or len(missing) == len(SECTIONS)):
+        return f"no {' and no '.join(missing)}"
+    return ""
+
+
+def findings_short(texts: Mapping[str, str], config: CleaningConfig) -> str:
+    return _short("findings", texts["findings"], config.min_findings_words)
+
+
+def impression_short(texts: Mapping[str, str], config: CleaningConfig) -> str:
+    return _short("impression", texts["impression"], config.min_impression_words)
+
+
+def _short(name: str, text: str, limit: int) -> str:
+    count = len(text.split())
+    return f"{name}: words {count}, needed {limit}" if text and count < limit else ""
+
+
+DROP_RULES: Mapping[str, Callable[[Mapping[str, str], CleaningConfig], str]] = {
+    "require_sections": sections_missing,
+    "min_findings_words": findings_short,
+    "min_impression_words": impression_short,
+}
+
+
+def clean_sentences(
+    sections: Mapping[str, Sequence[str]], rules: Sequence[SentenceRule]
+) -> tuple[dict[str, list[str]], tuple[Change, ...]]:
+    """Apply rules to all sentences, none at the price of a positive finding of the report or of its side.
+
+    Returns:
+        The sentences that are left, by section, and what was changed.
+    """
+    names = [name for name, sentences in sections.items() for _ in sentences]
+    texts = [sentence for sentences in sections.values() for sentence in sentences]
+    wanted = _findings_of(texts)
+    changes = []
+    for place in range(len(texts)):
+        elsewhere = _findings_of(texts[:place] + texts[place + 1 :])
+        for rule in rules:
+            before = texts[place]
+            if before and rule.concerns(before):
+                after = _apply(rule, before, elsewhere, wanted)
+                texts[place] = before if after is None else after
+                changes.append(Change(KEPT_FOR_LABEL if after is None else rule.name, before, texts[place]))
+    cleaned: dict[str, list[str]] = {name: [] for name in sections}
+    for name, text in zip(names, texts, strict=True):
+        if text:
+            cleaned[name].append(text)
+    return cleaned, tuple(changes)
+
+
+def _apply(rule: SentenceRule, sentence: str, elsewhere: Findings, wanted: Findings) -> str | None:
+    """Return the sentence rewritten or "", whichever first does what it should; None if neither does."""
+    for candidate in (rule.rewrite(sentence), ""):
+        found = _findings(candidate) | elsewhere
+        gained = {label for label, side in found - wanted if not side}
+        if not rule.concerns(candidate) and found >= wanted and not gained:
+            return candidate
+    return None
+
+
+@functools.lru_cache(maxsize=8192)  # reports repeat each other's sentences
+def _findings(sentence: str) -> Findings:
+    """Return the asserted classes, each with "" and with the sides that it is said to be on."""
+    return frozenset(
+        (label, side) for label, sides in finding_sides(sentence).items() for side in ("", *sides)
+    )
+
+
+def _findings_of(sentences: Iterable[str]) -> Findings:
+    return frozenset[tuple[str, str]]().union(*map(_findings, sentences))
+
+
+def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
+    """Return the sentences of all sections as one text, none of them twice."""
+    unique: dict[str, str] = {}
+    for sentence in itertools.chain.from_iterable(sections.values()):
+        unique.setdefault(sentence.lower().rstrip(" ."), _closed(sentence))
+    return " ".join(unique.values())
+
+
+def _with_headers(sections: Mapping[str, Sequence[str]]) -> str:
+    texts = {name: " ".join(map(_closed, sentences)) for name, sentences in sections.items()}
+    return " ".join(f"{name.capitalize()}: {text}" for name, text in texts.items() if text)
+
+
+def _closed(sentence: str) -> str:
+    sentence = sentence.rstrip(" .,;:")
+    return sentence if sentence.endswith(("!", "?")) else f"{sentence}."
+
+
+def _plain(labels: Mapping[str, int]) -> dict[str, int]:
+    return {label: int(status) for label, status in labels.items()}

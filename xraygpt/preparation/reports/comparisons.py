@@ -1,0 +1,226 @@
+"""Take the comparison with earlier examinations out of a sentence, and leave what it finds.
+
+The work is done by tables of patterns and replacements, applied one after the other. What they take out is
+replaced by `CUT`, so that later patterns, and `mend`, know where something is missing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from xraygpt.evaluation.priors import CHANGED, EXTENT, MARK, PRIOR_STUDY, SAME, SEEN
+from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend
+
+_VERB = (
+    r"(?:is|are|was|were|has|have|had|appears?|appeared|remains?|remained|looks?|seems?)"
+    r"(?: (?:been|to be|to have been|to have|also|now|again))*"
+)
+_FINITE = (
+    r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?|represents?)\b"
+)
+_THERE_IS = r"(?:There (?:is|are|has been|have been|'s been|does appear to be)|There's been) "
+_ADVERB = r"(?:(?:\w+ly|somewhat|also|overall|again|interval) )?"
+_ASPECT = (
+    r"(?:size|number|appearance|position|positioning|extent|severity|configuration|contours?|prominence|opacity"
+    r"|caliber|degree|morphology|height|alignment|amount|density|conspicuity|character|distribution|location"
+    r"|the interval|this interval|shape|aeration|volume|XXXX)"
+)
+_ASPECTS = rf"(?:,? (?:(?:in|of)(?: the| their| its| overall)* )?(?:(?:and|or)(?:/or)? )?{_ASPECT}\b)*"
+_OF_ASPECT = rf"(?:(?:the )?{_ASPECT} (?:(?:and|or) {_ASPECT} )*of )?"
+_RELATIVE = (
+    r"(?:increased|decreased|improved|worsened|diminished|reduced|progressed|changed|similar|identical"
+    r"|redemonstrated|re-demonstrated|larger|smaller|worse|better"
+    r"|(?:more|less) (?:prominent|distinct|conspicuous|dense|extensive|confluent|apparent))"
+)
+_STATE = rf"(?:{SAME}|{_RELATIVE})"
+_AFTER_PREDICATE = (
+    rf"(?=\s*(?:[.,;)]|$|{CUT}|(?:in|on|at|given|with|within|from|since|for|over|but|and|when|as|without"
+    r"|bilaterally)\b))"
+)
+_MOVE = (
+    r"(?:increase|decrease|improvement|worsening|progression|enlargement|reduction|development|appearance"
+    r"|placement|insertion|performance|persistence|re-?demonstration|growth|change)"
+)
+_PARTLY = re.compile(r"\b(?:partial|near|almost|incomplete|nearly)", re.IGNORECASE)
+
+
+def _none(finding: str) -> str:
+    return f"{CUT}No {finding[0].lower()}{finding[1:].replace(' and ', ' or ')}"
+
+
+def _what_is_left(match: re.Match[str]) -> str:
+    """What is resolved is none; what is partly resolved is still there."""
+    return CUT + match[1] if _PARTLY.search(match[0]) else _none(match[1])
+
+
+def _with_relative(match: re.Match[str]) -> str:
+    """Leave "which may ..." of "which is unchanged and may ..."."""
+    first = match[1].split()[0]
+    return f"{CUT}{first} " if first.lower() in ("which", "that") else CUT
+
+
+WISHES: Steps = (
+    (
+        r",? (?:with|however|as)? ?(?:there (?:is|are) )?(?:no|without(?: a)?|(?:in )?the absence of) "
+        r"(?:prior |available )*comparison[^,;]*|,? as no prior [^,;]*$",
+        CUT,
+    ),
+    (
+        r"(?:^|(?<=[,;]) )[^,;]*\b(?:comparison (?:with|to|is|was|are|were|made|can|would|could"
+        r"|(?:films?|stud(?:y|ies)|exam\w*|images),? (?:if|is|are|was|were|would|could|may) )"
+        r"|(?:for|direct|available for) comparison"
+        r"|correlat\w+ (?:[^,;]* )?with (?:any )?(?:prior|previous|old)"
+        r"|reference to prior|prior [^,;]* (?:not |un)available)\b.*",
+        CUT,
+    ),
+    (r"^(?:chest )?comparison:? ", CUT),
+)
+"""Clauses that ask for an earlier examination, or miss it."""
+
+GONE: Steps = (
+    (
+        rf"^(?:The |A |An )?(.+?),? (?:has|have|had)(?: now| since)? {EXTENT}(?:resolved|cleared)\b"
+        r"(?! (?:left|right)).*$",
+        lambda match: _none(match[1]),
+    ),
+    (
+        rf"^(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:interval )?{EXTENT}(?:near[ -]complete )?resolution of "
+        r"(?:the )?(?:previously \w+ )?(.+)$",
+        _what_is_left,
+    ),
+    (r",? (?:with|and) (?:\w+ )?resolution of [^,;]*", CUT),
+    (rf"^{_ADVERB}resolved (.+)$", lambda match: _none(match[1])),
+    (r"^.*\b(?:removal of|extubation|(?:has|have) (?:also )?been (?:removed|withdrawn|extubated))\b.*$", CUT),
+)
+"""A finding that is gone is none; of a tube that was removed nothing is seen."""
+
+CHANGES: Steps = (
+    (
+        rf"\b(?:{_THERE_IS})?(?:no|little|without(?: any)?|not) {EXTENT}changes? (?:in|of|to) "
+        rf"{_OF_ASPECT}(?:the |this |her |his |an? )?",
+        CUT,
+    ),
+    (
+        rf"(?:,? (?:or|and|with|there (?:is|has been)|overall,?))? ?\b(?:no|without(?: any)?|or) {EXTENT}"
+        rf"(?:interval )?{EXTENT}chang(?:es?|ed)\b(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
+        CUT,
+    ),
+    (
+        rf"\b(?:{_THERE_IS}(?:again )?)?(?:the |an? )?{EXTENT}(?:interval |continued ){EXTENT}"
+        rf"{_MOVE}(?:/{_MOVE})? (?:(?:in|of) )?{_OF_ASPECT}(?:the )?",
+        CUT,
+    ),
+    (
+        rf"\b(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:improvement|worsening|persistence|re-?demonstration"
+        rf"|progression)(?: and {SAME} appearance)?,? (?:in|of) {_OF_ASPECT}(?:the )?",
+        CUT,
+    ),
+)
+""""No change in the large hernia" tells of a large hernia, "no change" of nothing."""
+
+REFERENCES: Steps = (
+    (
+        r",? ?\b(?:(?:as|when|in|is) )?(?:compared|comparison|relative|similar|comparable|identical)"
+        rf"(?: in {_ASPECT})?,? (?:to|with|from)(?: (?:that|those|it was))?(?: (?:of|on|in|from))? "
+        rf"(?:{PRIOR_STUDY}|{MARK}(?:[ /-]*{MARK})*),?",
+        CUT,
+    ),
+    (rf"\b(is|are) (\w+ly )?({SEEN}) (?:on|in) {PRIOR_STUDY}", rf"\1 \2\3{CUT}"),
+    (
+        r",? ?\b(?:since|than(?: (?:on|in|seen on))?|from|(?:- ?)?as (?:(?:better |more readily )?"
+        rf"{SEEN} )?(?:on|in)|(?:not (?:well |definitely )?)?(?:also )?{SEEN} (?:on|in)"
+        rf"|(?:better|well)[ -](?:{SEEN}|appreciated|evaluated) (?:on|in)|compared|on|in|to) "
+        rf"(?:that |those |it was )?(?:(?:on|in|of) )?{PRIOR_STUDY}",
+        CUT,
+    ),
+    (rf",? ?\b(?:since|than(?: on)?|from|compared(?: to| with)?) (?:the )?{MARK}(?:[ /-]*{MARK})*", CUT),
+    (r",? ?\b(?:in|during|over) the (?:short )?interval\b,?", CUT),
+    (r",? ?\b(?:as|than) (?:before|previously)\b|,? on today's \w+", CUT),
+)
+"""Compared to the prior study, since ..., than on ..."""
+
+PREDICATES: Steps = (
+    (
+        rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
+        rf"(?={_FINITE})",
+        _with_relative,
+    ),
+    (rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)", rf"\1 {CUT}"),
+    (
+        rf",? (?:(?:and|but),? )?(?:(?:which|that) )?"
+        rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b{_ASPECTS}"
+        rf"|(?<!there ){_VERB} {EXTENT}(?:in )?(?:an? )?{EXTENT}{SAME}"
+        rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})(?:,? and(?= {_FINITE}))?",
+        CUT,
+    ),
+    (
+        rf",? (?:(?:which|that) )?(?<!there ){_VERB} {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})"
+        rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})",
+        CUT,
+    ),
+    (rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})", CUT),
+    (rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))", CUT),
+    (rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b", CUT),
+)
+"""Is stable and normal, is unchanged in size, which has increased. Words such as "increased" may tell of a
+state; beside a reference to an earlier examination they tell of a change."""
+
+ATTRIBUTES: Steps = (
+    (rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b", CUT + "in place"),
+    (
+        rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
+        rf"(?: and {_ASPECT})? of (?:the )?",
+        CUT,
+    ),
+    (rf",? with {SAME} appearance\b", CUT),
+    (rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b", CUT),
+    (rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))", CUT),
+    (rf"\b{SAME}(?:,| and| but)?(?: |$)", CUT),
+    (rf"\b(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:is|are) (?:an? |the )?", CUT),
+    (r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)", CUT + "seen"),
+    (
+        r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|newly|new|now"
+        rf"|previously {SEEN}|previously)\b",
+        CUT,
+    ),
+    (
+        r"\b(?:improv(?:ed|ing)|(?:interval )?improvement (?:in|of)) (?:the )?(?:lung )?"
+        r"(?:aeration (?:of|in)|volumes)\b[^,;]*?(?= with\b| and (?!left|right)|[,;.]|$)",
+        CUT,
+    ),
+    (
+        rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
+        r"(?: (?:of|in) (?:the )?)?",
+        CUT,
+    ),
+    (r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)", CUT),
+)
+"""Stable, again, persistent, improved, new."""
+
+VERBS: Steps = (
+    (r"\bThere continues to be\b", f"There is{CUT}"),
+    (r"\bcontinues to be\b", f"is{CUT}"),
+    (r"\bcontinue to be\b", f"are{CUT}"),
+    (r"\b(?:remains|persists)\b(?= (?:in|at|within)\b| bilaterally)", f"is{CUT}present"),
+    (r"\bremains\b", f"is{CUT}"),
+    (r"\bremain\b", f"are{CUT}"),
+    (r"\b(?:remained|persists?|persisted)\b", CUT),
+    (rf"\b(is|are) no longer (?:{SEEN}|appreciated)\b", rf"\1 not seen{CUT}"),
+)
+"""Verbs of the time in between."""
+
+_STEPS = compiled(WISHES, GONE, CHANGES, REFERENCES, PREDICATES, ATTRIBUTES, VERBS)
+
+
+def remove_comparison(sentence: str) -> str:
+    """Return what a sentence says of the picture itself, "" if that is nothing.
+
+    >>> remove_comparison("Compared to the prior examination, the left effusion has increased.")
+    'Left effusion.'
+    >>> remove_comparison("No change from prior study.")
+    ''
+    """
+    text = sentence
+    for pattern, replacement in _STEPS:
+        text = pattern.sub(replacement, text)
+    return mend(text) if text != sentence else sentence

@@ -1,0 +1,100 @@
+"""Take out of a sentence which views were taken."""
+
+from __future__ import annotations
+
+import re
+
+from xraygpt.evaluation.priors import MARK
+from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend, says_something
+
+_VIEW = (
+    r"(?:PA|AP|posteroanterior|anteroposterior|frontal|lateral|decubitus|lordotic|oblique|swimmer'?s"
+    r"|cross-?table|portable|supine|upright|erect|semi-?upright|semi-?erect)"
+)
+_PICTURE = (
+    r"(?:views?|projections?|radiographs?|films?|images?|x-?rays?|x-XXXX|exam(?:ination)?s?|technique|study"
+    r"|studies)"
+)
+_VIEWS = (
+    r"(?:(?:the|a|an|both|single|apical|one|two|three|left|right|chest)\s+)*"
+    rf"{_VIEW}(?:(?:\s+|,\s*|\s+and\s+|/)(?:the |apical |chest |left |right )?{_VIEW})*"
+    rf"(?:\s+chest)?\s+{_PICTURE}"
+)
+"""The frontal and lateral views."""
+_MENTION = re.compile(
+    rf"\b{_VIEWS}\b|\b{_VIEW}(?:,? (?:and )?(?:chest )?{_VIEW})+\b(?! (?:wall|abd|soft|aspect|rib|r\b))"
+    r"|\b(?:\d|single|one|two|three|four)[ -](?:views?|images?|films?|radiographs?)\b"
+    r"|\bexamination consists of\b|^(?:portable )?chest (?:radiograph|x-ray|film)s?\.?$",
+    re.IGNORECASE,
+)
+_VIEW_WORDS = re.compile(
+    rf"\b(?:{_VIEW}|{_PICTURE}|{MARK}|single|one|two|three|four|obtained|performed|submitted|provided|available"
+    r"|reviewed|review|acquired|presented|taken|consists?|total|cassettes|apical|time|interpretation"
+    r"|interpreted|received|evaluated|following|sternum|inches)\b",
+    re.IGNORECASE,
+)
+"""Words that, with those of anatomy and grammar, tell of nothing but views."""
+_SEEN = (
+    r"(?:seen|noted|visuali[sz]ed|identified|demonstrated|appreciated|evaluated|located|evident|visible|apparent"
+    r"|present|projecting)"
+)
+_SHOW = r"(?:shows?|demonstrates?|reveals?)"
+
+SUBJECTS: Steps = (
+    (
+        rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) {_SHOW} ",
+        rf"{CUT}\1; ",
+    ),
+    (
+        rf"^(?:{_VIEWS}|{_VIEW} and {_VIEW} {_PICTURE}|(?:frontal|portable)\b[^,;]*?{_PICTURE})\b[^,;]*? "
+        rf"{_SHOW}(?: that)? ",
+        CUT,
+    ),
+    (rf"^(?:{_VIEWS}) (?:was|were) (?:obtained|performed)[^,;]*?(?:,|;|$) *", CUT),
+    (rf"^(?:on|in) {_VIEWS},? ", ""),
+)
+"""Frontal and lateral views of the chest show ..."""
+
+PLACES: Steps = (
+    (
+        r",? ?(?:but |however |and )?(?:(?:which|that|it) )?(?:is |are |was )?"
+        rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?",
+        CUT,
+    ),
+    (rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:on|in) {_VIEWS}(?: only)?", rf"\1 \2{CUT}"),
+    (
+        rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?|as|primarily|mainly|also) )*"
+        rf"\b(?:on|in|by) {_VIEWS}(?: only)?",
+        CUT,
+    ),
+    (
+        r",? ?\b(?:given|allowing for|(?:(?:which )?may be )?(?:partially )?accentuated (?:by|due to)|due to"
+        rf"|secondary to|for|on) (?:the )?{_VIEWS}(?: technique| positioning)?",
+        CUT,
+    ),
+    (rf"\(\s*{_VIEWS}\s*\)", CUT),
+)
+""""An opacity on the lateral view", "for AP technique"; what one view does not show is no finding."""
+
+_STEPS = compiled(SUBJECTS, PLACES)
+
+
+def mentions_view(sentence: str) -> bool:
+    """Tell whether a sentence names a view: "PA and lateral views of the chest were obtained."."""
+    return _MENTION.search(sentence) is not None
+
+
+def remove_view(sentence: str) -> str:
+    """Return the sentence without its views, "" if it says nothing else.
+
+    >>> remove_view("Frontal and lateral views of the chest show clear lungs.")
+    'Clear lungs.'
+    >>> remove_view("AP view.")
+    ''
+    """
+    if not says_something(_VIEW_WORDS.sub(" ", sentence)):
+        return ""
+    text = sentence
+    for pattern, replacement in _STEPS:
+        text = pattern.sub(replacement, text)
+    return mend(text) if text != sentence else sentence

@@ -1,0 +1,105 @@
+"""Put a sentence in order from which words were taken out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+CUT = "\x00"
+"""Stands where a rule took words out, until `mend` has put the sentence in order."""
+
+Replacement = str | Callable[[re.Match[str]], str]
+"""What a rule puts in the place of what its pattern finds, as `re.sub` takes it."""
+Steps = tuple[tuple[str, Replacement], ...]
+"""Patterns and replacements, for one after the other."""
+
+_EMPTY_WORDS = frozenset(
+    """
+    a an the this that these those it its there is are was were be been has have had appear appears
+    appearance seen noted identified demonstrated visualized present found again also overall otherwise
+    however and or but of in on at to with within without from for by as which both all remainder rest
+    findings finding left right bilateral bilaterally upper lower middle mid lobe lobes base bases apex
+    side sided portion heart hearts cardiac cardiomediastinal cardiomediastinum silhouette silhouettes
+    mediastinum mediastinal hilar hila hilum contour contours size sizes shape configuration aorta
+    aortic thoracic lung lungs pulmonary volumes volume vascularity vasculature vascular chest thorax
+    osseous bony bone bones structures structure skeletal soft tissue tissues spine pleura pleural
+    diaphragm diaphragms hemidiaphragm hemidiaphragms trachea airways central exam examination study
+    image images radiograph film view views interval position positions positioning degree extent slight
+    slightly mild mildly minimal minimally moderate moderately significant significantly visible level
+    status evidence since compared grossly no not any change changes area areas region regions general
+    remaining unit number patient patient's
+    """.split()  # noqa: SIM905
+)
+"""Words that alone say nothing about a patient: grammar, anatomy, words of extent."""
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|may|might|could|can|appears?|demonstrates?|shows?|suggests?|represents?"
+    r"|reflects?|projects?|overl(?:ies|y)|reveals?|measures?|extends?|contains?|lies|lie|indicates?|terminates?"
+    r"|recommend(?:ed)?|consider|correlate|includes?)\b"
+)
+_PRONOUN = re.compile(r"(?:this|these|those|it|they|there)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"(?:although|despite|if|because)\b[^,;]*$", re.IGNORECASE)
+_CIRCUMSTANCE = re.compile(r"(?:given|allowing|considering)\b[^,;]*$", re.IGNORECASE)
+_LOOSE_START = re.compile(
+    r"^(?:[\s,;:/-]|\b(?:and|but|or|with|which|that|as|than|from|of|in|on|to|by|however|also"
+    r"|although|though)\b(?! (?:the lungs|noted)))+",
+    re.IGNORECASE,
+)
+_LOOSE_END = re.compile(
+    r"(?:[\s,;:/-]+|\b(?:and|but|or|with|which|that|as|than|from|of|in|on|to|by|the|a|an|for|at|is|are|was|were"
+    r"|has|have|had|been|be|when|due|secondary|since|versus|appears?|most|more|less|slightly|likely|mildly)\b)+$",
+    re.IGNORECASE,
+)
+
+
+def compiled(*tables: Steps) -> tuple[tuple[re.Pattern[str], Replacement], ...]:
+    """Return the patterns of all tables ready for use; upper and lower case are alike to them."""
+    return tuple((re.compile(pattern, re.IGNORECASE), new) for table in tables for pattern, new in table)
+
+
+def says_something(text: str) -> bool:
+    """Tell whether there are words that could describe a patient; "the heart size" has none."""
+    words = re.findall(r"[a-z][a-z'-]*", text.lower())
+    return any(word not in _EMPTY_WORDS and word.rstrip("s") not in _EMPTY_WORDS for word in words)
+
+
+def mend(sentence: str) -> str:
+    """Return a sentence with cuts as a whole one, or "" if nothing worth saying is left.
+
+    Clauses between commas that have lost their point go too: of "Heart size normal, stable aorta." the
+    first is left.
+    """
+    starts_with_cut = not _keep(sentence.split(", ")[0]) or sentence.lstrip(" (").startswith(CUT)
+    clauses = [clause for clause in re.split(r"(?<=[,;]) ", sentence.rstrip(" .")) if _keep(clause)]
+    text = " ".join(clauses)
+    subject, _, rest = text.partition(CUT)
+    if (introduced := re.match(r"\s*(?:with|given|when)\b", rest)) and not says_something(subject):
+        text = rest[introduced.end() :]
+    ends_with_cut = text.rstrip(" .,").endswith(CUT)
+    text = text.replace(CUT, " ")
+    text = re.sub(r"\(\s*[,;]?\s*\)", " ", " ".join(text.split()))
+    text = re.sub(r"\s+([,;.:)])", r"\1", text)
+    text = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", text)
+    text = re.sub(r"\b(and|or|but),? (?:and|or|but)\b", r"\1", text)
+    text = re.sub(r",? and(?=[,;])", "", text)
+    text = _LOOSE_END.sub("", _LOOSE_START.sub("", text) if starts_with_cut else text.lstrip(" ,;:"))
+    text = _articles(" ".join(text.split()))
+    no_subject = starts_with_cut and re.match(r"(?:is|are|was|were|has|have|may)\b", text)
+    alone = _CONDITION.match(text) or (ends_with_cut and _CIRCUMSTANCE.match(text))
+    if not says_something(text) or no_subject or alone:
+        return ""
+    if not _VERB.search(text):
+        if _PRONOUN.match(text):
+            return ""
+        text = re.sub(r"^(?:the) ", "", text, flags=re.IGNORECASE)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _keep(clause: str) -> bool:
+    return CUT not in clause or says_something(clause.replace(CUT, " "))
+
+
+def _articles(text: str) -> str:
+    """Make "a" and "an" fit the words that now follow them."""
+    text = re.sub(r"\b([Aa])n(?= (?!x-?ray|hour)[b-df-hj-np-tv-z][a-z])", r"\1", text)
+    text = re.sub(r"\b([Aa])(?= [AEFHILMNORSX][A-Z]{1,3}\b)", r"\1n", text)
+    return re.sub(r"\b([Aa])(?= (?!uni|use|usu|eu|one)[aeiou][a-z])", r"\1n", text)
