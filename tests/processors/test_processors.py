@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.processors import (
@@ -13,7 +14,6 @@ from xraygpt.processors import (
     load_processor,
 )
 from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD
-from xraygpt.processors.image_modes import to_rgb
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -51,22 +51,17 @@ def test_train_image_depends_on_torch_seed_only() -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK"])
-def test_8_bit_modes_become_what_pillow_makes_of_them(mode: str) -> None:
-    image = picture(mode)
-    assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
-
-
-@pytest.mark.parametrize("bits", [10, 12, 16])
-def test_16_bit_grey_is_stretched_to_its_own_range(bits: int) -> None:
-    ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16).reshape(16, 16)
-    got = np.asarray(to_rgb(Image.fromarray(ramp)))
-    assert got.shape == (16, 16, 3)
-    np.testing.assert_array_equal(got[..., 0].ravel(), np.arange(256))
-
-
-def test_constant_16_bit_image_is_black() -> None:
-    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 900, dtype=np.uint16)))).max() == 0
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_tensor_is_bit_by_bit_what_three_channels_from_the_start_would_give(mode: str) -> None:
+    image = picture(mode, (301, 203))
+    crop = transforms.RandomResizedCrop(32, (0.5, 1.0), interpolation=transforms.InterpolationMode.BICUBIC)
+    finish = transforms.Compose([transforms.ToTensor(), transforms.Normalize(CLIP_MEAN, CLIP_STD)])
+    torch.manual_seed(7)
+    want = finish(crop(image.convert("RGB")))
+    torch.manual_seed(7)
+    assert torch.equal(Blip2ImageTrainProcessor(image_size=32)(image), want)
+    small = image.convert("RGB").resize((32, 32), Image.Resampling.BICUBIC)
+    assert torch.equal(Blip2ImageEvalProcessor(image_size=32)(image), finish(small))
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
+from xraygpt.common.image_modes import to_8_bit
 from xraygpt.common.registry import registry
 from xraygpt.processors.base_processor import BaseProcessor
-from xraygpt.processors.image_modes import to_rgb
 
 CLIP_MEAN: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
@@ -81,6 +81,14 @@ class Blip2ImageTrainConfig(Blip2ImageEvalConfig):
             )
 
 
+def three_channels(image: Tensor) -> Tensor:
+    """Repeat the channel of a grey image, (1, H, W) -> (3, H, W).
+
+    Done after the resize, which gives the same pixels as three equal channels would, in a third of the time.
+    """
+    return image.expand(3, -1, -1)
+
+
 class BlipImageBaseProcessor(BaseProcessor):
     """Holds the normalisation; the base class leaves the image as it is."""
 
@@ -109,12 +117,13 @@ class Blip2ImageEvalProcessor(BlipImageBaseProcessor):
             [
                 transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC),
                 transforms.ToTensor(),
+                three_channels,
                 self.normalize,
             ]
         )
 
     def __call__(self, item: Image.Image) -> Tensor:
-        result: Tensor = self.transform(to_rgb(item))
+        result: Tensor = self.transform(to_8_bit(item))
         return result
 
 
@@ -143,12 +152,13 @@ class Blip2ImageTrainProcessor(BlipImageBaseProcessor):
                     image_size, scale=(min_scale, max_scale), interpolation=InterpolationMode.BICUBIC
                 ),
                 transforms.ToTensor(),
+                three_channels,
                 self.normalize,
             ]
         )
 
     def __call__(self, item: Image.Image) -> Tensor:
-        result: Tensor = self.transform(to_rgb(item))
+        result: Tensor = self.transform(to_8_bit(item))
         return result
 
 

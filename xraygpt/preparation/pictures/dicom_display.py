@@ -44,7 +44,7 @@ def to_display(stored: Array, dataset: Dataset, invert: bool) -> tuple[Array, tu
         table = _scale(rescaled, low, high)
     if invert:
         table = 1.0 - table
-    pass
+    table[padding] = 0.0
     return np.rint(255 * table).astype(np.uint8)[index], notes
 
 
