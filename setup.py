@@ -1,4 +1,4 @@
-"""Packaging. `pip install -c constraints.txt -e .[demo,dicom,test]` installs what the tests and the demo need."""
+"""Packaging. `pip install -c constraints.txt -e .[demo,dicom,test]` installs what tests and demo need."""
 
 import re
 from pathlib import Path

@@ -15,7 +15,7 @@ from tests.toy import metrics_of, write_config, write_dataset
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.datasets.builders import load_dataset
-from xraygpt.preparation.shards import write_shards
+from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.runners.launch import launch
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.datasets.datasets import image_stores
 from xraygpt.datasets.datasets.image_stores import ShardedImages, open_folder, open_storage
 from xraygpt.datasets.datasets.images import ImageStore, LooseImages
-from xraygpt.preparation.shards import write_shards
+from xraygpt.preparation.pipeline.shards import write_shards
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
 from xraygpt.datasets.datasets.image_stores import ShardedImages
 from xraygpt.datasets.loader import BatchLoader
 from xraygpt.datasets.stream import EvalStream, TrainStream
-from xraygpt.preparation.shards import write_shards
+from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.runners.launch import launch
 
 

@@ -68,7 +68,7 @@ _COMPARISONS = (
     r"|on|in|by|to|with|versus)\s+(?:(?:to|with|as|from|in|on|that|those|it|was|were|has|have|been|the|of)\s+)*"
     rf"(?:the\s+|a\s+|any\s+)?{PRIOR_STUDY}",
     rf"\b(?:compared|similar|since|than)\s+(?:(?:to|with|the|that|of|on|in)\s+)*{MARK}",
-    r"\bcomparison\b|\bcompared (?:to|with) (?:prior|previous)",
+    rf"\bcomparisons?\b|\b(?:{_EARLIER}|old)(?:\s+{_KIND})*\s+{_STUDY}\b",
     r"\bpreviously\b(?! (?:healthy|well))|\b(?:as|than) (?:before|previously)\b|\bno longer\b",
     rf"\b(?:has|have|had)\s+(?:been\s+)?{EXTENT}{CHANGED}\b",
     r"\b(?:improv(?:ed|ing|ement)|worsen(?:ed|ing)|resolving(?! or)(?<!or resolving)|resolved)\b",

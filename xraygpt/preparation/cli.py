@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from xraygpt.common.command_line import run_command
-from xraygpt.preparation import cli_phantom, cli_sources, cli_tools
+from xraygpt.preparation.commands import phantom, sources, tiny_model
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,6 +24,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Turn raw data into a folder that trains, and prepare what else a training needs.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (cli_sources, cli_phantom, cli_tools):
+    for module in (sources, phantom, tiny_model):
         module.add_commands(commands)
     return parser

@@ -86,7 +86,7 @@ class AnswerCache:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._answers: dict[str, str] = {}
-        self._ends_clean = True
+        self._size = 0
         if path.is_file():
             self._read(path.read_bytes())
 
@@ -95,27 +95,23 @@ class AnswerCache:
 
     def add(self, key: str, answer: str) -> None:
         """Remember an answer; it is on the disk when this returns."""
-        line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
+        line = (json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n").encode()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line if self._ends_clean else "\n" + line)
+        with self._path.open("ab") as file:
+            file.truncate(self._size)
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self._ends_clean = True
+        self._size += len(line)
         self._answers[key] = answer
 
     def _read(self, content: bytes) -> None:
-        lines = content.split(b"\n")
-        self._ends_clean = not lines[-1]
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
+        self._size = content.rfind(b"\n") + 1  # what follows was cut off when an earlier run was stopped
+        for number, line in enumerate(content[: self._size].splitlines(), 1):
             try:
                 entry = json.loads(line)
                 self._answers[str(entry["key"])] = str(entry["answer"])
             except (ValueError, KeyError, TypeError) as error:
-                if number == len(lines):
-                    return  # cut off when an earlier run was stopped
                 raise DataError(
                     f"{self._path}, line {number}: not a line of this cache; delete it"
                 ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from xraygpt.evaluation.priors import CHANGED, EXTENT, MARK, PRIOR_STUDY, SAME, SEEN
+from xraygpt.evaluation.priors import CHANGED, EXTENT, MARK, PRIOR_STUDY, RELATED, SAME, SEEN
 from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend
 
 _VERB = (
@@ -38,7 +38,7 @@ _AFTER_PREDICATE = (
     r"|bilaterally)\b))"
 )
 _MOVE = (
-    r"(?:increase|decrease|improvement|worsening|progression|enlargement|reduction|development|appearance"
+    r"(?:increase|decrease|improvement|worsening|progression|reduction|development|appearance"
     r"|placement|insertion|performance|persistence|re-?demonstration|growth|change)"
 )
 _PARTLY = re.compile(r"\b(?:partial|near|almost|incomplete|nearly)", re.IGNORECASE)
@@ -66,7 +66,7 @@ WISHES: Steps = (
         CUT,
     ),
     (
-        r"(?:^|(?<=[,;]) )[^,;]*\b(?:comparison (?:with|to|is|was|are|were|made|can|would|could"
+        r"(?:^|(?<=[,;]) )[^,;]*\b(?:(?<!in )comparison (?:with|to|is|was|are|were|made|can|would|could"
         r"|(?:films?|stud(?:y|ies)|exam\w*|images),? (?:if|is|are|was|were|would|could|may) )"
         r"|(?:for|direct|available for) comparison"
         r"|correlat\w+ (?:[^,;]* )?with (?:any )?(?:prior|previous|old)"
@@ -87,6 +87,11 @@ GONE: Steps = (
         rf"^(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:interval )?{EXTENT}(?:near[ -]complete )?resolution of "
         r"(?:the )?(?:previously \w+ )?(.+)$",
         _what_is_left,
+    ),
+    (
+        rf"^(?:The )?(?:previously \w+ )?([^,;]+?) (?:is|are) no longer (?:{SEEN}|visible|evident"
+        r"|appreciated)\.?$",
+        lambda match: _none(match[1]),
     ),
     (r",? (?:with|and) (?:\w+ )?resolution of [^,;]*", CUT),
     (rf"^{_ADVERB}resolved (.+)$", lambda match: _none(match[1])),
@@ -110,6 +115,7 @@ CHANGES: Steps = (
         rf"{_MOVE}(?:/{_MOVE})? (?:(?:in|of) )?{_OF_ASPECT}(?:the )?",
         CUT,
     ),
+    (r"\bThere (?:has|have) been (?:the |an? )?(?:placement|insertion|development) of (?:the )?", CUT),
     (
         rf"\b(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:improvement|worsening|persistence|re-?demonstration"
         rf"|progression)(?: and {SAME} appearance)?,? (?:in|of) {_OF_ASPECT}(?:the )?",
@@ -140,6 +146,8 @@ REFERENCES: Steps = (
 """Compared to the prior study, since ..., than on ..."""
 
 PREDICATES: Steps = (
+    (rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})", CUT),
+    (rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)", r"\1 "),
     (
         rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
         rf"(?={_FINITE})",
@@ -148,7 +156,7 @@ PREDICATES: Steps = (
     (rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)", rf"\1 {CUT}"),
     (
         rf",? (?:(?:and|but),? )?(?:(?:which|that) )?"
-        rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b{_ASPECTS}"
+        rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b(?: \w+ly)?{_ASPECTS}"
         rf"|(?<!there ){_VERB} {EXTENT}(?:in )?(?:an? )?{EXTENT}{SAME}"
         rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})(?:,? and(?= {_FINITE}))?",
         CUT,
@@ -158,6 +166,7 @@ PREDICATES: Steps = (
         rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})",
         CUT,
     ),
+    (rf",? (?:is|are|appears?) {EXTENT}{RELATED}", CUT),
     (rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})", CUT),
     (rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))", CUT),
     (rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b", CUT),
@@ -166,6 +175,8 @@ PREDICATES: Steps = (
 state; beside a reference to an earlier examination they tell of a change."""
 
 ATTRIBUTES: Steps = (
+    (r", previously [^,;]*", CUT),
+    (r"\bno new\b", "no acute"),
     (rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b", CUT + "in place"),
     (
         rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
@@ -195,7 +206,7 @@ ATTRIBUTES: Steps = (
     ),
     (r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)", CUT),
 )
-"""Stable, again, persistent, improved, new."""
+"""Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = (
     (r"\bThere continues to be\b", f"There is{CUT}"),
@@ -205,7 +216,6 @@ VERBS: Steps = (
     (r"\bremains\b", f"is{CUT}"),
     (r"\bremain\b", f"are{CUT}"),
     (r"\b(?:remained|persists?|persisted)\b", CUT),
-    (rf"\b(is|are) no longer (?:{SEEN}|appreciated)\b", rf"\1 not seen{CUT}"),
 )
 """Verbs of the time in between."""
 

@@ -16,7 +16,7 @@ _TOKEN = rf"[\w'<>-]*{MARK}[\w'<>-]*"
 _MARKS = rf"(?:{_TOKEN}(?:[ ,/]*{_TOKEN})*)"
 _NOUN_ENDS = (
     rf"(?=\s*(?:[.,;:)]|$|{CUT})|\s+(?:is|are|was|were|has|have|had|appears?|remains?|and|or|of|in|on|at|with"
-    r"|within|without|to|from|by|for|as|that|which|there|intact|unremarkable|bilaterally|grossly|normal|clear"
+    r"|within|without|to|from|by|for|as|than|that|which|there|intact|unremarkable|bilaterally|grossly|normal|clear"
     r"|engorged|unchanged|tips?|overl\w+|project\w*|may|might|could)\b)"
 )
 """What follows a mark that stood for a noun."""
@@ -56,7 +56,10 @@ RESTORED: Steps = (
     (rf"\b((?:epi|peri)cardial fat) {MARK}", r"\1 pad"),
     (rf"\b(IVC) {MARK}", r"\1 filter"),
     (rf"\b(bowel) {MARK} (?=pattern)", r"\1 gas "),
-    (rf"\b(chest) {MARK}(?=,? (?:tip|with|is|in|has|catheter|the distal)\b)", r"\1 port"),
+    (
+        rf"\b(chest) {MARK}(?=,? (?:tip|with|is|in|has|catheter|identified|noted|seen|the distal)\b)",
+        r"\1 port",
+    ),
     (rf"\b(a|an) {MARK}(?= (?:in|on) the (?:left|right) chest\b)", "a port"),
     (rf"\b(cardiac) {MARK}(?= (?:in|and|with|is|has|are|generator)\b)", r"\1 device"),
     (rf"\b{MARK}-of-view", "field-of-view"),
@@ -65,7 +68,7 @@ RESTORED: Steps = (
     (rf"\b(note) (?:is )?{MARK} of\b", r"\1 is made of"),
     (rf"(?:\b{MARK} )?(due )?\bat {MARK}(?= (?:in part|partially|partly)\b)", r"\1at least"),
     (
-        rf"\b(most) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,)",
+        rf"\b(most|more) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,)",
         r"\1 likely",
     ),
     (rf"\b(is|are) {MARK} (?=to (?:be|represent)\b)", r"\1 thought "),
@@ -91,24 +94,30 @@ SINGLE: Steps = (
     (rf"\bin the (left|right) {_MARKS}{_NOUN_ENDS}", r"on the \1"),
     (rf"\bin the (left|right) {_TOKEN} {_TOKEN} (?=\w)", r"on the \1, "),
     (rf"\b(?:has|have|had)(?: not)? {_MARKS}(?: since\b[^,;]*|{_NOUN_ENDS})", CUT),
-    (rf"\b(\w+) (?:and|or) {_MARKS} (?={_OPACITY}\b)", r"\1 "),
+    (rf"\b(\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} (?={_OPACITY}\b)", r"\1 "),
 )
 """Words and turns of their own."""
 
 PHRASES: Steps = (
     (rf",? ?(?:(?:which|that) )?(?:(?:is|are|appears?) )?{_MARKS} from {_MARKS}", CUT),
     (
-        rf"(?: {_MARKS})? (?:represents?|representing|reflects?|(?:consistent|compatible) with"
+        rf"(?: (?:which|that))?(?: (?:may|might|could|can|probably))?(?: {_MARKS})? "
+        r"(?:represents?|representing|reflects?|(?:consistent|compatible) with"
         rf"|(?:due|related|secondary) to) (?:[\w-]+ ){{0,2}}{_MARKS}{_NOUN_ENDS}",
         CUT,
     ),
-    (rf"\(?\b\d[\d.]*(?: ?(?:x|by|-|to) ?\d[\d.]*)* {_MARKS}\)?", CUT),
+    (
+        r",? ?(?:\bmeasuring (?:about |approximately |up to )?)?\(?\b\d[\d.]*(?: ?(?:x|by|-|to) ?\d[\d.]*)* "
+        rf"{_MARKS}\)?",
+        CUT,
+    ),
     (
         r",? ?\b(?:(?:performed|dated|obtained|taken|back|due|secondary|related) )?"
         rf"(?:on|at|dated|from|since|in|of|by|to)(?: Dr\.?)? {_MARKS}(?: ?[ap]\.?m\b\.?| hours| hrs)?"
         rf"{_NOUN_ENDS}",
         CUT,
     ),
+    (rf"{_MARKS}(?: (?:x|by) {_MARKS})* ?[cm]m\b", CUT),
     (rf"\bat {_MARKS}", CUT),
     (rf"\b(of|in|over|within) (?:the )?{_MARKS} and (?:the )?(?=\w+ing\b)", r"\1 the "),
     (

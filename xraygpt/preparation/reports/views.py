@@ -22,7 +22,8 @@ _VIEWS = (
 )
 """The frontal and lateral views."""
 _MENTION = re.compile(
-    rf"\b{_VIEWS}\b|\b{_VIEW}(?:,? (?:and )?(?:chest )?{_VIEW})+\b(?! (?:wall|abd|soft|aspect|rib|r\b))"
+    rf"\b{_VIEWS}\b|^{_VIEW} chest\b"
+    rf"|\b{_VIEW}(?:,? (?:and )?(?:chest )?{_VIEW})+\b(?! (?:wall|abd|soft|aspect|rib|r\b))"
     r"|\b(?:\d|single|one|two|three|four)[ -](?:views?|images?|films?|radiographs?)\b"
     r"|\bexamination consists of\b|^(?:portable )?chest (?:radiograph|x-ray|film)s?\.?$",
     re.IGNORECASE,
@@ -41,6 +42,7 @@ _SEEN = (
 _SHOW = r"(?:shows?|demonstrates?|reveals?)"
 
 SUBJECTS: Steps = (
+    (rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ", ""),
     (
         rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) {_SHOW} ",
         rf"{CUT}\1; ",
@@ -63,8 +65,8 @@ PLACES: Steps = (
     ),
     (rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:on|in) {_VIEWS}(?: only)?", rf"\1 \2{CUT}"),
     (
-        rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?|as|primarily|mainly|also) )*"
-        rf"\b(?:on|in|by) {_VIEWS}(?: only)?",
+        rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
+        rf"|as|primarily|mainly|also) )*\b(?:on|in|by) {_VIEWS}(?: only)?",
         CUT,
     ),
     (

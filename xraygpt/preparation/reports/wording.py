@@ -45,7 +45,7 @@ _LOOSE_START = re.compile(
     re.IGNORECASE,
 )
 _LOOSE_END = re.compile(
-    r"(?:[\s,;:/-]+|\b(?:and|but|or|with|which|that|as|than|from|of|in|on|to|by|the|a|an|for|at|is|are|was|were"
+    r"(?:[\s,;:/-]+|\b(?:and|but|or|with|which|that|as|than|from|of|in|on|to|by|the|a|an|for|at|is|are|was|were|also"
     r"|has|have|had|been|be|when|due|secondary|since|versus|appears?|most|more|less|slightly|likely|mildly)\b)+$",
     re.IGNORECASE,
 )

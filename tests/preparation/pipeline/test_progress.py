@@ -1,0 +1,91 @@
+"""The progress file: what survives an interruption, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xraygpt.common.errors import DataError
+from xraygpt.preparation.pipeline.progress import Progress, StudyRow
+
+SETTINGS = {"source": "openi", "seed": 0}
+
+
+def study(name: str, *image_ids: str, file: Path | None = Path("a.png")) -> StudyRow:
+    wanted = tuple((image_id, file) for image_id in image_ids)
+    return StudyRow(json.dumps({"study_id": name, "outcome": "kept"}), wanted)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "out" / ".preparing").mkdir(parents=True)
+    return tmp_path / "out" / ".preparing" / "progress.sqlite"
+
+
+def test_everything_is_found_again(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1", "i2"), study("s2", "i3", file=None)])
+        progress.mark_complete("reports")
+        progress.add_pictures([{"image_id": "i1", "outcome": "written"}])
+    with Progress(path, SETTINGS) as progress:
+        assert progress.study_count() == 2
+        assert [row["study_id"] for _, row in progress.studies()] == ["s1", "s2"]
+        assert progress.is_complete("reports")
+        assert not progress.is_complete("shards")
+        assert progress.pending_count() == 2
+        assert list(progress.pending_files()) == [("i2", Path("a.png"))]
+        assert progress.pending_ids() == {"i3"}
+
+
+def test_an_image_belongs_to_the_first_study_that_names_it(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1"), study("s2", "i1")])
+        progress.add_pictures([{"image_id": "i1", "outcome": "written"}])
+        assert progress.picture("i1", 1) == {"image_id": "i1", "outcome": "written"}
+        assert progress.picture("i1", 2) is None
+
+
+def test_a_study_that_is_dropped_later_wants_no_images(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1"), study("s2", "i2")])
+        progress.replace_study(1, {"study_id": "s1", "outcome": "rejected"})
+        assert [row["outcome"] for _, row in progress.studies()] == ["rejected", "kept"]
+        assert [image_id for image_id, _ in progress.pending_files()] == ["i2"]
+
+
+def test_forgotten_images_are_pending_again(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1")])
+        progress.add_pictures([{"image_id": "i1", "outcome": "written"}])
+        progress.forget_pictures(["i1"])
+        assert progress.pending_count() == 1
+
+
+def test_other_settings_start_again_while_little_is_lost(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1")])
+    with Progress(path, SETTINGS | {"seed": 1}) as progress:
+        assert progress.study_count() == 0
+        assert progress.pending_count() == 0
+
+
+def test_other_settings_are_refused_later(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.mark_complete("reports")
+    with pytest.raises(DataError, match=r"out: holds an unfinished preparation.*\n  seed: 0, now 1"):
+        Progress(path, SETTINGS | {"seed": 1})
+
+
+def test_a_second_process_is_refused(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress.add_studies([study("s1", "i1")])
+        with pytest.raises(DataError, match="another preparation"):
+            Progress(path, SETTINGS)
+
+
+def test_a_damaged_file_is_named(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(DataError, match=r"damaged .*delete .*\.preparing"):
+        Progress(path, SETTINGS)

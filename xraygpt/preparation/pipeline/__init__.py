@@ -1,0 +1,1 @@
+"""From a source to a folder that trains, in stages that can be interrupted."""

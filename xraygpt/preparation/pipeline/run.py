@@ -1,0 +1,140 @@
+"""A preparation from its source to a folder that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.preparation.pipeline.assembly import RECORD_FILE, write_files
+from xraygpt.preparation.pipeline.checksums import write_checksums
+from xraygpt.preparation.pipeline.config import PreparationConfig
+from xraygpt.preparation.pipeline.output_folder import REPORT_FILE, OutputFolder
+from xraygpt.preparation.pipeline.picture_stage import convert_pictures
+from xraygpt.preparation.pipeline.progress import Progress
+from xraygpt.preparation.pipeline.report_stage import clean_studies
+from xraygpt.preparation.pipeline.rewriting_stage import plan_rewriting, rewrite_captions
+from xraygpt.preparation.pipeline.shards import write_shards
+from xraygpt.preparation.record.summary import Summary, summarise_preparation
+from xraygpt.preparation.record.summary_page import write_page
+from xraygpt.preparation.reports.chat_rewriting import ChatRewriter
+from xraygpt.preparation.study import PictureStream, Source
+
+ANSWERS_FILE = "rewriting.jsonl"
+"""What the chat model has answered; kept, so that nothing is sent twice."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be prepared, and how."""
+
+    source: Source
+    inputs: dict[str, Any]
+    """The source's own settings as plain values: files, columns, views."""
+    config: PreparationConfig
+    output: Path
+    with_images: bool
+    """False prepares the reports alone."""
+    stream: PictureStream | None = None
+    """Hands out the images that lie in no file of their own."""
+    shard_bytes: int | None = None
+    """Largest size of a tar file; None leaves the images as files."""
+    synthetic: bool = False
+    """Nothing in the source comes from a patient; the page says so."""
+    processes: int = 1
+    command: str = ""
+    """The command line, for the page."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that the result depends on, as plain values."""
+        config = dataclasses.asdict(self.config)
+        if not self.with_images:
+            del config["pictures"]
+        settings = {"source": self.source.name, **self.inputs, **config, "shard_bytes": self.shard_bytes}
+        return dict(json.loads(json.dumps(settings)))
+
+
+def prepare(job: Job) -> Summary | None:
+    """Write the prepared folder, going on where an earlier start of the same job has stopped.
+
+    Returns:
+        What was done; None if the folder was finished already.
+
+    Raises:
+        DataError: the source cannot be read, nothing is left of it, or the folder holds other work.
+    """
+    folder = OutputFolder(job.output, job.settings())
+    if folder.finished:
+        return None
+    with Progress(folder.open(), job.settings()) as progress:
+        _clean(job, folder, progress)
+        if job.config.rewriting is not None:
+            rewrite_captions(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
+        if job.with_images and not progress.is_complete("shards"):
+            convert_pictures(
+                progress, job.stream, folder.images, folder.scratch, job.config.pictures, job.processes
+            )
+        count = write_files(progress, folder.path, folder.scratch, job.with_images)
+        if count and job.shard_bytes is not None:
+            _move_to_shards(progress, folder, job.shard_bytes)
+    return _conclude(job, folder, count)
+
+
+def plan(job: Job) -> str:
+    """Clean the reports, and say what rewriting them would send; nothing is sent.
+
+    Raises:
+        DataError: see `prepare`; or there is nothing to rewrite.
+    """
+    folder = OutputFolder(job.output, job.settings())
+    if folder.finished or job.config.rewriting is None:
+        raise DataError(f"{job.output}: nothing is left to be rewritten")
+    with Progress(folder.open(), job.settings()) as progress:
+        _clean(job, folder, progress)
+        return plan_rewriting(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
+
+
+def _clean(job: Job, folder: OutputFolder, progress: Progress) -> None:
+    try:
+        clean_studies(job.source, progress, job.config.cleaning, job.config.splits, job.processes)
+    except XrayGPTError:
+        if not progress.study_count():  # a wrong path, say: nothing is worth keeping
+            folder.discard()
+        raise
+
+
+def _move_to_shards(progress: Progress, folder: OutputFolder, shard_bytes: int) -> None:
+    if not progress.is_complete("shards"):
+        write_shards(folder.path, shard_bytes)
+        progress.mark_complete("shards")
+    shutil.rmtree(folder.images, ignore_errors=True)
+
+
+def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
+    """Write checksums, page and, as the last file, ``preparation.json``."""
+    summary = summarise_preparation(
+        folder.path / RECORD_FILE,
+        source=job.source.name,
+        synthetic=job.synthetic,
+        text_only=not job.with_images,
+    )
+    if not count:
+        raise DataError(
+            f"nothing is left to train on; {folder.path / RECORD_FILE} has the reasons\n{summary.text()}"
+        )
+    if not job.with_images:
+        folder.images.rmdir()
+    write_checksums(folder.path, folder.scratch)
+    write_page(summary, folder.path, yaml.safe_dump(job.settings(), sort_keys=False), job.command)
+    content = {"settings": job.settings(), **json.loads(summary.to_json())}
+    report = folder.scratch / REPORT_FILE
+    report.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    report.replace(folder.path / REPORT_FILE)
+    folder.close()
+    return summary

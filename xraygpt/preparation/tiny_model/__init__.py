@@ -1,0 +1,1 @@
+"""What a tiny model is put together from: texts, tokenizers, shipped parts."""

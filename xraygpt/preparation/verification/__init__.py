@@ -1,0 +1,1 @@
+"""Does a prepared folder hold what a training needs?"""
