@@ -80,3 +80,12 @@ def test_view(position: str, meaning: str, view: str) -> None:
         code.CodeMeaning = meaning
         made.ViewCodeSequence = Sequence([code])
     assert view_of(made) == view
+
+
+@pytest.mark.parametrize(("position", "view"), [("PA", "PA"), ("HFS", ""), ("", "")])
+def test_view_in_the_tag_of_tomography(position: str, view: str) -> None:
+    assert view_of(dataset(PIXELS, ViewPosition="", PatientPosition=position)) == view
+
+
+def test_the_tag_of_tomography_comes_last() -> None:
+    assert view_of(dataset(PIXELS, ViewPosition="LATERAL", PatientPosition="AP")) == "LATERAL"

@@ -32,6 +32,7 @@ Array = np.ndarray
 
 TAGS = (
     "Modality", "BodyPartExamined", "StudyDescription", "SeriesDescription", "ProtocolName", "ViewPosition",
+    "PatientPosition",
     "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation", "PresentationIntentType",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows",
     "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",

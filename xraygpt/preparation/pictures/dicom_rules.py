@@ -57,9 +57,13 @@ def check_wanted(dataset: Dataset, name: str, refuse_burnt_in: bool) -> tuple[st
 
 
 def view_of(dataset: Dataset) -> str:
-    """Return the view: that of ViewPosition, else that of ViewCodeSequence, else ""."""
+    """Return the view: that of ViewPosition, else that of ViewCodeSequence, else "".
+
+    Some write it into PatientPosition, which is meant for tomography (``HFS``); it comes last.
+    """
     codes = dataset.get("ViewCodeSequence")
-    for written in (text(dataset, "ViewPosition"), text(codes[0], "CodeMeaning") if codes else ""):
+    coded = text(codes[0], "CodeMeaning") if codes else ""
+    for written in (text(dataset, "ViewPosition"), coded, text(dataset, "PatientPosition")):
         letters = re.sub(r"[^A-Z]", "", written)
         if letters in VIEWS:
             return letters
