@@ -19,10 +19,12 @@ __all__ = [
     "CLASSES",
     "Mention",
     "Status",
+    "aggregate",
     "find_mentions",
     "finding_sides",
     "label_report",
     "positive_findings",
+    "sides_of",
 ]
 
 SIDES = {"left": {"left"}, "right": {"right"}, "bilateral": {"left", "right"}, "": set[str]()}
@@ -67,7 +69,7 @@ def label_report(text: str) -> dict[str, Status]:
     one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
     uncertain; a text without a word has no label at all.
     """
-    return _aggregate(find_mentions(text)) if text.strip() else {}
+    return aggregate(find_mentions(text)) if text.strip() else {}
 
 
 def positive_findings(text: str) -> frozenset[str]:
@@ -78,14 +80,20 @@ def positive_findings(text: str) -> frozenset[str]:
 
 def finding_sides(text: str) -> dict[str, frozenset[str]]:
     """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
+    return sides_of(find_mentions(text))
+
+
+def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
+    """`finding_sides` of a report whose mentions are known."""
     sides: dict[str, frozenset[str]] = {}
-    for mention in find_mentions(text):
+    for mention in mentions:
         if mention.status == Status.POSITIVE:
             sides[mention.label] = sides.get(mention.label, frozenset()) | SIDES[mention.side]
     return sides
 
 
-def _aggregate(mentions: Iterable[Mention]) -> dict[str, Status]:
+def aggregate(mentions: Iterable[Mention]) -> dict[str, Status]:
+    """`label_report` of a report, not empty, whose mentions are known."""
     said: dict[str, set[Status]] = {}
     for mention in mentions:
         said.setdefault(mention.label, set()).add(mention.status)

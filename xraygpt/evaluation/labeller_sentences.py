@@ -43,7 +43,7 @@ class Sentence:
 
 def split_report(report: str) -> Iterator[Sentence]:
     """Yield the sentences of the sections that describe the images."""
-    for section_start, section_end in _image_sections(report):
+    for section_start, section_end in image_sections(report):
         section = report[section_start:section_end]
         start = 0
         for end in [*SENTENCE_END.finditer(section), None]:
@@ -53,7 +53,7 @@ def split_report(report: str) -> Iterator[Sentence]:
             start = stop if end is None else end.end()
 
 
-def _image_sections(report: str) -> Iterator[tuple[int, int]]:
+def image_sections(report: str) -> Iterator[tuple[int, int]]:
     """Yield where the text between headers lies; a section about other things ends with its paragraph."""
     start, other = 0, False
     for header in [*HEADER.finditer(report), None]:

@@ -12,8 +12,10 @@ import re
 from xraygpt.evaluation.priors import MARK
 from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend
 
-_TOKEN = rf"[\w'<>-]*{MARK}[\w'<>-]*"
-_MARKS = rf"(?:{_TOKEN}(?:[ ,/]*{_TOKEN})*)"
+_TOKEN = rf"(?:(?<![\w'<>-])(?=[\w'<>-]*{MARK})[\w'<>-]++|\[\*\*[^\]]*+\*\*\])"
+"""A word with a mark: ``XXXX``, ``dual-XXXX``, ``XXXX's``."""
+_MARKS = rf"(?>{_TOKEN}(?:[ /]*+{_TOKEN})*+)"
+"""Marks in a row; never tried in more than one way, so that the time does not explode with their number."""
 _NOUN_ENDS = (
     rf"(?=\s*(?:[.,;:)]|$|{CUT})|\s+(?:is|are|was|were|has|have|had|appears?|remains?|and|or|of|in|on|at|with"
     r"|within|without|to|from|by|for|as|than|that|which|there|intact|unremarkable|bilaterally|grossly|normal|clear"
