@@ -84,7 +84,11 @@ def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -
     missing = [name for name in needed if name not in columns]
     if missing:
         named = ", ".join(f"'{name}'{did_you_mean(name, columns).rstrip('.')}" for name in missing)
-        raise DataError(f"{place}: columns are missing: {named} (there are: {', '.join(columns) or 'none'})")
+        only = next(iter(columns), "") if len(columns) == 1 else ""
+        hint = "; separate them by commas, not by ';'" if ";" in only else ""
+        raise DataError(
+            f"{place}: columns are missing: {named} (there are: {', '.join(columns) or 'none'}){hint}"
+        )
 
 
 def _ending(path: Path) -> str:

@@ -161,3 +161,44 @@ def test_wrong_sizes_are_refused(text: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["phantom", "--out", "x", "--shards", f"--shard-size={text}"])
     assert "300M" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["openi", "--reports", "x.tgz", "--no-images", "--shards"],
+        ["openi", "--reports", "x.tgz", "--no-images", "--keep-size"],
+        ["phantom", "--shard-size", "3M"],
+        ["phantom", "--distinct-images", "3"],
+        ["phantom", "--as", "folder", "--processes", "2"],
+    ],
+)
+def test_options_without_effect_are_refused(
+    tmp_path: Path, given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2
+    assert "--" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["phantom", "--studies", "2", "--out", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'file'}")
+
+
+def test_an_interruption_is_one_line_and_the_command_goes_on(tmp_path: Path, mimic_tree: Path) -> None:
+    given = ["mimic-cxr", str(mimic_tree), "--out", str(tmp_path / "out"), "--processes", "2"]
+    command = [sys.executable, str(ROOT / "prepare.py"), *given]
+    images = tmp_path / "out" / "image"
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        while not images.is_dir() or not os.listdir(images):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    assert error.endswith("interrupted\n")
+    assert subprocess.run(command, cwd=ROOT, check=True, capture_output=True).returncode == 0

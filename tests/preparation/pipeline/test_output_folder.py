@@ -17,8 +17,11 @@ def test_a_new_folder_is_made_and_cleared_of_work(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "a" / "out", SETTINGS)
     assert not folder.finished
     assert folder.open().parent == tmp_path / "a" / "out" / ".preparing"
+    folder.clear_scratch()
     (folder.scratch / "half written").touch()
     folder.open()
+    assert list(folder.scratch.iterdir()) != []  # another process may be at work in it
+    folder.clear_scratch()
     assert list(folder.scratch.iterdir()) == []
     folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["image"]

@@ -89,3 +89,17 @@ def test_a_damaged_file_is_named(path: Path) -> None:
     path.write_bytes(b"no database" * 1000)
     with pytest.raises(DataError, match=r"damaged .*delete .*\.preparing"):
         Progress(path, SETTINGS)
+
+
+def test_a_second_process_is_refused_before_anything_is_written(path: Path) -> None:
+    Progress(path, SETTINGS).__exit__(None, None, None)
+    with Progress(path, SETTINGS), pytest.raises(DataError, match="another preparation"):
+        Progress(path, SETTINGS)
+
+
+def test_a_full_disk_is_said_so(path: Path) -> None:
+    with Progress(path, SETTINGS) as progress:
+        progress._db.execute("PRAGMA max_page_count = 8")
+        with pytest.raises(DataError, match="cannot be written .*full"):
+            progress.add_studies(StudyRow(json.dumps({"study_id": "s" * 5000})) for _ in range(50))
+        assert progress.study_count() == 0

@@ -61,11 +61,14 @@ def phantom_size(text: str) -> int:
 
 
 def _phantom(args: argparse.Namespace) -> None:
+    from xraygpt.common.errors import ConfigError
     from xraygpt.preparation.sources.phantom import PhantomSource
 
     if args.shape is not None:
         _write_raw(args)
         return
+    if args.distinct_images is not None:
+        raise ConfigError("--distinct-images is for --as")
     source = PhantomSource(args.seed, args.studies, args.size)
     inputs = {"phantom_seed": args.seed, "studies": args.studies, "size": args.size}
     run_job(args, source, inputs, stream=source)
@@ -87,7 +90,8 @@ def _write_raw(args: argparse.Namespace) -> None:
     from xraygpt.common.errors import ConfigError
     from xraygpt.preparation.synthetic import write_mimic_tree, write_openi_tree, write_simple_folder
 
-    if args.shards or args.keep_size or args.options or args.cfg_path is not None:
+    settings = (args.shards, args.shard_size, args.keep_size, args.options, args.cfg_path, args.send)
+    if any(settings) or args.processes is not None:
         raise ConfigError("--as writes raw data; prepare it afterwards, with the settings given then")
     writers: dict[str, Callable[..., None]] = {
         "mimic-cxr": partial(write_mimic_tree, images="jpg"),

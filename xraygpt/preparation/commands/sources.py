@@ -129,9 +129,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         "without it, only what would be sent is shown",
     )
     parser.add_argument("--shards", action="store_true", help="pack the images into tar files (webdataset)")
-    parser.add_argument(
-        "--shard-size", type=_bytes, default="1G", help="largest tar file, e.g. 300M (default: %(default)s)"
-    )
+    parser.add_argument("--shard-size", type=_bytes, help="largest tar file, e.g. 1G (default: 256 MiB)")
     add_processes(parser)
 
 
@@ -198,9 +196,11 @@ def run_job(
     """
     from xraygpt.preparation.pipeline.config import read_config
     from xraygpt.preparation.pipeline.run import Job, plan, prepare
+    from xraygpt.preparation.pipeline.shards import SHARD_BYTES
     from xraygpt.preparation.pipeline.workers import available_cores
     from xraygpt.preparation.synthetic.phantoms import NOTICE_FILE
 
+    _check_consistent(args)
     keep_size = ["pictures.keep_size=true"] if args.keep_size else []
     job = Job(
         source=source,
@@ -209,7 +209,7 @@ def run_job(
         output=args.out,
         with_images=not getattr(args, "no_images", False),
         stream=stream,
-        shard_bytes=args.shard_size if args.shards else None,
+        shard_bytes=(args.shard_size or SHARD_BYTES) if args.shards else None,
         synthetic=raw is None or (raw / NOTICE_FILE).is_file(),
         processes=args.processes or available_cores(),
         command=args.command_line,
@@ -222,6 +222,16 @@ def run_job(
         print(f"{args.out}: was prepared before with the same settings; nothing to do")
     else:
         print(f"{summary.text()}\nwritten to {args.out}; look at {args.out / 'preparation.html'}")
+
+
+def _check_consistent(args: argparse.Namespace) -> None:
+    """Refuse options that would be without effect."""
+    from xraygpt.common.errors import ConfigError
+
+    if getattr(args, "no_images", False) and (args.shards or args.keep_size):
+        raise ConfigError("--no-images leaves nothing for --shards and --keep-size")
+    if args.shard_size is not None and not args.shards:
+        raise ConfigError("--shard-size is for --shards")
 
 
 def _plain(value: Any) -> Any:

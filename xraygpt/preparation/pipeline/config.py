@@ -9,7 +9,7 @@ from pathlib import Path
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.merge import load_yaml, merge_layers, parse_options
 from xraygpt.common.typed import Problem, collect
-from xraygpt.preparation.pictures.convert import PictureConfig
+from xraygpt.pictures.convert import PictureConfig
 from xraygpt.preparation.pipeline.splits import SplitConfig
 from xraygpt.preparation.reports.chat_rewriting import RewritingConfig
 from xraygpt.preparation.reports.cleaning import CleaningConfig

@@ -46,9 +46,14 @@ class OutputFolder:
     def open(self) -> Path:
         """Make the folders and return the progress file."""
         self.images.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        self.scratch.mkdir(parents=True)
+        self.work.mkdir(exist_ok=True)
         return self.work / PROGRESS_FILE
+
+    def clear_scratch(self) -> None:
+        """Remove half-written files; only for whoever has the progress file open."""
+        if self.scratch.is_dir():
+            shutil.rmtree(self.scratch)
+        self.scratch.mkdir()
 
     def close(self) -> None:
         """Remove what was needed to go on."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from xraygpt.preparation.pictures.convert import (
+from xraygpt.pictures.convert import (
     ConvertedPicture,
     PictureConfig,
     RefusedPictureError,

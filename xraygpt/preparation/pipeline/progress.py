@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -50,15 +51,13 @@ class Progress:
         try:
             self._db = sqlite3.connect(path, timeout=1.0)
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.executescript(TABLES)
+            self._db.executescript(f"BEGIN EXCLUSIVE; {TABLES} COMMIT")  # from here on it is locked
             stored = self._settings()
             if stored != text and not self.is_complete("reports"):
                 self._start_again(text)
                 stored = text
-        except sqlite3.OperationalError as error:
-            raise DataError(f"{path}: is another preparation at work in this folder? ({error})") from error
-        except sqlite3.DatabaseError as error:
-            raise DataError(f"{path}: damaged ({error}); delete {path.parent} and start again") from error
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
         if stored != text:
             raise DataError(_changed_settings(path, json.loads(stored or "{}"), settings))
 
@@ -70,13 +69,30 @@ class Progress:
     ) -> None:
         self._db.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Commit what the block writes, all of it or nothing."""
+        try:
+            with self._db:
+                yield
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> DataError:
+        code = getattr(error, "sqlite_errorcode", None)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return DataError(f"{self._path}: another preparation is at work in this folder ({error})")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return DataError(f"{self._path}: damaged ({error}); delete {self._path.parent} and start again")
+        return DataError(f"{self._path}: cannot be written ({error})")
+
     def _settings(self) -> str | None:
         found = self._db.execute("SELECT value FROM facts WHERE key = 'settings'").fetchone()
         return None if found is None else str(found[0])
 
     def _start_again(self, settings: str) -> None:
         """Forget everything; nothing that takes long has been done yet."""
-        with self._db:
+        with self._writing():
             for table in ("facts", "studies", "wanted", "pictures"):
                 self._db.execute(f"DELETE FROM {table}")
             self._db.execute("INSERT INTO facts VALUES ('settings', ?)", (settings,))
@@ -94,12 +110,12 @@ class Progress:
 
     def mark_complete(self, stage: str) -> None:
         """Note that a stage has come to its end."""
-        with self._db:
+        with self._writing():
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, '')", (f"{stage} complete",))
 
     def add_studies(self, rows: Iterable[StudyRow]) -> None:
         """Append the next items; an image id that an earlier study has taken stays that study's."""
-        with self._db:
+        with self._writing():
             for row in rows:
                 number = self._db.execute("INSERT INTO studies (row) VALUES (?)", (row.text,)).lastrowid
                 self._db.executemany(
@@ -117,7 +133,7 @@ class Progress:
 
     def replace_study(self, number: int, row: dict[str, Any]) -> None:
         """Put another row in place of one."""
-        with self._db:
+        with self._writing():
             text = json.dumps(row, ensure_ascii=False)
             self._db.execute("UPDATE studies SET row = ? WHERE number = ?", (text, number))
             if row["outcome"] != "kept":
@@ -142,7 +158,7 @@ class Progress:
 
     def add_pictures(self, rows: Iterable[dict[str, Any]]) -> None:
         """Note what became of images."""
-        with self._db:
+        with self._writing():
             self._db.executemany(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?)",
                 ((row["image_id"], json.dumps(row, ensure_ascii=False)) for row in rows),
@@ -164,7 +180,7 @@ class Progress:
 
     def forget_pictures(self, image_ids: Iterable[str]) -> None:
         """Note that images have to be done again."""
-        with self._db:
+        with self._writing():
             self._db.executemany("DELETE FROM pictures WHERE image_id = ?", ((i,) for i in image_ids))
 
 

@@ -73,6 +73,7 @@ def prepare(job: Job) -> Summary | None:
     if folder.finished:
         return None
     with Progress(folder.open(), job.settings()) as progress:
+        folder.clear_scratch()
         _clean(job, folder, progress)
         if job.config.rewriting is not None:
             rewrite_captions(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
@@ -126,7 +127,8 @@ def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
     )
     if not count:
         raise DataError(
-            f"nothing is left to train on; {folder.path / RECORD_FILE} has the reasons\n{summary.text()}"
+            f"nothing is left to train on ({folder.path / RECORD_FILE} has the reasons); delete {folder.path} "
+            f"before another try\n{summary.text()}"
         )
     if not job.with_images:
         folder.images.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +62,11 @@ def map_chunks(
 
 
 def _end_with_parent() -> None:
-    """Watch the parent process; a worker would otherwise wait for ever for one that was killed."""
+    """Watch the parent process; a worker would otherwise wait for ever for one that was killed.
+
+    Ctrl-C reaches every process of a terminal and is left to the parent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -62,7 +62,7 @@ class Summary:
             _shared("studies listed more than once", leakage.studies_repeated),
             *([] if self.text_only else of_images),
             _tallied("raw items that gave no study", self.unusable),
-            _tallied("reports rejected because cleaning changed their findings", rejected),
+            _tallied("reports rejected (findings changed, or no usable answer)", rejected),
         ]
         return sorted(checks, key=lambda check: not check.grave)
 

@@ -90,6 +90,9 @@ class AnswerCache:
         if path.is_file():
             self._read(path.read_bytes())
 
+    def __len__(self) -> int:
+        return len(self._answers)
+
     def get(self, key: str) -> str | None:
         return self._answers.get(key)
 
@@ -165,15 +168,24 @@ class ChatRewriter:
         """Return the summary of a report, from the cache or the server.
 
         Raises:
-            RewritingError: no use in going on: no key, wrong address, key or model refused, server away.
+            RewritingError: no use in going on: no key, wrong address, key or model refused, server away, or
+                the very first answer cannot be used.
             RefusedAnswerError: the answer to this text is empty, cut off, or no answer of a chat model.
         """
         key = self._key(text)
         answer = self._cache.get(key)
         if answer is None:
-            answer = _content_of(self._send(self._request(text)), self._address())
+            answer = self._ask(text)
             self._cache.add(key, answer)
         return answer
+
+    def _ask(self, text: str) -> str:
+        try:
+            return _content_of(self._send(self._request(text)), self._address())
+        except RefusedAnswerError as error:
+            if self._cache:
+                raise
+            raise RewritingError(f"no answer so far can be used: {error}") from error
 
     def _key(self, text: str) -> str:
         parts = [self.config.model, self.config.instruction, text]
