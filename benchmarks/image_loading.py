@@ -29,7 +29,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from xraygpt.datasets.datasets.images import read_image
 from xraygpt.datasets.phantom.patients import render_phantom
-from xraygpt.preparation.pictures.convert import PictureConfig, convert_picture
+from xraygpt.pictures.convert import PictureConfig, convert_picture
 from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD, Blip2ImageTrainProcessor
 
 WIDTH, HEIGHT = 2544, 3056

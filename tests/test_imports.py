@@ -27,6 +27,7 @@ FLOORS = [
     "xraygpt.datasets",
     "xraygpt.evaluation",
     "xraygpt.processors",
+    "xraygpt.pictures",
     "xraygpt.common",
 ]
 

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
-from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.generation import GeneratedReport, GenerationConfig
 
 SIDE = 8
+DIE_AT_BATCH = "TOY_DIES_AT_BATCH"
+"""Environment variable: kill the process with signal 9 at this batch of reports."""
 
 
 @dataclass
@@ -52,6 +54,7 @@ class ToyModel(BaseModel):
         self.nan_for = nan_for
         self.die_at = die_at
         self.steps = 0
+        self.batches = 0
         self.prompt_list = ["one", "two", "three"]
         self.exported: Path | None = None
 
@@ -75,8 +78,14 @@ class ToyModel(BaseModel):
             loss = loss * float("nan")
         return {"loss": loss, "loss_half": loss / 2, "num_targets": weights.sum()}
 
-    def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
-        return [f"value {round(10 * float(value))}" for value in self.predict(samples["image"])]
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
+        self.batches += 1
+        if str(self.batches) == os.environ.get(DIE_AT_BATCH):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [
+            GeneratedReport(f"value {round(10 * value)}", 2, "end_token", -abs(value))
+            for value in self.predict(samples["image"]).tolist()
+        ]
 
     def export(self, folder: Path) -> None:
         self.exported = folder

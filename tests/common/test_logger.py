@@ -91,3 +91,19 @@ def test_progress_writes_lines_where_there_is_no_terminal(
     with caplog.at_level(logging.INFO):
         assert list(progress(range(2), total=2, desc="reading")) == [0, 1]
     assert [line.split(",")[0] for line in caplog.messages] == ["reading: 1/2", "reading: 2/2"]
+
+
+def test_progress_says_how_long_it_will_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(logger_module.time, "monotonic", lambda: float(next(clock)))
+    with caplog.at_level(logging.INFO):
+        list(progress(range(3), total=3, desc="reading"))
+        list(progress(iter([1])))
+    assert caplog.messages == [
+        "reading: 1/3, 20 s, about 40 s left",
+        "reading: 2/3, 40 s, about 20 s left",
+        "reading: 3/3, 60 s, about 0 s left",
+        "progress: 1, 20 s",
+    ]

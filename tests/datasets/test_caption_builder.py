@@ -13,7 +13,7 @@ import yaml
 
 from tests.toy import metrics_of, write_config, write_dataset
 from xraygpt.common.config import Config
-from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.errors import ConfigError, DataError, MissingFileError
 from xraygpt.datasets.builders import load_dataset
 from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.runners.launch import launch
@@ -92,7 +92,7 @@ def test_several_tables_and_text_alone(tmp_path: Path, own: dict[str, Any]) -> N
     ("change", "error", "message"),
     [
         ({"images": None}, ConfigError, "set images .* and annotations"),
-        ({"annotations": None}, ConfigError, "set images .* and annotations"),
+        ({"annotations": None}, DataError, r"no data set has the split 'train' \(caption has test\)"),
         ({"annotations": []}, ConfigError, "set images .* and annotations"),
         ({"images": "nowhere"}, MissingFileError, r"folder of the images(.|\n)*nowhere.*build_info\.images"),
         ({"annotations": "no.csv"}, MissingFileError, r"table of reports(.|\n)*no\.csv.*\.annotations"),

@@ -161,8 +161,27 @@ def test_evaluation_takes_each_sample_once_in_order() -> None:
     loader = BatchLoader(EvalStream(data, 2, seed=0, prompt="p"), on_skipped=reports.extend)
     assert [batch["image_id"] for batch in loader] == [["a0", "a1"], ["a4", "a5"], ["a6"]]
     assert len(reports) == 2
+
+
+def test_processes_evaluate_the_batches_of_one() -> None:
+    data = Noise("a", 7, corrupt=(2, 3))
+    one = list(BatchLoader(EvalStream(data, 2, seed=0)))
+    assert [batch["number"] for batch in one] == [0, 2, 3]
     dealt = [EvalStream(data, 2, seed=0, rank=rank, world_size=2) for rank in range(2)]
-    assert [list(part.indices) for part in dealt] == [[0, 2, 4, 6], [1, 3, 5]]
+    two = [batch for part in dealt for batch in BatchLoader(part)]
+    assert sorted(batch["number"] for batch in two) == [0, 2, 3]
+    for batch in one:
+        (other,) = (own for own in two if own["number"] == batch["number"])
+        assert torch.equal(other["image"], batch["image"])
+
+
+def test_evaluation_goes_on_with_the_batches_that_are_left() -> None:
+    for rank, left in enumerate([[1, 4], [3]]):
+        stream = EvalStream(Noise("a", 9), 2, seed=0, rank=rank, world_size=2, prompt="p")
+        batches = list(BatchLoader(stream.leaving_out({0, 2})))
+        assert [batch["number"] for batch in batches] == left
+        assert {batch["prompt"] for batch in batches} == {"p"}
+        assert stream.total == 5
 
 
 def test_ratios_must_fit() -> None:

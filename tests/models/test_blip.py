@@ -135,6 +135,28 @@ def test_a_few_steps_teach_the_reports_and_they_are_then_written(sizes: dict[str
     sampled = GenerationConfig(max_new_tokens=11, do_sample=True, top_p=0.5)
     assert model.generate(batch(), sampled) == REPORTS
 
+    details = model.generate_detailed(batch(), GenerationConfig(max_new_tokens=11))
+    assert [report.text for report in details] == REPORTS
+    assert [report.tokens for report in details] == [
+        len(model.tokenizer(report).input_ids) - 1 for report in REPORTS
+    ]
+    assert {report.stop_reason for report in details} == {"end_token"}
+    (cut, *_) = model.generate_detailed(batch(), GenerationConfig(max_new_tokens=2))
+    assert (cut.text, cut.tokens, cut.stop_reason) == ("the heart", 2, "length")
+
+
+@pytest.mark.parametrize("prompt", ["", "the lungs"])
+@torch.no_grad()
+def test_the_probability_of_a_report_is_that_of_its_tokens(sizes: dict[str, Any], prompt: str) -> None:
+    model = writer(sizes, prompt=prompt).eval()
+    generation = GenerationConfig(max_new_tokens=6, repetition_penalty=2.0)
+    for row, report in enumerate(model.generate_detailed(batch(), generation)):
+        image = model.embed_image(batch()["image"][row : row + 1])
+        sequence = model.write(image, generation)[:, : len(model.start_ids) + report.tokens]
+        logs = model.text_decoder(sequence, encoder_hidden_states=image).logits.log_softmax(-1)[0, :-1]
+        written = logs.gather(1, sequence[0, 1:, None])[len(model.start_ids) - 1 :]
+        assert report.mean_log_probability == pytest.approx(float(written.mean()), abs=1e-5)
+
 
 def test_encoder_and_decoder_are_one_but_for_self_attention(sizes: dict[str, Any]) -> None:
     model = pretraining(sizes)

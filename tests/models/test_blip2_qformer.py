@@ -263,11 +263,36 @@ def test_generated_text_and_features(config: Blip2QformerConfig) -> None:
         texts = model.generate(batch(), GenerationConfig(max_new_tokens=5, num_beams=beams))
         assert len(texts) == 4
         assert all(isinstance(text, str) and "[" not in text for text in texts)
+        details = model.generate_detailed(batch(), GenerationConfig(max_new_tokens=5, num_beams=beams))
+        assert [report.text for report in details] == texts
+        assert all(report.mean_log_probability < 0 and 1 <= report.tokens <= 5 for report in details)
     assert model.extract_features(batch(), "image").image_embeds_proj.shape == (4, 4, 16)
     assert model.extract_features(batch(), "text").text_embeds.shape[::2] == (4, 32)
     assert model.extract_features(batch()).multimodal_embeds.shape == (4, 4, 32)
     with pytest.raises(ValueError, match="mode must be one of"):
         model.extract_features(batch(), "sound")
+
+
+@torch.no_grad()
+def test_the_probability_of_a_report_is_that_of_its_tokens(config: Blip2QformerConfig) -> None:
+    """Step by step with the cache, as they were written, against one pass over the whole."""
+    model = build(config).eval()
+    images = model.embed_image(batch()["image"])
+    cache = model.Qformer.bert(
+        query_embeds=model.query_tokens.expand(4, -1, -1), encoder_hidden_states=images, use_cache=True
+    ).past_key_values
+    tokens = torch.full((4, 1), model.tokenizer.bos_token_id)
+    sums = torch.zeros(4)
+    for _ in range(5):
+        output = model.Qformer(tokens, past_key_values=cache)
+        best = output.logits[:, -1].log_softmax(-1)
+        tokens, cache = best.argmax(-1, keepdim=True), output.past_key_values
+        sums += best.amax(-1)
+    details = model.generate_detailed(batch(), GenerationConfig(max_new_tokens=5, min_length=0))
+    whole = [row for row, report in enumerate(details) if report.stop_reason == "length"]
+    assert whole
+    for row in whole:
+        assert details[row].mean_log_probability == pytest.approx(float(sums[row]) / 5, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ def test_it_learns_its_texts_and_is_read_back(model: CausalLM, tmp_path: Path) -
     assert loss.item() < 0.1 * first
     generation = GenerationConfig(max_new_tokens=64)
     assert model.generate(samples, generation) == SENTENCES[:3]
+    details = model.generate_detailed(samples, generation)
+    assert [report.text for report in details] == SENTENCES[:3]
+    assert {report.stop_reason for report in details} == {"stop_string"}
 
     model.export(tmp_path)
     again = CausalLM.from_config(CausalLMConfig(llama_model=str(tmp_path)))

@@ -194,11 +194,13 @@ def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
 
 
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
-    cfg = SimpleNamespace(run_cfg=SimpleNamespace(generate=GenerationConfig(), page=PageConfig()))
+    cfg = SimpleNamespace(
+        run_cfg=SimpleNamespace(generate=GenerationConfig(), page=PageConfig(), best_metric=None)
+    )
     task = ReportGenerationTask.setup_task(cfg=cfg)
     rows = task.evaluation(ToyModel(), batches(2, 3), context=context(tmp_path))
     metrics = task.after_evaluation(rows, "test", "best", context=context(tmp_path))
-    written = json.loads((tmp_path / "reports_test.json").read_text())
+    written = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
     assert [row["image_id"] for row in written] == [f"b{b}s{i}" for b in range(2) for i in range(3)]
     assert all(row["reference"] == "value 4" and row["generated"].startswith("value") for row in written)
     assert metrics["agg_metrics"] == metrics["f1"]

@@ -60,8 +60,8 @@ def test_page_and_scores_of_real_images(tmp_path: Path) -> None:
     assert "drew them" not in html
     assert html.count("data:image/jpeg;base64,") == 3
     assert "&lt;b&gt;XXXX&lt;/b&gt;" in html
-    reports = json.loads((tmp_path / "out" / "reports_validate.json").read_text())
-    assert {row["source"] for row in reports} == {"openi"}
+    lines = (tmp_path / "out" / "predictions_validate.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["openi"] * 4
 
 
 def test_scores_without_a_page(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_run_that_has_not_ended_is_found_out_before_generating(tmp_path: Path) -
         evaluate(tmp_path, data, runs=[str(tmp_path / "nowhere")])
     with pytest.raises(MissingFileError, match=r"nowhere/scores\.json"):
         evaluate(tmp_path, data, untrained=str(tmp_path / "nowhere"))
-    assert not (tmp_path / "out" / "reports_validate.json").exists()
+    assert not (tmp_path / "out" / "predictions_validate.jsonl").exists()
     assert not (tmp_path / "out" / "run.json").exists()
 
 

@@ -54,6 +54,10 @@ class DataError(XrayGPTError):
     """An annotation file, an image or a sample that cannot be used."""
 
 
+class UnavailableMetricError(XrayGPTError):
+    """A metric that needs a package, weights or a Java machine that is not there; says how to get it."""
+
+
 class NonFiniteLossError(XrayGPTError):
     """The loss became NaN or infinite; training has stopped."""
 

@@ -159,5 +159,11 @@ def _with_log_lines(iterable: Iterable[T], total: int | None, desc: str) -> Iter
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
-            of_total = f"{done}/{total}" if total is not None else str(done)
-            logger.info("%s: %s, %.0f s", desc or "progress", of_total, now - start)
+            logger.info("%s: %s", desc or "progress", _how_far(done, total, now - start))
+
+
+def _how_far(done: int, total: int | None, seconds: float) -> str:
+    """Return e.g. "12/30, 45 s, about 68 s left"."""
+    if total is None:
+        return f"{done}, {seconds:.0f} s"
+    return f"{done}/{total}, {seconds:.0f} s, about {seconds * (total - done) / done:.0f} s left"

@@ -48,6 +48,8 @@ class Batch(TypedDict, total=False):
     """What stands in for the images in text-only training; only in phantoms."""
     source: NotRequired[str]
     """Name of the data set that all samples come from; absent in an empty batch."""
+    number: NotRequired[int]
+    """Which batch of its split, from 0; only in evaluation."""
     skipped: NotRequired[list[str]]
     """Corrupt images met while this batch was put together, in words; absent when there were none."""
 

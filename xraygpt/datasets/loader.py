@@ -39,7 +39,7 @@ class BatchLoader:
         self.on_skipped = on_skipped
         numbers: Iterable[int]
         if isinstance(stream, EvalStream):
-            numbers = range(first, len(stream))
+            numbers = stream.numbers[first:]
             num_workers = min(num_workers, len(numbers))
         else:
             numbers = _CountFrom(first)

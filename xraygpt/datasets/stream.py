@@ -10,7 +10,7 @@ W * b sees at step s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -130,9 +130,14 @@ class TrainStream(Dataset[Batch | XrayGPTError]):
 
 
 class EvalStream(Dataset[Batch | XrayGPTError]):
-    """Batches of a data set in its own order, each sample once; process r of W takes samples r, r + W, ...
+    """Batches of a data set in its own order, each sample once; process r of W takes batches r, r + W, ...
 
-    Corrupt images that may be skipped are left out, so that a batch may be smaller, or empty.
+    Batches have the same samples with any number of processes, so that whatever depends on a sample's batch
+    mates (rounding, random numbers) does not depend on the processes. Corrupt images that may be skipped are
+    left out, so that a batch may be smaller, or empty.
+
+    Args:
+        without: numbers of batches that are left out; the others are dealt to the processes.
     """
 
     def __init__(
@@ -143,26 +148,42 @@ class EvalStream(Dataset[Batch | XrayGPTError]):
         rank: int = 0,
         world_size: int = 1,
         prompt: str = "",
+        without: Container[int] = (),
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
         self.prompt = prompt
-        self.indices = range(rank, len(dataset), world_size)
+        self.total = -(-len(dataset) // batch_size)
+        """Batches of all processes, those left out included."""
+        kept = [number for number in range(self.total) if number not in without]
+        self.numbers = kept[rank::world_size]
+        """Batches of this process."""
+
+    def leaving_out(self, numbers: Container[int]) -> EvalStream:
+        """Return this stream without some batches; the others are dealt anew."""
+        return EvalStream(
+            self.dataset, self.batch_size, self.seed, self.rank, self.world_size, self.prompt, numbers
+        )
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return len(self.numbers)
 
     def __getitem__(self, number: int) -> Batch | XrayGPTError:
+        """Return batch `number` of the data set."""
         samples: list[Sample] = []
         skipped: list[str] = []
         try:
             with preserved():
-                for index in self.indices[number * self.batch_size : (number + 1) * self.batch_size]:
+                first = number * self.batch_size
+                for index in range(first, min(first + self.batch_size, len(self.dataset))):
                     self._read(index, samples, skipped)
         except XrayGPTError as error:
             return error
         batch = collate(samples, self.prompt)
+        batch["number"] = number
         if skipped:
             batch["skipped"] = skipped
         return batch

@@ -29,6 +29,16 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class RunSummary:
+    """One of the runs that led to an evaluation."""
+
+    name: str
+    seconds: float
+    curves: Curves | None
+    """None for a run without training."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """Coordinates in a box of `WIDTH` x `HEIGHT`, y downwards."""
 

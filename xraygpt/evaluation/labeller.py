@@ -14,15 +14,16 @@ from xraygpt.evaluation.labeller_context import Status, judge, mask_changes
 from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING, SUPPORT_DEVICES, find_terms
 from xraygpt.evaluation.labeller_sentences import split_report
 from xraygpt.evaluation.labeller_sides import find_sides
+from xraygpt.evaluation.priors import tells_only_of_prior
 
 __all__ = [
     "CLASSES",
     "Mention",
     "Status",
-    "aggregate",
     "find_mentions",
     "finding_sides",
     "label_report",
+    "labels_of",
     "positive_findings",
     "sides_of",
 ]
@@ -52,6 +53,8 @@ def find_mentions(text: str) -> list[Mention]:
     """
     mentions = []
     for sentence in split_report(text):
+        if tells_only_of_prior(sentence.text):
+            continue
         terms = find_terms(sentence.text)
         masked = mask_changes(sentence.text)
         for term, side in zip(terms, find_sides(sentence.text, terms), strict=True):
@@ -69,7 +72,7 @@ def label_report(text: str) -> dict[str, Status]:
     one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
     uncertain; a text without a word has no label at all.
     """
-    return aggregate(find_mentions(text)) if text.strip() else {}
+    return labels_of(find_mentions(text)) if text.strip() else {}
 
 
 def positive_findings(text: str) -> frozenset[str]:
@@ -92,7 +95,7 @@ def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
     return sides
 
 
-def aggregate(mentions: Iterable[Mention]) -> dict[str, Status]:
+def labels_of(mentions: Iterable[Mention]) -> dict[str, Status]:
     """`label_report` of a report, not empty, whose mentions are known."""
     said: dict[str, set[Status]] = {}
     for mention in mentions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 from xraygpt.evaluation import labeller_cues as cues
@@ -63,4 +64,19 @@ def _status_after(sentence: str, term: Term) -> Status | None:
     cue = pattern.search(sentence, term.end)
     if cue is None or cues.STATEMENT.search(sentence, term.end, cue.start()):
         return None
+    if _has_other_subject(sentence, term, cue):
+        return None
     return Status.UNCERTAIN if cue["doubt"] else Status.NEGATIVE
+
+
+def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
+    """Whether a cue behind a term is said of something else: "the heart is enlarged, edema has resolved".
+
+    Of "edema, effusion and atelectasis are not seen" it is said of all.
+    """
+    between = cues.ASIDE.sub("", sentence[term.end : cue.start()])
+    if cues.VERB.search(sentence, term.start, term.end):
+        return cues.OTHER_SUBJECT_OF_CLAUSE.search(between) is not None
+    if cues.OTHER_SUBJECT.search(between) is None:
+        return False
+    return cues.LIST.search(sentence, term.end, cue.end()) is None

@@ -19,8 +19,9 @@ NOT_A_NEGATION = re.compile(
     r" (?:changed?|increased?|decreased?|improve(?:d|ment)|worsening|progression|difference)\b"
     r"|\bnot only\b|\bno doubt\b"
     rf"|\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)"
-    r"|\b(?:almost|near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?)(?: complete(?:ly)?)?"
-    r" (?:resol\w+(?: of)?|cleared)\b"
+    r"|\b(?:not|almost|near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?|largely|mostly|somewhat"
+    r"|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly|le)?)"
+    r"(?:[ -](?:yet|entirely|fully|complete(?:ly)?|interval))* (?:resol\w+(?: of)?|cleared)\b"
 )
 """A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'."""
 
@@ -73,6 +74,14 @@ AFTER_DEVICE = re.compile(
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
 ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
 """Behind a term: it is one of two readings."""
+ASIDE = re.compile(r"\([^)]*\)|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+OTHER_SUBJECT = re.compile(r",[^,]*\w[^,]*$")
+"""Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
+OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
+"""The same where the term holds a verb: 'heart is enlarged[ and vascularity] is within normal limits'."""
+VERB = re.compile(rf"\b{BE}\b")
+LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b")
+"""From a term to the end of a cue that is said of all before: 'effusion[, edema and scars are not seen]'."""
 
 CLAUSE = (
     r"\b(?:but|however|although|though|except|other than|apart from|aside from|despite|otherwise|"

@@ -60,7 +60,7 @@ IS = rf"(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60
 """Between a thing and its size: 'heart [is mildly to moderately] enlarged'."""
 AND_OTHERS_ARE = rf"(?:(?!{JUDGEMENT}|\blungs?\b)[^;:]){{0,70}}?"
 """Between a thing and its normality, which is often said of several: 'heart [and mediastinum are] normal'."""
-OTHERS = r"heart|cardiac|mediastinal|sized?|silhouette|hilar|pulmonary|and|appearing|contours?"
+OTHERS = r"heart|cardiac|mediastinal|sized?|silhouette|hilar|pulmonary|and|stable|appearing|contours?"
 NORMAL_OTHERS_AND = rf"\bnormal(?:[ ,]+(?:{OTHERS}))*[ ,]+"
 
 FINDINGS = {

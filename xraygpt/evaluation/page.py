@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from xraygpt.common.html_page import page_environment, picture_url
-from xraygpt.evaluation.curves import Chart, Curves, draw_chart
+from xraygpt.evaluation.curves import Chart, RunSummary, draw_chart
 from xraygpt.evaluation.findings import extract_findings, split_sentences
 
 TEMPLATE = "page.html"
@@ -29,16 +29,6 @@ class Example:
     generated: str
     picture: Image.Image | None
     """8-bit grey or RGB; None where the data set has none to show."""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """One of the runs that led to the evaluation."""
-
-    name: str
-    seconds: float
-    curves: Curves | None
-    """None for a run without training."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _DATE = (
 )
 PRIOR_STUDY = (
     r"(?:(?:the|a|an|her|his|any|multiple|several|patient's)\s+)*"
-    rf"(?:{_EARLIER}(?:(?:\s+{_KIND})*\s+{_STUDY}(?:\s+{_STUDY})*\b"
+    rf"(?:{_EARLIER}(?:(?:\s+{_KIND})*\s+(?:{MARK}/)?{_STUDY}(?:\s+{_STUDY})*\b"
     rf"|(?=\s*(?:[.,;)]|$|and\b|with\b|which\b|{MARK})))"
     rf"|(?:{_KIND}\s+)*{_STUDY}(?={_DATE})|{MARK}(?:\s+{_KIND})*\s+{_STUDY}\b|baseline\b)(?:{_DATE})?"
 )
@@ -54,11 +54,33 @@ EXTENT = (
     r"(?:(?:significant|significantly|slight|slightly|mild|mildly|minimal|minimally|moderate|moderately|marked"
     r"|markedly|overall|relatively|essentially|generally|otherwise|grossly|also|again|interval|definite"
     r"|appreciable|substantial|substantially|considerable|considerably|partial|partially|somewhat|probably"
-    r"|perhaps|likely|apparent|apparently|obvious|other|gross|relevant|large|radiographic|completely|largely"
-    r"|further|now|acute|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|possible|possibly"
-    r"|bilaterally)\s+)*"
+    r"|perhaps|likely|apparent|apparently|obvious|other|gross|relevant|large|radiographic|completely|largely|mostly"
+    r"|incompletely|further|now|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|possible"
+    r"|possibly|since|yet|bilaterally)\s+)*"
 )
 """Any number of words of extent, each with its white space."""
+GROWN = (
+    r"(?:(?:increas|decreas|diminish|enlarg)(?:ed|ing)|smaller|larger|reduced)"
+    r"(?=,?\s+(?:(?:in\s+size|now|small|moderate|large|left|right|bilateral|basilar|apical|loculated|pleural"
+    r"|pulmonary|and)\s+)*(?:hydro)?(?:pneumothora|effusion|edema|atelectasis|consolidation)(?!\w* (?:than|or)\b))"
+)
+"""Said in front of a finding that has no usual size: "Decreased right pneumothorax"."""
+
+_WAS = r"\b(?:was|were|had been)\s+(?:(?:\w+ly|also|best|well)\s+)*"
+_PRIOR_ONLY = re.compile(
+    rf"{_WAS}{SEEN}\s+(?:(?:well|best|in the|within the|\w+|lung|lobe|base)\s+){{0,6}}?(?:on|in|by)\s+{PRIOR_STUDY}"
+    rf"|^\s*(?:on|in)\s+{PRIOR_STUDY},?\s(?:.*\s)?(?:was|were)\b"
+    rf"|^\s*{PRIOR_STUDY}\s+(?:\w+ly\s+)?(?:showed|demonstrated|revealed|described|had)\b"
+    r"|^\s*(?:previously,?\s+there|there\s+previously)\s+(?:was|were|had been)\b"
+    r"|^\s*there\s+(?:was|were|had been)\s.*\bpreviously\b",
+    re.IGNORECASE,
+)
+_PRESENT = re.compile(
+    r"\b(?:is|are|has|have|remains?|persists?|appears?|shows?|demonstrates?|represents?|reflects?|measures?|may"
+    r"|might|could|can|now|again|currently|today|still|stable|unchanged|similar|without|but|however|(?:in|de)creased"
+    r"|larger|smaller|new|no longer)\b",
+    re.IGNORECASE,
+)
 
 _COMPARISONS = (
     rf"\b{SAME}\b",
@@ -70,7 +92,7 @@ _COMPARISONS = (
     rf"\b(?:compared|similar|since|than)\s+(?:(?:to|with|the|that|of|on|in)\s+)*{MARK}",
     rf"\bcomparisons?\b|\b(?:{_EARLIER}|old)(?:\s+{_KIND})*\s+{_STUDY}\b",
     r"\bpreviously\b(?! (?:healthy|well))|\b(?:as|than) (?:before|previously)\b|\bno longer\b",
-    rf"\b(?:has|have|had)\s+(?:been\s+)?{EXTENT}{CHANGED}\b",
+    rf"\b(?:has|have|had)\s+{EXTENT}(?:been\s+)?{EXTENT}{CHANGED}\b|^{EXTENT}{GROWN}",
     r"\b(?:improv(?:ed|ing|ement)|worsen(?:ed|ing)|resolving(?! or)(?<!or resolving)|resolved)\b",
     r"(?<!document )(?<!document complete )(?<!ensure )(?<!ensure complete )(?<!confirm )(?<!to )(?<!until )"
     r"(?<!high )(?<!high-)\bresolution\b",
@@ -89,4 +111,13 @@ def compares_with_prior(sentence: str) -> bool:
     granulomatous disease``, ``old rib fractures``), nor words for an abnormal state (``increased markings``,
     ``degenerative changes``) and comparisons within the picture (``right greater than left``).
     """
-    return _COMPARISON.search(sentence) is not None
+    return _COMPARISON.search(sentence) is not None or tells_only_of_prior(sentence)
+
+
+def tells_only_of_prior(sentence: str) -> bool:
+    """Tell whether a sentence says what an earlier examination showed, and nothing of this one.
+
+    ``Nodules were seen on the prior CT.`` does, ``..., and are unchanged.`` does not; nor does ``The nodule was
+    not present on the prior CT.``, which is there now.
+    """
+    return _PRIOR_ONLY.search(sentence) is not None and _PRESENT.search(sentence) is None

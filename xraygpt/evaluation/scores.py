@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from xraygpt.evaluation.controls import blind_f1, shuffled
 from xraygpt.evaluation.findings import extract_detailed_findings, extract_findings
 
 BOOTSTRAP_ROUNDS = 1000
@@ -36,17 +37,6 @@ def bootstrap_interval(counts: Sequence[Counts], seed: int) -> tuple[float, floa
     rng = random.Random(seed)
     values = sorted(f1_of(rng.choices(counts, k=len(counts))) for _ in range(BOOTSTRAP_ROUNDS))
     return values[int(0.025 * BOOTSTRAP_ROUNDS)], values[int(0.975 * BOOTSTRAP_ROUNDS)]
-
-
-def blind_f1(truths: Sequence[set[str]]) -> float:
-    """F1 of the best constant report, which names the same most frequent findings for every image.
-
-    It is chosen on the very reports that it is scored on, so it is an upper bound for any blind reader.
-    """
-    frequency = {label: sum(label in t for t in truths) for label in set().union(*truths)}
-    ranked = sorted(frequency, key=lambda label: (-frequency[label], label))
-    constants = [set(ranked[: n + 1]) for n in range(len(ranked))] or [set()]
-    return max(micro_f1(truths, [constant] * len(truths)) for constant in constants)
 
 
 def per_finding(truths: Sequence[set[str]], found: Sequence[set[str]]) -> dict[str, dict[str, float]]:
@@ -92,6 +82,7 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: in
     truths, found = [extract_findings(r) for r in references], [extract_findings(h) for h in hypotheses]
     counts = [count_matches(t, f) for t, f in zip(truths, found, strict=True)]
     low, high = bootstrap_interval(counts, seed)
+    others = shuffled(hypotheses, [str(i) for i in range(len(hypotheses))], seed)
     details = ([extract_detailed_findings(text) for text in texts] for texts in (references, hypotheses))
     return {
         "n": len(references),
@@ -100,7 +91,7 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: in
         "f1_high": high,
         "f1_detailed": micro_f1(*details),
         "exact": sum(t == f for t, f in zip(truths, found, strict=True)) / len(truths),
-        "f1_shuffled": micro_f1(truths, _shifted(found, seed)),
+        "f1_shuffled": micro_f1(truths, [extract_findings(text) for text in others]),
         "f1_blind": blind_f1(truths),
         "without_findings": sum(not t for t in truths),
         "words_reference": _mean_words(references),
@@ -112,11 +103,3 @@ def score_reports(references: Sequence[str], hypotheses: Sequence[str], seed: in
 
 def _mean_words(texts: Sequence[str]) -> float:
     return sum(len(text.split()) for text in texts) / len(texts)
-
-
-def _shifted(found: Sequence[set[str]], seed: int) -> list[set[str]]:
-    """Each report moved to another image: a random order, then each takes its successor's."""
-    order = list(range(len(found)))
-    random.Random(seed).shuffle(order)
-    moved = dict(zip(order, order[1:] + order[:1], strict=True))
-    return [found[moved[i]] for i in range(len(found))]

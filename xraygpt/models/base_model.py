@@ -15,6 +15,7 @@ from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, w
 from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import cached_file, package_root
+from xraygpt.models.generation import GeneratedReport
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +91,10 @@ class BaseModel(nn.Module):
     def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
         """Write one text for each row of the batch."""
         raise NotImplementedError(f"{type(self).__name__} does not generate text.")
+
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
+        """Write the texts of `generate`, and tell of each how it came about."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell how its texts came about.")
 
     def load_checkpoint(self, url_or_filename: str | Path, required: Sequence[str] = ()) -> None:
         """Load a checkpoint, this project's or the reference's.

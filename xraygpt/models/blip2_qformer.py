@@ -21,12 +21,14 @@ from xraygpt.common.registry import registry
 from xraygpt.models.batches import captions_of, images_of
 from xraygpt.models.bert_blocks import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings
+from xraygpt.models.bert_reports import bert_reports, decode_reports
 from xraygpt.models.bert_tokenizer import tokenize
 from xraygpt.models.bert_weights import bert_check, load_bert
 from xraygpt.models.blip2 import Blip2Base
 from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput, BlipOutputFeatures
 from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
+from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.pair_training import PAIR_PARTS, PairTraining
 from xraygpt.models.Qformer import BertLMHeadModel, KeyValueCache
 from xraygpt.models.required_files import file_check, require_all
@@ -190,7 +192,28 @@ class Blip2Qformer(PairTraining, Blip2Base):
     @torch.no_grad()
     def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
         """Write a report for each image of the batch."""
+        sequences = self._write(self.embed_image(images_of(samples)), generation)
+        return decode_reports(self.tokenizer, sequences[:, 1:])
+
+    @torch.no_grad()
+    def generate_detailed(
+        self, samples: Mapping[str, Any], generation: GenerationConfig
+    ) -> list[GeneratedReport]:
+        """The reports of `generate`, each with how it came about."""
         image_embeds = self.embed_image(images_of(samples))
+        sequences = self._write(image_embeds, generation)
+
+        def logits_of(rows: slice) -> Tensor:
+            images = image_embeds[rows]
+            queries = self.query_tokens.expand(len(images), -1, -1)
+            return self.Qformer(
+                sequences[rows, :-1], query_embeds=queries, encoder_hidden_states=images
+            ).logits
+
+        return bert_reports(self.tokenizer, sequences[:, 1:], logits_of)
+
+    def _write(self, image_embeds: Tensor, generation: GenerationConfig) -> Tensor:
+        """Write about images (B, N, V); returns the tokens, [DEC] first, padded behind the end token."""
         batch = len(image_embeds)
         start = torch.full((batch, 1), self.tokenizer.bos_token_id, device=image_embeds.device)
         settings = SearchSettings.of(
@@ -206,4 +229,4 @@ class Blip2Qformer(PairTraining, Blip2Base):
             query_embeds=self.query_tokens.expand(batch, -1, -1),
             encoder_hidden_states=image_embeds,
         )
-        return self.tokenizer.batch_decode(result.sequences, skip_special_tokens=True)
+        return result.sequences

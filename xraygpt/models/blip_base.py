@@ -17,8 +17,10 @@ from xraygpt.common.precision import vision_precision
 from xraygpt.models.batches import images_of
 from xraygpt.models.bert_blocks import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings
+from xraygpt.models.bert_reports import bert_reports, decode_reports
 from xraygpt.models.bert_tokenizer import ENCODER_START, init_bert_tokenizer
 from xraygpt.models.bert_weights import bert_check, load_bert
+from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
 from xraygpt.models.required_files import file_check, require_all
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
@@ -117,8 +119,11 @@ class BlipBase(VisionTower):
         )
         return output.loss.sum(), (labels != IGNORED_LABEL).sum()
 
-    def write(self, image_embeds: Tensor, generation: GenerationConfig) -> list[str]:
-        """Write a report about each image (B, N, V), greedily, by beam search or by nucleus sampling."""
+    def write(self, image_embeds: Tensor, generation: GenerationConfig) -> Tensor:
+        """Write a report about each image (B, N, V), greedily, by beam search or by nucleus sampling.
+
+        Returns the tokens, those that every report begins with included, padded behind the end token.
+        """
         start = torch.tensor(self.start_ids, device=image_embeds.device).expand(len(image_embeds), -1)
         settings = SearchSettings.of(
             generation,
@@ -127,11 +132,25 @@ class BlipBase(VisionTower):
             eos_token_id=self.tokenizer.sep_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        found = self.text_decoder.generate(start, settings, encoder_hidden_states=image_embeds)
-        written = found.sequences[:, len(self.start_ids) :]
-        return self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return self.text_decoder.generate(start, settings, encoder_hidden_states=image_embeds).sequences
 
     @torch.no_grad()
     def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
         """Write a report for each image of the batch."""
-        return self.write(self.embed_image(images_of(samples)), generation)
+        sequences = self.write(self.embed_image(images_of(samples)), generation)
+        return decode_reports(self.tokenizer, sequences[:, len(self.start_ids) :])
+
+    @torch.no_grad()
+    def generate_detailed(
+        self, samples: Mapping[str, Any], generation: GenerationConfig
+    ) -> list[GeneratedReport]:
+        """The reports of `generate`, each with how it came about."""
+        image_embeds = self.embed_image(images_of(samples))
+        sequences = self.write(image_embeds, generation)
+        start = len(self.start_ids)
+
+        def logits_of(rows: slice) -> Tensor:
+            before = sequences[rows, :-1]
+            return self.text_decoder(before, encoder_hidden_states=image_embeds[rows]).logits[:, start - 1 :]
+
+        return bert_reports(self.tokenizer, sequences[:, start:], logits_of)

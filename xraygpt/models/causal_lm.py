@@ -20,8 +20,8 @@ from xraygpt.common.registry import registry
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.batches import source_of
-from xraygpt.models.decoding import lm_loss, write
-from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.decoding import lm_loss, write, write_reports
+from xraygpt.models.generation import GeneratedReport, GenerationConfig
 from xraygpt.models.llm import (
     check_llm,
     check_tokenizer,
@@ -181,10 +181,15 @@ class CausalLM(BaseModel):
     @torch.no_grad()
     def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
         """Write a report for each row; keys of `samples` as in `forward`."""
-        ids, mask = self._padded(self._prompts(samples), "left")
-        embeds = embedding_table(self.llama_model)(ids)
+        embeds, mask = self._embed_samples(samples)
         generation = generation or GenerationConfig()
         return write(self.llama_model, self.llama_tokenizer, embeds, mask, generation, [self.end_sym])[0]
+
+    @torch.no_grad()
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
+        """The reports of `generate`, each with how it came about."""
+        embeds, mask = self._embed_samples(samples)
+        return write_reports(self.llama_model, self.llama_tokenizer, embeds, mask, generation, [self.end_sym])
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
@@ -201,6 +206,11 @@ class CausalLM(BaseModel):
             "end_sym": self.end_sym,
             "max_txt_len": self.max_txt_len,
         }
+
+    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
+        """What comes before each report: embeddings (B, T, D) and mask (B, T)."""
+        ids, mask = self._padded(self._prompts(samples), "left")
+        return embedding_table(self.llama_model)(ids), mask
 
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model

@@ -21,7 +21,15 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from xraygpt.models.generation import GenerationConfig, StopOnText, cut_at_stop
+from xraygpt.models.generation import (
+    GeneratedReport,
+    GenerationConfig,
+    StopOnText,
+    cut_at_stop,
+    ending,
+    mean_log_probabilities,
+)
+from xraygpt.models.llm import embedding_table
 from xraygpt.models.prompts import IGNORE_INDEX
 
 
@@ -72,6 +80,49 @@ def write(
     )
     texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
     return [cut_at_stop(text, stops) for text in texts], ids
+
+
+@torch.no_grad()
+def write_reports(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    generation: GenerationConfig,
+    stops: Sequence[str] = (),
+) -> list[GeneratedReport]:
+    """Like `write`, but tells of each text how it came about; shapes as there."""
+
+    def holds_stop(row: Sequence[int]) -> bool:
+        text = str(tokenizer.decode(list(row), skip_special_tokens=True))
+        return any(stop in text for stop in stops if stop)
+
+    texts, ids = write(llm, tokenizer, inputs_embeds, attention_mask, generation, stops)
+    ends = [ending(row, tokenizer.eos_token_id, tokenizer.pad_token_id, holds_stop) for row in ids.tolist()]
+    means = mean_log_probabilities(
+        lambda rows: _logits(llm, inputs_embeds[rows], attention_mask[rows], ids[rows]),
+        ids,
+        [length for length, _ in ends],
+    )
+    return [
+        GeneratedReport(text, length, reason, mean)
+        for text, (length, reason), mean in zip(texts, ends, means, strict=True)
+    ]
+
+
+def _logits(llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+    """The logits (B, n, V) of each of the ids (B, n) behind a prompt (B, T, D)."""
+    embeds = torch.cat([inputs_embeds, embedding_table(llm)(ids).to(inputs_embeds.dtype)], dim=1)[:, :-1]
+    mask = torch.cat([attention_mask, attention_mask.new_ones(ids.shape)], dim=1)[:, :-1]
+    start = inputs_embeds.shape[1] - 1
+    logits: Tensor = llm(
+        inputs_embeds=embeds.to(llm.dtype),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=torch.arange(start, embeds.shape[1], device=ids.device),
+    ).logits
+    return logits
 
 
 def write_stream(

@@ -27,7 +27,8 @@ from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.batches import images_of
 from xraygpt.models.blip2_features import Blip2Features
-from xraygpt.models.decoding import lm_loss, write, write_stream
+from xraygpt.models.decoding import lm_loss, write, write_reports, write_stream
+from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys
 from xraygpt.models.llm import (
     check_llm,
@@ -195,10 +196,16 @@ class MiniGPT4(Blip2Features):
     @torch.no_grad()
     def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
         """Write a report for each image; keys of `samples` as in `forward`, captions not needed."""
-        images = self.encode_img(images_of(samples))[0]
-        embeds, mask = self.embed_prompt(self._prompts(samples), images)
-        generation = generation or GenerationConfig()
-        return write(self.llama_model, self.llama_tokenizer, embeds, mask, generation, self.stop_strings)[0]
+        embeds, mask = self._embed_samples(samples)
+        return self.complete(embeds, mask, generation or GenerationConfig(), self.stop_strings)[0]
+
+    @torch.no_grad()
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
+        """The reports of `generate`, each with how it came about."""
+        embeds, mask = self._embed_samples(samples)
+        return write_reports(
+            self.llama_model, self.llama_tokenizer, embeds, mask, generation, self.stop_strings
+        )
 
     @property
     def stop_strings(self) -> list[str]:
@@ -266,6 +273,11 @@ class MiniGPT4(Blip2Features):
     def _prompts(self, samples: Any) -> list[str]:
         prompt = samples.get("prompt", self.prompt_list[0] if self.prompt_list else "")
         return [prompt] * len(samples["image"]) if isinstance(prompt, str) else list(prompt)
+
+    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
+        """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""
+        images = self.encode_img(images_of(samples))[0]
+        return self.embed_prompt(self._prompts(samples), images)
 
     def _prompt_rows(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         return [prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self._slots) for p in prompts]

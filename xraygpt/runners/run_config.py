@@ -48,6 +48,10 @@ class RunConfig:
     """Splits to train on."""
     valid_splits: list[str] = field(default_factory=list)
     """Splits scored after each epoch; the checkpoint that scores best on the first one is kept."""
+    best_metric: str | None = None
+    """Name of the metric of generated reports that says which checkpoint is best, such as "rouge_l" or
+    "rule_f1_micro_14"; null: the F1 of the findings of synthetic reports, "phantom_f1". Only for the task
+    "report_generation"."""
     test_splits: list[str] = field(default_factory=list)
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -298,11 +298,23 @@ class RunnerBase:
         }
 
     def eval_epoch(
-        self, split_name: str, cur_epoch: int | str, writer: MetricsWriter | None, event: str = "valid"
+        self,
+        split_name: str,
+        cur_epoch: int | str,
+        writer: MetricsWriter | None,
+        event: Literal["valid", "test"] = "valid",
     ) -> dict[str, Any]:
         """Score one split of all data sets that have it; `event` marks the line in the metrics file."""
         divided = self.run.use_dist_eval_sampler
-        context = EvalContext(self.device, self.precision, self.run.seed, self.output_dir, gather=divided)
+        context = EvalContext(
+            self.device,
+            self.precision,
+            self.run.seed,
+            self.output_dir,
+            split=split_name,
+            event=event,
+            gather=divided,
+        )
         rows: list[dict[str, Any]] = []
         part = (self.rank, self.world_size) if divided else (0, 1)
         for dataset in datasets_of(self.datasets, split_name):
@@ -310,6 +322,7 @@ class RunnerBase:
                 dataset, self.run.batch_size_eval, self.run.seed, *part, prompt=self.prompts[0]
             )
             self.task.before_evaluation(model=self.model, dataset=dataset)
+            stream = self.task.remaining(stream, self.model, context=context)
             rows += self.task.evaluation(self.model, self._loader(stream), context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_checkpoint, load_state, save_checkpoint
+from xraygpt.common.code_version import git_hash
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.paths import package_root
 from xraygpt.models.base_model import COMPUTED_BUFFERS, BaseModel
 
 
@@ -153,21 +152,7 @@ def make_manifest(model: BaseModel) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "torch": str(torch.__version__),
         "transformers": importlib.metadata.version("transformers"),
-        "git": _git_hash(),
+        "git": git_hash(),
         "prompts": list(model.prompt_list),
         **model.manifest(),
     }
-
-
-def _git_hash() -> str | None:
-    """Return the commit that the code comes from; None when it is no checkout."""
-    root = package_root().parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip()

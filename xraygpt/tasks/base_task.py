@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch, to_device
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.seeding import seed_everything
-from xraygpt.datasets.stream import SizedDataset
+from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.context import EvalContext, Splits, TrainContext
 from xraygpt.tasks.steps import Losses, accumulation_group, checked_losses, gather, gradient_sync, update
@@ -34,6 +34,9 @@ class BaseTask:
     Args:
         cfg: the `Config` of the run, or None for a task used by hand.
     """
+
+    chooses_by_metric: ClassVar[bool] = False
+    """Whether the best checkpoint is that of ``run.best_metric``."""
 
     def __init__(self, cfg: Any = None, **kwargs: Any) -> None:
         self.cfg = cfg
@@ -174,20 +177,34 @@ class BaseTask:
         prepare: Any = model.before_evaluation
         prepare(dataset=dataset, **kwargs)
 
-    @torch.no_grad()
+    def remaining(self, stream: EvalStream, model: BaseModel, *, context: EvalContext) -> EvalStream:
+        """Return the batches of a split that are still to be evaluated; called before they are loaded."""
+        return stream
+
     def evaluation(
         self, model: nn.Module, data_loader: Iterable[Batch], *, context: EvalContext
     ) -> list[dict[str, Any]]:
-        """Return the rows of all samples, of all processes."""
+        """Return the rows of all samples, of all processes, in the order of the data set."""
+        batches = list(self.evaluated_batches(model, data_loader, context))
+        if context.gather:
+            batches = sorted(gather(batches), key=lambda batch: batch[0])
+        return [row for _, rows in batches for row in rows]
+
+    @torch.no_grad()
+    def evaluated_batches(
+        self, model: nn.Module, data_loader: Iterable[Batch], context: EvalContext
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """Yield the number of each batch of this process, and its rows."""
         model.eval()
-        rows: list[dict[str, Any]] = []
         total = len(data_loader) if isinstance(data_loader, Sized) else None
-        for number, batch in enumerate(progress(data_loader, total=total, desc="evaluation")):
+        for position, batch in enumerate(progress(data_loader, total=total, desc="evaluation")):
             samples = to_device(batch, context.device)
-            seed_everything(context.seed, "evaluation", number, get_rank())
+            number = samples.get("number", position)
+            # Whatever is drawn at random is a function of the batch, whichever process has it.
+            seed_everything(context.seed, "evaluation", number)
             with context.precision.autocast():
-                rows.extend(self.valid_step(model=model, samples=samples))
-        return gather(rows) if context.gather else rows
+                rows = self.valid_step(model=model, samples=samples)
+            yield number, rows
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,10 @@ class EvalContext:
     precision: Precision
     seed: int
     output_dir: Path
+    split: str = ""
+    """Name of the split as the configuration has it."""
+    event: Literal["valid", "test"] = "valid"
+    """Whether the evaluation is the validation after an epoch or the one that the run is made for."""
     gather: bool = True
     """The data is divided between the processes, so that the results have to be brought together."""
 

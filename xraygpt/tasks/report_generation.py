@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from xraygpt.common.dist_utils import is_main_process
+from xraygpt.common.dist_utils import get_rank, is_main_process
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.registry import registry
-from xraygpt.common.run_record import write_json
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.stream import SizedDataset
+from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.evaluation import score_reports
+from xraygpt.evaluation.metrics.catalogue import metric_named
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.context import EvalContext, Splits
+from xraygpt.tasks.generation_journal import FinishedBatch, GenerationJournal
+from xraygpt.tasks.generation_settings import generation_settings
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
+from xraygpt.tasks.predictions import (
+    prediction_rows,
+    predictions_file,
+    timing_file,
+    write_predictions,
+    write_timing,
+)
 from xraygpt.tasks.report_results import ReportResults, is_synthetic
+
+JOURNAL_FOLDER = ".generating"
+DEFAULT_BEST_METRIC = "phantom_f1"
 
 logger = logging.getLogger(__name__)
 
@@ -26,52 +44,128 @@ logger = logging.getLogger(__name__)
 class ReportGenerationTask(ImageTextPretrainTask):
     """Generates a report for each image of a split, with ``run.generate`` and one fixed prompt.
 
-    The reports are written to ``reports_<split>.json`` in the output folder. The score of a split is the
-    micro-F1 of the findings. At the end of a run the scores of the first test split go to ``scores.json``,
-    beside those of the other test splits and of the runs that ``run.page`` names, and into an HTML page if
-    wanted.
+    The reports are written to ``predictions_<split>.jsonl`` in the output folder. Those of a test split are
+    kept batch by batch in ``.generating/`` until the run has ended, so that a run that was killed goes on
+    where it stopped; how long they took is in ``generation_<split>.json``.
+
+    The score of a split that chooses the best checkpoint is ``run.best_metric``. At the end of a run the
+    scores of the first test split go to ``scores.json``, beside those of the other test splits and of the
+    runs that ``run.page`` names, and into an HTML page if wanted. Images without a reference are not scored.
     """
 
+    chooses_by_metric: ClassVar[bool] = True
     results: ReportResults
+    best_metric: Metric
 
     def __init__(self, cfg: Any = None, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
         self.rows: dict[str, list[dict[str, Any]]] = {}
         """What `valid_step` gave, by split."""
+        self.journals: dict[str, dict[str, GenerationJournal]] = {}
+        """Of each test split, by the name of the data set."""
+        self.journal: GenerationJournal | None = None
+        """That of the data set at hand; None in a validation."""
 
     @classmethod
     def setup_task(cls, **kwargs: Any) -> Self:
         """Return the task for a configuration (`cfg`).
 
         Raises:
+            ConfigError: there is no metric of the name ``run.best_metric``.
             MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
         """
         task = cls(**kwargs)
         task.results = ReportResults(task.cfg.run_cfg.page)
+        task.best_metric = _metric(task.cfg.run_cfg.best_metric or DEFAULT_BEST_METRIC)
         return task
 
     def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
-        """Return image id, data set, reference report and generated report of each sample."""
-        generate: Any = model.generate
-        reports = generate(samples, self.cfg.run_cfg.generate)
-        triples = zip(samples["image_id"], samples["caption"], reports, strict=True)
-        source = samples.get("source", "")
-        return [{"image_id": i, "source": source, "reference": r, "generated": g} for i, r, g in triples]
+        """Return what is to be known of each image and its report (`prediction_rows`)."""
+        generate: Any = model.generate_detailed
+        return prediction_rows(samples, generate(samples, self.cfg.run_cfg.generate))
+
+    def remaining(self, stream: EvalStream, model: BaseModel, *, context: EvalContext) -> EvalStream:
+        """Open the journal of a test split and leave out the batches that it holds already."""
+        if context.event != "test":
+            self.journal = None
+            return stream
+        name = getattr(stream.dataset, "name", "data")
+        self.journal = journal = GenerationJournal(
+            context.output_dir / JOURNAL_FOLDER / context.split / name,
+            generation_settings(self.cfg, model, stream, context),
+            part=get_rank() if context.gather or is_main_process() else None,
+        )
+        if journal.done:
+            logger.info(
+                "going on with a generation that was stopped: %d of %d batches are in %s",
+                len(journal.done),
+                stream.total,
+                journal.folder,
+            )
+        self.journals.setdefault(context.split, {})[name] = journal
+        return stream.leaving_out(journal.done)
+
+    def evaluation(
+        self, model: nn.Module, data_loader: Iterable[Batch], *, context: EvalContext
+    ) -> list[dict[str, Any]]:
+        """Return the rows of all images, of all processes, in the order of the data set."""
+        journal = self.journal
+        if journal is None:
+            return super().evaluation(model, data_loader, context=context)
+        last = time.perf_counter()
+        for number, rows in self.evaluated_batches(model, data_loader, context):
+            now = time.perf_counter()
+            journal.append(FinishedBatch(number, round(now - last, 4), rows))
+            last = now
+        return [row for batch in journal.finish() for row in batch.rows]
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
     ) -> dict[str, Any]:
-        """Keep and write the reports, and return their scores (`xraygpt.evaluation.score_reports`)."""
-        scores = score_reports(
-            references=[row["reference"] for row in val_result],
-            hypotheses=[row["generated"] for row in val_result],
-            seed=context.seed,
-        )
+        """Keep and write the reports, and return their scores.
+
+        Returns:
+            `xraygpt.evaluation.score_reports` of the images that have a reference, and the metric that
+            chooses the best checkpoint; of a test split without references only the number of images.
+
+        Raises:
+            DataError: a split that chooses the best checkpoint has no references, or the metric is not
+                defined for it.
+        """
         self.rows[split_name] = val_result
         if is_main_process():
-            write_json(context.output_dir / f"reports_{split_name}.json", val_result)
-            logger.info("%d reports written to %s", len(val_result), context.output_dir)
-        return {"agg_metrics": scores["f1"], **scores}
+            path = predictions_file(context.output_dir, split_name)
+            write_predictions(path, val_result)
+            logger.info("%d reports written to %s", len(val_result), path)
+            if context.event == "test":
+                journals = self.journals.get(split_name, {})
+                write_timing(timing_file(context.output_dir, split_name), [*journals.values()])
+        pairs = [(row["reference"], row["generated"]) for row in val_result if row["reference"]]
+        if len(pairs) < len(val_result):
+            logger.warning(
+                "split %s: %d of %d images have no reference report; these are not scored",
+                split_name,
+                len(val_result) - len(pairs),
+                len(val_result),
+            )
+        if not pairs and context.event == "test":
+            return {"images": len(val_result)}
+        return self._scores(pairs, split_name, context)
+
+    def _scores(self, pairs: list[tuple[str, str]], split: str, context: EvalContext) -> dict[str, Any]:
+        if not pairs:
+            raise DataError(f"the split '{split}' of run.valid_splits has no reports to compare with")
+        references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
+        metric = self.best_metric
+        value = metric(references, hypotheses)
+        if math.isnan(value) and context.event == "valid":
+            raise DataError(
+                f"run.best_metric {metric.name} is not defined for the split '{split}' ({metric.equals}); "
+                "name another metric"
+            )
+        scores = score_reports(references, hypotheses, seed=context.seed)
+        best = value if metric.higher_is_better else -value
+        return {"agg_metrics": best, **scores, metric.name: value}
 
     def after_run(
         self,
@@ -81,21 +175,23 @@ class ReportGenerationTask(ImageTextPretrainTask):
         output_dir: Path,
         elapsed: Callable[[], float],
     ) -> dict[str, dict[str, Any]]:
-        """Write ``scores.json`` and the page about the first test split (`ReportResults.write`)."""
-        if not metrics:
-            return metrics
-        split, *others = metrics
-        complete = self.results.write(
-            _scores(metrics[split]),
-            self.rows[split],
-            datasets,
-            split=split,
-            output_dir=output_dir,
-            elapsed=elapsed,
-            config=self.cfg.to_dict(),
-            others={name: _scores(metrics[name]) for name in others},
-        )
-        return {**metrics, split: complete}
+        """Write ``scores.json`` and the page about the first test split that has scores."""
+        scored = {split: _scores(values) for split, values in metrics.items() if "agg_metrics" in values}
+        if scored:
+            split, *others = scored
+            complete = self.results.write(
+                scored[split],
+                [row for row in self.rows[split] if row["reference"]],
+                datasets,
+                split=split,
+                output_dir=output_dir,
+                elapsed=elapsed,
+                config=self.cfg.to_dict(),
+                others={name: scored[name] for name in others},
+            )
+            metrics = {**metrics, split: complete}
+        shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
+        return metrics
 
     def before_evaluation(self, model: nn.Module, dataset: SizedDataset | None = None, **kwargs: Any) -> None:
         """Warn where the scores are no more than a rough sign."""
@@ -111,3 +207,17 @@ class ReportGenerationTask(ImageTextPretrainTask):
 def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return metrics without the entry that only chooses the best checkpoint."""
     return {key: value for key, value in metrics.items() if key != "agg_metrics"}
+
+
+def _metric(name: str) -> Metric:
+    """Return a metric that can be computed here.
+
+    Raises:
+        ConfigError: there is none of that name, or a program that it needs is not there.
+    """
+    try:
+        metric = metric_named(name)
+        metric(["The heart is normal."], ["The heart is normal."])
+    except DataError as error:
+        raise ConfigError(f"run.best_metric: {error}") from error
+    return metric

@@ -15,8 +15,8 @@ from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_number, read_run_seconds, write_json
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.stream import SizedDataset
-from xraygpt.evaluation.curves import read_curves
-from xraygpt.evaluation.page import Example, PageContent, RunSummary, choose_examples, render_page
+from xraygpt.evaluation.curves import RunSummary, read_curves
+from xraygpt.evaluation.page import Example, PageContent, choose_examples, render_page
 from xraygpt.evaluation.page_config import PageConfig
 from xraygpt.tasks.context import Splits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from xraygpt.common.dist_utils import all_reduce_mean, get_world_size, is_dist_a
 from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import SmoothedValue
 from xraygpt.datasets.batch import Batch
+
+T = TypeVar("T")
 
 ADVICE = (
     "Look at these samples, lower run.init_lr, set run.grad_clip, or train in run.precision bf16 or fp32."
@@ -102,14 +104,13 @@ def checked_losses(
     return weight, losses
 
 
-def gather(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of all processes, taken from them in turn (the order in which they were dealt)."""
+def gather(items: list[T]) -> list[T]:
+    """Return the items of all processes, those of process 0 first."""
     if not is_dist_avail_and_initialized():
-        return rows
-    parts: list[list[dict[str, Any]]] = [[] for _ in range(get_world_size())]
-    dist.all_gather_object(parts, rows)
-    longest = max(len(part) for part in parts)
-    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+        return items
+    parts: list[list[T]] = [[] for _ in range(get_world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 class Losses:

@@ -9,11 +9,18 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
-from xraygpt.datasets.datasets.annotation_tables import Columns, read_annotation_tables
+from xraygpt.datasets.datasets.annotation_tables import (
+    Columns,
+    annotations_without_reports,
+    read_annotation_tables,
+)
 from xraygpt.datasets.datasets.annotations import Annotation
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
 from xraygpt.datasets.datasets.image_stores import open_folder
 from xraygpt.datasets.datasets.images import ImageStore
+
+KEY = "datasets.caption.build_info"
+YOURS = "your own data"
 
 
 @dataclass
@@ -24,7 +31,8 @@ class CaptionBuildInfo(BuildInfo):
     """Folder that the images lie in or below."""
     annotations: list[str] | str | None = None
     """Table or tables of the reports: .csv, .tsv, .json (a list, or one under the key ``annotations``) or
-    .jsonl, in UTF-8."""
+    .jsonl, in UTF-8. null: every image in or below the folder, without a report, as the split ``test``, to
+    write reports for."""
     columns: Columns = field(default_factory=Columns)
     """Which of their columns holds what."""
 
@@ -61,17 +69,25 @@ class CaptionBuilder(BaseDatasetBuilder):
         info: CaptionBuildInfo = self.config.build_info
         if info.storage is not None:
             return super().read()
-        with_images = self.config.data_type == "images"
-        key = "datasets.caption.build_info"
-        if not info.annotations or (with_images and info.images is None):
-            raise ConfigError(
-                f"{key}: set images (a folder) and annotations (a table), or storage (a prepared folder)"
-            )
-        texts = [info.annotations] if isinstance(info.annotations, str) else info.annotations
-        yours = "your own data"
-        paths = [require_file(text, "a table of reports", yours, f"{key}.annotations") for text in texts]
-        images: ImageStore | None = None
-        if with_images and info.images is not None:
-            folder = require_file(info.images, "the folder of the images", yours, f"{key}.images")
-            images = open_folder(folder, self.train_dataset_cls.suffixes)
+        images = self._open_images() if self.config.data_type == "images" else None
+        if images is not None and info.annotations is None:
+            return annotations_without_reports(images), images
+        if not info.annotations:
+            raise _not_set()
+        tables = [info.annotations] if isinstance(info.annotations, str) else info.annotations
+        paths = [require_file(text, "a table of reports", YOURS, f"{KEY}.annotations") for text in tables]
         return read_annotation_tables(paths, info.columns, images), images
+
+    def _open_images(self) -> ImageStore:
+        if self.config.build_info.images is None:
+            raise _not_set()
+        text = self.config.build_info.images
+        folder = require_file(text, "the folder of the images", YOURS, f"{KEY}.images")
+        return open_folder(folder, self.train_dataset_cls.suffixes)
+
+
+def _not_set() -> ConfigError:
+    return ConfigError(
+        f"{KEY}: set images (a folder) and annotations (a table), or storage (a prepared folder); images "
+        "without annotations are for writing reports"
+    )

@@ -13,7 +13,8 @@ from xraygpt.datasets.datasets.annotations import Annotation, normalise_split, s
 from xraygpt.datasets.datasets.images import ImageStore, leads_out
 
 SPLITS = ("train", "val", "test")
-DICOM_SUFFIXES = (".dcm", ".dicom")
+WITHOUT_REPORTS = "test"
+"""The split of images that nothing can be learnt from."""
 
 
 @dataclass
@@ -22,14 +23,20 @@ class Columns:
 
     image: str = "image_id"
     """The path of the image's file below the folder of the images, with its suffix or without."""
-    caption: str = "caption"
-    """The report."""
+    caption: str | None = "caption"
+    """The report. null: the table names images to write reports for; they all are of the split ``test``."""
     split: str | None = None
     """``train``, ``val`` (also ``valid``, ``validate``, ``validation``) or ``test``, in any case. If this is
     not set, the column ``split`` is read if there is one; without such a column all is for training."""
     study_id: str | None = None
     """The examination that the image was taken in. If this is not set, the column ``study_id`` is read if
     there is one; without such a column each image is an examination of its own."""
+
+    def __post_init__(self) -> None:
+        if self.caption is None and self.split is not None:
+            raise ValueError(
+                "images without reports (caption: null) are all of the split test; leave split out"
+            )
 
     def needed(self) -> list[str]:
         """Return the columns that have to be there."""
@@ -59,17 +66,31 @@ def read_annotation_tables(
         missing += _missing_columns(path, columns.needed(), there)
     if missing:
         raise DataError("\n".join(missing))
-    problems = _problems(annotations, images)
+    problems = _problems(annotations, images, with_captions=columns.caption is not None)
     if problems:
         listed = "\n".join(summarise(what, places) for what, places in problems.items())
         raise DataError(f"{', '.join(map(str, paths))}: rows cannot be used\n{listed}")
     return annotations
 
 
+def annotations_without_reports(images: ImageStore) -> list[Annotation]:
+    """Return an annotation without a report for each image of a store.
+
+    Raises:
+        DataError: there is none.
+    """
+    names = images.image_ids()
+    if not names:
+        raise DataError(f"{images}: no images in or below it")
+    return [Annotation(name, "", WITHOUT_REPORTS, name, images.place(name)) for name in names]
+
+
 def _annotation(row: Row, columns: Columns) -> Annotation:
     image_id = row.values.get(columns.image, "").strip()
-    split = row.values.get(columns.split or "split", "train").strip().lower()
     study_id = row.values.get(columns.study_id or "study_id", "").strip()
+    if columns.caption is None:
+        return Annotation(image_id, "", WITHOUT_REPORTS, study_id or image_id, row.place)
+    split = row.values.get(columns.split or "split", "train").strip().lower()
     caption = row.values.get(columns.caption, "").strip()
     return Annotation(image_id, caption, normalise_split(split), study_id or image_id, row.place)
 
@@ -87,12 +108,14 @@ def _missing_columns(path: Path, needed: Sequence[str], there: Iterable[str]) ->
     ]
 
 
-def _problems(annotations: Iterable[Annotation], images: ImageStore | None) -> dict[str, list[str]]:
+def _problems(
+    annotations: Iterable[Annotation], images: ImageStore | None, with_captions: bool
+) -> dict[str, list[str]]:
     """Return what is wrong -> the rows it is wrong in."""
     problems: dict[str, list[str]] = defaultdict(list)
     first: dict[str, str] = {}
     for row in annotations:
-        if not row.caption:
+        if with_captions and not row.caption:
             problems["rows have no caption"].append(row.place)
         if row.split not in SPLITS:
             problems[f"splits are none of {', '.join(SPLITS)}"].append(f"{row.place}: '{row.split}'")
@@ -106,8 +129,6 @@ def _problems(annotations: Iterable[Annotation], images: ImageStore | None) -> d
         if images is not None and row.image_id not in images:
             problems[f"images are named but absent from {images}"].append(named)
             continue
-        if images is not None and row.image_id.lower().endswith(DICOM_SUFFIXES):
-            problems["images are DICOM files; `python prepare.py folder` converts them"].append(named)
         # "a" and "a.png" are the same image.
         image = row.image_id if images is None else images.place(row.image_id)
         if image in first:

@@ -60,6 +60,10 @@ class ShardedImages:
     def __contains__(self, image_id: str) -> bool:
         return image_id in self._rows
 
+    def image_ids(self) -> list[str]:
+        """Return the ids of all images, in the order of the shards."""
+        return list(self._rows)
+
     def place(self, image_id: str) -> str:
         """Return the tar and the image's name."""
         return f"{self._tar(self._row(image_id))}: {image_id}"

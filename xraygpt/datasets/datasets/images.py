@@ -11,9 +11,11 @@ from typing import Protocol
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.pictures.reading import decode_picture, has_dicom_mark, read_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Endings of image files."""
+DICOM_SUFFIXES = (".dcm", ".dicom")
 
 
 class SkippedImageError(DataError):
@@ -28,6 +30,9 @@ class ImageStore(Protocol):
     """
 
     def __contains__(self, image_id: str, /) -> bool: ...
+
+    def image_ids(self) -> list[str]:
+        """Return the ids of all images, in a fixed order."""
 
     def place(self, image_id: str) -> str:
         """Return where the image lies, for people.
@@ -69,6 +74,26 @@ class LooseImages:
 
     def __contains__(self, image_id: str) -> bool:
         return self._path_below(image_id) is not None
+
+    def image_ids(self) -> list[str]:
+        """Return the path of each image file in or below the folder, sorted; hidden ones are passed over.
+
+        Raises:
+            DataError: a folder cannot be listed.
+        """
+
+        def fail(error: OSError) -> None:
+            raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error
+
+        found: list[str] = []
+        for root, folders, files in os.walk(self.folder, onerror=fail):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            below = Path(root).relative_to(self.folder)
+            shown = [name for name in files if not name.startswith(".")]
+            found += [
+                (below / name).as_posix() for name in shown if _is_image(Path(root, name), self.suffixes)
+            ]
+        return sorted(found)
 
     def find(self, image_id: str) -> Path | None:
         """Return the image's file, or None where there is none or the id leads out of the folder."""
@@ -121,13 +146,20 @@ def leads_out(image_id: str) -> bool:
     return image_id.startswith("/") or ".." in image_id.split("/")
 
 
+def _is_image(path: Path, suffixes: Sequence[str]) -> bool:
+    """Tell an image by its suffix, or DICOM, whose files often have none, by its mark."""
+    return path.suffix.lower() in (*suffixes, *DICOM_SUFFIXES) or has_dicom_mark(path)
+
+
 def read_image(path: Path, decode_size: int | None = None) -> Image.Image:
-    """Decode an image file (see `decode_image`).
+    """Decode an image file (see `decode_image`); one with another suffix than those of images may be DICOM.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is DICOM and no chest radiograph.
     """
-    return decode_image(path, str(path), decode_size)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return decode_image(path, str(path), decode_size)
+    return decode_picture(read_file(path, str(path)), str(path)).image
 
 
 def decode_image(source: Path | io.BytesIO, place: str, decode_size: int | None = None) -> Image.Image:

@@ -4,10 +4,11 @@ The rules are those of the reference's data set pages: reports without both sect
 are dropped; comparisons with earlier examinations, marks of de-identification and the view are removed;
 findings and impression become one text.
 
-A rule that removes has a test, which says whether it concerns a sentence, and a rewriter. If a rewritten
-sentence still fails the test, or if the report would lose (or gain) a positive finding by it, the sentence
-is left out; if the report would lose a finding by that too, the sentence stays as it was published, noted
-as `KEPT_FOR_LABEL`. In the end the labels of the whole report are compared once more (`lost_findings`).
+Marks for which only one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a
+test, which says whether it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test,
+does not mean the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the
+report would lose a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the
+end the labels of the whole report are compared once more (`lost_findings`).
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.evaluation.labeller import Status, finding_sides, label_report
+from xraygpt.evaluation.labeller import Status, find_mentions, label_report, sides_of
 from xraygpt.evaluation.labeller_lexicon import NO_FINDING
 from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
-from xraygpt.preparation.reports.marks import has_mark, remove_marks
+from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
 from xraygpt.preparation.reports.views import mentions_view, remove_view
+from xraygpt.preparation.reports.wording import breaks_off
 
 KEPT_FOR_LABEL = "kept_for_label"
 LABEL_PRESERVATION = "label_preservation"
+RESTORED_WORDS = "restored_words"
 Findings = frozenset[tuple[str, str]]
 
 
@@ -47,7 +50,7 @@ class CleaningConfig:
     remove_comparisons: bool = True
     """Take out comparisons with earlier examinations; findings stay."""
     remove_marks: bool = True
-    """Take out the marks of de-identification (``XXXX``, ``___``)."""
+    """Put back words that de-identification took (``XXXX``, ``___``) where only one fits, take out other marks."""
     join_sections: bool = True
     """One text without headers and without repeated sentences; else ``Findings: ... Impression: ...``."""
 
@@ -81,7 +84,7 @@ class CleanedReport:
     """The reason, for people."""
     changes: tuple[Change, ...] = ()
     labels_before: Mapping[str, int] = field(default_factory=dict)
-    """Class -> `Status` of the sections as published."""
+    """Class -> `Status` of the sections as published, with the words that `restore_words` puts back."""
     labels_after: Mapping[str, int] = field(default_factory=dict)
     """Class -> `Status` of the caption, also of a rejected one."""
 
@@ -106,12 +109,15 @@ SECTIONS = ("findings", "impression")
 def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
     """Turn the sections ``findings`` and ``impression`` into a caption."""
     texts = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
-    before = _plain(label_report("\n\n".join(texts.values())))
+    sentences = {name: split_sentences(text) for name, text in texts.items()}
+    sentences, restored = restore_sentences(sentences) if config.remove_marks else (sentences, ())
+    before = _plain(label_report("\n\n".join(map(_joined, sentences.values()))))
     for name, rule in DROP_RULES.items():
         if detail := rule(texts, config):
             return CleanedReport("", "dropped", name, detail, labels_before=before)
     rules = [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
-    cleaned, changes = clean_sentences({name: split_sentences(text) for name, text in texts.items()}, rules)
+    cleaned, changes = clean_sentences(sentences, rules)
+    changes = (*restored, *changes)
     caption = join_sections(cleaned) if config.join_sections else _with_headers(cleaned)
     after = _plain(label_report(caption))
     if not caption:
@@ -172,6 +178,20 @@ DROP_RULES: Mapping[str, Callable[[Mapping[str, str], CleaningConfig], str]] = {
 }
 
 
+def restore_sentences(
+    sections: Mapping[str, Sequence[str]],
+) -> tuple[dict[str, list[str]], tuple[Change, ...]]:
+    """Put words back in all sentences, and return what was changed."""
+    restored = {name: [restore_words(sentence) for sentence in texts] for name, texts in sections.items()}
+    changes = tuple(
+        Change(RESTORED_WORDS, before, after)
+        for name, texts in sections.items()
+        for before, after in zip(texts, restored[name], strict=True)
+        if before != after
+    )
+    return restored, changes
+
+
 def clean_sentences(
     sections: Mapping[str, Sequence[str]], rules: Sequence[SentenceRule]
 ) -> tuple[dict[str, list[str]], tuple[Change, ...]]:
@@ -201,24 +221,46 @@ def clean_sentences(
 
 def _apply(rule: SentenceRule, sentence: str, elsewhere: Findings, wanted: Findings) -> str | None:
     """Return the sentence rewritten or "", whichever first does what it should; None if neither does."""
-    for candidate in (rule.rewrite(sentence), ""):
-        found = _findings(candidate) | elsewhere
-        gained = {label for label, side in found - wanted if not side}
-        if not rule.concerns(candidate) and found >= wanted and not gained:
+    rewritten = rule.rewrite(sentence)
+    fits = (
+        not rule.concerns(rewritten)
+        and keeps_meaning(sentence, rewritten)
+        and not breaks_off(rewritten, sentence)
+    )
+    for candidate in (rewritten, "") if fits else ("",):
+        if _read(candidate).findings | elsewhere >= wanted:
             return candidate
     return None
 
 
+def keeps_meaning(before: str, after: str) -> bool:
+    """Tell whether a sentence asserts the same classes as before, and denies or doubts no others.
+
+    The whole report does not show this: if another sentence asserts an effusion, "No effusion." beside it
+    takes none away.
+    """
+    old, new = _read(before).statuses, _read(after).statuses
+    return new <= old and all(said in new for said in old if said[1] == Status.POSITIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a sentence says of the classes."""
+
+    findings: Findings
+    """The asserted classes, each with "" and with the sides that it is said to be on."""
+    statuses: frozenset[tuple[str, Status]]
+
+
 @functools.lru_cache(maxsize=8192)  # reports repeat each other's sentences
-def _findings(sentence: str) -> Findings:
-    """Return the asserted classes, each with "" and with the sides that it is said to be on."""
-    return frozenset(
-        (label, side) for label, sides in finding_sides(sentence).items() for side in ("", *sides)
-    )
+def _read(sentence: str) -> _Reading:
+    mentions = find_mentions(sentence)
+    sided = ((label, side) for label, sides in sides_of(mentions).items() for side in ("", *sides))
+    return _Reading(frozenset(sided), frozenset((mention.label, mention.status) for mention in mentions))
 
 
 def _findings_of(sentences: Iterable[str]) -> Findings:
-    return frozenset[tuple[str, str]]().union(*map(_findings, sentences))
+    return frozenset[tuple[str, str]]().union(*(_read(sentence).findings for sentence in sentences))
 
 
 def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
@@ -230,8 +272,12 @@ def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
 
 
 def _with_headers(sections: Mapping[str, Sequence[str]]) -> str:
-    texts = {name: " ".join(map(_closed, sentences)) for name, sentences in sections.items()}
+    texts = {name: _joined(sentences) for name, sentences in sections.items()}
     return " ".join(f"{name.capitalize()}: {text}" for name, text in texts.items() if text)
+
+
+def _joined(sentences: Iterable[str]) -> str:
+    return " ".join(map(_closed, sentences))
 
 
 def _closed(sentence: str) -> str:

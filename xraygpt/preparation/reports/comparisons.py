@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import re
 
-from xraygpt.evaluation.priors import CHANGED, EXTENT, MARK, PRIOR_STUDY, RELATED, SAME, SEEN
+from xraygpt.evaluation.priors import (
+    CHANGED,
+    EXTENT,
+    GROWN,
+    MARK,
+    PRIOR_STUDY,
+    RELATED,
+    SAME,
+    SEEN,
+    tells_only_of_prior,
+)
 from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend
 
 _VERB = (
@@ -41,7 +51,16 @@ _MOVE = (
     r"(?:increase|decrease|improvement|worsening|progression|reduction|development|appearance"
     r"|placement|insertion|performance|persistence|re-?demonstration|growth|change)"
 )
-_PARTLY = re.compile(r"\b(?:partial|near|almost|incomplete|nearly)", re.IGNORECASE)
+_HOW_FAR = (
+    r"((?:(?:[\w-]+ly|near|complete|almost|partial|somewhat|interval|now|since|yet|also|not|much)[ -])*)"
+)
+"""Between "has" and "resolved", or in front of "resolution of"."""
+_WHOLLY = re.compile(
+    r"(?:(?:complete(?:ly)?|entirely|fully|totally|interval(?:ly)?|now|since|also|apparently|essentially"
+    r"|previously|subsequently)[ -])*",
+    re.IGNORECASE,
+)
+_RESIDUE = re.compile(r"\b(?:resid\w+|remain\w+|remnant|persist\w*|minimal|trace|tiny)\b", re.IGNORECASE)
 
 
 def _none(finding: str) -> str:
@@ -50,7 +69,9 @@ def _none(finding: str) -> str:
 
 def _what_is_left(match: re.Match[str]) -> str:
     """What is resolved is none; what is partly resolved is still there."""
-    return CUT + match[1] if _PARTLY.search(match[0]) else _none(match[1])
+    finding, how_far = match["finding"], match["how_far"]
+    rest = match.string[match.end("how_far") :]
+    return _none(finding) if _WHOLLY.fullmatch(how_far) and not _RESIDUE.search(rest) else CUT + finding
 
 
 def _with_relative(match: re.Match[str]) -> str:
@@ -79,13 +100,13 @@ WISHES: Steps = (
 
 GONE: Steps = (
     (
-        rf"^(?:The |A |An )?(.+?),? (?:has|have|had)(?: now| since)? {EXTENT}(?:resolved|cleared)\b"
+        rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
         r"(?! (?:left|right)).*$",
-        lambda match: _none(match[1]),
+        _what_is_left,
     ),
     (
-        rf"^(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:interval )?{EXTENT}(?:near[ -]complete )?resolution of "
-        r"(?:the )?(?:previously \w+ )?(.+)$",
+        rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
+        r"(?:the )?(?:previously \w+ )?(?P<finding>.+)$",
         _what_is_left,
     ),
     (
@@ -95,11 +116,32 @@ GONE: Steps = (
     ),
     (r",? (?:with|and) (?:\w+ )?resolution of [^,;]*", CUT),
     (rf"^{_ADVERB}resolved (.+)$", lambda match: _none(match[1])),
-    (r"^.*\b(?:removal of|extubation|(?:has|have) (?:also )?been (?:removed|withdrawn|extubated))\b.*$", CUT),
+    (
+        rf"^.*\b(?:removal of|extubation|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$",
+        CUT,
+    ),
 )
 """A finding that is gone is none; of a tube that was removed nothing is seen."""
 
+WERE: Steps = (
+    (r",? which (?:was|were|had been) [^,;]*, (?=(?:is|are|has|have|appears?)\b)", f" {CUT}"),
+    (r",? previously [^,;]*, (?=(?:is|are|has|have|appears?)\b)", f" {CUT}"),
+    (r"\b(?:was|were|had been) [^,;]*?,? (?:and|but) (?=(?:is|are) now\b)", CUT),
+    (rf",? (?:which|that) (?:\w+ )?(?:was|were) (?:also )?{SEEN} (?:on|in) {PRIOR_STUDY}", CUT),
+    (
+        rf"\b(?:was|were) (?:not |also )*{SEEN} (?:(?:on|in) {PRIOR_STUDY}|previously),? (?:and|but) (?={_FINITE})",
+        CUT,
+    ),
+    (r",? (?:which|that) (?:does|do|did) not [^,;]*", CUT),
+)
+"""What was, in the middle of what is: "The effusion, which was large, is now moderate"."""
+
 CHANGES: Steps = (
+    (
+        rf"^((?:There (?:is|are|has been) )?(?:no|without) {EXTENT}(?:interval )?{EXTENT}changes? (?:in|of) "
+        r"(?:[\w-]+ ){1,4})or ((?:[\w-]+ ){0,3}[\w-]+\W*)$",
+        r"\1and \2",
+    ),
     (
         rf"\b(?:{_THERE_IS})?(?:no|little|without(?: any)?|not) {EXTENT}changes? (?:in|of|to) "
         rf"{_OF_ASPECT}(?:the |this |her |his |an? )?",
@@ -107,7 +149,7 @@ CHANGES: Steps = (
     ),
     (
         rf"(?:,? (?:or|and|with|there (?:is|has been)|overall,?))? ?\b(?:no|without(?: any)?|or) {EXTENT}"
-        rf"(?:interval )?{EXTENT}chang(?:es?|ed)\b(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
+        rf"(?:(?:acute )?interval )?{EXTENT}chang(?:es?|ed)\b(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
         CUT,
     ),
     (
@@ -199,6 +241,7 @@ ATTRIBUTES: Steps = (
         r"(?:aeration (?:of|in)|volumes)\b[^,;]*?(?= with\b| and (?!left|right)|[,;.]|$)",
         CUT,
     ),
+    (rf"^{EXTENT}{GROWN}", CUT),
     (
         rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
         r"(?: (?:of|in) (?:the )?)?",
@@ -212,14 +255,15 @@ VERBS: Steps = (
     (r"\bThere continues to be\b", f"There is{CUT}"),
     (r"\bcontinues to be\b", f"is{CUT}"),
     (r"\bcontinue to be\b", f"are{CUT}"),
-    (r"\b(?:remains|persists)\b(?= (?:in|at|within)\b| bilaterally)", f"is{CUT}present"),
+    (r"\b(?:remains|persists)\b(?= (?:in|at|within)\b(?! place)| bilaterally)", f"is{CUT}present"),
+    (r"\bremains?\b(?=,? (?:which|that)\b)", CUT),
     (r"\bremains\b", f"is{CUT}"),
     (r"\bremain\b", f"are{CUT}"),
     (r"\b(?:remained|persists?|persisted)\b", CUT),
 )
 """Verbs of the time in between."""
 
-_STEPS = compiled(WISHES, GONE, CHANGES, REFERENCES, PREDICATES, ATTRIBUTES, VERBS)
+_STEPS = compiled(WISHES, GONE, WERE, CHANGES, REFERENCES, PREDICATES, ATTRIBUTES, VERBS)
 
 
 def remove_comparison(sentence: str) -> str:
@@ -230,6 +274,8 @@ def remove_comparison(sentence: str) -> str:
     >>> remove_comparison("No change from prior study.")
     ''
     """
+    if tells_only_of_prior(sentence):
+        return ""
     text = sentence
     for pattern, replacement in _STEPS:
         text = pattern.sub(replacement, text)

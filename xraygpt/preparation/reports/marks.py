@@ -30,7 +30,7 @@ _OPACITY = (
 _PLACE = (
     r"(?:the|a|an|both|bilateral|left|right|upper|lower|mid|lateral|medial|anterior|posterior|pulmonary|lung"
     r"|thoracic|cervical|lumbar|surgical|known|prior|recent|chest|hilar|remote|old|acute|right-sided|left-sided"
-    r"|this|her|his|visualized)"
+    r"|this|her|his|visualized|frontal)"
 )
 _IS = r"(?:is|are|appears?|has|have|remains?)"
 _CALLED = re.compile(
@@ -70,9 +70,15 @@ RESTORED: Steps = (
     (rf"\b(note) (?:is )?{MARK} of\b", r"\1 is made of"),
     (rf"(?:\b{MARK} )?(due )?\bat {MARK}(?= (?:in part|partially|partly)\b)", r"\1at least"),
     (
-        rf"\b(most|more) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,)",
+        rf"\b(most|more) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,"
+        r"| (?:\w+ ){0,2}(?:pneumonia|atelectasis|scar\w*|artifact\w*|edema|infect\w+|calcified|chronic)\b)",
         r"\1 likely",
     ),
+    (
+        rf"\b(heart size|vascularity|silhouette) {MARK}(?= (?:within normal|normal|enlarged|unremarkable)\b)",
+        r"\1 is",
+    ),
+    (rf"\b(lungs|contours) {MARK}(?= (?:clear|within normal|normal|unremarkable)\b)", r"\1 are"),
     (rf"\b(is|are) {MARK} (?=to (?:be|represent)\b)", r"\1 thought "),
     (rf"\b(is|are|remains?|stimulator|wires|tube|catheter|line) in {MARK}", r"\1 in place"),
 )
@@ -90,13 +96,15 @@ SINGLE: Steps = (
     (rf"\blung {_MARKS}", "lungs"),
     (rf"\b(heart|defibrillator|ICD|pacemaker|stimulator|tips?) {_MARKS}{_NOUN_ENDS}", r"\1"),
     (rf"^{_MARKS} (?:of|onset) ", ""),
+    (rf"\b((?:no|without)(?: \w+){{0,2}} of) {_MARKS}, (?=\w)", r"\1 "),
+    (rf",? with (?:[\w-]+ )?{_MARKS} of [^,;.]*", CUT),
     (rf"^{_MARKS} (?:interval )?change,? |^(?:the|this) appearance {_MARKS} ", CUT),
     (rf"\b(?:is|are) {_MARKS} and (?=includes?\b)", ""),
     (rf"\b(is|are) {_MARKS}(?= (?:the|a|an)\b)", r"\1"),
     (rf"\bin the (left|right) {_MARKS}{_NOUN_ENDS}", r"on the \1"),
     (rf"\bin the (left|right) {_TOKEN} {_TOKEN} (?=\w)", r"on the \1, "),
     (rf"\b(?:has|have|had)(?: not)? {_MARKS}(?: since\b[^,;]*|{_NOUN_ENDS})", CUT),
-    (rf"\b(\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} (?={_OPACITY}\b)", r"\1 "),
+    (rf"\b(\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} (?=(?:(?:cardio)?pulmonary |pleural )?(?:{_OPACITY}|abnormalit\w+|findings?)\b)", r"\1 "),
 )
 """Words and turns of their own."""
 
@@ -125,7 +133,8 @@ PHRASES: Steps = (
     (
         r",? ?\b(?:of|in|at|over|within|near|overlying|along|through|from|by|to|on|with|for|versus) "
         rf"(?:{_PLACE} )*{_MARKS}(?=\s*(?:[.,;:)]|$|{CUT})"
-        r"|\s+(?:and|of|in|at|with|on|for|is|are|appears?|without|bilaterally)\b)",
+        r"|\s+(?:and|of|in|at|with|on|for|is|are|appears?|without|bilaterally|secondary|due|most likely|likely"
+        r"|which|that|may|consistent|compatible)\b)",
         CUT,
     ),
 )
@@ -158,7 +167,8 @@ LINKS: Steps = (
 )
 """Lost verbs: "opacities XXXX atelectasis", "leads XXXX the thorax"."""
 
-_STEPS = compiled(RESTORED, SINGLE, PHRASES, LISTS, LINKS)
+_RESTORING_STEPS = compiled(RESTORED)
+_STEPS = compiled(SINGLE, PHRASES, LISTS, LINKS)
 _LOST_NOUN = re.compile(_MARKS + _NOUN_ENDS)
 _ATTRIBUTE = re.compile(_MARKS)
 _MARK = re.compile(MARK)
@@ -173,6 +183,19 @@ def has_mark(sentence: str) -> bool:
     return _MARK.search(sentence) is not None
 
 
+def restore_words(sentence: str) -> str:
+    """Return the sentence with a word in the place of each mark for which only one fits.
+
+    >>> restore_words("Sternotomy XXXX and XXXX overlie the heart.")
+    'Sternotomy wires and XXXX overlie the heart.'
+    """
+    if not has_mark(sentence):
+        return sentence
+    for pattern, replacement in _RESTORING_STEPS:
+        sentence = pattern.sub(replacement, sentence)
+    return sentence
+
+
 def remove_marks(sentence: str) -> str:
     """Return the sentence without marks, "" if nothing that can be read is left.
 
@@ -185,7 +208,7 @@ def remove_marks(sentence: str) -> str:
     """
     if _CALLED.search(sentence):
         return ""
-    text = sentence
+    text = restore_words(sentence)
     for pattern, replacement in _STEPS:
         text = pattern.sub(replacement, text)
     clauses = [

@@ -27,7 +27,7 @@ _EMPTY_WORDS = frozenset(
     image images radiograph film view views interval position positions positioning degree extent slight
     slightly mild mildly minimal minimally moderate moderately significant significantly visible level
     status evidence since compared grossly no not any change changes area areas region regions general
-    remaining unit number patient patient's
+    remaining unit number patient patient's cardiopulmonary only best well otherwise
     """.split()  # noqa: SIM905
 )
 """Words that alone say nothing about a patient: grammar, anatomy, words of extent."""
@@ -49,6 +49,21 @@ _LOOSE_END = re.compile(
     r"|has|have|had|been|be|when|due|secondary|since|versus|appears?|most|more|less|slightly|likely|mildly)\b)+$",
     re.IGNORECASE,
 )
+_BROKEN = re.compile(
+    r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|is|are|was|were|has|have|had|been|be"
+    r"|does|do|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both)\.?$"
+    r"|\b(?:which|that) (?:(?:\w+ly|also|not|is|are|was|were|has|have)\b ?)+\.?$"
+    r"|\b(?:is|are|was|were|has|have|been|may|both) (?:and|or|but)\b"
+    r"|\b(?:is|are|was|were) (?:CT|MRI|XXXX/)"
+    r"|\b(?:and|or|but|of|in|on|at|with|from|by|to|for),? (?:and|or|but|of|with|by|from|is|are|was|were|has)\b"
+    r"|\b(?:the|an?) (?:is|are|was|were|of|in|on|at|with|and|or|to|by|for|from|has|have)\b"
+    r"|\bamount of \w+ing\b|\b(?:is|are|was|were) which\b|\bthought\.?$"
+    r"|^(?:this|these|those|it|they) (?:was|were)\b|^(?:may|might|could|can|would|should)\b|\bas or\b|\bif,"
+    r"|\b(?:however|but),? (?:given|considering|although)\b[^,;]*$"
+    r"|\bthere (?:is|are) (?:one|some|none|now)\.?$",
+    re.IGNORECASE,
+)
+"""Words that cannot follow each other, or end a sentence; "This was seen well." tells of another picture."""
 
 
 def compiled(*tables: Steps) -> tuple[tuple[re.Pattern[str], Replacement], ...]:
@@ -71,6 +86,7 @@ def mend(sentence: str) -> str:
     starts_with_cut = not _keep(sentence.split(", ")[0]) or sentence.lstrip(" (").startswith(CUT)
     clauses = [clause for clause in re.split(r"(?<=[,;]) ", sentence.rstrip(" .")) if _keep(clause)]
     text = " ".join(clauses)
+    text = re.sub(rf",? (?:and|but) ?{CUT} ?(?=(?:with|in|on|at|from|of)\b)", f" {CUT}", text)
     subject, _, rest = text.partition(CUT)
     if (introduced := re.match(r"\s*(?:with|given|when)\b", rest)) and not says_something(subject):
         text = rest[introduced.end() :]
@@ -90,8 +106,17 @@ def mend(sentence: str) -> str:
     if not _VERB.search(text):
         if _PRONOUN.match(text):
             return ""
-        text = re.sub(r"^(?:the) ", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"^(?:the|otherwise,?) ", "", text, flags=re.IGNORECASE)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def breaks_off(text: str, published: str) -> bool:
+    """Tell whether a rewritten sentence is broken in a way in which the published one was not.
+
+    >>> breaks_off("A nodule which does not.", "A nodule which does not appear on the prior study.")
+    True
+    """
+    return _BROKEN.search(text) is not None and _BROKEN.search(published) is None
 
 
 def _keep(clause: str) -> bool:

@@ -8,8 +8,8 @@ import warnings
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xraygpt.common.image_modes import to_grey
-from xraygpt.preparation.pictures.grey import GreyPicture, RefusedPictureError, check_size, refuse
-from xraygpt.preparation.pictures.polarity import LOOKS_INVERTED, looks_inverted
+from xraygpt.pictures.grey import GreyPicture, RefusedPictureError, check_size, refuse
+from xraygpt.pictures.polarity import LOOKS_INVERTED, looks_inverted
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM", "WEBP", "JPEG2000")
 """What is read. Pillow knows more, but one of them (EPS) would run another program."""

@@ -9,16 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from xraygpt.common.errors import DataError
-from xraygpt.preparation.pictures.grey import (
-    MAX_FILE_BYTES,
-    NEEDS_PACKAGES,
-    GreyPicture,
-    RefusedPictureError,
-    refuse,
-)
-from xraygpt.preparation.pictures.raster import read_raster
-from xraygpt.preparation.pictures.shrink import shrink
+from xraygpt.pictures.grey import GreyPicture, RefusedPictureError
+from xraygpt.pictures.reading import decode_picture, read_file
+from xraygpt.pictures.shrink import shrink
 
 __all__ = ["ConvertedPicture", "PictureConfig", "RefusedPictureError", "convert_picture"]
 
@@ -81,10 +74,8 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         RefusedPictureError: the file cannot be read or is not wanted.
         DataError: it is DICOM, and the packages for that are not installed.
     """
-    data = source if isinstance(source, bytes) else _read_file(source, name)
-    if not data:
-        raise refuse(name, "the file is empty")
-    picture = _decode(data, name, config)
+    data = source if isinstance(source, bytes) else read_file(source, name)
+    picture = decode_picture(data, name, config.refuse_burnt_in)
     image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
     content, suffix = _encode(data, picture, image, config)
     return ConvertedPicture(
@@ -98,38 +89,6 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         view=picture.view,
         notes=picture.notes,
     )
-
-
-def _read_file(path: Path, name: str) -> bytes:
-    try:
-        if not path.is_file():
-            raise refuse(name, "no such file")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            limit = f"{MAX_FILE_BYTES // 1024**2} MiB are read"
-            raise refuse(name, "the file is too large", f"has {size // 1024**2} MiB; up to {limit}")
-        return path.read_bytes()
-    except OSError as error:
-        raise refuse(name, "cannot be opened", f"cannot be opened ({error.strerror})") from None
-
-
-def _decode(data: bytes, name: str, config: PictureConfig) -> GreyPicture:
-    if not _is_dicom(data):
-        return read_raster(data, name)
-    try:
-        from xraygpt.preparation.pictures.dicom import read_dicom
-    except ImportError:
-        raise DataError(f"{name}: {NEEDS_PACKAGES}") from None
-    return read_dicom(data, name, config.refuse_burnt_in)
-
-
-def _is_dicom(data: bytes) -> bool:
-    """Tell DICOM by its mark, or by its first element where the mark is absent, as in old files."""
-    if data[128:132] == b"DICM":
-        return True
-    # Group 2 or 8, then a type of two letters or a short length.
-    typed = data[4:6].isalpha() and data[4:6].isupper()
-    return data[:2] in (b"\x02\0", b"\x08\0") and (typed or data[6:8] == b"\0\0")
 
 
 def _encode(

@@ -22,11 +22,11 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from xraygpt.common.errors import DataError, XrayGPTError
-from xraygpt.preparation.pictures.dicom_display import to_display
-from xraygpt.preparation.pictures.dicom_rules import check_wanted, number, text, view_of
-from xraygpt.preparation.pictures.dicom_upright import turn_upright
-from xraygpt.preparation.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, GreyPicture, check_size, refuse
-from xraygpt.preparation.pictures.polarity import LOOKS_INVERTED, looks_inverted
+from xraygpt.pictures.dicom_display import to_display
+from xraygpt.pictures.dicom_rules import check_wanted, number, text, view_of
+from xraygpt.pictures.dicom_upright import turn_upright
+from xraygpt.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, GreyPicture, check_size, refuse
+from xraygpt.pictures.polarity import LOOKS_INVERTED, looks_inverted
 
 Array = np.ndarray
 

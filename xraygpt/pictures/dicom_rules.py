@@ -10,7 +10,7 @@ import re
 
 from pydicom.dataset import Dataset
 
-from xraygpt.preparation.pictures.grey import refuse
+from xraygpt.pictures.grey import refuse
 
 RADIOGRAPHY = ("CR", "DX", "RG")
 OTHER_MODALITIES = (

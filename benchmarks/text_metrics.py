@@ -1,0 +1,216 @@
+"""Compare the text metrics with their published implementations on the reports of OpenI.
+
+    python -m benchmarks.text_metrics --reports NLMCXR_reports.tgz [--pairs 500]
+
+prints a Markdown table. It needs ``pip install 'xraygpt[metrics,test]'``. Each of the drawn reports is the
+reference of seven hypotheses; each kind of hypothesis is a corpus. On the published side, COCO's metrics get
+the tokens of COCO's own PTBTokenizer (Java).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
+
+from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
+from xraygpt.evaluation.metrics.cider import CIDER_D
+from xraygpt.evaluation.metrics.meteor import METEOR
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.rouge import ROUGE
+from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.sentences import split_sentences
+from xraygpt.preparation.sources.openi import OpenISource
+from xraygpt.preparation.study import Study
+
+SEED = 0
+JAVA_OPTIONS = "-Dfile.encoding=UTF-8 -Dstdout.encoding=UTF-8"
+"""COCO's programs take the encoding of the machine, which may not know every letter."""
+
+Texts = Sequence[str]
+Scores = tuple[Sequence[float], float]
+"""Score of each report, score of the corpus."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An implementation from elsewhere."""
+
+    package: str
+    metrics: tuple[Metric, ...]
+    """Ours that equal it."""
+    score: Callable[[Texts, Texts], tuple[Scores, ...]]
+    """(references, hypotheses) -> scores for each of `metrics`."""
+    coco: bool = False
+    """It expects COCO's tokens, joined by spaces."""
+
+
+def _rouge(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    names = ("rouge1", "rouge2", "rougeL")
+    scorer = RougeScorer(names, use_stemmer=False)
+    found = [scorer.score(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    values = [[scores[name].fmeasure for scores in found] for name in names]
+    return tuple((reports, float(np.mean(reports))) for reports in values)
+
+
+def _sacrebleu(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    reports = [sacrebleu.corpus_bleu([h], [[r]]).score for r, h in zip(references, hypotheses, strict=True)]
+    return ((reports, sacrebleu.corpus_bleu(list(hypotheses), [list(references)]).score),)
+
+
+def _coco_bleu(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=4)
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        scorer += (hypothesis, [reference])
+    corpus, reports = scorer.compute_score(option="closest")
+    return tuple(zip(reports, corpus, strict=True))
+
+
+def _coco_cider(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+    scorer = CiderScorer(n=4, sigma=6.0)
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        scorer += (hypothesis, [reference])
+    corpus, reports = scorer.compute_score()
+    return ((list(reports), float(corpus)),)
+
+
+def _coco_meteor(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    corpus, reports = Meteor().compute_score(
+        {index: [text] for index, text in enumerate(references)},
+        {index: [text] for index, text in enumerate(hypotheses)},
+    )
+    return ((reports, corpus),)
+
+
+PUBLISHED = (
+    Published("rouge-score", ROUGE, _rouge),
+    Published("sacrebleu", (SACREBLEU,), _sacrebleu),
+    Published("pycocoevalcap", BLEU, _coco_bleu, coco=True),
+    Published("pycocoevalcap", (CIDER_D,), _coco_cider, coco=True),
+    Published("pycocoevalcap", (METEOR,), _coco_meteor, coco=True),
+)
+
+
+@dataclass
+class Agreement:
+    """How far our metric is from the published one."""
+
+    pairs: int = 0
+    report: float = 0.0
+    """Largest difference on a report."""
+    corpus: float = 0.0
+    """Largest difference on a corpus."""
+
+    def add(self, metric: Metric, statistics: np.ndarray, scores: Scores) -> None:
+        """Take in a corpus, scored by both."""
+        reports, corpus = scores
+        self.pairs += len(reports)
+        self.report = max(self.report, float(np.abs(metric.score(statistics) - np.asarray(reports)).max()))
+        self.corpus = max(self.corpus, abs(float(metric.score(statistics.sum(axis=0))) - corpus))
+
+
+def ptb_tokens(texts: Texts) -> list[str]:
+    """Return COCO's tokens of each text, joined by spaces, from its PTBTokenizer in Java."""
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    os.environ["JAVA_TOOL_OPTIONS"] = JAVA_OPTIONS
+    found = PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(texts)})
+    return [found[index][0] for index in range(len(texts))]
+
+
+def hypotheses_for(reports: Texts, rng: random.Random) -> Mapping[str, list[str]]:
+    """Return generated reports of every kind that a metric may meet, one for each report."""
+    permuted = rng.sample(list(reports), len(reports))
+    following = [*reports[1:], *reports, *reports]
+    return {
+        "permuted": permuted,
+        "itself": list(reports),
+        "one sentence changed": list(map(_changed, reports, permuted)),
+        "empty": ["" for _ in reports],
+        "one word": [report.split()[-1] for report in reports],
+        "non-ASCII": [f"Œdème à 5–7 mm² – {report} “naïve” – µ, β; 中文。" for report in reports],
+        "very long": [" ".join([report, *following[i : i + 9]]) for i, report in enumerate(reports)],
+    }
+
+
+def _changed(report: str, other: str) -> str:
+    sentences = split_sentences(report)
+    return " ".join([*sentences[:-1], split_sentences(other)[0]])
+
+
+def compare(
+    reports: Texts,
+    published: Sequence[Published] = PUBLISHED,
+    tokenize: Callable[[Texts], list[str]] = ptb_tokens,
+) -> dict[str, Agreement]:
+    """Return the agreement of each metric, by its name; `tokenize` gives COCO's tokens, joined by spaces."""
+    agreements = {metric.name: Agreement() for each in published for metric in each.metrics}
+    for hypotheses in hypotheses_for(reports, random.Random(SEED)).values():
+        tokens = tokenize(reports), tokenize(hypotheses)
+        for each in published:
+            all_scores = each.score(*tokens) if each.coco else each.score(reports, hypotheses)
+            for metric, scores in zip(each.metrics, all_scores, strict=True):
+                agreements[metric.name].add(metric, metric.statistics(reports, hypotheses), scores)
+    return agreements
+
+
+def seconds(metric: Metric, reports: Texts) -> float:
+    """Return the time that `metric` takes for the reports against others."""
+    started = time.perf_counter()
+    metric(reports, random.Random(SEED).sample(list(reports), len(reports)))
+    return time.perf_counter() - started
+
+
+def read_reports(archive: Path) -> list[str]:
+    """Return findings and impression of every report that has some."""
+    texts = [
+        " ".join(study.sections.get(name, "") for name in ("findings", "impression")).strip()
+        for study in OpenISource(reports=archive).studies()
+        if isinstance(study, Study)
+    ]
+    return [text for text in texts if text]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="Compare the text metrics with the published ones.")
+    parser.add_argument("--reports", type=Path, required=True, help="NLMCXR_reports.tgz of OpenI")
+    parser.add_argument("--pairs", type=int, default=500, help="reports drawn for each kind of hypothesis")
+    given = parser.parse_args(arguments)
+    reports = read_reports(given.reports)
+    differing = sum(
+        coco_tokens(text) != tokens.split() for text, tokens in zip(reports, ptb_tokens(reports), strict=True)
+    )
+    print(f"`coco_tokens` differs from PTBTokenizer on {differing} of {len(reports)} reports.\n")
+    drawn = random.Random(SEED).sample(reports, min(given.pairs, len(reports)))
+    agreements = compare(drawn)
+    many = (reports * (3000 // len(reports) + 1))[:3000]
+    print("| Metric | Published | Pairs | Largest difference, report | Corpus | 3,000 reports |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
+    for each in PUBLISHED:
+        for metric in each.metrics:
+            agreement = agreements[metric.name]
+            print(
+                f"| {metric.title} | {each.package} {importlib.metadata.version(each.package)} | "
+                f"{agreement.pairs:,} | {agreement.report:.1e} | {agreement.corpus:.1e} | "
+                f"{seconds(metric, many):.1f} s |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Every text metric equals its published implementation, on synthetic reports of every kind.
+
+``benchmarks.text_metrics`` does the same on OpenI. COCO's package and Java are extras.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+
+import pytest
+
+from benchmarks.text_metrics import PUBLISHED, Published, compare, hypotheses_for, ptb_tokens
+from tests.evaluation.metrics.test_tokens import EXPECTED
+from xraygpt.common.errors import UnavailableMetricError
+from xraygpt.datasets.phantom.report import write_report
+from xraygpt.datasets.phantom.truth import draw_truth
+from xraygpt.evaluation.metrics import meteor
+from xraygpt.evaluation.metrics.tokens import coco_tokens
+
+HAS_COCO = importlib.util.find_spec("pycocoevalcap") is not None
+
+
+def _has_java() -> bool:
+    try:
+        meteor._java()
+    except UnavailableMetricError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def reports() -> list[str]:
+    rng = random.Random(0)
+    phantoms = [write_report(draw_truth(rng), rng) for _ in range(25)]
+    return [*phantoms, *(text for text in EXPECTED if "." in text), phantoms[0]]
+
+
+def _names(published: Published) -> str:
+    return published.metrics[-1].name
+
+
+def _tokens(texts: list[str]) -> list[str]:
+    return [" ".join(coco_tokens(text)) for text in texts]
+
+
+@pytest.mark.parametrize("published", PUBLISHED[:-1], ids=_names)
+def test_metric_equals_the_published_one(published: Published, reports: list[str]) -> None:
+    if published.coco and not HAS_COCO:
+        pytest.skip("needs pycocoevalcap")
+    for name, agreement in compare(reports, [published], _tokens).items():
+        assert agreement.pairs == 7 * len(reports), name
+        assert agreement.report < 1e-6, name
+        assert agreement.corpus < 1e-6, name
+
+
+@pytest.mark.skipif(not HAS_COCO or not _has_java(), reason="needs pycocoevalcap and Java")
+def test_tokens_equal_those_of_ptb_tokenizer(reports: list[str]) -> None:
+    texts = [t for kind in hypotheses_for(reports, random.Random(1)).values() for t in kind] + list(EXPECTED)
+    assert [coco_tokens(text) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]

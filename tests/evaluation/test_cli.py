@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import evaluate
+from tests.evaluation.runs import run
+from xraygpt.evaluation.predictions import Prediction
+
+FAST = ["--metrics", "rouge_l", "rule_f1_micro_14", "--rounds", "20"]
+
+
+def write(path: Path, rows: Sequence[Prediction]) -> Path:
+    path.write_text(
+        "".join(
+            json.dumps(
+                {"image_id": row.image_id, "reference": row.reference, "generated": row.generated}
+                | dict(row.columns)
+            )
+            + "\n"
+            for row in rows
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write(tmp_path / "p.jsonl", run(12, 3, columns=[{"view": "PA"}, {"view": "AP"}]))
+
+
+def test_score(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "pictures/image 001.png")
+    command = ["score", str(file), "--out", str(tmp_path / "a/out"), "--subgroup", "view", "--seed", "3"]
+    assert evaluate.main([*command, "--images", str(tmp_path / "pictures"), *FAST]) == 0
+    printed = capsys.readouterr().out
+    assert "12 reports of 12 studies" in printed
+    assert "ROUGE-L" in printed
+    content = json.loads((tmp_path / "a/out/scores.json").read_text())
+    assert list(content["scores"]) == ["rouge_l", "rule_f1_micro_14"]
+    assert [group["value"] for group in content["subgroups"]["view"]] == ["AP", "PA"]
+    protocol = content["protocol"]
+    assert (protocol["predictions"], protocol["seed"], protocol["rounds"]) == ("p.jsonl", 3, 20)
+    assert protocol["command"].startswith("python evaluate.py score ")
+    assert "12 images" in (tmp_path / "a/out/protocol.txt").read_text()
+    page = (tmp_path / "a/out/report.html").read_text()
+    assert "data:image" in page
+
+
+def test_the_same_predictions_give_the_same_files(file: Path, tmp_path: Path) -> None:
+    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST]
+    contents = []
+    for _ in range(2):
+        assert evaluate.main(command) == 0
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    assert contents[0] == contents[1]
+    assert contents[0].keys() == {"scores.json", "protocol.txt", "report.html"}
+
+
+def test_phantoms_have_metrics_of_their_own(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    names = ["--metrics", "phantom_f1", "--rounds", "5"]
+    assert evaluate.main(["score", str(file), "--out", str(out), "--synthetic", *names]) == 0
+    assert json.loads((out / "scores.json").read_text())["scores"]["phantom_f1"]["value"] < 1
+
+
+def test_compare(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "better"
+    folder.mkdir()
+    write(folder / "predictions.jsonl", run(12, 100))
+    command = ["compare", str(file), str(folder), *FAST]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"B: {folder}" in printed
+    assert "written to" not in printed
+    assert evaluate.main([*command, "--out", str(tmp_path / "out")]) == 0
+    content = json.loads((tmp_path / "out/comparison.json").read_text())
+    row = content["differences"]["rouge_l"]
+    assert row["difference"]["value"] == pytest.approx(row["b"]["value"] - row["a"]["value"], abs=2e-6)
+    assert content["protocol"]["b"]["predictions"] == "predictions.jsonl"
+    assert content["protocol"]["a"]["predictions_sha256"] != content["protocol"]["b"]["predictions_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["score", "{folder}/absent.csv", "--out", "{folder}/out"], "absent.csv: no such file"),
+        (["score", "{file}", "--out", "{file}"], "cannot be made"),
+        (["score", "{file}", "--out", "{folder}/out", "--subgroup", "sex"], "'sex'"),
+        (["score", "{file}", "--out", "{folder}/out", "--metrics", "rouge"], "no metric is called 'rouge'"),
+        (["score", "{file}", "--out", "{folder}/out", "--images", "{folder}/absent"], "no such folder"),
+        (["score", "{file}", "--out", "{folder}/out", "--reference-column", "truth"], "'truth'"),
+        (["compare", "{file}", "{other}"], "of the first are not in the second"),
+    ],
+)
+def test_errors_are_told(
+    command: list[str], message: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write(tmp_path / "other.jsonl", run(2, 1))
+    assert evaluate.main([part.format(folder=tmp_path, file=file, other=other) for part in command]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ")
+    assert message in told.err
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["--options", "a=b"],
+        ["--cfg-path", "a.yaml", "score", "p.csv", "--out", "b"],
+        ["--options", "a=b", "--", "compare", "a", "b"],
+        ["score", "p.csv"],
+        ["compare", "a"],
+        ["compare", "a", "b", "--rounds", "0"],
+        ["compare", "a", "b", "--seed", "-1"],
+    ],
+)
+def test_command_lines_that_make_no_sense(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(command)
+    assert stopped.value.code == 2
+    assert "usage: " in capsys.readouterr().err
+
+
+def test_the_configuration_is_read_as_before() -> None:
+    args = evaluate.parse_args(["--cfg-path", "a.yaml", "--options", "run.seed=1", "model.ckpt=b"])
+    assert (args.cfg_path, args.options) == ("a.yaml", ["run.seed=1", "model.ckpt=b"])

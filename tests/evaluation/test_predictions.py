@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.evaluation.predictions import PredictionColumns, column_values, read_predictions
+
+GOOD = {"image_id": "a", "reference": "No effusion.", "generated": "Clear."}
+
+
+def json_lines(folder: Path, *rows: Mapping[str, Any]) -> Path:
+    file = folder / "predictions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def refused(file: Path, columns: PredictionColumns | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        read_predictions(file, columns)
+    return str(caught.value)
+
+
+def test_every_format_gives_the_same(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": "a", "study_id": "s", "reference": 'Große "Effusion", left.', "generated": "", "age": 7},
+        {"image_id": "b", "study_id": "s", "reference": "Clear.", "generated": "Clear.", "age": 8},
+    ]
+    lines = json_lines(tmp_path, *rows)
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    (tmp_path / "p.csv").write_text(
+        'age,generated,image_id,reference,study_id\n7,,a,"Große ""Effusion"", left.",s\n'
+        "8,Clear.,b,Clear.,s\n",
+        encoding="utf-8-sig",
+    )
+    (tmp_path / "p.csv.gz").write_bytes(gzip.compress((tmp_path / "p.csv").read_bytes()))
+    expected = read_predictions(lines)
+    for name in ("p.json", "p.csv", "p.csv.gz"):
+        assert read_predictions(tmp_path / name) == expected
+    assert read_predictions(tmp_path) == expected  # the folder of a run
+    first = expected[0]
+    assert (first.image_id, first.study_id, first.generated) == ("a", "s", "")
+    assert first.reference == 'Große "Effusion", left.'
+    assert dict(first.columns) == {"age": "7"}
+    assert column_values(expected, "age") == ["7", "8"]
+
+
+def test_a_folder_with_predictions_of_several_splits(tmp_path: Path) -> None:
+    for split in ("test", "val"):
+        json_lines(tmp_path, GOOD).rename(tmp_path / f"predictions_{split}.jsonl")
+    message = refused(tmp_path)
+    assert message.endswith("(predictions_test.jsonl, predictions_val.jsonl); name one")
+    (tmp_path / "predictions_val.jsonl").unlink()
+    assert len(read_predictions(tmp_path)) == 1
+
+
+def test_each_image_is_a_study_where_none_is_named(tmp_path: Path) -> None:
+    rows = read_predictions(json_lines(tmp_path, GOOD, GOOD | {"image_id": "b"}))
+    assert [row.study_id for row in rows] == ["a", "b"]
+
+
+def test_other_names_of_columns(tmp_path: Path) -> None:
+    file = tmp_path / "p.tsv"
+    file.write_text("dicom\ttruth\tanswer\texam\tview\n1\tA.\tB.\t9\tPA\n")
+    columns = PredictionColumns(image_id="dicom", reference="truth", generated="answer", study_id="exam")
+    (row,) = read_predictions(file, columns)
+    assert (row.image_id, row.reference, row.generated, row.study_id) == ("1", "A.", "B.", "9")
+    assert dict(row.columns) == {"view": "PA"}
+
+
+def test_all_problems_are_named_with_their_lines(tmp_path: Path) -> None:
+    file = json_lines(
+        tmp_path,
+        GOOD,
+        GOOD | {"image_id": "b", "reference": " "},
+        GOOD,
+        GOOD | {"image_id": " "},
+        GOOD | {"image_id": "e", "reference": None},
+        GOOD | {"image_id": "f", "reference": float("nan")},
+        GOOD | {"image_id": "g", "study_id": ""},
+    )
+    file.write_text(file.read_text() + "{not JSON\n")
+    message = refused(file)
+    assert message.startswith(f"{file}: 7 problems\n")
+    for words in (
+        "line 2: no reference ('reference' is empty)",
+        "line 3: the image 'a' stands in line 1 already",
+        "line 4: no image id",
+        "line 5: no reference",
+        "line 6: no reference ('reference' is NaN)",
+        "line 7: no study",
+        "line 8: not valid JSON",
+    ):
+        assert f"\n  {words}" in message
+
+
+def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
+    message = refused(json_lines(tmp_path, *[GOOD] * 100))
+    assert "99 problems" in message
+    assert "line 21" in message
+    assert "line 22" not in message
+    assert message.endswith("and 79 more")
+
+
+def test_one_problem_is_one_line(tmp_path: Path) -> None:
+    file = json_lines(tmp_path, GOOD, GOOD)
+    assert refused(file) == f"{file}: line 2: the image 'a' stands in line 1 already"
+
+
+def test_unknown_columns_give_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("image_id,refrence,generated\na,b,c\n")
+    assert "'reference'; did you mean 'refrence'?" in refused(file)
+    file.write_text("image_id,reference,generated,study\na,b,c,d\n")
+    assert "'studie'; did you mean 'study'?" in refused(file, PredictionColumns(study_id="studie"))
+    assert "named for two things" in refused(file, PredictionColumns(reference="generated"))
+    with pytest.raises(DataError, match="'vieww'; did you mean 'view'"):
+        column_values(read_predictions(json_lines(tmp_path, GOOD | {"view": "PA"})), "vieww")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_other_encodings(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("image_id,reference,generated\na,Große,b\n", encoding=encoding)
+    assert f"line {2 if encoding == 'latin-1' else 1} is not UTF-8" in refused(file)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    file = tmp_path / "p.csv"
+    file.write_text("image_id,reference,generated\n")
+    assert "there are no predictions in it" in refused(file)
+    file.write_text("")
+    assert "the file is empty" in refused(file)
+    blank = tmp_path / "p.jsonl"
+    blank.write_text("\n \n")
+    assert "there are no predictions in it" in refused(blank)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingFileError, match="a folder without predictions"):
+        read_predictions(tmp_path / "empty")
+    with pytest.raises(MissingFileError, match="no such file"):
+        read_predictions(tmp_path / "absent.csv")

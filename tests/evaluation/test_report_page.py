@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.evaluation.runs import ABSENT, prediction
+from xraygpt.evaluation.curves import Curves, RunSummary
+from xraygpt.evaluation.metrics.catalogue import phantom_metrics
+from xraygpt.evaluation.metrics.clinical import RULE_F1
+from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.rouge import ROUGE
+from xraygpt.evaluation.metrics.surface import SURFACE
+from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
+from xraygpt.evaluation.report_page import write_report_page
+from xraygpt.evaluation.scoring import Scores, score_predictions
+
+METRICS = (*RULE_F1, LATERALITY_F1, *ROUGE, *SURFACE)
+LEFT = "Findings: There is a small left pleural effusion. Impression: Small left pleural effusion."
+RIGHT = "Findings: There is a small right pleural effusion. Impression: Small right pleural effusion."
+EVIL = '<script>alert("x")</script> & cardiomegaly'
+SECTIONS = (
+    "summary",
+    "scores",
+    "findings",
+    "sides",
+    "subgroups",
+    "training",
+    "examples",
+    "protocol",
+    "missing",
+    "settings",
+)
+VOID = {"meta", "img", "line", "circle", "polyline", "link", "input"}
+RUNS = (
+    RunSummary("alignment", 83.0, Curves([(1, 2.0), (2, 1.0)], [(2, 0.75)])),
+    RunSummary("evaluation", 117.0, None),
+)
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and collects addresses, ids and texts."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(html)
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for key, value in attrs if key in ("src", "href")]
+        self.ids += [value or "" for key, value in attrs if key == "id"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data
+
+
+def predictions() -> list[Prediction]:
+    return [
+        prediction(0, LEFT, RIGHT, columns={"view": "PA", "prompt": "Describe."}),
+        prediction(
+            1, "There is cardiomegaly.", "Cardiomegaly.", columns={"view": "AP", "prompt": "Describe."}
+        ),
+        prediction(2, "The lungs are clear.", "The lungs are clear.", columns={"view": "PA"}),
+        prediction(3, LEFT, LEFT, columns={"view": "lateral"}),
+        prediction(4, "Right pneumothorax.", "", columns={"view": "PA"}),
+    ]
+
+
+def scored(rows: Sequence[Prediction], metrics: Sequence[Metric] = METRICS) -> Scores:
+    subgroups = ["view"] if any(row.columns for row in rows) else []
+    return score_predictions(rows, metrics, seed=1, rounds=50, subgroups=subgroups)
+
+
+def card(rows: Sequence[Prediction], scores: Scores, tmp_path: Path) -> ProtocolCard:
+    (tmp_path / "predictions.jsonl").write_text("")
+    facts = GenerationFacts(split="test", model="a small model", decoding={"search": "greedy", "beams": 1})
+    return make_protocol(
+        rows, scores, file=tmp_path / "predictions.jsonl", command="evaluate.py score x", generation=facts
+    )
+
+
+def write(
+    tmp_path: Path,
+    rows: list[Prediction] | None = None,
+    metrics: Sequence[Metric] = METRICS,
+    **options: object,
+) -> str:
+    rows = predictions() if rows is None else rows
+    scores = scored(rows, metrics)
+    output = tmp_path / "report.html"
+    protocol = card(rows, scores, tmp_path)
+    assert write_report_page(scores, rows, protocol, output=output, **options) == output  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.glob("report*")] == ["report.html"]
+    return output.read_text(encoding="utf-8")
+
+
+def picture(image_id: str) -> Image.Image:
+    return Image.new("L", (700, 401), 9 * int(image_id[-1]))
+
+
+def test_every_section_is_there_and_nothing_is_asked_of_a_network(tmp_path: Path) -> None:
+    html = write(
+        tmp_path,
+        metrics=(*METRICS, ABSENT),
+        pictures=picture,
+        curves=RUNS,
+        comparisons={"untrained": 0.1234},
+        settings='{"seed": 4242}',
+    )
+    page = Page(html)
+    assert [name for name in page.ids if name in SECTIONS] == list(SECTIONS)
+    links = [address.removeprefix("#") for address in page.addresses if address.startswith("#")]
+    assert links == list(SECTIONS)
+    pictures = [address for address in page.addresses if not address.startswith("#")]
+    assert len(pictures) == 5
+    assert all(address.startswith("data:image/jpeg;base64,") for address in pictures)
+    assert not re.search(r"https?://|url\(|@import|<script src|<link", html)
+    for words in (
+        "Generated reports: a small model",
+        "5 generated reports of 5 studies, split test",
+        "Untrained",
+        "0.123",
+        "Reports without text1",
+        "needs Java, which is not there",
+        "last validation loss 0.75, 1 min 23 s",
+        "in all 3 min 20 s",
+        "search: greedy beams: 1",
+        "4242",
+        "evaluate.py score x",
+    ):
+        assert words in page.text
+
+
+def test_the_first_figure_and_the_intervals_are_those_of_the_scores(tmp_path: Path) -> None:
+    score = scored(predictions()).scores["rule_f1_micro_14"]
+    text = Page(write(tmp_path)).text
+    summary = text[text.index("These reports") - 80 : text.index("These reports")]
+    assert f"{score.value:.3f} rule-F1 micro-14 95 % interval {score.low:.3f} to {score.high:.3f}" in summary
+
+
+def test_findings_are_marked_in_words_and_text(tmp_path: Path) -> None:
+    html = write(tmp_path)
+    assert "&minus; missed: left pleural effusion" in html
+    assert "+ invented: right pleural effusion" in html
+    assert '<mark class="missed" title="missed: left pleural effusion">effusion</mark>' in html
+    assert '<mark class="invented" title="invented: right pleural effusion">effusion</mark>' in html
+    assert "&#10003; cardiomegaly" in html
+    assert "no finding in either" in html
+    assert '<em class="soft">no text</em>' in html
+
+
+def test_only_the_examples_are_embedded(tmp_path: Path) -> None:
+    rows = [prediction(i, f"Reference number {i}.", f"Generated number {i}.") for i in range(300)]
+    asked: list[str] = []
+
+    def pictures(image_id: str) -> Image.Image | None:
+        asked.append(image_id)
+        return None
+
+    html = write(tmp_path, rows, ROUGE, pictures=pictures, examples=6)
+    assert len(asked) == 6
+    assert html.count("<article") == 6
+    assert len(set(re.findall(r"Generated number (\d+)\.", html))) == 6
+    assert Page(html).addresses == ["#summary", "#scores", "#findings", "#examples", "#protocol"]
+
+
+def test_phantoms_come_first_and_are_said_to_be_synthetic(tmp_path: Path) -> None:
+    rows = [replace(row, columns={}) for row in predictions()]
+    metrics = (*METRICS, *phantom_metrics())
+    synthetic = Page(write(tmp_path, rows, metrics, synthetic=True)).text
+    assert "a program drew all images" in synthetic
+    assert synthetic.index("phantom finding F1") < synthetic.index("rule-F1")
+    assert "Findings of the phantoms" in synthetic
+    real = Page(write(tmp_path, rows, metrics)).text
+    assert "Synthetic:" not in real
+    assert real.index("rule-F1") < real.index("phantom finding F1")
+    assert "Findings of the phantoms" not in real
+
+
+def test_texts_are_escaped(tmp_path: Path) -> None:
+    rows = [Prediction(EVIL, "s", EVIL, f"No. {EVIL}", {EVIL: EVIL}), prediction(1, "Clear.", "Clear.")]
+    runs = [RunSummary(EVIL, 1.0, Curves([(1, 1.0)], []))]
+    rows[1] = replace(rows[1], columns={EVIL: "other"})
+    scores = score_predictions(rows, METRICS, seed=1, rounds=20, subgroups=[EVIL])
+    facts = GenerationFacts(model=EVIL, prompt=EVIL)
+    protocol = replace(
+        card(rows, scores, tmp_path), generation=facts, not_computed={EVIL: EVIL}, command=EVIL
+    )
+    scores = replace(scores, not_computed={EVIL: EVIL})
+    output = tmp_path / "evil.html"
+    write_report_page(
+        scores, rows, protocol, output=output, curves=runs, settings=EVIL, comparisons={EVIL: 0.5}
+    )
+    html = output.read_text()
+    assert EVIL in Page(html).text
+    assert re.findall(r"<script[^>]*>", html) == ["<script>"]
+    assert html.count("<script>") == html.count("</script>") == 1
+
+
+def test_a_lone_surrogate_does_no_harm(tmp_path: Path) -> None:
+    html = write(tmp_path, [prediction(0, "Clear \ud83d.", "Clear.")], ROUGE)
+    assert "Clear ?." in html
+
+
+@pytest.mark.parametrize("metrics", [(), (ABSENT,)])
+def test_page_without_any_score(tmp_path: Path, metrics: tuple[Metric, ...]) -> None:
+    page = Page(write(tmp_path, metrics=metrics))
+    assert "No score could be computed." in page.text
+    assert "scores" not in page.ids
+    assert "subgroups" not in page.ids
+
+
+def test_page_without_findings(tmp_path: Path) -> None:
+    page = Page(write(tmp_path, [prediction(i, "", "") for i in range(3)], (LATERALITY_F1,), examples=0))
+    assert "is not defined for these reports" in page.text
+    assert [name for name in page.ids if name in ("findings", "sides", "examples")] == []

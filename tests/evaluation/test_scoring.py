@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from tests.evaluation.runs import ABSENT, LENGTH, SAME, TEXTS, prediction, run
+from xraygpt.common.errors import DataError
+from xraygpt.evaluation.scoring import score_predictions
+
+
+def test_scores_with_intervals() -> None:
+    scores = score_predictions(run(200, wrong_every=4), [SAME, LENGTH], seed=0)
+    assert (scores.reports, scores.studies, scores.empty) == (200, 200, 0)
+    same = scores.scores["same"]
+    assert same.value == 0.75
+    assert same.low == pytest.approx(0.69, abs=0.015)
+    assert same.high == pytest.approx(0.81, abs=0.015)
+    assert list(scores.metrics) == ["same", "length"]
+
+
+def test_order_of_the_file_does_not_matter() -> None:
+    rows = run(40, wrong_every=3, columns=[{"view": "PA"}, {"view": "AP"}])
+    mixed = random.Random(0).sample(rows, len(rows))
+    first, second = (
+        score_predictions(given, [SAME, LENGTH], seed=1, rounds=50, subgroups=["view"]).to_dict()
+        for given in (rows, mixed)
+    )
+    assert first == second
+    assert first != score_predictions(rows, [SAME, LENGTH], seed=2, rounds=50, subgroups=["view"]).to_dict()
+
+
+def test_controls() -> None:
+    scores = score_predictions(run(80, wrong_every=100), [SAME], seed=0, rounds=10)
+    assert scores.scores["same"].value > 0.98
+    assert scores.controls["shuffled"]["same"] < 0.5
+    assert scores.controls["blind"]["same"] == 0.25
+    assert scores.blind_report in TEXTS
+
+
+def test_findings_have_intervals() -> None:
+    rows = [prediction(i, TEXTS[0], TEXTS[0] if i % 4 else TEXTS[2]) for i in range(40)]
+    rows += [prediction(40 + i, TEXTS[1], f"{TEXTS[1]} {TEXTS[3]}") for i in range(20)]
+    findings = score_predictions(rows, [SAME], seed=0, rounds=200).findings
+    effusion = findings["Pleural Effusion"]
+    assert (effusion.cases, effusion.missed, effusion.reported, effusion.invented) == (40, 10, 30, 0)
+    assert effusion.recall.value == 0.75
+    assert effusion.recall.low == pytest.approx(0.75 - 1.96 * 0.068, abs=0.03)
+    assert effusion.precision.to_dict() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    invented = findings["Pneumothorax"].to_dict()
+    assert invented["f1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert invented["recall"] == {"value": None, "low": None, "high": None}
+    assert "Edema" not in findings
+
+
+def test_sides() -> None:
+    rows = [prediction(0, TEXTS[0], TEXTS[0]), prediction(1, TEXTS[0], TEXTS[0].replace("left", "right"))]
+    sides = score_predictions(rows, [SAME], seed=0, rounds=10).sides
+    assert sides["left"]["left"] == sides["left"]["right"] == 1
+    assert sum(sum(row.values()) for row in sides.values()) == 2
+
+
+def test_subgroups() -> None:
+    rows = run(60, wrong_every=2, columns=[{"view": "PA"}, {"view": "AP"}, {"view": "PA"}, {"view": ""}])
+    groups = score_predictions(rows, [SAME], seed=0, rounds=50, subgroups=["view"]).subgroups["view"]
+    assert [(group.value, group.reports) for group in groups] == [("AP", 15), ("PA", 30), ("not known", 15)]
+    assert [group.scores["same"].value for group in groups] == [1.0, 0.0, 1.0]
+    with pytest.raises(DataError, match="'veiw'; did you mean 'view'"):
+        score_predictions(rows, [SAME], seed=0, subgroups=["veiw"])
+
+
+def test_worst_reports_come_first_and_ties_by_their_ids() -> None:
+    rows = [prediction(i, "abc", text) for i, text in enumerate(["abc", "x", "abcdefgh", "y"])]
+    worst = score_predictions(rows, [SAME, LENGTH], seed=0, rounds=10).worst
+    assert worst["same"] == ["image 001", "image 002", "image 003", "image 000"]
+    assert worst["length"] == ["image 002", "image 000", "image 001", "image 003"]
+
+
+def test_reports_of_a_study_are_drawn_together() -> None:
+    alone = run(60, wrong_every=4)
+    twice = [
+        prediction(2 * i + k, row.reference, row.generated, study=row.study_id)
+        for i, row in enumerate(alone)
+        for k in (0, 1)
+    ]
+    scores = score_predictions(twice, [SAME], seed=0)
+    assert (scores.reports, scores.studies) == (120, 60)
+    assert scores.scores == score_predictions(alone, [SAME], seed=0).scores
+
+
+def test_a_metric_that_is_not_available_is_named_with_the_reason() -> None:
+    scores = score_predictions(run(8, wrong_every=4), [ABSENT, SAME], seed=0, rounds=10)
+    assert scores.not_computed == {"absent": "needs Java, which is not there"}
+    assert list(scores.scores) == ["same"]
+
+
+def test_empty_reports_are_scored() -> None:
+    scores = score_predictions([prediction(0, TEXTS[0], ""), prediction(1, TEXTS[1], " ")], [SAME], seed=0)
+    assert scores.empty == 2
+    assert scores.scores["same"].value == 0
+    with pytest.raises(ValueError, match="no predictions"):
+        score_predictions([], [SAME], seed=0)
+
+
+def test_plain_values() -> None:
+    scores = score_predictions(
+        run(9, 2, [{"view": "PA"}]), [SAME, LENGTH, ABSENT], seed=0, subgroups=["view"]
+    )
+    content = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    assert content["scores"]["same"].keys() == {"value", "low", "high"}
+    assert content["subgroups"]["view"][0]["value"] == "PA"
+    assert content["metrics"]["same"]["title"] == "same text"
+    assert (content["metrics"]["same"]["highest"], content["metrics"]["length"]["highest"]) == (1.0, None)
+    assert content["seed"] == 0

@@ -1,0 +1,165 @@
+"""The commands of evaluate.py that score predictions. What they need is imported when they run, so that
+--help is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xraygpt.common.errors import DataError
+from xraygpt.evaluation.statistics import ROUNDS
+
+if TYPE_CHECKING:
+    from xraygpt.evaluation.predictions import PredictionColumns
+
+PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
+COLUMNS = {
+    "image_id": "names the image",
+    "generated": "holds the generated report",
+    "reference": "holds the reference",
+    "study_id": "names the study, if there is such a column; each image is a study of its own otherwise",
+}
+"""What of a prediction is needed -> what its column does."""
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``score`` and ``compare``."""
+    score = commands.add_parser(
+        "score",
+        help="score a file of predictions of any system",
+        description="Score generated reports; write scores.json, protocol.txt and report.html.",
+    )
+    score.add_argument("file", type=Path, metavar="FILE", help=PREDICTIONS)
+    score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
+    score.add_argument("--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them")
+    score.add_argument(
+        "--subgroup",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="score the values of a column apart (bands, if they are numbers); may be given several times",
+    )
+    _add_shared(score)
+    score.set_defaults(run=run_score)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare two files of predictions for the same images",
+        description="Compare two runs on the same images by paired bootstrap and approximate randomisation.",
+    )
+    for name in ("a", "b"):
+        compare.add_argument(name, type=Path, metavar=name.upper(), help=PREDICTIONS)
+    compare.add_argument("--out", type=Path, metavar="DIR", help="folder for comparison.json")
+    _add_shared(compare)
+    compare.set_defaults(run=run_compare)
+
+
+def run_score(args: argparse.Namespace) -> None:
+    """Score a file.
+
+    Raises:
+        XrayGPTError: anything that the user can mend.
+    """
+    from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.picture_folder import PictureFolder
+    from xraygpt.evaluation.predictions import predictions_file, read_predictions
+    from xraygpt.evaluation.protocol import make_protocol
+    from xraygpt.evaluation.report_page import write_report_page
+    from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
+    from xraygpt.evaluation.scoring import score_predictions
+
+    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    pictures = PictureFolder(args.images) if args.images else None
+    predictions = read_predictions(args.file, _columns(args))
+    _make_folder(args.out)
+    scores = score_predictions(
+        predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
+    )
+    protocol = make_protocol(predictions, scores, file=predictions_file(args.file), command=args.command_line)
+    write_scores(scores, protocol, args.out)
+    write_report_page(
+        scores,
+        predictions,
+        protocol,
+        pictures=pictures,
+        synthetic=args.synthetic,
+        output=args.out / PAGE_FILE,
+    )
+    print(f"{scores.reports:,} reports of {scores.studies:,} studies, {scores.empty:,} without text\n")
+    print("\n".join(score_lines(scores)))
+    print(f"\nwritten to {args.out}: scores.json, protocol.txt, {PAGE_FILE}")
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """Compare two files.
+
+    Raises:
+        XrayGPTError: anything that the user can mend.
+    """
+    from xraygpt.common.run_record import write_json
+    from xraygpt.evaluation.comparison import compare_predictions
+    from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.predictions import predictions_file, read_predictions
+    from xraygpt.evaluation.protocol import comparison_protocol
+    from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
+
+    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    a, b = (read_predictions(path, _columns(args)) for path in (args.a, args.b))
+    comparison = compare_predictions(a, b, metrics, seed=args.seed, rounds=args.rounds)
+    print("\n".join(comparison_lines(comparison, a=str(args.a), b=str(args.b))))
+    if args.out:
+        _make_folder(args.out)
+        files = [predictions_file(path) for path in (args.a, args.b)]
+        protocol = comparison_protocol(a, *files, command=args.command_line)
+        write_json(args.out / COMPARISON_FILE, comparison.to_dict() | {"protocol": protocol})
+        print(f"\nwritten to {args.out / COMPARISON_FILE}")
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_at_least_one,
+        default=ROUNDS,
+        metavar="N",
+        help=f"of the bootstrap; default {ROUNDS}",
+    )
+    parser.add_argument("--seed", type=_not_negative, default=0, metavar="N", help="default 0")
+    columns = parser.add_argument_group("columns of the tables")
+    for name, words in COLUMNS.items():
+        option = f"--{name.replace('_', '-')}-column"
+        columns.add_argument(option, default=name, metavar="NAME", help=f"{words}; default {name}")
+
+
+def _columns(args: argparse.Namespace) -> PredictionColumns:
+    from xraygpt.evaluation.predictions import PredictionColumns
+
+    return PredictionColumns(**{name: getattr(args, f"{name}_column") for name in COLUMNS})
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error}); name another folder with --out") from error
+
+
+def _at_least_one(text: str) -> int:
+    return _number(text, 1)
+
+
+def _not_negative(text: str) -> int:
+    return _number(text, 0)
+
+
+def _number(text: str, least: int) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Metrics of generated reports, each a pure function on strings."""

@@ -1,0 +1,62 @@
+"""All metrics by name.
+
+Those of this list need no weights and no network. METEOR needs Java; where it is not there, METEOR says so
+when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xraygpt.common.errors import DataError, did_you_mean
+from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
+from xraygpt.evaluation.metrics.cider import CIDER_D
+from xraygpt.evaluation.metrics.clinical import RULE_F1
+from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
+from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
+from xraygpt.evaluation.metrics.meteor import METEOR
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.phantom import PHANTOM
+from xraygpt.evaluation.metrics.prior_statements import PRIOR_STATEMENTS
+from xraygpt.evaluation.metrics.rouge import ROUGE
+from xraygpt.evaluation.metrics.surface import SURFACE
+
+
+def offline_metrics() -> tuple[Metric, ...]:
+    """Return the metrics for reports of any kind, in the order in which tables show them."""
+    clinical = (*RULE_F1, LATERALITY_F1)
+    text = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
+    return (*clinical, *text, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
+
+
+def phantom_metrics() -> tuple[Metric, ...]:
+    """Return the metrics that read the reports of synthetic phantoms, and no others."""
+    return PHANTOM
+
+
+def metric_named(name: str) -> Metric:
+    """Return a metric of either list.
+
+    Raises:
+        DataError: there is none of that name; says which is nearest.
+    """
+    known = {metric.name: metric for metric in (*phantom_metrics(), *offline_metrics())}
+    if name not in known:
+        raise DataError(
+            f"no metric is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
+        )
+    return known[name]
+
+
+def choose_metrics(names: Sequence[str], *, synthetic: bool = False) -> tuple[Metric, ...]:
+    """Return the metrics of these names, each once; all if none is named.
+
+    Args:
+        synthetic: the reports are of phantoms, whose metrics then belong to all.
+
+    Raises:
+        DataError: there is no such metric.
+    """
+    if names:
+        return tuple(metric_named(name) for name in dict.fromkeys(names))
+    return (*(phantom_metrics() if synthetic else ()), *offline_metrics())

@@ -1,0 +1,102 @@
+"""Agreement on CheXpert's 14 classes, as the rule labeller reads them: rule-F1, and a table of findings.
+
+A class counts as present in a report where the labeller says positive; the metrics ``..._uncertain`` count
+uncertain as present too. The two conventions are the U-Zeros and U-Ones of Irvin et al. 2019
+(https://arxiv.org/abs/1901.07031); scores called F1-CheXbert mostly take the second (mode "rrg" in the
+package vilmedic). Denied and unmentioned classes are absent. The sums are those of
+``sklearn.metrics.f1_score(..., zero_division=0)``: a class that no report has counts 0 in a macro average.
+Where there is nothing at all, in no class, the F1 is not defined (NaN; scikit-learn would give 0).
+
+This is not CheXbert: its labels come from a network, these from rules, so neither number stands for the
+other. Shapes: N reports, 14 classes, 3 counts (true positives, false positives, false negatives).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraygpt.evaluation.labeller import CLASSES, Status
+from xraygpt.evaluation.metrics.counts import f1_of_counts, macro_f1, micro_f1
+from xraygpt.evaluation.metrics.metric import Array, Metric
+from xraygpt.evaluation.readings import read_report
+
+FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""CheXpert's competition tasks."""
+POSITIVE_ONLY = frozenset({Status.POSITIVE})
+WITH_UNCERTAIN = frozenset({Status.POSITIVE, Status.UNCERTAIN})
+
+
+def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
+    """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
+    counted = WITH_UNCERTAIN if uncertain else POSITIVE_ONLY
+    rows = [[read_report(text).labels.get(name) in counted for name in CLASSES] for text in texts]
+    return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
+
+
+def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False) -> Array:
+    """Return each report's counts in each class, (N, 14, 3); they add up over reports."""
+    truth = present_classes(references, uncertain=uncertain)
+    found = present_classes(hypotheses, uncertain=uncertain)
+    return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
+
+
+def finding_table(
+    references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False
+) -> dict[str, dict[str, float]]:
+    """Return for every class ``tp``, ``fp``, ``fn``, ``support``, ``precision``, ``recall`` and ``f1``.
+
+    `support` is the number of references with the class. A ratio without a denominator is 0.
+    """
+    counts = class_counts(references, hypotheses, uncertain=uncertain).sum(axis=0)
+    return {name: _table_row(*map(int, row)) for name, row in zip(CLASSES, counts, strict=True)}
+
+
+def _table_row(tp: int, fp: int, fn: int) -> dict[str, float]:
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "support": tp + fn,
+        "precision": tp / (tp + fp) if tp + fp else 0.0,
+        "recall": tp / (tp + fn) if tp + fn else 0.0,
+        "f1": float(f1_of_counts(np.array([tp, fp, fn], dtype=np.float64), 0.0)),
+    }
+
+
+def _statistics(
+    classes: tuple[str, ...], average: str, uncertain: bool
+) -> Callable[[Sequence[str], Sequence[str]], Array]:
+    columns = [CLASSES.index(name) for name in classes]
+
+    def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+        counts = class_counts(references, hypotheses, uncertain=uncertain)[:, columns]
+        result: Array = counts.sum(axis=1) if average == "micro" else counts.reshape(len(counts), -1)
+        return result
+
+    return statistics
+
+
+def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
+    count = len(classes)
+    return Metric(
+        name=f"rule_f1_{average}_{count}" + ("_uncertain" if uncertain else ""),
+        title=f"rule-F1 {average}-{count}" + (", uncertain as positive" if uncertain else ""),
+        equals=(
+            f"sklearn.metrics.f1_score(average='{average}', zero_division=0) on {count} CheXpert classes "
+            "as this project's rule labeller reads them, uncertain mentions counted as "
+            + ("positive" if uncertain else "absent")
+        ),
+        statistics=_statistics(classes, average, uncertain),
+        score=micro_f1 if average == "micro" else macro_f1,
+    )
+
+
+RULE_F1: tuple[Metric, ...] = tuple(
+    _rule_f1(classes, average, uncertain)
+    for uncertain in (False, True)
+    for classes in (CLASSES, FIVE_CLASSES)
+    for average in ("micro", "macro")
+)

@@ -1,0 +1,167 @@
+"""How often a generated report contradicts itself: it asserts what it denies, or changes the side.
+
+Two sentences of a report contradict each other on a class (see `find_contradictions`) where
+
+- one asserts it and the other denies it on that side or altogether, without limiting what it denies:
+  *no acute fracture, no large effusion, no other nodule* deny nothing else; for the classes that gather
+  different things (`MIXED_CLASSES`) both have to use the same word;
+- one asserts what is always acute (`ACUTE_CLASSES`) and the other says that nothing is;
+- or where the findings put it on one side only, and the impression on the other only. Within the findings
+  two sides are two findings.
+
+Uncertain mentions contradict nothing. How often radiologists' own reports are called contradictory, which
+bounds the false alarms: ``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
+
+from xraygpt.evaluation.labeller import SIDES, Mention, Status, sides_of
+from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
+from xraygpt.evaluation.labeller_sentences import Sentence, split_report
+from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.priors import MARK
+from xraygpt.evaluation.readings import CACHED_TEXTS, read_report
+
+IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
+MIXED_CLASSES = frozenset(
+    {"Lung Opacity", "Lung Lesion", "Edema", "Pleural Other", "Fracture", "Enlarged Cardiomediastinum"}
+)
+"""Of these one thing may be there and another not: markings but no infiltrate, congestion but no edema."""
+MANY_AT_ONCE = frozenset({SUPPORT_DEVICES})
+"""One on the left, another on the right, a third removed: nothing is contradicted."""
+ACUTE_CLASSES = ("Consolidation", "Pneumonia", "Pneumothorax")
+NOTHING_ACUTE = re.compile(
+    r"\bno (?:(?:radiographic|evidence|definite|findings?|of|an) )*(?:acute|active)(?: (?:or|and) active)? "
+    r"(?:cardio-?pulmonary|cardiothoracic|pulmonary|intrathoracic|chest|disease|findings|abnormalit)"
+)
+STEM = 5
+"""Letters by which a word of a mixed class is known: "opacity" and "opacities"."""
+LIMITED_DENIAL = re.compile(
+    r"(?i)\b(?:acute|new|large|significant\w*|definite\w*|suspicious|other|otherwise|additional|further|change\w*|"
+    r"increas\w*|developing|residual|remaining|more|overt|frank|gross\w*|sizable|tension|displaced)\b"
+    rf"|{MARK}"
+)
+"""In a denial, which may then be of less than the class; so may one of which a word was taken away."""
+LIMITED_TERM = re.compile(
+    r"(?i)\b(?:focal|lobar|confluent|dense|segmental|alveolar|cavitary|laryngeal|\w+ed)(?: \w+){0,2} $"
+)
+"""Directly in front of what is denied: 'no focal consolidation', 'no calcified nodule'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Two mentions of a class that cannot both be right."""
+
+    asserted: Mention
+    other: Mention
+    """The denial, or the assertion of the other side."""
+
+
+@lru_cache(maxsize=CACHED_TEXTS)
+def find_contradictions(text: str) -> tuple[Contradiction, ...]:
+    """Return what a report says against itself, at most one contradiction for each class."""
+    first: dict[str, Contradiction] = {}
+    for contradiction in (*_denied(text), *_changed_sides(text)):
+        first.setdefault(contradiction.asserted.label, contradiction)
+    return tuple(first.values())
+
+
+def _denied(text: str) -> Iterator[Contradiction]:
+    if all(mention.status != Status.POSITIVE for mention in read_report(text).mentions):
+        return
+    statements = _statements(text)
+    asserted = [(what, said) for what, said in statements.items() if what.status == Status.POSITIVE]
+    denied = [(what, said) for what, said in statements.items() if what.status == Status.NEGATIVE]
+    for (what, said), (other, denials) in product(asserted, denied):
+        if what.label == other.label and what.thing == other.thing and SIDES[other.side] <= SIDES[what.side]:
+            for (place, mention), (other_place, denial) in product(said.items(), denials.items()):
+                if place != other_place:
+                    yield Contradiction(mention, denial)
+
+
+class _What(NamedTuple):
+    """What is asserted or denied."""
+
+    label: str
+    status: Status
+    side: str
+    thing: str
+    """The beginning of the word, for classes that gather different things."""
+
+
+def _statements(text: str) -> dict[_What, dict[int, Mention]]:
+    """Return what a report says, each with the first two sentences that say it.
+
+    Two are enough to find one that is not the sentence of a statement against it, and they bound the work
+    on a report that repeats itself endlessly.
+    """
+    sentences = list(split_report(text))
+    starts = [sentence.places[0] for sentence in sentences]
+    statements: dict[_What, dict[int, Mention]] = {}
+    for mention in (*read_report(text).mentions, *_nothing_acute(sentences)):
+        place = bisect(starts, mention.start) - 1
+        limited = mention.status == Status.NEGATIVE and _is_limited(text[starts[place] : mention.start])
+        if mention.label in MANY_AT_ONCE or limited:
+            continue
+        thing = text[mention.start : mention.end].lower()[:STEM] if mention.label in MIXED_CLASSES else ""
+        said = statements.setdefault(_What(mention.label, mention.status, mention.side, thing), {})
+        if len(said) < 2:
+            said.setdefault(place, mention)
+    return statements
+
+
+def _nothing_acute(sentences: Sequence[Sentence]) -> Iterator[Mention]:
+    """Yield a denial of each acute class where a sentence says that there is nothing acute."""
+    for sentence in sentences:
+        if found := NOTHING_ACUTE.search(sentence.text):
+            start, end = sentence.places[found.start()], sentence.places[found.end()]
+            for label in ACUTE_CLASSES:
+                yield Mention(label, Status.NEGATIVE, "", start, end)
+
+
+def _is_limited(before: str) -> bool:
+    return bool(LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before))
+
+
+def _changed_sides(text: str) -> Iterator[Contradiction]:
+    """Yield classes whose only side in the findings is not the only one in the impression."""
+    header = IMPRESSION.search(text)
+    if header is None:
+        return
+    asserted = [m for m in read_report(text).mentions if m.status == Status.POSITIVE]
+    findings = [m for m in asserted if m.start < header.start()]
+    impression = [m for m in asserted if m.start >= header.end()]
+    sides, concluded = sides_of(findings), sides_of(impression)
+    for label, side in sides.items():
+        other = concluded.get(label, frozenset())
+        if len(side) == len(other) == 1 and side != other and label not in MANY_AT_ONCE:
+            yield Contradiction(_with_side(findings, label), _with_side(impression, label))
+
+
+def _with_side(mentions: Sequence[Mention], label: str) -> Mention:
+    return next(mention for mention in mentions if mention.label == label and mention.side)
+
+
+def _statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    return with_counts([bool(find_contradictions(text)) for text in hypotheses])
+
+
+CONTRADICTIONS = Metric(
+    name="contradictions",
+    title="contradictory reports",
+    equals=(
+        "share of generated reports of which a sentence asserts a CheXpert class that another denies, or the "
+        "impression puts it on the other side than the findings, by this project's rule labeller"
+    ),
+    statistics=_statistics,
+    score=mean_of_values,
+    higher_is_better=False,
+)

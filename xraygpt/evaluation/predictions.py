@@ -1,0 +1,157 @@
+"""Read the reports that a model has written, of this project or any other, beside their references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.tables import Row, check_columns, read_table
+
+PREDICTIONS_FILES = "predictions*.jsonl"
+"""What the output folder of a run is searched for: ``predictions.jsonl``, ``predictions_test.jsonl``."""
+STUDY_COLUMN = "study_id"
+MOST_PROBLEMS = 20
+"""How many of a file's problems are listed; of the others there is the number."""
+NOT_A_NUMBER = "nan"
+"""What pandas makes of an empty cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionColumns:
+    """How a table calls what is needed of it."""
+
+    image_id: str = "image_id"
+    generated: str = "generated"
+    reference: str = "reference"
+    study_id: str = STUDY_COLUMN
+    """The only one that need not be there under its usual name: each image is a study of its own then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One image with its two reports."""
+
+    image_id: str
+    study_id: str
+    reference: str
+    generated: str
+    """May be empty."""
+    columns: Mapping[str, str]
+    """All other columns: view, sex, age, ..."""
+
+
+def read_predictions(path: Path, columns: PredictionColumns | None = None) -> list[Prediction]:
+    """Read a table of predictions (`xraygpt.common.tables`: CSV, TSV, JSON Lines or JSON).
+
+    Args:
+        path: the table, or the output folder of a run, see `predictions_file`.
+        columns: how the table calls its columns; None for the usual names.
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: the table is none, lacks a column, is empty, names an image twice, or lacks ids or
+            references; gives each line at fault.
+    """
+    columns = columns or PredictionColumns()
+    path = predictions_file(path)
+    _check_names(columns)
+    needed = [columns.image_id, columns.generated, columns.reference]
+    if columns.study_id != STUDY_COLUMN:
+        needed.append(columns.study_id)
+    predictions: list[Prediction] = []
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    try:
+        for row in read_table(path, needed):
+            problems += _problems(row, columns, seen)
+            predictions.append(_prediction(row, columns))
+    except DataError as error:
+        if not problems:
+            raise
+        problems.append(str(error).removeprefix(f"{path}: "))
+    if problems:
+        raise DataError(_listed(path, problems))
+    if not predictions:
+        raise DataError(f"{path}: there are no predictions in it")
+    return predictions
+
+
+def predictions_file(path: Path) -> Path:
+    """Return the table that `path` stands for: itself, or the one in a folder (`PREDICTIONS_FILES`).
+
+    Raises:
+        MissingFileError: a folder without predictions.
+        DataError: a folder with predictions of several splits.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(PREDICTIONS_FILES))
+    if not files:
+        raise MissingFileError(f"{path}: a folder without {PREDICTIONS_FILES}; name the table of predictions")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{path}: holds several tables of predictions ({names}); name one")
+    return files[0]
+
+
+def column_values(predictions: Iterable[Prediction], column: str) -> list[str]:
+    """Return what each prediction has in one of its other columns, "" where it has none.
+
+    Raises:
+        DataError: no prediction has that column.
+    """
+    rows = list(predictions)
+    known = list(dict.fromkeys(name for row in rows for name in row.columns))
+    check_columns("the predictions", known, [column])
+    return [row.columns.get(column, "").strip() for row in rows]
+
+
+def _check_names(columns: PredictionColumns) -> None:
+    names = astuple(columns)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"the column '{twice[0]}' is named for two things")
+
+
+def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
+    values = row.values
+    image_id = values[columns.image_id].strip()
+    own = astuple(columns)
+    return Prediction(
+        image_id=image_id,
+        study_id=values[columns.study_id].strip() if columns.study_id in values else image_id,
+        reference=values[columns.reference],
+        generated=values[columns.generated],
+        columns={name: value for name, value in values.items() if name not in own},
+    )
+
+
+def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str]) -> list[str]:
+    """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
+    problems = []
+    values = row.values
+    image_id = values[columns.image_id].strip()
+    if not image_id:
+        problems.append(f"no image id ('{columns.image_id}' is empty)")
+    elif image_id in seen:
+        problems.append(f"the image '{image_id}' stands in {seen[image_id]} already")
+    else:
+        seen[image_id] = row.position
+    if not values.get(columns.study_id, "a study").strip():
+        problems.append(f"no study ('{columns.study_id}' is empty)")
+    reference = values[columns.reference].strip()
+    if not reference or reference.lower() == NOT_A_NUMBER:
+        problems.append(f"no reference ('{columns.reference}' is {reference or 'empty'})")
+    if values[columns.generated].strip().lower() == NOT_A_NUMBER:
+        problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")
+    return [f"{row.position}: {problem}" for problem in problems]
+
+
+def _listed(path: Path, problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"{path}: {problems[0]}"
+    lines = [f"\n  {problem}" for problem in problems[:MOST_PROBLEMS]]
+    more = len(problems) - len(lines)
+    return f"{path}: {len(problems)} problems{''.join(lines)}" + (f"\n  and {more} more" if more else "")

@@ -1,0 +1,150 @@
+"""``report.html``: one page about generated reports, a single file that asks nothing of a network.
+
+Its layout is ``report_page.html`` beside this file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, FunctionLoader
+
+from xraygpt.common.html_page import page_environment
+from xraygpt.evaluation.curves import Chart, RunSummary, draw_chart
+from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.protocol import ProtocolCard
+from xraygpt.evaluation.report_page_examples import Card, Pictures, choose_examples, example_cards
+from xraygpt.evaluation.report_page_findings import COLUMNS, FindingTable, finding_tables
+from xraygpt.evaluation.report_page_scores import (
+    CONTROLS,
+    GroupTable,
+    ScoreRow,
+    SideRow,
+    all_rows,
+    comparison_rows,
+    control_name,
+    group_tables,
+    grouped_rows,
+    headline_names,
+    side_rows,
+    verdict,
+)
+from xraygpt.evaluation.report_page_text import FILTERS, plain_protocol
+from xraygpt.evaluation.scoring import Scores
+
+TEMPLATE = "report_page.html"
+EXAMPLES = 24
+OF_ONE_REPORT = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "rouge_l")
+"""Metrics that say something of a single report; each example tells them."""
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """All that the page shows."""
+
+    scores: Scores
+    synthetic: bool
+    headlines: list[ScoreRow]
+    """The page's first figure and those below it; empty where no metric could be computed."""
+    comparisons: list[ScoreRow]
+    verdict: str
+    groups: Mapping[str, list[ScoreRow]]
+    findings: list[FindingTable]
+    sides: list[SideRow]
+    subgroups: list[GroupTable]
+    charts: list[tuple[RunSummary, Chart]]
+    runs: Sequence[RunSummary]
+    examples: list[Card]
+    protocol: ProtocolCard
+    conditions: Mapping[str, str]
+    """The protocol, for people."""
+    settings: str
+
+    @property
+    def sections(self) -> dict[str, str]:
+        """Id of each section that the page has -> heading."""
+        present = {
+            "summary": ("Summary", True),
+            "scores": ("All scores", bool(self.groups)),
+            "findings": ("Findings", bool(self.findings)),
+            "sides": ("Sides", bool(self.sides)),
+            "subgroups": ("Subgroups", bool(self.subgroups)),
+            "training": ("Training" if self.charts else "Wall time", bool(self.runs)),
+            "examples": ("Examples", bool(self.examples)),
+            "protocol": ("Protocol", True),
+            "missing": ("Not computed", bool(self.scores.not_computed)),
+            "settings": ("Settings", bool(self.settings)),
+        }
+        return {name: title for name, (title, there) in present.items() if there}
+
+
+def write_report_page(
+    scores: Scores,
+    predictions: Sequence[Prediction],
+    protocol: ProtocolCard,
+    *,
+    output: Path,
+    pictures: Pictures | None = None,
+    curves: Sequence[RunSummary] = (),
+    synthetic: bool = False,
+    examples: int = EXAMPLES,
+    comparisons: Mapping[str, float] | None = None,
+    settings: str = "",
+) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        scores: of `predictions`.
+        output: the file.
+        pictures: gives the image of an image id; without it the examples have none.
+        curves: the runs that led to the reports.
+        synthetic: all images are phantoms, drawn by this project.
+        examples: how many images are shown with both reports.
+        comparisons: what else the first score is to be held against: "untrained" -> its value.
+        settings: of the evaluation, as text.
+    """
+    phantoms = synthetic and "phantom_f1" in scores.metrics
+    names = headline_names(scores, phantoms=phantoms)
+    rows = all_rows(scores)
+    compared = comparison_rows(rows[names[0]], comparisons or {}) if names else []
+    chosen = choose_examples(predictions, scores.worst[names[0]] if names else [], examples)
+    of_one = [scores.metrics[name] for name in OF_ONE_REPORT if name in scores.metrics]
+    content = PageContent(
+        scores=scores,
+        synthetic=synthetic,
+        headlines=[rows[name] for name in names],
+        comparisons=compared,
+        verdict=verdict(rows[names[0]], compared) if names else "No score could be computed.",
+        groups=grouped_rows(rows),
+        findings=finding_tables(scores, predictions, phantoms=phantoms),
+        sides=side_rows(scores),
+        subgroups=group_tables(scores, names) if names else [],
+        charts=[(run, chart) for run in curves if run.curves and (chart := draw_chart(run.curves))],
+        runs=curves,
+        examples=example_cards(chosen, of_one, pictures, phantoms=phantoms),
+        protocol=protocol,
+        conditions=plain_protocol(protocol),
+        settings=settings,
+    )
+    temporary = output.with_name(output.name + ".tmp")
+    # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
+    temporary.write_text(render_page(content), encoding="utf-8", errors="replace")
+    temporary.replace(output)
+    return output
+
+
+def render_page(content: PageContent) -> str:
+    """Return the page as HTML; every text is escaped."""
+    environment: Environment = page_environment()
+    environment.loader = FunctionLoader(_template)
+    environment.filters.update(FILTERS, control_name=control_name)
+    environment.globals.update(infinity=math.inf, control_words=CONTROLS, finding_columns=COLUMNS)
+    return environment.get_template(TEMPLATE).render(page=content)
+
+
+def _template(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

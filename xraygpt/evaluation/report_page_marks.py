@@ -1,0 +1,70 @@
+"""Marks on the words of two reports that agree, were missed or were invented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from xraygpt.evaluation.findings import extract_findings, split_sentences
+from xraygpt.evaluation.highlighting import Kind, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some words of a report."""
+
+    text: str
+    kind: Kind | Literal[""]
+    """"" for words that are no finding."""
+    note: str
+    """The finding, for people."""
+
+
+def marked_pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
+    """Cut a report where its marked words begin and end; the pieces put together are the report.
+
+    Args:
+        spans: in order, without overlap.
+    """
+    pieces = []
+    end = 0
+    for span in spans:
+        pieces.append(Piece(text[end : span.start], "", ""))
+        pieces.append(Piece(text[span.start : span.end], span.kind, f"{span.kind}: {finding_name(span)}"))
+        end = span.end
+    pieces.append(Piece(text[end:], "", ""))
+    return [piece for piece in pieces if piece.text]
+
+
+def finding_name(span: Span) -> str:
+    """Return a finding as people say it: ``left pleural effusion``."""
+    return f"{span.side} {span.label}".strip().lower()
+
+
+def names_of(spans: Sequence[Span], kind: Kind) -> list[str]:
+    """Return the different findings of a kind."""
+    return sorted({finding_name(span) for span in spans if span.kind == kind})
+
+
+def highlight_phantom(reference: str, generated: str) -> tuple[list[Span], list[Span]]:
+    """Do what `xraygpt.evaluation.highlighting.highlight` does with the rules made for phantoms' reports.
+
+    Sentences are marked, since these rules read them as a whole.
+    """
+    truth, found = extract_findings(reference), extract_findings(generated)
+    return _sentences(reference, found, "missed"), _sentences(generated, truth, "invented")
+
+
+def _sentences(text: str, other: set[str], kind: Kind) -> list[Span]:
+    spans = []
+    begin = 0
+    for sentence in split_sentences(text):
+        findings = extract_findings(sentence)
+        if findings:
+            end = begin + len(sentence.rstrip())
+            agreed = findings <= other
+            names = findings if agreed else findings - other
+            spans.append(Span(begin, end, "agree" if agreed else kind, ", ".join(sorted(names)), ""))
+        begin += len(sentence)
+    return spans

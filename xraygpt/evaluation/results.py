@@ -1,0 +1,98 @@
+"""What an evaluation leaves in its folder, and what it prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from xraygpt.common.run_record import write_json
+from xraygpt.evaluation.comparison import Comparison
+from xraygpt.evaluation.protocol import ProtocolCard
+from xraygpt.evaluation.scoring import Scores
+from xraygpt.evaluation.statistics import Interval
+
+SCORES_FILE = "scores.json"
+PROTOCOL_FILE = "protocol.txt"
+PAGE_FILE = "report.html"
+COMPARISON_FILE = "comparison.json"
+
+
+def write_scores(scores: Scores, protocol: ProtocolCard, folder: Path) -> None:
+    """Write ``scores.json``, the protocol card in it, and ``protocol.txt``, the card for a paper."""
+    write_json(folder / SCORES_FILE, scores.to_dict() | {"protocol": protocol.to_dict()})
+    (folder / PROTOCOL_FILE).write_text(protocol.paragraph() + "\n", encoding="utf-8")
+
+
+def score_lines(scores: Scores) -> list[str]:
+    """Return the scores as a table, the controls beside them."""
+    controls = list(scores.controls)
+    rows = [["metric", "score", "95 % interval", *(name.replace("_", " ") for name in controls)]]
+    for name, metric in scores.metrics.items():
+        values = [_number(scores.controls[control].get(name, math.nan)) for control in controls]
+        rows.append([metric.title, *_cells(scores.scores[name]), *values])
+    return [*_aligned(rows), *_not_computed(scores.not_computed)]
+
+
+def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
+    """Return what was compared, the differences as a table, and which reports differ most.
+
+    Args:
+        a, b: what the runs are called.
+    """
+    rows = [["metric", "A", "B", "B - A", "95 % interval", "p"]]
+    for name, metric in comparison.metrics.items():
+        row = comparison.differences[name]
+        values = [_number(row.a.value), _number(row.b.value), *_cells(row.difference, sign=True)]
+        rows.append([metric.title, *values, _number(row.p)])
+    return [
+        f"A: {a}",
+        f"B: {b}",
+        f"{comparison.reports:,} reports of {comparison.studies:,} studies, "
+        f"{comparison.same_texts:,} of them the same in A and B",
+        "",
+        *_aligned(rows),
+        "each p is of one metric alone; of many metrics some fall below 0.05 by chance",
+        *_not_computed(comparison.not_computed),
+        *_most_different(comparison),
+    ]
+
+
+def _most_different(comparison: Comparison) -> list[str]:
+    """Return the reports that differ most by the first metric that tells any apart."""
+    for name, reports in comparison.most_different.items():
+        if reports:
+            rows = [["image", "A", "B"], *([r.image_id, _number(r.a), _number(r.b)] for r in reports)]
+            return ["", f"reports that differ most by {comparison.metrics[name].title}:", *_aligned(rows)]
+    return []
+
+
+def _cells(score: Interval, sign: bool = False) -> list[str]:
+    known = score.low <= score.high
+    between = f"{_number(score.low, sign)} to {_number(score.high, sign)}" if known else "-"
+    return [_number(score.value, sign), between]
+
+
+def _number(value: float, sign: bool = False) -> str:
+    if math.isnan(value):
+        return "-"
+    digits = 3 if abs(value) < 10 else 1
+    return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Return lines of columns, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                first.ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)),
+            ]
+        )
+        for first, *rest in rows
+    ]
+
+
+def _not_computed(reasons: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in reasons.items()]

@@ -1,0 +1,159 @@
+"""How sure a score is: bootstrap intervals by study, and tests of the difference between two runs.
+
+A metric's score is a function of sums over reports (`xraygpt.evaluation.metrics.metric`), so every round of
+a bootstrap or of a randomisation is a weighted sum over studies, and many rounds are one matrix product.
+
+The random numbers are those of NumPy's PCG64 as it gives them, which NumPy holds fixed over versions and
+platforms; what is made of them is done here.
+
+Shapes: N reports, S studies, K statistics of one or of several metrics side by side, R rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xraygpt.evaluation.metrics.metric import Array
+
+ROUNDS = 1000
+TAILS = (0.025, 0.975)
+"""Quantiles at the ends of a 95 % interval."""
+BLOCK_VALUES = 1 << 20
+"""Weights that are in memory at a time: 8 MiB, and a few times as much to make them."""
+TIE = 1e-12
+"""Differences nearer to each other than this are the same but for rounding."""
+
+Score = Callable[[Array], Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A score and its 95 % interval; NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return plain values, six decimals, None for NaN."""
+        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
+
+
+def plain(value: float) -> float | None:
+    """Return a number as it goes into a file: six decimals, None for NaN and infinity."""
+    return round(float(value), 6) if math.isfinite(value) else None
+
+
+def sums_by_study(statistics: Array, studies: Sequence[str]) -> Array:
+    """Add the statistics (N, K) of each study's reports up to (S, K), studies in the order of their names."""
+    names, places = np.unique(np.asarray(studies, dtype=object).astype(str), return_inverse=True)
+    sums = np.zeros((len(names), statistics.shape[1]))
+    if len(sums) == len(statistics):
+        sums[places] = statistics
+    else:
+        np.add.at(sums, places, statistics)
+    return sums
+
+
+def resampled_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
+    """Draw as many studies as there are, with replacement; return the sum of each round, (R, K).
+
+    The same seed and number of studies give the same draws, so that two runs on the same studies are drawn
+    together.
+
+    Args:
+        sums: (S, K) sums of each study.
+    """
+    studies = len(sums)
+    blocks = []
+    for uniform in _uniform_blocks(seed, rounds, studies):
+        rows = len(uniform)
+        drawn = (uniform * studies).astype(np.int64)
+        drawn += np.arange(rows)[:, None] * studies
+        weights = np.bincount(drawn.ravel(), minlength=rows * studies).reshape(rows, studies)
+        blocks.append(weights.astype(np.float64) @ sums)
+    return np.concatenate(blocks)
+
+
+def interval(score: Score, sums: Array, resampled: Array) -> Interval:
+    """Return the score of all studies with its 95 % percentile interval (Efron 1979).
+
+    Rounds in which the score is not defined (no case of a rare finding was drawn) do not count. Of a single
+    study there is no interval.
+
+    Args:
+        sums: (S, K).
+        resampled: (R, K), of `resampled_sums`.
+    """
+    value = float(score(sums.sum(axis=0)))
+    return Interval(value, *(_tails(score(resampled)) if len(sums) > 1 else (math.nan, math.nan)))
+
+
+def difference_interval(score: Score, a: Array, b: Array, resampled_a: Array, resampled_b: Array) -> Interval:
+    """Return by how much b scores above a, with the 95 % interval of the paired bootstrap.
+
+    Args:
+        a, b: (S, K) sums of the same studies in the same order; the resampled ones with the same seed.
+    """
+    value = float(score(b.sum(axis=0)) - score(a.sum(axis=0)))
+    tails = _tails(score(resampled_b) - score(resampled_a)) if len(a) > 1 else (math.nan, math.nan)
+    return Interval(value, *tails)
+
+
+def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tuple[Array, Array]:
+    """Exchange the two runs' reports of each study with chance one half; return both sums, each (R, K).
+
+    Args:
+        a, b: (S, K) sums of the same studies in the same order.
+    """
+    difference = b - a
+    # Another stream than that of the bootstrap.
+    moved = np.concatenate(
+        [
+            (uniform < 0.5).astype(np.float64) @ difference
+            for uniform in _uniform_blocks(seed, rounds, len(a), 1)
+        ]
+    )
+    return a.sum(axis=0) + moved, b.sum(axis=0) - moved
+
+
+def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> float:
+    """Return the two-sided p of approximate randomisation: (r + 1) / (R + 1).
+
+    r is the number of rounds in which the runs, reports exchanged, differ at least as much as they do
+    (Noreen: Computer-Intensive Methods for Testing Hypotheses, 1989). NaN where a score is not defined; a
+    round in which one is not counts as one that differs as much.
+
+    Args:
+        a, b: (S, K) sums.
+        swapped: of `swapped_sums`.
+    """
+    observed = abs(float(score(b.sum(axis=0)) - score(a.sum(axis=0))))
+    if math.isnan(observed):
+        return math.nan
+    differences = np.abs(score(swapped[1]) - score(swapped[0]))
+    as_large = int((~(differences < observed - TIE)).sum())
+    return (as_large + 1) / (len(differences) + 1)
+
+
+def _tails(values: Array) -> tuple[float, float]:
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return math.nan, math.nan
+    low, high = np.quantile(defined, TAILS)
+    return float(low), float(high)
+
+
+def _uniform_blocks(seed: int, rounds: int, studies: int, stream: int = 0) -> Iterator[NDArray[np.float64]]:
+    """Yield numbers from [0, 1), (rounds, studies) in all, some rounds at a time."""
+    bits = np.random.PCG64(np.random.SeedSequence([seed, stream]))
+    at_once = max(1, BLOCK_VALUES // studies)
+    for begin in range(0, rounds, at_once):
+        shape = (min(at_once, rounds - begin), studies)
+        raw = bits.random_raw(shape[0] * shape[1])
+        yield (raw >> np.uint64(11)).astype(np.float64).reshape(shape) * 2.0**-53
