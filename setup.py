@@ -26,7 +26,7 @@ setup(
         "xraygpt": [
             "configs/**/*.yaml",
             "common/*.css",
-            "evaluation/*.html",
+            "evaluation/**/*.html",
             "preparation/**/*.html",
             "weights/**/*",
             "py.typed",

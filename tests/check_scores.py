@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 MIN_REPORTS = 300
 MIN_F1 = 0.95
@@ -15,17 +16,25 @@ MAX_F1_UNTRAINED = 0.25
 MAX_SECONDS = 360
 
 
-def failures(scores: Mapping[str, float]) -> list[str]:
+def look_up(scores: Mapping[str, Any], dotted_key: str) -> float | None:
+    """Return the number under a dotted key, None if it is not there."""
+    value: Any = scores
+    for part in dotted_key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def failures(scores: Mapping[str, Any]) -> list[str]:
     """Return one line for each figure that is missing or on the wrong side of its threshold."""
     found = []
     for key, low, high in (
-        ("n", MIN_REPORTS, None),
-        ("f1", MIN_F1, 1.0),
-        ("f1_shuffled", 0.0, MAX_F1_SHUFFLED),
-        ("f1_untrained", 0.0, MAX_F1_UNTRAINED),
+        ("reports", MIN_REPORTS, None),
+        ("scores.phantom_f1.value", MIN_F1, 1.0),
+        ("controls.shuffled.phantom_f1", 0.0, MAX_F1_SHUFFLED),
+        ("untrained.phantom_f1", 0.0, MAX_F1_UNTRAINED),
         ("seconds", 0.0, MAX_SECONDS),
     ):
-        value = scores.get(key)
+        value = look_up(scores, key)
         if value is None:
             found.append(f"{key} is missing")
         elif not value >= low:  # also catches NaN

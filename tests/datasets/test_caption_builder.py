@@ -71,9 +71,8 @@ def test_reports_and_their_page_are_made_for_own_data(tmp_path: Path, own: dict[
     cfg = write(tmp_path / "e.yaml", tmp_path / "out", own)
     options = ("run.task=report_generation", "run.test_splits=[val]", "run.page.enabled=true")
     run(cfg, *options, evaluate_only=True)
-    assert json.loads((tmp_path / "out" / "scores.json").read_text())["n"] == 5
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["reports"] == 5
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "5 radiographs (caption)" in html
     assert html.count("data:image/") >= 5
 
 

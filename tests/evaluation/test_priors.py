@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.evaluation.priors import compares_with_prior
+from xraygpt.evaluation.priors import compares_with_prior, tells_only_of_prior
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,10 @@ from xraygpt.evaluation.priors import compares_with_prior
         "Persistent low lung volumes.",
         "No new focal consolidation.",
         "Recommend comparison with old films.",
+        "Decreased right pneumothorax.",
+        "Smaller effusions.",
+        "The tube has also been removed.",
+        "Previously there was an effusion.",
     ],
 )
 def test_comparison(sentence: str) -> None:
@@ -41,6 +45,9 @@ def test_comparison(sentence: str) -> None:
         "Prior cholecystectomy and old rib fractures.",
         "Degenerative changes of the spine.",
         "No acute bony changes of the ribs.",
+        "Chronic lung disease with no acute changes.",
+        "Decreased lung volumes.",
+        "Larger right than left effusion.",
         "Increased interstitial markings.",
         "Effusions, right greater than left.",
         "A density that is asymmetric compared to the left.",
@@ -53,3 +60,35 @@ def test_comparison(sentence: str) -> None:
 )
 def test_no_comparison(sentence: str) -> None:
     assert not compares_with_prior(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Effusion was seen on the prior CT.",
+        "Nodules were also identified in the left lung on the chest CT from ___.",
+        "On the previous radiograph, the effusion was large.",
+        "The prior CT demonstrated a nodule.",
+        "There was an effusion previously.",
+        "No effusion was present on the prior study.",
+    ],
+)
+def test_only_of_prior(sentence: str) -> None:
+    assert tells_only_of_prior(sentence)
+    assert compares_with_prior(sentence)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Nodules were seen on the prior CT and are unchanged.",
+        "The nodule was not present on the prior CT.",
+        "On the prior CT, the nodule was not present.",
+        "There is a nodule which was seen on the prior CT.",
+        "An effusion was seen in the left base.",
+        "The effusion was seen on the prior CT, stable.",
+        "Gas in the colon, which was also seen on the prior CT.",
+    ],
+)
+def test_also_of_now(sentence: str) -> None:
+    assert not tells_only_of_prior(sentence)

@@ -16,7 +16,7 @@ from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter
 from xraygpt.common.precision import Precision
 from xraygpt.datasets.batch import Batch
-from xraygpt.evaluation.page_config import PageConfig
+from xraygpt.evaluation.page.page_config import PageConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 
@@ -195,7 +195,10 @@ def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
 
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
     cfg = SimpleNamespace(
-        run_cfg=SimpleNamespace(generate=GenerationConfig(), page=PageConfig(), best_metric=None)
+        run_cfg=SimpleNamespace(
+            generate=GenerationConfig(), page=PageConfig(), best_metric="rouge_l", metrics=[]
+        ),
+        datasets_cfg={"toy": None},
     )
     task = ReportGenerationTask.setup_task(cfg=cfg)
     rows = task.evaluation(ToyModel(), batches(2, 3), context=context(tmp_path))
@@ -203,5 +206,6 @@ def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
     written = [json.loads(line) for line in (tmp_path / "predictions_test.jsonl").read_text().splitlines()]
     assert [row["image_id"] for row in written] == [f"b{b}s{i}" for b in range(2) for i in range(3)]
     assert all(row["reference"] == "value 4" and row["generated"].startswith("value") for row in written)
-    assert metrics["agg_metrics"] == metrics["f1"]
+    assert metrics["agg_metrics"] == metrics["rouge_l"]
+    assert metrics["n"] == 6
     assert task.rows == {"test": written}

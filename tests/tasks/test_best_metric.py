@@ -48,7 +48,9 @@ def test_the_named_metric_chooses(tmp_path: Path, name: str | None, best: int, s
     output = train(tmp_path, best_metric=name)
     assert load_checkpoint(output / "checkpoint_best.pth")["epoch"] == best
     lines = metrics_of(output, "valid")
-    assert [line["agg_metrics"] for line in lines] == [sign * line[name or "phantom_f1"] for line in lines]
+    assert [line["agg_metrics"] for line in lines] == [
+        sign * line[name or "rule_f1_micro_14"] for line in lines
+    ]
 
 
 @pytest.mark.parametrize("settings", [{"best_metric": "rogue_l"}, {"best_metric": "rouge"}])
@@ -56,6 +58,11 @@ def test_an_unknown_metric_is_named_at_the_start(tmp_path: Path, settings: dict[
     with pytest.raises(ConfigError, match=r"run\.best_metric: .*did you mean 'rouge_.'"):
         train(tmp_path, **settings)
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def test_unknown_metrics_of_the_end_are_named_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.metrics: .*did you mean 'cider_d'"):
+        train(tmp_path, metrics=["cider"])
 
 
 def test_other_tasks_have_a_score_of_their_own(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_reports_are_scored_where_there_is_a_reference(tmp_path: Path, folder: P
     rows = [{"image_id": f"x{n}", "caption": text, "split": "test"} for n, text in enumerate(["value 1", ""])]
     (storage / "filter_cap.json").write_text(json.dumps({"annotations": rows}))
     assert len(generate(tmp_path, {"storage": str(storage)})) == 2
-    assert json.loads((tmp_path / "out" / "scores.json").read_text())["n"] == 1
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["reports"] == 1
     assert "1 of 2 images have no reference report" in (tmp_path / "out" / "log.txt").read_text()
 
 

@@ -44,20 +44,20 @@ def test_page_and_scores_of_real_images(tmp_path: Path) -> None:
     trained, untrained = tmp_path / "trained", tmp_path / "untrained"
     launch(Namespace(cfg_path=str(write_config(tmp_path / "t.yaml", data, trained)), options=[]))
     untrained.mkdir()
-    write_json(untrained / "scores.json", {"f1": 0.125})
+    before = {"rule_f1_micro_14": {"value": 0.125}, "cider_d": {"value": None}}
+    write_json(untrained / "scores.json", {"scores": before})
     write_run_record(untrained, config="u.yaml", started="", seconds=1000)
     scores = evaluate(tmp_path, data, runs=[str(trained)], untrained=str(untrained), examples=3)
-    assert scores["n"] == 4
-    assert scores["f1_untrained"] == 0.125
+    assert scores["reports"] == 4
+    assert scores["untrained"] == {"rule_f1_micro_14": 0.125}
     trained_seconds = json.loads((trained / "run.json").read_text())["seconds"]
     own_seconds = json.loads((tmp_path / "out" / "run.json").read_text())["seconds"]
     assert trained_seconds > 0
     assert scores["seconds"] == pytest.approx(1000 + trained_seconds + own_seconds, abs=1.0)
     html = (tmp_path / "out" / "report.html").read_text()
-    assert "4 radiographs (openi)" in html
-    assert "Loss curves of trained" in html
-    assert "ynthetic radiographs (" not in html
-    assert "drew them" not in html
+    assert "0.125" in html  # the score before training
+    assert "trained" in html
+    assert "synthetic" not in html.lower().split("<main", 1)[-1]
     assert html.count("data:image/jpeg;base64,") == 3
     assert "&lt;b&gt;XXXX&lt;/b&gt;" in html
     lines = (tmp_path / "out" / "predictions_validate.jsonl").read_text().splitlines()
@@ -66,7 +66,7 @@ def test_page_and_scores_of_real_images(tmp_path: Path) -> None:
 
 def test_scores_without_a_page(tmp_path: Path) -> None:
     scores = evaluate(tmp_path, storage(tmp_path), enabled=False)
-    assert "f1_untrained" not in scores
+    assert "untrained" not in scores
     assert scores["seconds"] == pytest.approx(0, abs=5)
     assert not (tmp_path / "out" / "report.html").exists()
 
@@ -81,9 +81,17 @@ def test_scores_of_further_splits_are_in_the_same_file(tmp_path: Path) -> None:
     )
     launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert (scores["n"], scores["other_splits"]["train"]["n"]) == (4, 6)
+    assert (scores["reports"], scores["other_splits"]["train"]["reports"]) == (4, 6)
     assert [path.name for path in (tmp_path / "out").glob("scores*")] == ["scores.json"]
-    assert "F1 reads findings from reports by rules" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_the_protocol_says_how_the_reports_were_made(tmp_path: Path) -> None:
+    scores = evaluate(tmp_path, storage(tmp_path), enabled=False)
+    facts = scores["protocol"]["generation"]
+    assert (facts["split"], facts["model"]) == ("validate", "toy")
+    assert facts["decoding"]["num_beams"] == 1
+    assert len(facts["split_sha256"]) == 64
+    assert (tmp_path / "out" / "protocol.txt").read_text().strip()
 
 
 def test_run_that_has_not_ended_is_found_out_before_generating(tmp_path: Path) -> None:

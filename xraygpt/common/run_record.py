@@ -43,13 +43,24 @@ def read_number(path: Path, key: str) -> float:
     Raises:
         MissingFileError, DataError: the file is absent; it is damaged or has no such number.
     """
+    try:
+        return float(read_json(path)[key])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: it should hold a number under the key '{key}'") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return what a run has written as JSON.
+
+    Raises:
+        MissingFileError, DataError: the file is absent; it is damaged.
+    """
     if not path.is_file():
         raise MissingFileError(f"missing file: {path}\n  comes from:  the run whose output folder this is")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))[key]
-        return float(value)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: it should hold a number under the key '{key}'") from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error})") from error
 
 
 def write_json(path: Path, content: Any) -> None:

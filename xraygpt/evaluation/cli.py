@@ -63,10 +63,10 @@ def run_score(args: argparse.Namespace) -> None:
         XrayGPTError: anything that the user can mend.
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.picture_folder import PictureFolder
+    from xraygpt.evaluation.page.picture_folder import PictureFolder
+    from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import predictions_file, read_predictions
     from xraygpt.evaluation.protocol import make_protocol
-    from xraygpt.evaluation.report_page import write_report_page
     from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
 

@@ -66,9 +66,11 @@ DENIAL_AFTER = "|".join(
         r"\bwithin (?:normal limits|limits of normal)|: ?(?:no|none|absent|negative)\b",
     )
 )
-AFTER = re.compile(rf"(?:\b{BE} (?:been )?)?(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
+AFTER = re.compile(
+    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))"
+)
 AFTER_DEVICE = re.compile(
-    rf"(?:\b{BE} (?:been )?)?(?:(?P<doubt>\bquestioned\b)"
+    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>\bquestioned\b)"
     r"|(?P<denial>(?:interval |since )?removed\b|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""

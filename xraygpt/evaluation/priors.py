@@ -54,31 +54,32 @@ EXTENT = (
     r"(?:(?:significant|significantly|slight|slightly|mild|mildly|minimal|minimally|moderate|moderately|marked"
     r"|markedly|overall|relatively|essentially|generally|otherwise|grossly|also|again|interval|definite"
     r"|appreciable|substantial|substantially|considerable|considerably|partial|partially|somewhat|probably"
-    r"|perhaps|likely|apparent|apparently|obvious|other|gross|relevant|large|radiographic|completely|largely|mostly"
-    r"|incompletely|further|now|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|possible"
+    r"|perhaps|likely|apparent|apparently|obvious|other|gross|relevant|large|radiographic|completely|largely"
+    r"|mostly|incompletely|further|now|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|possible"
     r"|possibly|since|yet|bilaterally)\s+)*"
 )
 """Any number of words of extent, each with its white space."""
 GROWN = (
     r"(?:(?:increas|decreas|diminish|enlarg)(?:ed|ing)|smaller|larger|reduced)"
     r"(?=,?\s+(?:(?:in\s+size|now|small|moderate|large|left|right|bilateral|basilar|apical|loculated|pleural"
-    r"|pulmonary|and)\s+)*(?:hydro)?(?:pneumothora|effusion|edema|atelectasis|consolidation)(?!\w* (?:than|or)\b))"
+    r"|pulmonary|and)\s+)*(?:hydro)?(?:pneumothora|effusion|edema|atelectasis|consolidation)"
+    r"(?!\w* (?:than|or)\b))"
 )
 """Said in front of a finding that has no usual size: "Decreased right pneumothorax"."""
 
 _WAS = r"\b(?:was|were|had been)\s+(?:(?:\w+ly|also|best|well)\s+)*"
 _PRIOR_ONLY = re.compile(
-    rf"{_WAS}{SEEN}\s+(?:(?:well|best|in the|within the|\w+|lung|lobe|base)\s+){{0,6}}?(?:on|in|by)\s+{PRIOR_STUDY}"
-    rf"|^\s*(?:on|in)\s+{PRIOR_STUDY},?\s(?:.*\s)?(?:was|were)\b"
+    rf"{_WAS}{SEEN}\s+(?:\w+\s+){{0,6}}?(?:on|in|by)\s+{PRIOR_STUDY}"
+    rf"|^\s*(?:on|in)\s+{PRIOR_STUDY},?\s(?:.*\s)?(?:was|were)\b(?! not\b)"
     rf"|^\s*{PRIOR_STUDY}\s+(?:\w+ly\s+)?(?:showed|demonstrated|revealed|described|had)\b"
     r"|^\s*(?:previously,?\s+there|there\s+previously)\s+(?:was|were|had been)\b"
     r"|^\s*there\s+(?:was|were|had been)\s.*\bpreviously\b",
     re.IGNORECASE,
 )
-_PRESENT = re.compile(
+_OF_NOW = re.compile(
     r"\b(?:is|are|has|have|remains?|persists?|appears?|shows?|demonstrates?|represents?|reflects?|measures?|may"
     r"|might|could|can|now|again|currently|today|still|stable|unchanged|similar|without|but|however|(?:in|de)creased"
-    r"|larger|smaller|new|no longer)\b",
+    r"|larger|smaller|new|no longer|which|that)\b",
     re.IGNORECASE,
 )
 
@@ -117,7 +118,7 @@ def compares_with_prior(sentence: str) -> bool:
 def tells_only_of_prior(sentence: str) -> bool:
     """Tell whether a sentence says what an earlier examination showed, and nothing of this one.
 
-    ``Nodules were seen on the prior CT.`` does, ``..., and are unchanged.`` does not; nor does ``The nodule was
-    not present on the prior CT.``, which is there now.
+    ``Nodules were seen on the prior CT.`` does, ``..., and are unchanged.`` does not; nor does ``The nodule
+    was not present on the prior CT.``, which is there now.
     """
-    return _PRIOR_ONLY.search(sentence) is not None and _PRESENT.search(sentence) is None
+    return _PRIOR_ONLY.search(sentence) is not None and _OF_NOW.search(sentence) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from xraygpt.common.run_record import write_json
 from xraygpt.evaluation.comparison import Comparison
@@ -18,9 +19,15 @@ PAGE_FILE = "report.html"
 COMPARISON_FILE = "comparison.json"
 
 
-def write_scores(scores: Scores, protocol: ProtocolCard, folder: Path) -> None:
-    """Write ``scores.json``, the protocol card in it, and ``protocol.txt``, the card for a paper."""
-    write_json(folder / SCORES_FILE, scores.to_dict() | {"protocol": protocol.to_dict()})
+def write_scores(
+    scores: Scores, protocol: ProtocolCard, folder: Path, more: Mapping[str, Any] | None = None
+) -> None:
+    """Write ``scores.json``, the protocol card in it, and ``protocol.txt``, the card for a paper.
+
+    Args:
+        more: further entries of ``scores.json``.
+    """
+    write_json(folder / SCORES_FILE, {**scores.to_dict(), **(more or {}), "protocol": protocol.to_dict()})
     (folder / PROTOCOL_FILE).write_text(protocol.paragraph() + "\n", encoding="utf-8")
 
 

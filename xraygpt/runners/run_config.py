@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xraygpt.evaluation.page_config import PageConfig
+from xraygpt.evaluation.page.page_config import PageConfig
 from xraygpt.models.generation import GenerationConfig
 
 
@@ -50,8 +50,11 @@ class RunConfig:
     """Splits scored after each epoch; the checkpoint that scores best on the first one is kept."""
     best_metric: str | None = None
     """Name of the metric of generated reports that says which checkpoint is best, such as "rouge_l" or
-    "rule_f1_micro_14"; null: the F1 of the findings of synthetic reports, "phantom_f1". Only for the task
-    "report_generation"."""
+    "rule_f1_micro_14"; null: "phantom_f1" where all data are phantoms, else "rule_f1_micro_14". Only for
+    the task "report_generation"."""
+    metrics: list[str] = field(default_factory=list)
+    """Names of the metrics that the task "report_generation" computes at the end; empty: all that need no
+    weights."""
     test_splits: list[str] = field(default_factory=list)
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from xraygpt.common.config import MODEL_SELECTORS
+from xraygpt.common.paths import resolve_path
 from xraygpt.common.precision import DTYPES
 from xraygpt.datasets.stream import EvalStream, SizedDataset
+from xraygpt.evaluation.protocol import GenerationFacts, file_sha256
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.fingerprint import weights_fingerprint
 from xraygpt.tasks.context import EvalContext
@@ -43,6 +48,29 @@ def generation_settings(
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
     return plain
+
+
+def generation_facts(cfg: Any, settings: Sequence[Mapping[str, Any]]) -> GenerationFacts:
+    """Return how the reports of a split were made, for the protocol.
+
+    Args:
+        settings: of each data set of the split, see `generation_settings`; all but the data is the same.
+    """
+    first = settings[0]
+    model = first["config"]["model"]
+    ckpt = getattr(cfg.model_cfg, "ckpt", None)
+    file = Path(resolve_path(ckpt)) if ckpt else None
+    names = ("batch_size", "precision", "device", "seed")
+    return GenerationFacts(
+        split=first["split"],
+        split_sha256=hashlib.sha256("".join(each["data"] for each in settings).encode()).hexdigest(),
+        reference_sections=("findings", "impression") if set(cfg.datasets_cfg) == {"phantom"} else None,
+        model=" ".join(str(model[key]) for key in MODEL_SELECTORS if model.get(key)),
+        checkpoint=None if file is None else str(ckpt),
+        checkpoint_sha256=file_sha256(file) if file is not None and file.is_file() else None,
+        prompt=first["prompt"],
+        decoding={**first["generation"], **{name: first[name] for name in names}},
+    )
 
 
 def data_fingerprint(dataset: SizedDataset) -> str:

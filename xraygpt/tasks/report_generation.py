@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,14 +18,13 @@ from xraygpt.common.dist_utils import get_rank, is_main_process
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.stream import EvalStream, SizedDataset
-from xraygpt.evaluation import score_reports
-from xraygpt.evaluation.metrics.catalogue import metric_named
+from xraygpt.datasets.stream import EvalStream
+from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.context import EvalContext, Splits
 from xraygpt.tasks.generation_journal import FinishedBatch, GenerationJournal
-from xraygpt.tasks.generation_settings import generation_settings
+from xraygpt.tasks.generation_settings import generation_facts, generation_settings
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
 from xraygpt.tasks.predictions import (
     prediction_rows,
@@ -32,10 +33,11 @@ from xraygpt.tasks.predictions import (
     write_predictions,
     write_timing,
 )
-from xraygpt.tasks.report_results import ReportResults, is_synthetic
+from xraygpt.tasks.report_results import ReportResults
 
 JOURNAL_FOLDER = ".generating"
-DEFAULT_BEST_METRIC = "phantom_f1"
+QUICK_METRICS = ("rule_f1_micro_14", "laterality_f1", "rouge_l", "bleu_4", "cider_d", "distinct")
+"""What is logged of every evaluation; the rest is computed at the end of a run."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +73,12 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """Return the task for a configuration (`cfg`).
 
         Raises:
-            ConfigError: there is no metric of the name ``run.best_metric``.
+            ConfigError: there is no metric of the name ``run.best_metric``, or of ``run.metrics``.
             MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
         """
         task = cls(**kwargs)
-        task.results = ReportResults(task.cfg.run_cfg.page)
-        task.best_metric = _metric(task.cfg.run_cfg.best_metric or DEFAULT_BEST_METRIC)
+        task.results = ReportResults(task.cfg.run_cfg.page, _checked(task.cfg.run_cfg.metrics))
+        task.best_metric = _metric(task.cfg.run_cfg.best_metric or default_best_metric(task.cfg.datasets_cfg))
         return task
 
     def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
@@ -125,8 +127,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """Keep and write the reports, and return their scores.
 
         Returns:
-            `xraygpt.evaluation.score_reports` of the images that have a reference, and the metric that
-            chooses the best checkpoint; of a test split without references only the number of images.
+            The metric that chooses the best checkpoint and `QUICK_METRICS`, of the images that have a
+            reference; of a test split without references only the number of images.
 
         Raises:
             DataError: a split that chooses the best checkpoint has no references, or the metric is not
@@ -157,15 +159,16 @@ class ReportGenerationTask(ImageTextPretrainTask):
             raise DataError(f"the split '{split}' of run.valid_splits has no reports to compare with")
         references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
         metric = self.best_metric
-        value = metric(references, hypotheses)
+        metrics = [metric, *(metric_named(name) for name in QUICK_METRICS if name != metric.name)]
+        scores = {each.name: each(references, hypotheses) for each in metrics}
+        value = scores[metric.name]
         if math.isnan(value) and context.event == "valid":
             raise DataError(
                 f"run.best_metric {metric.name} is not defined for the split '{split}' ({metric.equals}); "
                 "name another metric"
             )
-        scores = score_reports(references, hypotheses, seed=context.seed)
         best = value if metric.higher_is_better else -value
-        return {"agg_metrics": best, **scores, metric.name: value}
+        return {"agg_metrics": best, "n": len(pairs), **scores}
 
     def after_run(
         self,
@@ -175,38 +178,41 @@ class ReportGenerationTask(ImageTextPretrainTask):
         output_dir: Path,
         elapsed: Callable[[], float],
     ) -> dict[str, dict[str, Any]]:
-        """Write ``scores.json`` and the page about the first test split that has scores."""
-        scored = {split: _scores(values) for split, values in metrics.items() if "agg_metrics" in values}
+        """Write ``scores.json`` and the page about the test splits that have scores (`ReportResults`)."""
+        scored = [split for split, values in metrics.items() if "agg_metrics" in values]
         if scored:
-            split, *others = scored
             complete = self.results.write(
-                scored[split],
-                [row for row in self.rows[split] if row["reference"]],
+                {split: [row for row in self.rows[split] if row["reference"]] for split in scored},
                 datasets,
-                split=split,
+                files={split: predictions_file(output_dir, split) for split in scored},
+                generation={
+                    split: generation_facts(self.cfg, [j.settings for j in self.journals[split].values()])
+                    for split in scored
+                },
                 output_dir=output_dir,
                 elapsed=elapsed,
                 config=self.cfg.to_dict(),
-                others={name: scored[name] for name in others},
+                seed=self.cfg.run_cfg.seed,
+                command=shlex.join(["python", *sys.argv]),
             )
-            metrics = {**metrics, split: complete}
+            metrics = metrics | complete
         shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
         return metrics
 
-    def before_evaluation(self, model: nn.Module, dataset: SizedDataset | None = None, **kwargs: Any) -> None:
-        """Warn where the scores are no more than a rough sign."""
-        super().before_evaluation(model, dataset, **kwargs)
-        if dataset is not None and not is_synthetic(dataset):
-            logger.warning(
-                "the data set %s is not synthetic: F1 reads findings from reports by rules made for the "
-                "language of the synthetic radiographs, and misses or mistakes those of other reports",
-                getattr(dataset, "name", "at hand"),
-            )
+
+def default_best_metric(datasets: Collection[str]) -> str:
+    """Return the metric that chooses the best checkpoint where none is named: that of the phantoms' own
+    language if there is nothing but phantoms, else the rule labeller's.
+    """
+    return "phantom_f1" if set(datasets) == {"phantom"} else "rule_f1_micro_14"
 
 
-def _scores(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metrics without the entry that only chooses the best checkpoint."""
-    return {key: value for key, value in metrics.items() if key != "agg_metrics"}
+def _checked(names: list[str]) -> list[str]:
+    try:
+        choose_metrics(names)
+    except DataError as error:
+        raise ConfigError(f"run.metrics: {error}") from error
+    return names
 
 
 def _metric(name: str) -> Metric:

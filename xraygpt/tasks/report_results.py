@@ -1,130 +1,179 @@
-"""What an evaluation of generated reports leaves behind: ``scores.json`` and the HTML page."""
+"""What an evaluation of generated reports leaves behind: ``scores.json``, the protocol and the HTML page."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
-from xraygpt.common.run_record import read_number, read_run_seconds, write_json
+from xraygpt.common.run_record import read_json, read_run_seconds
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.stream import SizedDataset
-from xraygpt.evaluation.curves import RunSummary, read_curves
-from xraygpt.evaluation.page import Example, PageContent, choose_examples, render_page
-from xraygpt.evaluation.page_config import PageConfig
+from xraygpt.evaluation.metrics.catalogue import choose_metrics
+from xraygpt.evaluation.page.curves import RunSummary, read_curves
+from xraygpt.evaluation.page.page_config import PageConfig
+from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
+from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
+from xraygpt.evaluation.scoring import Scores, score_predictions
 from xraygpt.tasks.context import Splits
 
-SCORES_FILE = "scores.json"
-PAGE_FILE = "report.html"
-
-Row = Mapping[str, str]
-"""``image_id``, ``source``, ``reference``, ``generated``."""
+Row = Mapping[str, Any]
+"""An object of ``predictions_<split>.jsonl``."""
 
 logger = logging.getLogger(__name__)
 
 
 class ReportResults:
-    """Puts together the scores of one split with those of the runs before it.
+    """Scores the reports of a split, and holds them against the runs before it.
 
     Args:
         page: says which runs led to the model.
+        metrics: names of those to compute; empty for all.
 
     Raises:
         MissingFileError, DataError: a run that `page` names has not come to its end, or its files are
             damaged. Found out here, before anything is generated.
     """
 
-    def __init__(self, page: PageConfig) -> None:
+    def __init__(self, page: PageConfig, metrics: Sequence[str] = ()) -> None:
         self.page = page
+        self.metrics = metrics
         self.runs: list[RunSummary] = []
-        self.f1_untrained: float | None = None
+        self.untrained: dict[str, float] = {}
+        """Scores of the same model before training, by metric."""
         for folder in map(Path, page.runs):
             curves = read_curves(folder / METRICS_FILE)
             self.runs.append(RunSummary(folder.name, read_run_seconds(folder), curves))
         if page.untrained is not None:
             folder = Path(page.untrained)
-            self.f1_untrained = read_number(folder / SCORES_FILE, "f1")
+            self.untrained = _read_scores(folder / SCORES_FILE)
             self.runs.append(RunSummary(folder.name, read_run_seconds(folder), curves=None))
 
     def write(
         self,
-        scores: Mapping[str, Any],
-        rows: Sequence[Row],
+        rows: Mapping[str, Sequence[Row]],
         datasets: Mapping[str, Splits],
         *,
-        split: str,
+        files: Mapping[str, Path],
+        generation: Mapping[str, GenerationFacts],
         output_dir: Path,
         elapsed: Callable[[], float],
         config: Mapping[str, Any],
-        others: Mapping[str, Mapping[str, Any]],
-    ) -> dict[str, Any]:
-        """Write ``scores.json`` and, if wanted, ``report.html``; return the scores.
+        seed: int,
+        command: str,
+    ) -> dict[str, dict[str, float]]:
+        """Write ``scores.json``, ``protocol.txt`` and, if wanted, ``report.html`` about the first split.
+
+        The scores of the other splits go into ``scores.json`` under ``other_splits``.
 
         Args:
-            scores: of `split`, as `xraygpt.evaluation.score_reports` gives them.
+            rows: of each test split, those that have a reference.
+            files: where the rows of each split are written.
+            generation: how the reports of each split were made.
             elapsed: seconds since the start of the program; ``seconds`` in the scores adds to it the wall
                 time of the runs before.
-            others: the scores of further splits, which go into ``scores.json`` under ``other_splits``.
+
+        Returns:
+            For each split the score by name of the metric.
         """
-        own = _by_source(datasets, normalise_split(split))
-        examples = _examples(rows, own, self.page.examples) if self.page.enabled else []
-        complete = dict(scores)
-        if self.f1_untrained is not None:
-            complete["f1_untrained"] = self.f1_untrained
+        scored = {split: self._score(of_split, datasets, split, seed) for split, of_split in rows.items()}
+        split, *others = scored
+        predictions, scores = scored[split]
+        own = _by_source(datasets, split)
+        protocol = make_protocol(
+            predictions, scores, file=files[split], command=command, generation=generation[split]
+        )
         seconds = elapsed()
-        complete["seconds"] = round(seconds + sum(run.seconds for run in self.runs), 2)
-        write_json(output_dir / SCORES_FILE, complete | ({"other_splits": others} if others else {}))
-        logger.info("scores written to %s", output_dir / SCORES_FILE)
+        more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
+        if self.untrained:
+            more["untrained"] = self.untrained
+        if others:
+            more["other_splits"] = {name: scored[name][1].to_dict() for name in others}
+        write_scores(scores, protocol, output_dir, more)
+        logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
         if self.page.enabled:
-            content = PageContent(
-                subject=_subject(rows, own),
-                synthetic=all(is_synthetic(own[row["source"]]) for row in rows),
-                scores=complete,
-                runs=[*self.runs, RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)],
-                examples=examples,
-                config=json.dumps(config, indent=2, ensure_ascii=False),
+            run = RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)
+            write_report_page(
+                scores,
+                predictions,
+                protocol,
+                output=output_dir / PAGE_FILE,
+                pictures=_pictures(rows[split], own),
+                curves=[*self.runs, run],
+                synthetic=_all_synthetic(rows[split], own),
+                examples=self.page.examples,
+                comparisons=self._comparisons(scores),
+                settings=json.dumps(config, indent=2, ensure_ascii=False),
             )
-            (output_dir / PAGE_FILE).write_text(render_page(content), encoding="utf-8")
             logger.info("page written to %s", output_dir / PAGE_FILE)
-        return complete
+        return {
+            name: {metric: interval.value for metric, interval in of_split.scores.items()}
+            for name, (_, of_split) in scored.items()
+        }
+
+    def _score(
+        self, rows: Sequence[Row], datasets: Mapping[str, Splits], split: str, seed: int
+    ) -> tuple[list[Prediction], Scores]:
+        predictions = [
+            Prediction(
+                row["image_id"],
+                row["study_id"],
+                row["reference"],
+                row["generated"],
+                {"source": row["source"], "prompt": row["prompt"]},
+            )
+            for row in rows
+        ]
+        metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
+        return predictions, score_predictions(predictions, metrics, seed=seed)
+
+    def _comparisons(self, scores: Scores) -> dict[str, float]:
+        """Return what the page's first score is held against."""
+        first = next(iter(scores.scores), "")
+        return {"untrained": self.untrained[first]} if first in self.untrained else {}
+
+
+def _read_scores(path: Path) -> dict[str, float]:
+    content = read_json(path)
+    try:
+        values = {name: score["value"] for name, score in content["scores"].items()}
+        return {name: float(value) for name, value in values.items() if value is not None}
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DataError(f"{path}: holds no scores of an evaluation of reports") from error
 
 
 def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, SizedDataset]:
     """Return the data sets of one split by the name that they put into their samples."""
+    split = normalise_split(split)
     having = {name: splits[split] for name, splits in datasets.items() if split in splits}
     return {getattr(dataset, "name", name): dataset for name, dataset in having.items()}
 
 
-def _examples(rows: Sequence[Row], datasets: Mapping[str, SizedDataset], count: int) -> list[Example]:
-    references, hypotheses = [row["reference"] for row in rows], [row["generated"] for row in rows]
-    chosen = [rows[i] for i in choose_examples(references, hypotheses, count)]
-    return [
-        Example(row["image_id"], row["reference"], row["generated"], _picture(datasets[row["source"]], row))
-        for row in chosen
-    ]
+def _pictures(
+    rows: Sequence[Row], datasets: Mapping[str, SizedDataset]
+) -> Callable[[str], Image.Image | None]:
+    """Return what gives the image of an id; None of a data set that has no `picture` to look at."""
+    sources = {row["image_id"]: row["source"] for row in rows}
+
+    def picture(image_id: str) -> Image.Image | None:
+        of: Callable[[str], Image.Image] | None = getattr(datasets[sources[image_id]], "picture", None)
+        return of(image_id) if of is not None else None
+
+    return picture
 
 
-def _picture(dataset: SizedDataset, row: Row) -> Image.Image | None:
-    """Return the image of a row; None from a data set that has no `picture` to look at."""
-    picture: Callable[[str], Image.Image] | None = getattr(dataset, "picture", None)
-    return picture(row["image_id"]) if picture is not None else None
+def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, SizedDataset]) -> bool:
+    return all(is_synthetic(datasets[row["source"]]) for row in rows)
 
 
 def is_synthetic(dataset: SizedDataset) -> bool:
     """Tell whether the images of a data set are drawn by this project."""
     return bool(getattr(dataset, "synthetic", False))
-
-
-def _subject(rows: Sequence[Row], datasets: Mapping[str, SizedDataset]) -> str:
-    """Return e.g. "400 synthetic radiographs (phantom)"."""
-    counts = Counter(row["source"] for row in rows)
-    return " and ".join(
-        f"{n} {'synthetic ' if is_synthetic(datasets[name]) else ''}radiograph{'s' * (n > 1)} ({name})"
-        for name, n in counts.items()
-    )

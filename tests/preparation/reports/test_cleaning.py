@@ -12,6 +12,7 @@ from xraygpt.preparation.reports import cleaning
 from xraygpt.preparation.reports.cleaning import (
     KEPT_FOR_LABEL,
     LABEL_PRESERVATION,
+    RESTORED_WORDS,
     SENTENCE_RULES,
     Change,
     CleanedReport,
@@ -20,6 +21,7 @@ from xraygpt.preparation.reports.cleaning import (
     clean_report,
     clean_sentences,
     join_sections,
+    keeps_meaning,
     lost_findings,
 )
 
@@ -146,8 +148,90 @@ def test_no_rule_takes_a_finding_away() -> None:
 def test_what_is_said_twice_may_go_once() -> None:
     before = {"findings": ["Large right effusion."], "impression": ["Right effusion."]}
     cleaned, changes = clean_sentences(before, [rule("lossy", "Nothing.")])
-    assert cleaned == {"findings": ["Nothing."], "impression": ["Right effusion."]}
+    assert cleaned == {"findings": [], "impression": ["Right effusion."]}
     assert [change.rule for change in changes] == ["lossy", KEPT_FOR_LABEL]
+
+
+@pytest.mark.parametrize(
+    "new", ["No effusion.", "Possible effusion.", "Effusion and edema.", "Large.", "Fluid, which is."]
+)
+def test_sentence_that_would_mean_something_else_goes(new: str) -> None:
+    """Although the report as a whole would assert an effusion and edema with it too."""
+    before = {"findings": ["Large effusion."], "impression": ["Pleural fluid. Edema."]}
+    cleaned, changes = clean_sentences(before, [rule("careless", new)])
+    assert cleaned == {"findings": [], "impression": ["Pleural fluid. Edema."]}
+    assert [change.after for change in changes] == [""]
+
+
+def test_sentence_that_would_break_goes() -> None:
+    before = {"findings": ["No effusion."], "impression": ["Clear."]}
+    cleaned, _ = clean_sentences(before, [rule("careless", "A shadow which does not.")])
+    assert cleaned == {"findings": [], "impression": ["Clear."]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        ("Stable edema.", "Edema.", True),
+        ("The edema has resolved.", "No edema.", True),
+        ("Scar, no effusion.", "Scar.", True),
+        ("The edema has almost resolved.", "No edema.", False),
+        ("Possible edema.", "Edema.", False),
+        ("No edema.", "Edema.", False),
+        ("Edema and effusion.", "Edema.", False),
+        ("Scar.", "No effusion.", False),
+    ],
+)
+def test_keeps_meaning(before: str, after: str, kept: bool) -> None:
+    assert keeps_meaning(before, after) == kept
+
+
+def test_words_that_are_put_back_are_no_new_finding() -> None:
+    report = clean("Right XXXX-a-XXXX is in XXXX. Midline sternotomy XXXX. The lungs are clear.")
+    assert report.outcome == "kept"
+    assert report.caption.startswith("Right Port-a-Cath is in place. Midline sternotomy wires. The lungs")
+    assert report.labels_before["Support Devices"] == report.labels_after["Support Devices"] == 1
+    assert report.changes[0] == Change(
+        RESTORED_WORDS, "Right XXXX-a-XXXX is in XXXX.", "Right Port-a-Cath is in place."
+    )
+
+
+def test_words_are_put_back_with_the_rule_for_marks_only() -> None:
+    report = clean("Midline sternotomy XXXX. " + FINDINGS, remove_marks=False)
+    assert report.caption.startswith("Midline sternotomy XXXX.")
+    assert "Support Devices" not in report.labels_before
+
+
+@pytest.mark.parametrize(
+    ("findings", "impression", "caption"),
+    [
+        (
+            "The left pneumothorax has almost resolved.",
+            "Tiny left pneumothorax.",
+            "Left pneumothorax. Tiny left",
+        ),
+        ("Effusion was seen on the prior CT.", "No effusion.", "No effusion."),
+        ("Consolidation was present on the prior study.", "Clear lungs.", "Clear lungs."),
+        ("Two nodules were identified on the prior chest CT.", "Clear lungs.", "Clear lungs."),
+        ("On a prior XXXX scan (XXXX), the apex was consolidated.", "Clear lungs.", "Clear lungs."),
+        (
+            "No effusion was seen on the prior study, but there is one now.",
+            "Small effusion.",
+            "Small effusion.",
+        ),
+        (
+            "Gas in the colon, which incidentally was seen on the prior exam.",
+            "Clear lungs.",
+            "Gas in the colon",
+        ),
+        ("This was seen well on the prior CT.", "Clear lungs.", "Clear lungs."),
+        ("There is no evidence of XXXX, focal infiltrate.", "Clear lungs.", "There is no evidence of focal"),
+    ],
+)
+def test_cleaning_turns_nothing_round(findings: str, impression: str, caption: str) -> None:
+    report = clean(findings, impression, min_findings_words=0)
+    assert report.outcome == "kept"
+    assert report.caption.startswith(caption)
 
 
 def test_the_side_of_a_finding_stays() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.reports.marks import has_mark, remove_marks
+from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,16 @@ from xraygpt.preparation.reports.marks import has_mark, remove_marks
         ("Opacity in the base, XXXX representing pneumonia.", "Opacity in the base, representing pneumonia."),
         ("Nodule measuring 7 XXXX in the apex.", "Nodule in the apex."),
         ("Degenerative changes of the XXXX.", "Degenerative changes."),
+        (
+            "Opacity in the left base, most XXXX chronic scarring.",
+            "Opacity in the left base, most likely chronic scarring.",
+        ),
+        ("Atelectasis on the frontal XXXX due to low volumes.", "Atelectasis due to low volumes."),
+        ("Large heart with XXXX of early failure.", "Large heart."),
+        ("There is no evidence of XXXX, focal infiltrate.", "There is no evidence of focal infiltrate."),
+        ("No acute or XXXX pulmonary abnormality.", "No acute pulmonary abnormality."),
+        ("Heart size XXXX within normal limits.", "Heart size is within normal limits."),
+        ("Lungs XXXX clear.", "Lungs are clear."),
     ],
 )
 def test_mark_is_removed(sentence: str, cleaned: str) -> None:
@@ -46,6 +56,14 @@ def test_mark_is_removed(sentence: str, cleaned: str) -> None:
 )
 def test_sentence_without_its_noun_goes(sentence: str) -> None:
     assert remove_marks(sentence) == ""
+
+
+def test_restored_words_leave_the_rest() -> None:
+    assert (
+        restore_words("XXXX sternotomy XXXX at the aortic XXXX.")
+        == "XXXX sternotomy wires at the aortic arch."
+    )
+    assert restore_words("The lungs are clear.") == "The lungs are clear."
 
 
 def test_many_marks_take_no_endless_time() -> None:

@@ -17,6 +17,7 @@ from xraygpt.preparation.reports.views import mentions_view, remove_view
         ("An opacity is seen on the lateral view.", "An opacity is seen."),
         ("Scar in the lingula, best seen on the frontal projection.", "Scar in the lingula."),
         ("Heart size is normal for AP technique.", "Heart size is normal."),
+        ("A scar is identified both on PA and lateral views.", "A scar is identified."),
         ("Stable nodule (lateral view).", "Stable nodule."),
         (
             "Frontal views of the chest with overlying leads demonstrate a large heart.",

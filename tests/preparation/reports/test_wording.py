@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.reports.wording import CUT, mend, says_something
+from xraygpt.preparation.reports.wording import CUT, breaks_off, mend, says_something
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,48 @@ from xraygpt.preparation.reports.wording import CUT, mend, says_something
         (f"The mediastinum {CUT} with tortuous aorta.", "Tortuous aorta."),
         (f"Nodule ( {CUT} ) in the apex .", "Nodule in the apex."),
         (f"If clinically indicated, {CUT}", ""),
+        (f"Normal in size and {CUT} with wires.", "Normal in size with wires."),
+        (f"Otherwise, scar {CUT}.", "Scar."),
+        (f"Opacities, seen only {CUT}, scar.", "Opacities, scar."),
+        (f"The cardiopulmonary silhouettes {CUT}.", ""),
     ],
 )
 def test_mend(text: str, mended: str) -> None:
     assert mend(text) == mended
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A nodule which does not.",
+        "Gas in the colon, which incidentally.",
+        "These were and may represent scars.",
+        "This was seen well.",
+        "An opacity is identified both and represents a scar.",
+        "The opacity is seen in and about of the apex.",
+        "The tip is at the is normal.",
+        "Could be seen with CT.",
+        "There is one.",
+        "A scar is possible, however given its shape.",
+    ],
+)
+def test_breaks_off(text: str) -> None:
+    assert breaks_off(text, "A nodule is seen.")
+    assert not breaks_off(text, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The lungs are clear, and there is no effusion.",
+        "Nodule in the left lung which is calcified.",
+        "It is likely due to at least a scar.",
+        "The line is in place and ends in the atrium.",
+        "Some of the opacities are seen in both bases.",
+    ],
+)
+def test_whole_sentence(text: str) -> None:
+    assert not breaks_off(text, "A nodule is seen.")
 
 
 def test_says_something() -> None:

@@ -21,7 +21,7 @@ def _counts_of(read: Callable[[str], set[str]]) -> Callable[[Sequence[str], Sequ
 
 
 def _f1(sums: Array) -> Array:
-    """1 where nothing is there and nothing was found, as ``xraygpt.evaluation.scores`` has it."""
+    """1 where nothing is there and nothing was found: a normal phantom, read as such."""
     return f1_of_counts(sums, 1.0)
 
 

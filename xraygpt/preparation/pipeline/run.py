@@ -127,8 +127,8 @@ def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
     )
     if not count:
         raise DataError(
-            f"nothing is left to train on ({folder.path / RECORD_FILE} has the reasons); delete {folder.path} "
-            f"before another try\n{summary.text()}"
+            f"nothing is left to train on ({folder.path / RECORD_FILE} has the reasons); "
+            f"delete {folder.path} before another try\n{summary.text()}"
         )
     if not job.with_images:
         folder.images.rmdir()

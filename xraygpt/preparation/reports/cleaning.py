@@ -50,7 +50,7 @@ class CleaningConfig:
     remove_comparisons: bool = True
     """Take out comparisons with earlier examinations; findings stay."""
     remove_marks: bool = True
-    """Put back words that de-identification took (``XXXX``, ``___``) where only one fits, take out other marks."""
+    """Take out the marks of de-identification (``XXXX``, ``___``); where only one word fits, put it back."""
     join_sections: bool = True
     """One text without headers and without repeated sentences; else ``Findings: ... Impression: ...``."""
 

@@ -51,16 +51,17 @@ _MOVE = (
     r"(?:increase|decrease|improvement|worsening|progression|reduction|development|appearance"
     r"|placement|insertion|performance|persistence|re-?demonstration|growth|change)"
 )
-_HOW_FAR = (
-    r"((?:(?:[\w-]+ly|near|complete|almost|partial|somewhat|interval|now|since|yet|also|not|much)[ -])*)"
-)
+_HOW_FAR = r"(?:(?:\w+ly|near|complete|almost|partial|somewhat|interval|now|since|yet|also|not|much)[ -])*"
 """Between "has" and "resolved", or in front of "resolution of"."""
 _WHOLLY = re.compile(
     r"(?:(?:complete(?:ly)?|entirely|fully|totally|interval(?:ly)?|now|since|also|apparently|essentially"
     r"|previously|subsequently)[ -])*",
     re.IGNORECASE,
 )
-_RESIDUE = re.compile(r"\b(?:resid\w+|remain\w+|remnant|persist\w*|minimal|trace|tiny)\b", re.IGNORECASE)
+_RESIDUE = re.compile(
+    r"\b(?:with|but|only)\b.*\b(?:resid\w+|remain\w+|remnants?|persist\w*|minimal|trace|tiny)\b",
+    re.IGNORECASE,
+)
 
 
 def _none(finding: str) -> str:
@@ -115,9 +116,10 @@ GONE: Steps = (
         lambda match: _none(match[1]),
     ),
     (r",? (?:with|and) (?:\w+ )?resolution of [^,;]*", CUT),
-    (rf"^{_ADVERB}resolved (.+)$", lambda match: _none(match[1])),
+    (rf"^(?P<how_far>{_HOW_FAR})resolved (?P<finding>.+)$", _what_is_left),
     (
-        rf"^.*\b(?:removal of|extubation|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$",
+        r"^.*\b(?:removal of|extubation"
+        rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$",
         CUT,
     ),
 )
@@ -129,7 +131,8 @@ WERE: Steps = (
     (r"\b(?:was|were|had been) [^,;]*?,? (?:and|but) (?=(?:is|are) now\b)", CUT),
     (rf",? (?:which|that) (?:\w+ )?(?:was|were) (?:also )?{SEEN} (?:on|in) {PRIOR_STUDY}", CUT),
     (
-        rf"\b(?:was|were) (?:not |also )*{SEEN} (?:(?:on|in) {PRIOR_STUDY}|previously),? (?:and|but) (?={_FINITE})",
+        rf"\b(?:was|were) (?:not |also )*{SEEN} (?:(?:on|in) {PRIOR_STUDY}|previously),? (?:and|but) "
+        rf"(?={_FINITE})",
         CUT,
     ),
     (r",? (?:which|that) (?:does|do|did) not [^,;]*", CUT),
@@ -149,7 +152,8 @@ CHANGES: Steps = (
     ),
     (
         rf"(?:,? (?:or|and|with|there (?:is|has been)|overall,?))? ?\b(?:no|without(?: any)?|or) {EXTENT}"
-        rf"(?:(?:acute )?interval )?{EXTENT}chang(?:es?|ed)\b(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
+        rf"(?:(?:acute )?interval )?{EXTENT}chang(?:es?|ed)\b"
+        rf"(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
         CUT,
     ),
     (

@@ -104,7 +104,11 @@ SINGLE: Steps = (
     (rf"\bin the (left|right) {_MARKS}{_NOUN_ENDS}", r"on the \1"),
     (rf"\bin the (left|right) {_TOKEN} {_TOKEN} (?=\w)", r"on the \1, "),
     (rf"\b(?:has|have|had)(?: not)? {_MARKS}(?: since\b[^,;]*|{_NOUN_ENDS})", CUT),
-    (rf"\b(\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} (?=(?:(?:cardio)?pulmonary |pleural )?(?:{_OPACITY}|abnormalit\w+|findings?)\b)", r"\1 "),
+    (
+        rf"\b(acute|\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} "
+        rf"(?=(?:(?:cardio)?pulmonary |pleural )?(?:{_OPACITY}|abnormalit\w+|findings?)\b)",
+        r"\1 ",
+    ),
 )
 """Words and turns of their own."""
 
@@ -133,8 +137,8 @@ PHRASES: Steps = (
     (
         r",? ?\b(?:of|in|at|over|within|near|overlying|along|through|from|by|to|on|with|for|versus) "
         rf"(?:{_PLACE} )*{_MARKS}(?=\s*(?:[.,;:)]|$|{CUT})"
-        r"|\s+(?:and|of|in|at|with|on|for|is|are|appears?|without|bilaterally|secondary|due|most likely|likely"
-        r"|which|that|may|consistent|compatible)\b)",
+        r"|\s+(?:and|of|in|at|with|on|for|is|are|appears?|without|bilaterally|secondary|due|most likely"
+        r"|likely|which|that|may|consistent|compatible)\b)",
         CUT,
     ),
 )

@@ -63,7 +63,10 @@ PLACES: Steps = (
         rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?",
         CUT,
     ),
-    (rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) {_VIEWS}(?: only)?", rf"\1 \2{CUT}"),
+    (
+        rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) {_VIEWS}(?: only)?",
+        rf"\1 \2{CUT}",
+    ),
     (
         rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
         rf"|as|primarily|mainly|also|both) )*\b(?:on|in|by) {_VIEWS}(?: only)?",

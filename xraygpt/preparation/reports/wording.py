@@ -49,21 +49,26 @@ _LOOSE_END = re.compile(
     r"|has|have|had|been|be|when|due|secondary|since|versus|appears?|most|more|less|slightly|likely|mildly)\b)+$",
     re.IGNORECASE,
 )
+_BE = r"(?:is|are|was|were)"
 _BROKEN = re.compile(
-    r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|is|are|was|were|has|have|had|been|be"
-    r"|does|do|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both)\.?$"
-    r"|\b(?:which|that) (?:(?:\w+ly|also|not|is|are|was|were|has|have)\b ?)+\.?$"
-    r"|\b(?:is|are|was|were|has|have|been|may|both) (?:and|or|but)\b"
-    r"|\b(?:is|are|was|were) (?:CT|MRI|XXXX/)"
-    r"|\b(?:and|or|but|of|in|on|at|with|from|by|to|for),? (?:and|or|but|of|with|by|from|is|are|was|were|has)\b"
-    r"|\b(?:the|an?) (?:is|are|was|were|of|in|on|at|with|and|or|to|by|for|from|has|have)\b"
-    r"|\bamount of \w+ing\b|\b(?:is|are|was|were) which\b|\bthought\.?$"
-    r"|^(?:this|these|those|it|they) (?:was|were)\b|^(?:may|might|could|can|would|should)\b|\bas or\b|\bif,"
-    r"|\b(?:however|but),? (?:given|considering|although)\b[^,;]*$"
-    r"|\bthere (?:is|are) (?:one|some|none|now)\.?$",
+    "|".join(
+        (
+            r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|has|have|had|been|be|does|do"
+            rf"|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both|{_BE})\.?$",
+            rf"\b(?:which|that) (?:(?:\w+ly|also|not|has|have|{_BE})\b ?)+\.?$",
+            rf"\b(?:{_BE}|has|have|been|may|both) (?:and|or|but)\b|\b{_BE} which\b|\bas or\b|\bif,",
+            r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for),? (?:and|or|but|of|with|by|from|has)\b",
+            rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
+            r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
+            r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
+            r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
+            r"^(?:may|might|could|can|would|should)\b",
+            r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
+        )
+    ),
     re.IGNORECASE,
 )
-"""Words that cannot follow each other, or end a sentence; "This was seen well." tells of another picture."""
+"""Words that cannot follow each other, begin or end a sentence."""
 
 
 def compiled(*tables: Steps) -> tuple[tuple[re.Pattern[str], Replacement], ...]:

@@ -11,11 +11,11 @@ from typing import Literal
 from PIL import Image
 
 from xraygpt.common.html_page import picture_url
-from xraygpt.evaluation.highlighting import highlight
 from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.page.highlighting import highlight
+from xraygpt.evaluation.page.page_marks import Piece, highlight_phantom, marked_pieces, names_of
+from xraygpt.evaluation.page.page_scores import ScoreRow
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.report_page_marks import Piece, highlight_phantom, marked_pieces, names_of
-from xraygpt.evaluation.report_page_scores import ScoreRow
 
 MAX_SIDE = 512
 """Pixels of a picture's longest side."""

@@ -14,12 +14,10 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader
 
 from xraygpt.common.html_page import page_environment
-from xraygpt.evaluation.curves import Chart, RunSummary, draw_chart
-from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.report_page_examples import Card, Pictures, choose_examples, example_cards
-from xraygpt.evaluation.report_page_findings import COLUMNS, FindingTable, finding_tables
-from xraygpt.evaluation.report_page_scores import (
+from xraygpt.evaluation.page.curves import Chart, RunSummary, draw_chart
+from xraygpt.evaluation.page.page_examples import Card, Pictures, choose_examples, example_cards
+from xraygpt.evaluation.page.page_findings import COLUMNS, FindingTable, finding_tables
+from xraygpt.evaluation.page.page_scores import (
     CONTROLS,
     GroupTable,
     ScoreRow,
@@ -33,7 +31,9 @@ from xraygpt.evaluation.report_page_scores import (
     side_rows,
     verdict,
 )
-from xraygpt.evaluation.report_page_text import FILTERS, plain_protocol
+from xraygpt.evaluation.page.page_text import FILTERS, plain_protocol
+from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores
 
 TEMPLATE = "report_page.html"

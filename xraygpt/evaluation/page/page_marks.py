@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from xraygpt.evaluation.findings import extract_findings, split_sentences
-from xraygpt.evaluation.highlighting import Kind, Span
+from xraygpt.evaluation.page.highlighting import Kind, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def names_of(spans: Sequence[Span], kind: Kind) -> list[str]:
 
 
 def highlight_phantom(reference: str, generated: str) -> tuple[list[Span], list[Span]]:
-    """Do what `xraygpt.evaluation.highlighting.highlight` does with the rules made for phantoms' reports.
+    """Do what `highlight` does, with the rules made for phantoms' reports.
 
     Sentences are marked, since these rules read them as a whole.
     """

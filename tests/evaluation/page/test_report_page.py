@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.runs import ABSENT, prediction
-from xraygpt.evaluation.curves import Curves, RunSummary
 from xraygpt.evaluation.metrics.catalogue import phantom_metrics
 from xraygpt.evaluation.metrics.clinical import RULE_F1
 from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import SURFACE
+from xraygpt.evaluation.page.curves import Curves, RunSummary
+from xraygpt.evaluation.page.report_page import write_report_page
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
-from xraygpt.evaluation.report_page import write_report_page
 from xraygpt.evaluation.scoring import Scores, score_predictions
 
 METRICS = (*RULE_F1, LATERALITY_F1, *ROUGE, *SURFACE)

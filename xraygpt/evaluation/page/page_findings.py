@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from xraygpt.evaluation.findings import extract_findings
 from xraygpt.evaluation.metrics.counts import count_set_matches, micro_f1
+from xraygpt.evaluation.page.page_scores import ScoreRow
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.report_page_scores import ScoreRow
 from xraygpt.evaluation.scoring import Scores
 from xraygpt.evaluation.statistics import Interval, interval, resampled_sums, sums_by_study
 

@@ -7,10 +7,10 @@ import pytest
 
 from tests.evaluation.runs import prediction
 from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
-from xraygpt.evaluation.report_page_examples import choose_examples, example_cards
-from xraygpt.evaluation.report_page_marks import highlight_phantom, marked_pieces
-from xraygpt.evaluation.report_page_scores import WORDING, ScoreRow, comparison_rows, grouped_rows, verdict
-from xraygpt.evaluation.report_page_text import duration, figure, percent_of, sort_key
+from xraygpt.evaluation.page.page_examples import choose_examples, example_cards
+from xraygpt.evaluation.page.page_marks import highlight_phantom, marked_pieces
+from xraygpt.evaluation.page.page_scores import WORDING, ScoreRow, comparison_rows, grouped_rows, verdict
+from xraygpt.evaluation.page.page_text import duration, figure, percent_of, sort_key
 
 
 def row(value: float, low: float = math.nan, high: float = math.nan, **options: float) -> ScoreRow:

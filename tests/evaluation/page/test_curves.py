@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.evaluation.curves import MAX_POINTS, Curves, draw_chart, nice_ticks, read_curves
+from xraygpt.evaluation.page.curves import MAX_POINTS, Curves, draw_chart, nice_ticks, read_curves
 
 
 def test_reads_training_and_validation_losses(tmp_path: Path) -> None:

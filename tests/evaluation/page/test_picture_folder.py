@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.evaluation.picture_folder import PictureFolder
+from xraygpt.evaluation.page.picture_folder import PictureFolder
 
 
 def test_pictures_by_name(tmp_path: Path) -> None:
