@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -60,6 +62,22 @@ def test_the_same_predictions_give_the_same_files(file: Path, tmp_path: Path) ->
         contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
     assert contents[0] == contents[1]
     assert contents[0].keys() == {"scores.json", "protocol.txt", "report.html"}
+
+
+def test_neural_scores_are_added_or_refused(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST, "--radeval", "chexbert"]
+    monkeypatch.setitem(sys.modules, "radeval", None)  # as if it were not installed
+    assert evaluate.main(command) == 2
+    assert "pip install radeval" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    fake = SimpleNamespace(RadEval=lambda **_: lambda refs, hyps: {"f1chexbert_5_micro_f1": 0.25})
+    monkeypatch.setitem(sys.modules, "radeval", fake)
+    assert evaluate.main(command) == 0
+    assert "f1chexbert_5_micro_f1: 0.250" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["radeval"] == {"f1chexbert_5_micro_f1": 0.25}
 
 
 def test_phantoms_have_metrics_of_their_own(file: Path, tmp_path: Path) -> None:

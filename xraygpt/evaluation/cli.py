@@ -41,6 +41,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COLUMN",
         help="score the values of a column apart (bands, if they are numbers); may be given several times",
     )
+    score.add_argument(
+        "--radeval",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also scores by neural models through the package RadEval: chexbert, radgraph, ratescore, green, "
+        "bertscore; they have no intervals",
+    )
     _add_shared(score)
     score.set_defaults(run=run_score)
 
@@ -63,6 +71,7 @@ def run_score(args: argparse.Namespace) -> None:
         XrayGPTError: anything that the user can mend.
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.metrics.radeval import radeval_scores
     from xraygpt.evaluation.page.picture_folder import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import predictions_file, read_predictions
@@ -73,12 +82,15 @@ def run_score(args: argparse.Namespace) -> None:
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     pictures = PictureFolder(args.images) if args.images else None
     predictions = read_predictions(args.file, _columns(args))
+    # First, because its weights may be missing.
+    references, hypotheses = zip(*((row.reference, row.generated) for row in predictions), strict=True)
+    neural = radeval_scores(references, hypotheses, args.radeval) if args.radeval else {}
     _make_folder(args.out)
     scores = score_predictions(
         predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
     )
     protocol = make_protocol(predictions, scores, file=predictions_file(args.file), command=args.command_line)
-    write_scores(scores, protocol, args.out)
+    write_scores(scores, protocol, args.out, {"radeval": neural} if neural else None)
     write_report_page(
         scores,
         predictions,
@@ -88,7 +100,7 @@ def run_score(args: argparse.Namespace) -> None:
         output=args.out / PAGE_FILE,
     )
     print(f"{scores.reports:,} reports of {scores.studies:,} studies, {scores.empty:,} without text\n")
-    print("\n".join(score_lines(scores)))
+    print("\n".join([*score_lines(scores), *(f"{name}: {value:.3f}" for name, value in neural.items())]))
     print(f"\nwritten to {args.out}: scores.json, protocol.txt, {PAGE_FILE}")
 
 

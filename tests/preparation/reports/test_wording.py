@@ -41,6 +41,8 @@ def test_mend(text: str, mended: str) -> None:
         "The tip is at the is normal.",
         "Could be seen with CT.",
         "There is one.",
+        "Including a tortuous aorta.",
+        "Cardiac silhouette to be normal.",
         "A scar is possible, however given its shape.",
     ],
 )
@@ -61,6 +63,10 @@ def test_breaks_off(text: str) -> None:
 )
 def test_whole_sentence(text: str) -> None:
     assert not breaks_off(text, "A nodule is seen.")
+
+
+def test_what_was_not_broken_before_is_broken_now() -> None:
+    assert breaks_off("Silhouette to be normal.", "Two views demonstrate the silhouette to be normal.")
 
 
 def test_says_something() -> None:

@@ -62,7 +62,8 @@ _BROKEN = re.compile(
             r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
             r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
             r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
-            r"^(?:may|might|could|can|would|should)\b",
+            r"^(?:may|might|could|can|would|should|including)\b",
+            r"^(?:(?!\b(?:is|are|was|were|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
             r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
         )
     ),
