@@ -46,7 +46,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         default=[],
         metavar="NAME",
-        help="also scores by neural models through the package RadEval: chexbert, radgraph, ratescore, green, "
+        help="also score by neural models through the package RadEval: chexbert, radgraph, ratescore, green, "
         "bertscore; they have no intervals",
     )
     _add_shared(score)

@@ -35,6 +35,7 @@ from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_wo
         ("There is no evidence of XXXX, focal infiltrate.", "There is no evidence of focal infiltrate."),
         ("No acute or XXXX pulmonary abnormality.", "No acute pulmonary abnormality."),
         ("Heart size XXXX within normal limits.", "Heart size is within normal limits."),
+        ("Large heart, less XXXX pericardial effusion.", "Large heart, less likely pericardial effusion."),
         ("Lungs XXXX clear.", "Lungs are clear."),
     ],
 )

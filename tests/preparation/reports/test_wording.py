@@ -41,6 +41,8 @@ def test_mend(text: str, mended: str) -> None:
         "The tip is at the is normal.",
         "Could be seen with CT.",
         "There is one.",
+        "A density which atelectasis.",
+        "Left noted in the apex.",
         "Including a tortuous aorta.",
         "Cardiac silhouette to be normal.",
         "A scar is possible, however given its shape.",

@@ -70,8 +70,9 @@ RESTORED: Steps = (
     (rf"\b(note) (?:is )?{MARK} of\b", r"\1 is made of"),
     (rf"(?:\b{MARK} )?(due )?\bat {MARK}(?= (?:in part|partially|partly)\b)", r"\1at least"),
     (
-        rf"\b(most|more) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,"
-        r"| (?:\w+ ){0,2}(?:pneumonia|atelectasis|scar\w*|artifact\w*|edema|infect\w+|calcified|chronic)\b)",
+        rf"\b(most|more|less) {MARK}(?= represent| reflect| related| due| secondary| consistent| compatible|,"
+        r"| (?:\w+ ){0,2}(?:pneumonia|atelectasis|scar\w*|artifact\w*|edema|infect\w+|effusion|calcified"
+        r"|chronic)\b)",
         r"\1 likely",
     ),
     (

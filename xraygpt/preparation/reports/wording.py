@@ -61,9 +61,11 @@ _BROKEN = re.compile(
             rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
             r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
             r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
+            r"\bwhich (?:scar\w*|atelectasis|edema|pneumonia)\b",
+            r"^(?:left|right|bilateral) (?:noted|seen|identified)\b",
             r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
             r"^(?:may|might|could|can|would|should|including)\b",
-            r"^(?:(?!\b(?:is|are|was|were|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
+            rf"^(?:(?!\b(?:{_BE}|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
             r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
         )
     ),
