@@ -17,8 +17,14 @@ def test_seconds_come_back(tmp_path: Path) -> None:
     remove_run_record(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['{"seconds": "long"}', "{}", "[]", '{"seconds"', '{"seconds": null}'])
+@pytest.mark.parametrize("text", ['{"seconds": "long"}', "{}", "[]", '{"seconds": null}'])
 def test_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"run\.json.*'seconds'"):
+        read_number(tmp_path / "run.json", "seconds")
+
+
+def test_cut_off_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"seconds"')
+    with pytest.raises(DataError, match=r"run\.json: damaged"):
         read_number(tmp_path / "run.json", "seconds")
