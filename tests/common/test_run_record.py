@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.common.run_record import read_number, read_run_seconds, remove_run_record, write_run_record
+from xraygpt.common.run_record import (
+    read_number,
+    read_run_seconds,
+    remove_run_record,
+    write_json,
+    write_run_record,
+)
 
 
 def test_seconds_come_back(tmp_path: Path) -> None:
@@ -28,3 +34,9 @@ def test_cut_off_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"seconds"')
     with pytest.raises(DataError, match=r"run\.json: damaged"):
         read_number(tmp_path / "run.json", "seconds")
+
+
+def test_what_json_does_not_have_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"score": float("nan")})
+    assert not (tmp_path / "a.json").exists()

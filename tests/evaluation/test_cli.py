@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -72,12 +73,73 @@ def test_neural_scores_are_added_or_refused(
     assert evaluate.main(command) == 2
     assert "pip install radeval" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    fake = SimpleNamespace(RadEval=lambda **_: lambda refs, hyps: {"f1chexbert_5_micro_f1": 0.25})
+    found = {"f1chexbert_5_micro_f1": 0.25, "f1chexbert_14_micro_f1": float("nan")}
+    fake = SimpleNamespace(RadEval=lambda **_: lambda refs, hyps: found)
     monkeypatch.setitem(sys.modules, "radeval", fake)
     assert evaluate.main(command) == 0
     assert "f1chexbert_5_micro_f1: 0.250" in capsys.readouterr().out
-    content = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert content["radeval"] == {"f1chexbert_5_micro_f1": 0.25}
+    text = (tmp_path / "out" / "scores.json").read_text()
+    assert "NaN" not in text
+    content = json.loads(text)
+    assert content["radeval"] == {"f1chexbert_5_micro_f1": 0.25, "f1chexbert_14_micro_f1": None}
+    assert "metric f1chexbert" in content["protocol"]["metrics"]["radeval chexbert"]
+
+
+def test_rows_without_a_reference(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = run(2, 3)
+    write(file, [replace(rows[0], reference=" "), rows[1]])
+    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST]
+    assert evaluate.main(command) == 2
+    told = capsys.readouterr().err
+    assert "1 of 2 rows have no reference; --skip-without-reference leaves them out" in told
+    assert evaluate.main([*command, "--skip-without-reference"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 row without a reference left out" in printed
+    assert "1 report of 1 study, 0 without text" in printed
+    write(file, [replace(row, reference="") for row in rows])
+    assert evaluate.main([*command, "--skip-without-reference"]) == 2
+    assert "there are no references" in capsys.readouterr().err
+
+
+def test_a_run_of_this_project_says_how_its_reports_were_made(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write(folder / "predictions_test.jsonl", run(4, 2))
+    settings = {
+        "split": "test",
+        "data": "0" * 64,
+        "prompt": "Describe it.",
+        "generation": {"num_beams": 3},
+        "batch_size": 8,
+        "seed": 1,
+        "precision": "fp32",
+        "device": "cpu",
+        "weights": "f" * 64,
+        "torch": "2.12.0",
+        "transformers": "5.1",
+        "checkpoint": "best.pth",
+        "config": {"model": {"arch": "mini_gpt4", "model_type": "tiny"}, "datasets": {}},
+    }
+    beside = folder / "generation_test.json"
+    beside.write_text(json.dumps({"command": "python evaluate.py", "datasets": [{"settings": settings}]}))
+    command = ["score", str(folder), "--out", str(tmp_path / "out"), *FAST]
+    assert evaluate.main(command) == 0
+    facts = json.loads((tmp_path / "out/scores.json").read_text())["protocol"]["generation"]
+    assert (facts["model"], facts["split"], facts["prompt"]) == ("mini_gpt4 tiny", "test", "Describe it.")
+    assert (facts["decoding"]["num_beams"], facts["checkpoint"]) == (3, "best.pth")
+    assert facts["generation_command"] == "python evaluate.py"
+    assert facts["generation_versions"] == {"torch": "2.12.0", "transformers": "5.1"}
+    beside.write_text('{"datasets": []}')
+    assert evaluate.main(command) == 2
+
+
+def test_a_comparison_that_cannot_be_written_is_not_begun(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["compare", str(file), str(file), "--out", str(file), *FAST]) == 2
+    told = capsys.readouterr()
+    assert "cannot be made" in told.err
+    assert told.out == ""
 
 
 def test_phantoms_have_metrics_of_their_own(file: Path, tmp_path: Path) -> None:
@@ -110,6 +172,14 @@ def test_compare(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["score", "{folder}/absent.csv", "--out", "{folder}/out"], "absent.csv: no such file"),
         (["score", "{file}", "--out", "{file}"], "cannot be made"),
         (["score", "{file}", "--out", "{folder}/out", "--subgroup", "sex"], "'sex'"),
+        (
+            ["score", "{file}", "--out", "{folder}/out", "--subgroup", "study_id"],
+            "study_id: that column is taken",
+        ),
+        (
+            ["score", "{file}", "--out", "{folder}/out", "--subgroup", "generated"],
+            "generated: that column is taken",
+        ),
         (["score", "{file}", "--out", "{folder}/out", "--metrics", "rouge"], "no metric is called 'rouge'"),
         (["score", "{file}", "--out", "{folder}/out", "--images", "{folder}/absent"], "no such folder"),
         (["score", "{file}", "--out", "{folder}/out", "--reference-column", "truth"], "'truth'"),

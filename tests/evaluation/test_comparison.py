@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.evaluation.runs import ABSENT, LENGTH, SAME, run
+from tests.evaluation.runs import ABSENT, LENGTH, SAME, prediction, run
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation.comparison import compare_predictions
 from xraygpt.evaluation.results import comparison_lines
@@ -60,3 +60,17 @@ def test_plain_values_and_table() -> None:
     assert "same text  0.500  0.667  +0.167" in text
     assert "absent: needs Java" in text
     assert "reports that differ most by same text" in text
+
+
+def test_the_table_says_which_way_is_better_and_how_small_p_can_be() -> None:
+    described = replace(SAME, name="described", title="so it is", equals="a share; descriptive")
+    metrics = [SAME, LENGTH, described]
+    comparison = compare_predictions(run(120, 2), run(120, 8), metrics, seed=0)
+    text = "\n".join(comparison_lines(comparison, a="a", b="b"))
+    (same,) = [line for line in text.splitlines() if line.startswith("same text ")]
+    assert same.endswith("\N{LESS-THAN OR EQUAL TO} 0.001")
+    assert "\nlength (lower is better) " in text
+    assert "\nso it is" not in text
+    one = [prediction(1, "Clear.", "Clear.")]
+    lines = comparison_lines(compare_predictions(one, one, [SAME], seed=0, rounds=5), a="a", b="b")
+    assert lines[2].startswith("1 report of 1 study, ")

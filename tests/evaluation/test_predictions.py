@@ -99,6 +99,17 @@ def test_all_problems_are_named_with_their_lines(tmp_path: Path) -> None:
         assert f"\n  {words}" in message
 
 
+def test_references_that_are_missing(tmp_path: Path) -> None:
+    nothing = [GOOD | {"image_id": name, "reference": text} for name, text in (("b", "NaN"), ("c", " "))]
+    file = json_lines(tmp_path, GOOD, *nothing)
+    assert refused(file).endswith("2 of 3 rows have no reference; --skip-without-reference leaves them out")
+    rows = read_predictions(file, need_references=False)
+    assert [row.reference for row in rows] == ["No effusion.", "", ""]
+    for need in (True, False):
+        with pytest.raises(DataError, match="there are no references"):
+            read_predictions(json_lines(tmp_path, *nothing), need_references=need)
+
+
 def test_a_long_list_of_problems_is_cut(tmp_path: Path) -> None:
     message = refused(json_lines(tmp_path, *[GOOD] * 100))
     assert "99 problems" in message
@@ -135,7 +146,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     file.write_text("image_id,reference,generated\n")
     assert "there are no predictions in it" in refused(file)
     file.write_text("")
-    assert "the file is empty" in refused(file)
+    assert refused(file).endswith("the file is empty.")
     blank = tmp_path / "p.jsonl"
     blank.write_text("\n \n")
     assert "there are no predictions in it" in refused(blank)

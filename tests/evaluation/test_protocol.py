@@ -67,6 +67,29 @@ def test_what_is_known_of_the_generation(tmp_path: Path) -> None:
     assert "num_beams 1, max_new_tokens 160" in text
 
 
+def test_weights_without_a_checkpoint_and_what_generated(tmp_path: Path) -> None:
+    facts = GenerationFacts(
+        split="test",
+        split_sha256="123456" * 10,
+        reference_sections="as the data set gives them",
+        model="mini_gpt4",
+        checkpoint="none: the weights of the model type",
+        weights_fingerprint="fedcba" * 10,
+        generation_versions={"torch": "2.12.0", "transformers": "5.1"},
+    )
+    text = card(tmp_path, facts=facts).paragraph()
+    assert "of the test split (SHA-256 123456123456) were scored" in text
+    assert "against references as the data set gives them (SHA-256" in text
+    weights = "checkpoint none: the weights of the model type, fingerprint of the weights fedcbafedcba"
+    assert weights in text
+    assert "Software of the generation: torch 2.12.0, transformers 5.1." in text
+
+
+def test_packages_that_are_only_compared_with_are_said_to_be(tmp_path: Path) -> None:
+    assert {"rouge_score", "sacrebleu", "nltk"}.isdisjoint(card(tmp_path).versions)
+    assert "checked against rouge_score, sacrebleu, nltk" in card(tmp_path).paragraph()
+
+
 @pytest.mark.parametrize(("prompts", "known"), [(("Write.",), "Write."), (("Write.", "Tell."), "unknown")])
 def test_a_prompt_that_the_predictions_name(tmp_path: Path, prompts: tuple[str, ...], known: str) -> None:
     assert card(tmp_path, prompts).to_dict()["generation"]["prompt"] == known

@@ -7,7 +7,7 @@ import pytest
 
 from tests.evaluation.runs import ABSENT, LENGTH, SAME, TEXTS, prediction, run
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.scoring import score_predictions
+from xraygpt.evaluation.scoring import name_hash, score_predictions
 
 
 def test_scores_with_intervals() -> None:
@@ -70,11 +70,20 @@ def test_subgroups() -> None:
         score_predictions(rows, [SAME], seed=0, subgroups=["veiw"])
 
 
-def test_worst_reports_come_first_and_ties_by_their_ids() -> None:
+def test_shuffled_is_not_defined_for_one_study() -> None:
+    rows = [prediction(i, text, text, study="one" if i < 3 else "two") for i, text in enumerate(TEXTS)]
+    content = score_predictions(rows, [SAME], seed=0, rounds=10).to_dict()
+    assert content["controls"]["shuffled"] == {"same": None}
+    assert content["controls"]["blind"] == {"same": 0.25}
+
+
+def test_worst_reports_come_first_and_ties_by_a_hash() -> None:
     rows = [prediction(i, "abc", text) for i, text in enumerate(["abc", "x", "abcdefgh", "y"])]
     worst = score_predictions(rows, [SAME, LENGTH], seed=0, rounds=10).worst
-    assert worst["same"] == ["image 001", "image 002", "image 003", "image 000"]
-    assert worst["length"] == ["image 002", "image 000", "image 001", "image 003"]
+    tied = sorted((f"image 00{i}" for i in (1, 2, 3)), key=name_hash)
+    assert tied != sorted(tied)
+    assert worst["same"] == [*tied, "image 000"]
+    assert worst["length"] == ["image 002", "image 000", *(name for name in tied if name != "image 002")]
 
 
 def test_reports_of_a_study_are_drawn_together() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from tests.toy import write_config, write_dataset
@@ -81,7 +82,10 @@ def test_scores_of_further_splits_are_in_the_same_file(tmp_path: Path) -> None:
     )
     launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert (scores["reports"], scores["other_splits"]["train"]["reports"]) == (4, 6)
+    other = scores["other_splits"]["train"]
+    assert (scores["reports"], other["reports"]) == (4, 6)
+    assert (other["protocol"]["images"], other["protocol"]["generation"]["split"]) == (6, "train")
+    assert other["protocol"]["predictions"] == "predictions_train.jsonl"
     assert [path.name for path in (tmp_path / "out").glob("scores*")] == ["scores.json"]
 
 
@@ -91,6 +95,11 @@ def test_the_protocol_says_how_the_reports_were_made(tmp_path: Path) -> None:
     assert (facts["split"], facts["model"]) == ("validate", "toy")
     assert facts["decoding"]["num_beams"] == 1
     assert len(facts["split_sha256"]) == 64
+    assert facts["checkpoint"] == "none: the weights of the model type"
+    assert len(facts["weights_fingerprint"]) == 64
+    assert facts["generation_versions"]["torch"] == torch.__version__
+    assert facts["generation_command"] == scores["protocol"]["command"]
+    assert facts["reference_sections"] == "as the data set gives them"
     assert (tmp_path / "out" / "protocol.txt").read_text().strip()
 
 

@@ -19,7 +19,7 @@ def mistaken_download(head: bytes, what: str) -> str | None:
         what: what it ought to be, e.g. "the weights".
     """
     if not head:
-        return "the file is empty. Download it again."
+        return "the file is empty."
     if head.startswith(_LFS_HEADER):
         return (
             f"a Git-LFS pointer, not {what}. Fetch the file itself with `git lfs pull` in the folder it came "

@@ -12,7 +12,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.evaluation.statistics import ROUNDS
 
 if TYPE_CHECKING:
-    from xraygpt.evaluation.predictions import PredictionColumns
+    from xraygpt.evaluation.predictions import Prediction, PredictionColumns
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
 COLUMNS = {
@@ -70,18 +70,23 @@ def run_score(args: argparse.Namespace) -> None:
     Raises:
         XrayGPTError: anything that the user can mend.
     """
+    from xraygpt.evaluation.generation_facts import read_generation_facts
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.metrics.radeval import radeval_scores
+    from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
     from xraygpt.evaluation.page.picture_folder import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
-    from xraygpt.evaluation.predictions import predictions_file, read_predictions
+    from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import make_protocol
-    from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
+    from xraygpt.evaluation.results import PAGE_FILE, counted, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
+    from xraygpt.evaluation.statistics import plain
 
+    _check_subgroups(args)
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     pictures = PictureFolder(args.images) if args.images else None
-    predictions = read_predictions(args.file, _columns(args))
+    predictions = _read(args.file, args)
+    file = predictions_file(args.file)
+    generation = read_generation_facts(file)
     # First, because its weights may be missing.
     references, hypotheses = zip(*((row.reference, row.generated) for row in predictions), strict=True)
     neural = radeval_scores(references, hypotheses, args.radeval) if args.radeval else {}
@@ -89,8 +94,16 @@ def run_score(args: argparse.Namespace) -> None:
     scores = score_predictions(
         predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
     )
-    protocol = make_protocol(predictions, scores, file=predictions_file(args.file), command=args.command_line)
-    write_scores(scores, protocol, args.out, {"radeval": neural} if neural else None)
+    protocol = make_protocol(
+        predictions,
+        scores,
+        file=file,
+        command=args.command_line,
+        generation=generation,
+        more_metrics=radeval_implementations(args.radeval),
+    )
+    plain_neural = {name: plain(value) for name, value in neural.items()}
+    write_scores(scores, protocol, args.out, {"radeval": plain_neural} if neural else None)
     write_report_page(
         scores,
         predictions,
@@ -99,7 +112,8 @@ def run_score(args: argparse.Namespace) -> None:
         synthetic=args.synthetic,
         output=args.out / PAGE_FILE,
     )
-    print(f"{scores.reports:,} reports of {scores.studies:,} studies, {scores.empty:,} without text\n")
+    reports, studies = counted(scores.reports, "report"), counted(scores.studies, "study")
+    print(f"{reports} of {studies}, {scores.empty:,} without text\n")
     print("\n".join([*score_lines(scores), *(f"{name}: {value:.3f}" for name, value in neural.items())]))
     print(f"\nwritten to {args.out}: scores.json, protocol.txt, {PAGE_FILE}")
 
@@ -111,18 +125,20 @@ def run_compare(args: argparse.Namespace) -> None:
         XrayGPTError: anything that the user can mend.
     """
     from xraygpt.common.run_record import write_json
-    from xraygpt.evaluation.comparison import compare_predictions
+    from xraygpt.evaluation.comparison import check_same_task, compare_predictions
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.predictions import predictions_file, read_predictions
+    from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import comparison_protocol
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
 
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
-    a, b = (read_predictions(path, _columns(args)) for path in (args.a, args.b))
+    a, b = (_read(path, args) for path in (args.a, args.b))
+    check_same_task(a, b)
+    if args.out:
+        _make_folder(args.out)
     comparison = compare_predictions(a, b, metrics, seed=args.seed, rounds=args.rounds)
     print("\n".join(comparison_lines(comparison, a=str(args.a), b=str(args.b))))
     if args.out:
-        _make_folder(args.out)
         files = [predictions_file(path) for path in (args.a, args.b)]
         protocol = comparison_protocol(a, *files, command=args.command_line)
         write_json(args.out / COMPARISON_FILE, comparison.to_dict() | {"protocol": protocol})
@@ -144,6 +160,9 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         help=f"of the bootstrap; default {ROUNDS}",
     )
     parser.add_argument("--seed", type=_not_negative, default=0, metavar="N", help="default 0")
+    parser.add_argument(
+        "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
+    )
     columns = parser.add_argument_group("columns of the tables")
     for name, words in COLUMNS.items():
         option = f"--{name.replace('_', '-')}-column"
@@ -154,6 +173,30 @@ def _columns(args: argparse.Namespace) -> PredictionColumns:
     from xraygpt.evaluation.predictions import PredictionColumns
 
     return PredictionColumns(**{name: getattr(args, f"{name}_column") for name in COLUMNS})
+
+
+def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:
+    """Read predictions; say how many were left out where that is wanted."""
+    from xraygpt.evaluation.predictions import read_predictions
+    from xraygpt.evaluation.results import counted
+
+    if not args.skip_without_reference:
+        return read_predictions(path, _columns(args))
+    rows = read_predictions(path, _columns(args), need_references=False)
+    kept = [row for row in rows if row.reference]
+    if len(kept) < len(rows):
+        print(f"{path}: {counted(len(rows) - len(kept), 'row')} without a reference left out")
+    return kept
+
+
+def _check_subgroups(args: argparse.Namespace) -> None:
+    """Raise a DataError for a subgroup whose column has another meaning."""
+    for name, words in COLUMNS.items():
+        column = getattr(args, f"{name}_column")
+        if column in args.subgroup:
+            raise DataError(
+                f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
+            )
 
 
 def _make_folder(folder: Path) -> None:

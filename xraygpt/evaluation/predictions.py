@@ -42,12 +42,15 @@ class Prediction:
     """All other columns: view, sex, age, ..."""
 
 
-def read_predictions(path: Path, columns: PredictionColumns | None = None) -> list[Prediction]:
+def read_predictions(
+    path: Path, columns: PredictionColumns | None = None, *, need_references: bool = True
+) -> list[Prediction]:
     """Read a table of predictions (`xraygpt.common.tables`: CSV, TSV, JSON Lines or JSON).
 
     Args:
         path: the table, or the output folder of a run, see `predictions_file`.
         columns: how the table calls its columns; None for the usual names.
+        need_references: refuse rows without a reference; otherwise it is "" there. Some have to have one.
 
     Raises:
         MissingFileError: no such file.
@@ -63,16 +66,25 @@ def read_predictions(path: Path, columns: PredictionColumns | None = None) -> li
     predictions: list[Prediction] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
+    without = 0
     try:
         for row in read_table(path, needed):
-            problems += _problems(row, columns, seen)
-            predictions.append(_prediction(row, columns))
+            prediction = _prediction(row, columns)
+            without += not prediction.reference
+            problems += _problems(row, columns, seen, need_references)
+            predictions.append(prediction)
     except DataError as error:
         if not problems:
             raise
         problems.append(str(error).removeprefix(f"{path}: "))
+    if predictions and without == len(predictions):
+        raise DataError(f"{path}: there are no references ('{columns.reference}' is empty in every row)")
     if problems:
-        raise DataError(_listed(path, problems))
+        hint = (
+            f"\n{without:,} of {len(predictions):,} rows have no reference; --skip-without-reference leaves "
+            "them out"
+        )
+        raise DataError(_listed(path, problems) + hint * (need_references and without > 0))
     if not predictions:
         raise DataError(f"{path}: there are no predictions in it")
     return predictions
@@ -122,13 +134,17 @@ def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
     return Prediction(
         image_id=image_id,
         study_id=values[columns.study_id].strip() if columns.study_id in values else image_id,
-        reference=values[columns.reference],
+        reference="" if _is_missing(values[columns.reference]) else values[columns.reference],
         generated=values[columns.generated],
         columns={name: value for name, value in values.items() if name not in own},
     )
 
 
-def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str]) -> list[str]:
+def _is_missing(reference: str) -> bool:
+    return reference.strip().lower() in ("", NOT_A_NUMBER)
+
+
+def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
     """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
     problems = []
     values = row.values
@@ -142,7 +158,7 @@ def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str]) -> lis
     if not values.get(columns.study_id, "a study").strip():
         problems.append(f"no study ('{columns.study_id}' is empty)")
     reference = values[columns.reference].strip()
-    if not reference or reference.lower() == NOT_A_NUMBER:
+    if need_references and _is_missing(reference):
         problems.append(f"no reference ('{columns.reference}' is {reference or 'empty'})")
     if values[columns.generated].strip().lower() == NOT_A_NUMBER:
         problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from xraygpt.common.run_record import write_json
 from xraygpt.evaluation.comparison import Comparison
+from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores
 from xraygpt.evaluation.statistics import Interval
@@ -48,14 +49,16 @@ def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
         a, b: what the runs are called.
     """
     rows = [["metric", "A", "B", "B - A", "95 % interval", "p"]]
-    for name, metric in comparison.metrics.items():
+    compared = {name: metric for name, metric in comparison.metrics.items() if not _is_descriptive(metric)}
+    for name, metric in (compared or comparison.metrics).items():
         row = comparison.differences[name]
         values = [_number(row.a.value), _number(row.b.value), *_cells(row.difference, sign=True)]
-        rows.append([metric.title, *values, _number(row.p)])
+        lower = "" if metric.higher_is_better else " (lower is better)"
+        rows.append([metric.title + lower, *values, _p_value(row.p, comparison.rounds)])
     return [
         f"A: {a}",
         f"B: {b}",
-        f"{comparison.reports:,} reports of {comparison.studies:,} studies, "
+        f"{counted(comparison.reports, 'report')} of {counted(comparison.studies, 'study')}, "
         f"{comparison.same_texts:,} of them the same in A and B",
         "",
         *_aligned(rows),
@@ -63,6 +66,23 @@ def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
         *_not_computed(comparison.not_computed),
         *_most_different(comparison),
     ]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 study``, ``1,200 studies``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def _is_descriptive(metric: Metric) -> bool:
+    """Tell whether neither high nor low is better; such a metric says so in its definition."""
+    return "descriptive" in metric.equals
+
+
+def _p_value(p: float, rounds: int) -> str:
+    """Return p; the smallest that so many rounds can show is an upper bound."""
+    least = 1 / (rounds + 1)
+    return f"\N{LESS-THAN OR EQUAL TO} {_number(least)}" if p <= least else _number(p)
 
 
 def _most_different(comparison: Comparison) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ class Scores:
     """Column -> groups."""
     controls: Mapping[str, Mapping[str, float]]
     """``shuffled``, ``blind`` and ``blind_bound`` -> name of a metric -> score: the same reports for other
-    images, `blind_report` for every image, and what no blind reader can pass (see
-    `xraygpt.evaluation.controls`; it is known of some metrics only)."""
+    images (NaN where they cannot be exchanged between studies), `blind_report` for every image, and what no
+    constant report passes (see `xraygpt.evaluation.controls`; it is known of some metrics only)."""
     blind_report: str
     """What the blind control says of every image."""
     worst: Mapping[str, Sequence[str]]
@@ -130,8 +131,9 @@ def score_predictions(
     references, hypotheses = [row.reference for row in rows], [row.generated for row in rows]
     studies = [row.study_id for row in rows]
     constant = blind_report(references)
-    runs = [hypotheses, shuffled(hypotheses, studies, seed), [constant] * len(rows)]
-    table, of_shuffled, of_blind = make_tables(metrics, references, runs)
+    exchanged = shuffled(hypotheses, studies, seed)
+    runs = [hypotheses, [constant] * len(rows), *([exchanged] if exchanged is not None else [])]
+    table, of_blind, *of_exchanged = make_tables(metrics, references, runs)
     bounds = blind_bounds(references)
     return Scores(
         reports=len(rows),
@@ -151,7 +153,11 @@ def score_predictions(
             for column, parts in groups.items()
         },
         controls={
-            "shuffled": of_shuffled.scores(),
+            "shuffled": (
+                of_exchanged[0].scores()
+                if of_exchanged
+                else {metric.name: math.nan for metric in table.metrics}
+            ),
             "blind": of_blind.scores(),
             "blind_bound": {metric.name: bounds[metric.name] for metric in metrics if metric.name in bounds},
         },
@@ -163,16 +169,23 @@ def score_predictions(
 def worst_reports(
     table: MetricTable, metric: Metric, rows: Sequence[Prediction], count: int = WORST
 ) -> list[str]:
-    """Return the images whose reports score worst by themselves, ties by their ids.
+    """Return the images whose reports score worst by themselves, ties by `name_hash`.
 
     Reports for which the metric is not defined are passed over.
     """
     sign = 1.0 if metric.higher_is_better else -1.0
     values = (round(sign * float(value), 9) for value in table.each(metric))
     ranked = sorted(
-        (value, row.image_id) for value, row in zip(values, rows, strict=True) if not math.isnan(value)
+        (value, name_hash(row.image_id), row.image_id)
+        for value, row in zip(values, rows, strict=True)
+        if not math.isnan(value)
     )
-    return [image_id for _, image_id in ranked[:count]]
+    return [image_id for *_, image_id in ranked[:count]]
+
+
+def name_hash(name: str) -> bytes:
+    """Return a key that puts images in a fixed order, which says nothing about what is in them."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
 
 
 def _intervals(

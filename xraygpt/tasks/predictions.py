@@ -53,8 +53,12 @@ def write_predictions(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     partial.replace(path)
 
 
-def write_timing(path: Path, journals: Sequence[GenerationJournal]) -> None:
-    """Write how long the reports of a split took; `journals` are those of its data sets.
+def write_timing(path: Path, journals: Sequence[GenerationJournal], command: str) -> None:
+    """Write how the reports of a split were made, and how long it took.
+
+    Args:
+        journals: of the split's data sets.
+        command: of the run.
 
     Times differ from run to run, so they are not with the reports, whose file is the same each time.
     """
@@ -70,7 +74,7 @@ def write_timing(path: Path, journals: Sequence[GenerationJournal]) -> None:
             for batch in journal.batches()
         ]
         parts.append({**_totals(batches), "settings": journal.settings, "batches": batches})
-    write_json(path, {**_totals(parts), "datasets": parts})
+    write_json(path, {**_totals(parts), "command": command, "datasets": parts})
 
 
 def _totals(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

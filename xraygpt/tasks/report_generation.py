@@ -141,7 +141,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
             logger.info("%d reports written to %s", len(val_result), path)
             if context.event == "test":
                 journals = self.journals.get(split_name, {})
-                write_timing(timing_file(context.output_dir, split_name), [*journals.values()])
+                file = timing_file(context.output_dir, split_name)
+                write_timing(file, [*journals.values()], _command())
         pairs = [(row["reference"], row["generated"]) for row in val_result if row["reference"]]
         if len(pairs) < len(val_result):
             logger.warning(
@@ -186,14 +187,14 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 datasets,
                 files={split: predictions_file(output_dir, split) for split in scored},
                 generation={
-                    split: generation_facts(self.cfg, [j.settings for j in self.journals[split].values()])
+                    split: generation_facts([j.settings for j in self.journals[split].values()], _command())
                     for split in scored
                 },
                 output_dir=output_dir,
                 elapsed=elapsed,
                 config=self.cfg.to_dict(),
                 seed=self.cfg.run_cfg.seed,
-                command=shlex.join(["python", *sys.argv]),
+                command=_command(),
             )
             metrics = metrics | complete
         shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
@@ -205,6 +206,10 @@ def default_best_metric(datasets: Collection[str]) -> str:
     language if there is nothing but phantoms, else the rule labeller's.
     """
     return "phantom_f1" if set(datasets) == {"phantom"} else "rule_f1_micro_14"
+
+
+def _command() -> str:
+    return shlex.join(["python", *sys.argv])
 
 
 def _checked(names: list[str]) -> list[str]:

@@ -72,7 +72,8 @@ class ReportResults:
     ) -> dict[str, dict[str, float]]:
         """Write ``scores.json``, ``protocol.txt`` and, if wanted, ``report.html`` about the first split.
 
-        The scores of the other splits go into ``scores.json`` under ``other_splits``.
+        The scores of the other splits, each with its protocol, go into ``scores.json`` under
+        ``other_splits``.
 
         Args:
             rows: of each test split, those that have a reference.
@@ -88,15 +89,19 @@ class ReportResults:
         split, *others = scored
         predictions, scores = scored[split]
         own = _by_source(datasets, split)
-        protocol = make_protocol(
-            predictions, scores, file=files[split], command=command, generation=generation[split]
-        )
+        protocols = {
+            name: make_protocol(*result, file=files[name], command=command, generation=generation[name])
+            for name, result in scored.items()
+        }
+        protocol = protocols[split]
         seconds = elapsed()
         more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
         if self.untrained:
             more["untrained"] = self.untrained
         if others:
-            more["other_splits"] = {name: scored[name][1].to_dict() for name in others}
+            more["other_splits"] = {
+                name: scored[name][1].to_dict() | {"protocol": protocols[name].to_dict()} for name in others
+            }
         write_scores(scores, protocol, output_dir, more)
         logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
         if self.page.enabled:

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from tests.evaluation.runs import ABSENT, prediction
-from xraygpt.evaluation.metrics.catalogue import phantom_metrics
+from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
 from xraygpt.evaluation.metrics.clinical import RULE_F1
 from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import SURFACE
 from xraygpt.evaluation.page.curves import Curves, RunSummary
+from xraygpt.evaluation.page.picture_folder import PictureFolder
 from xraygpt.evaluation.page.report_page import write_report_page
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
@@ -167,6 +168,7 @@ def test_findings_are_marked_in_words_and_text(tmp_path: Path) -> None:
     assert '<mark class="invented" title="invented: right pleural effusion">effusion</mark>' in html
     assert "&#10003; cardiomegaly" in html
     assert "no finding in either" in html
+    assert "A finding without a side is marked as agreeing with one on any side" in html
     assert '<em class="soft">no text</em>' in html
 
 
@@ -216,6 +218,44 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     assert EVIL in Page(html).text
     assert re.findall(r"<script[^>]*>", html) == ["<script>"]
     assert html.count("<script>") == html.count("</script>") == 1
+
+
+def test_the_table_of_subgroups_is_not_too_wide(tmp_path: Path) -> None:
+    html = write(tmp_path)
+    table = html[html.index('id="subgroups"') : html.index('id="examples"')]
+    head, _, body = table.partition("</thead>")
+    assert re.findall(r'optional" data-sort="descending">([^<]*)', head) == [
+        "finding F1 with side",
+        "ROUGE-L",
+    ]
+    with_many = write(tmp_path, metrics=offline_metrics())
+    head = with_many[with_many.index('id="subgroups"') :].partition("</thead>")[0]
+    assert head.count("optional") == 3
+    assert body.count('class="number optional"') == 2 * 3
+
+
+def test_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("L", (64, 64), 7).save(folder / "0.png")
+    whole = (folder / "0.png").read_bytes()
+    for i, row in enumerate(predictions()):
+        (folder / f"{row.image_id}.png").write_bytes(whole if i else b"no picture")
+    html = write(tmp_path, pictures=PictureFolder(folder))
+    assert html.count("picture cannot be read") == 1
+    assert html.count("<img") == 4
+
+
+def test_a_blank_report_is_said_to_have_no_text(tmp_path: Path) -> None:
+    html = write(tmp_path, [prediction(0, "Edema.", " \n "), prediction(1, "Edema.", "Edema.")], ROUGE)
+    assert html.count('<em class="soft">no text</em>') == 1
+
+
+def test_shuffling_that_is_not_possible_is_not_told(tmp_path: Path) -> None:
+    html = write(tmp_path, [prediction(0, LEFT, LEFT)], RULE_F1[:1])
+    controls = re.findall(r'optional" data-value="([^"]*)">([^<]*)<', html)
+    assert controls[0] == ("", "–")
+    assert "no sign that the reports depend" not in html
 
 
 def test_a_lone_surrogate_does_no_harm(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class PhantomDataset(Dataset[Sample]):
         self.text_processor = text_processor
         self.seed = seed
         self.count = count
+        self.identity = f"phantoms of seed {seed}, {size} pixels"
+        """What, beside their number, tells these phantoms from others."""
         self.images = rendered_split(seed, count, size, cache) if images else None
 
     def __len__(self) -> int:

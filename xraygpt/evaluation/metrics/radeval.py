@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from types import ModuleType
 
 import numpy as np
@@ -55,6 +56,18 @@ def radeval_scores(
     for name in which:
         scores |= _scores_of(package, name, references, hypotheses)
     return scores
+
+
+def radeval_implementations(which: Sequence[str]) -> dict[str, str]:
+    """Return for each of `NAMES` what computes it, for the protocol; keys such as ``radeval radgraph``."""
+    try:
+        version = metadata.version("radeval")
+    except metadata.PackageNotFoundError:
+        version = "of unknown version"
+    return {
+        f"radeval {name}": f"the package RadEval {version}, metric {NAMES[name]}; no interval"
+        for name in which
+    }
 
 
 def _package(which: Sequence[str]) -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,14 @@ from typing import Literal
 
 from PIL import Image
 
+from xraygpt.common.errors import DataError
 from xraygpt.common.html_page import picture_url
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.page.highlighting import highlight
 from xraygpt.evaluation.page.page_marks import Piece, highlight_phantom, marked_pieces, names_of
 from xraygpt.evaluation.page.page_scores import ScoreRow
 from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.scoring import name_hash
 
 MAX_SIDE = 512
 """Pixels of a picture's longest side."""
@@ -29,7 +30,7 @@ ANY_TEXT = "any text"
 
 Why = Literal["worst", "random"]
 Pictures = Callable[[str], Image.Image | None]
-"""Image id -> image; None where there is none to show."""
+"""Image id -> image; None where there is none to show. Raises DataError where it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Card:
     chosen: Why
     picture: str | None
     """As a ``data:`` URL."""
+    unreadable: bool
+    """There is a picture, but it cannot be read."""
     columns: Mapping[str, str]
     reference: list[Piece]
     generated: list[Piece]
@@ -67,7 +70,7 @@ def choose_examples(
     by_image = {prediction.image_id: prediction for prediction in predictions}
     taken: set[str] = set()
     bad = _of_new_studies((by_image[name] for name in worst), taken, count // 2)
-    by_hash = sorted(predictions, key=lambda prediction: _hash(prediction.image_id))
+    by_hash = sorted(predictions, key=lambda prediction: name_hash(prediction.image_id))
     others = _of_new_studies(by_hash, taken, count - len(bad))
     return [
         *((prediction, "worst") for prediction in bad),
@@ -92,7 +95,7 @@ def example_cards(
     told = _varying_columns([prediction for prediction, _ in chosen])
     cards = []
     for order, (prediction, why) in enumerate(chosen):
-        picture = pictures(prediction.image_id) if pictures is not None else None
+        picture, unreadable = _picture_of(prediction.image_id, pictures)
         mark = highlight_phantom if phantoms else highlight
         reference, generated = mark(prediction.reference, prediction.generated)
         card = Card(
@@ -100,7 +103,8 @@ def example_cards(
             image_id=prediction.image_id,
             study_id=prediction.study_id,
             chosen=why,
-            picture=picture_url(picture, MAX_SIDE) if picture is not None else None,
+            picture=picture,
+            unreadable=unreadable,
             columns={name: value for name in told if (value := prediction.columns.get(name, ""))},
             reference=marked_pieces(prediction.reference, reference),
             generated=marked_pieces(prediction.generated, generated),
@@ -111,6 +115,15 @@ def example_cards(
         )
         cards.append(card)
     return cards
+
+
+def _picture_of(image_id: str, pictures: Pictures | None) -> tuple[str | None, bool]:
+    """Return the picture's URL, and whether there is a picture that cannot be read."""
+    try:
+        picture = pictures(image_id) if pictures is not None else None
+    except DataError:
+        return None, True
+    return picture_url(picture, MAX_SIDE) if picture is not None else None, False
 
 
 def _of_new_studies(predictions: Iterable[Prediction], taken: set[str], count: int) -> list[Prediction]:
@@ -136,7 +149,3 @@ def _varying_columns(predictions: Sequence[Prediction]) -> list[str]:
 def _figure(metric: Metric, prediction: Prediction) -> ScoreRow:
     value = metric([prediction.reference], [prediction.generated])
     return ScoreRow(metric.name, metric.title, value, math.nan, math.nan, metric.highest)
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()

@@ -9,6 +9,13 @@ from typing import Literal
 from xraygpt.evaluation.findings import extract_findings, split_sentences
 from xraygpt.evaluation.page.highlighting import Kind, Span
 
+WIDER_SIDES = {
+    "": frozenset({"left", "right", "bilateral"}),
+    "left": frozenset({"bilateral"}),
+    "right": frozenset({"bilateral"}),
+}
+"""Side -> sides of another mention of the same finding that say as much and more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -24,9 +31,13 @@ class Piece:
 def marked_pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
     """Cut a report where its marked words begin and end; the pieces put together are the report.
 
+    A report without any words has no piece.
+
     Args:
         spans: in order, without overlap.
     """
+    if not text.strip():
+        return []
     pieces = []
     end = 0
     for span in spans:
@@ -43,8 +54,18 @@ def finding_name(span: Span) -> str:
 
 
 def names_of(spans: Sequence[Span], kind: Kind) -> list[str]:
-    """Return the different findings of a kind."""
-    return sorted({finding_name(span) for span in spans if span.kind == kind})
+    """Return the different findings of a kind, each once: bilateral edema is not also left edema or edema."""
+    sides: dict[str, set[str]] = {}
+    for span in spans:
+        if span.kind == kind:
+            sides.setdefault(span.label, set()).add(span.side)
+    return sorted(
+        {
+            finding_name(span)
+            for span in spans
+            if span.kind == kind and not sides[span.label] & WIDER_SIDES.get(span.side, frozenset())
+        }
+    )
 
 
 def highlight_phantom(reference: str, generated: str) -> tuple[list[Span], list[Span]]:

@@ -29,10 +29,14 @@ GROUPS = {
     "Length and variety": ("words_", "length", "distinct", "normal_"),
 }
 """Heading -> how the names of its metrics begin; all others are about the wording."""
+ABOUT_GENERATED_ALONE = GROUPS["Errors"]
+"""These scores do not look at the references, so shuffling them changes nothing."""
+MOST_IN_SUBGROUPS = 4
+"""Scores beside each other in the table of subgroups; more do not fit on a page."""
 CONTROLS = {
-    "shuffled": "the same reports, each held against another image's reference",
+    "shuffled": "the same reports, each held against a reference of another study",
     "blind": "one and the same report for every image",
-    "blind_bound": "what nobody who does not see the image can pass",
+    "blind_bound": "the best constant set of findings; no constant report passes it",
 }
 
 
@@ -163,15 +167,36 @@ def verdict(first: ScoreRow, compared: Sequence[ScoreRow]) -> str:
     """Return in words what a reader must not overlook about the first score; "" if there is nothing."""
     if math.isnan(first.value):
         return f"{first.title} is not defined for these reports: it found nothing to compare."
-    above = [row.title for row in compared if row.value >= first.value]
-    near = [row.title for row in compared if row.value < first.value and row.value >= first.low]
-    if above:
-        return (
-            f"No better than {_listed(above)}: this score is no sign that the reports depend on the images."
-        )
+    if "descriptive" in first.equals:
+        return ""
+    if first.name.startswith(ABOUT_GENERATED_ALONE):
+        compared = [row for row in compared if row.name != "shuffled"]
+    sign, end = (1, first.low) if first.higher_is_better else (-1, first.high)
+    reached = {row.name: row.title for row in compared if sign * row.value >= sign * first.value}
+    near = [row.title for row in compared if sign * first.value > sign * row.value >= sign * end]
+    sentences = _not_passed(reached)
     if near:
-        return f"The interval reaches down to {_listed(near)}: the score may be no better."
-    return ""
+        sentences.append(f"The interval reaches to {_listed(near)}: the score may be no better.")
+    return " ".join(sentences)
+
+
+def _not_passed(reached: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each kind of comparison (name -> title) that the score does not pass."""
+    constant = [title for name, title in reached.items() if name in ("blind", "blind_bound")]
+    others = [title for name, title in reached.items() if name not in CONTROLS]
+    sentences = []
+    if "shuffled" in reached:
+        sentences.append(
+            f"No better than {_listed([reached['shuffled']])}: this score is no sign that the reports depend "
+            "on the images."
+        )
+    if constant:
+        sentences.append(
+            f"No better than {_listed(constant)}: a constant report reaches as much in this score."
+        )
+    if others:
+        sentences.append(f"No better than {_listed(others)}.")
+    return sentences
 
 
 def side_rows(scores: Scores) -> list[SideRow]:
@@ -192,9 +217,9 @@ def group_tables(scores: Scores, names: Sequence[str]) -> list[GroupTable]:
     """Return a table for each column of subgroups.
 
     Args:
-        names: of the metrics that are shown, the most important first.
+        names: of metrics, the most important first; `MOST_IN_SUBGROUPS` of them are shown.
     """
-    metrics = [scores.metrics[name] for name in names]
+    metrics = [scores.metrics[name] for name in names[:MOST_IN_SUBGROUPS]]
     tables = []
     for column, groups in scores.subgroups.items():
         rows = []

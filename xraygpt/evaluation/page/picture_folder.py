@@ -50,5 +50,5 @@ class PictureFolder:
             with Image.open(file) as picture:
                 picture.load()
                 return to_8_bit(picture)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{file}: not a picture that can be read ({error})") from error
