@@ -196,7 +196,7 @@ def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
     cfg = SimpleNamespace(
         run_cfg=SimpleNamespace(
-            generate=GenerationConfig(), page=PageConfig(), best_metric="rouge_l", metrics=[]
+            generate=GenerationConfig(), page=PageConfig(), best_metric="rouge_l", metrics=[], subgroups=[]
         ),
         datasets_cfg={"toy": None},
     )

@@ -103,6 +103,23 @@ def test_the_protocol_says_how_the_reports_were_made(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "protocol.txt").read_text().strip()
 
 
+def test_subgroups_are_columns_of_the_annotations(tmp_path: Path) -> None:
+    folder = storage(tmp_path)
+    content = json.loads((folder / "filter_cap.json").read_text())
+    for number, row in enumerate(content["annotations"]):
+        row["view"] = ["PA", "AP"][number % 2]
+    (folder / "filter_cap.json").write_text(json.dumps(content))
+    settings = {"task": "report_generation", "test_splits": ["validate"]}
+    cfg = write_config(tmp_path / "e.yaml", folder, tmp_path / "out", **settings, subgroups=["view"])
+    launch(Namespace(cfg_path=str(cfg), options=[]), evaluate_only=True)
+    groups = json.loads((tmp_path / "out" / "scores.json").read_text())["subgroups"]["view"]
+    assert [(group["value"], group["reports"]) for group in groups] == [("AP", 2), ("PA", 2)]
+    rows = (tmp_path / "out" / "predictions_validate.jsonl").read_text().splitlines()
+    assert {json.loads(row)["view"] for row in rows} == {"PA", "AP"}
+    with pytest.raises(ConfigError, match=r"run\.subgroups: .*'views'; did you mean 'view'"):
+        launch(Namespace(cfg_path=str(cfg), options=["run.subgroups=[views]"]), evaluate_only=True)
+
+
 def test_run_that_has_not_ended_is_found_out_before_generating(tmp_path: Path) -> None:
     data = storage(tmp_path)
     with pytest.raises(MissingFileError, match=r"nowhere/metrics\.jsonl"):

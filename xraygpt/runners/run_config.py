@@ -55,6 +55,8 @@ class RunConfig:
     metrics: list[str] = field(default_factory=list)
     """Names of the metrics that the task "report_generation" computes at the end; empty: all that need no
     weights."""
+    subgroups: list[str] = field(default_factory=list)
+    """Columns of the annotations, such as "view", whose values the task "report_generation" scores apart."""
     test_splits: list[str] = field(default_factory=list)
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1

@@ -8,14 +8,14 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import nn
 
 from xraygpt.common.dist_utils import get_rank, is_main_process
-from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.errors import ConfigError, DataError, did_you_mean
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import EvalStream
@@ -67,6 +67,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """Of each test split, by the name of the data set."""
         self.journal: GenerationJournal | None = None
         """That of the data set at hand; None in a validation."""
+        self.columns: dict[str, Mapping[str, str]] = {}
+        """What the annotations of the data set at hand say beside the reports, by image."""
 
     @classmethod
     def setup_task(cls, **kwargs: Any) -> Self:
@@ -77,7 +79,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
             MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
         """
         task = cls(**kwargs)
-        task.results = ReportResults(task.cfg.run_cfg.page, _checked(task.cfg.run_cfg.metrics))
+        run = task.cfg.run_cfg
+        task.results = ReportResults(run.page, _checked(run.metrics), run.subgroups)
         task.best_metric = _metric(task.cfg.run_cfg.best_metric or default_best_metric(task.cfg.datasets_cfg))
         return task
 
@@ -92,6 +95,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
             self.journal = None
             return stream
         name = getattr(stream.dataset, "name", "data")
+        self.columns = {row.image_id: row.columns for row in getattr(stream.dataset, "annotation", ())}
+        _check_subgroups(self.cfg.run_cfg.subgroups, name, self.columns.values())
         self.journal = journal = GenerationJournal(
             context.output_dir / JOURNAL_FOLDER / context.split / name,
             generation_settings(self.cfg, model, stream, context),
@@ -115,11 +120,12 @@ class ReportGenerationTask(ImageTextPretrainTask):
         if journal is None:
             return super().evaluation(model, data_loader, context=context)
         last = time.perf_counter()
-        for number, rows in self.evaluated_batches(model, data_loader, context):
+        for number, of_batch in self.evaluated_batches(model, data_loader, context):
             now = time.perf_counter()
-            journal.append(FinishedBatch(number, round(now - last, 4), rows))
+            journal.append(FinishedBatch(number, round(now - last, 4), of_batch))
             last = now
-        return [row for batch in journal.finish() for row in batch.rows]
+        rows = (row for batch in journal.finish() for row in batch.rows)
+        return [{**self.columns.get(row["image_id"], {}), **row} for row in rows]
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
@@ -210,6 +216,17 @@ def default_best_metric(datasets: Collection[str]) -> str:
 
 def _command() -> str:
     return shlex.join(["python", *sys.argv])
+
+
+def _check_subgroups(names: Collection[str], dataset: str, columns: Iterable[Mapping[str, str]]) -> None:
+    """Find a wrong name before the reports are generated."""
+    there = {key for row in columns for key in row} | {"source"}
+    for name in names:
+        if name not in there:
+            raise ConfigError(
+                f"run.subgroups: no annotation of {dataset} has the column '{name}'"
+                f"{did_you_mean(name, there)} There are: {', '.join(sorted(there))}"
+            )
 
 
 def _checked(names: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ from xraygpt.tasks.context import Splits
 
 Row = Mapping[str, Any]
 """An object of ``predictions_<split>.jsonl``."""
+NEEDED = ("image_id", "study_id", "reference", "generated")
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +38,17 @@ class ReportResults:
     Args:
         page: says which runs led to the model.
         metrics: names of those to compute; empty for all.
+        subgroups: columns of the rows whose values are scored apart.
 
     Raises:
         MissingFileError, DataError: a run that `page` names has not come to its end, or its files are
             damaged. Found out here, before anything is generated.
     """
 
-    def __init__(self, page: PageConfig, metrics: Sequence[str] = ()) -> None:
+    def __init__(self, page: PageConfig, metrics: Sequence[str] = (), subgroups: Sequence[str] = ()) -> None:
         self.page = page
         self.metrics = metrics
+        self.subgroups = subgroups
         self.runs: list[RunSummary] = []
         self.untrained: dict[str, float] = {}
         """Scores of the same model before training, by metric."""
@@ -133,12 +136,12 @@ class ReportResults:
                 row["study_id"],
                 row["reference"],
                 row["generated"],
-                {"source": row["source"], "prompt": row["prompt"]},
+                {name: str(value) for name, value in row.items() if name not in NEEDED},
             )
             for row in rows
         ]
         metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
-        return predictions, score_predictions(predictions, metrics, seed=seed)
+        return predictions, score_predictions(predictions, metrics, seed=seed, subgroups=self.subgroups)
 
     def _comparisons(self, scores: Scores) -> dict[str, float]:
         """Return what the page's first score is held against."""

@@ -86,13 +86,15 @@ def annotations_without_reports(images: ImageStore) -> list[Annotation]:
 
 
 def _annotation(row: Row, columns: Columns) -> Annotation:
+    names = (columns.image, columns.study_id or "study_id", columns.split or "split", columns.caption)
     image_id = row.values.get(columns.image, "").strip()
-    study_id = row.values.get(columns.study_id or "study_id", "").strip()
+    study_id = row.values.get(columns.study_id or "study_id", "").strip() or image_id
+    others = {name: value for name, value in row.values.items() if name not in names}
     if columns.caption is None:
-        return Annotation(image_id, "", WITHOUT_REPORTS, study_id or image_id, row.place)
+        return Annotation(image_id, "", WITHOUT_REPORTS, study_id, row.place, others)
     split = row.values.get(columns.split or "split", "train").strip().lower()
     caption = row.values.get(columns.caption, "").strip()
-    return Annotation(image_id, caption, normalise_split(split), study_id or image_id, row.place)
+    return Annotation(image_id, caption, normalise_split(split), study_id, row.place, others)
 
 
 def _missing_columns(path: Path, needed: Sequence[str], there: Iterable[str]) -> list[str]:

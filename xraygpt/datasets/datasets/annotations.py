@@ -9,8 +9,8 @@ without it, each image is an examination of its own. Further keys, such as ``"vi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from xraygpt.common.errors import DataError, MissingFileError
 ANNOTATION_FILE = "filter_cap.json"
 IMAGE_FOLDER = "image"
 """What lies in the folder of a data set."""
+KEYS = ("image_id", "caption", "split", "study_id")
+"""Keys of an annotation that mean something here."""
 MAX_NAMED = 5
 
 # MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
@@ -35,6 +37,8 @@ class Annotation:
     study_id: str
     place: str
     """File and index, for messages: ``filter_cap.json: annotations[3]``."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What else the file says of the image (``view``, ``sex``, ...): subgroups of an evaluation."""
 
 
 def normalise_split(name: str) -> str:
@@ -76,8 +80,13 @@ def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
         split = normalise_split(row.get("split", "train"))
         image_id = str(row["image_id"])
         study_id = str(row.get("study_id", image_id))
-        annotations.append(Annotation(image_id, row["caption"], split, study_id, place))
+        columns = {key: str(value) for key, value in row.items() if key not in KEYS and _is_plain(value)}
+        annotations.append(Annotation(image_id, row["caption"], split, study_id, place, columns))
     return annotations, problems
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str | int | float)
 
 
 def summarise(what: str, problems: Sequence[str]) -> str:
