@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from pathlib import Path
 
 from xraygpt.common.errors import MissingFileError
@@ -96,3 +97,12 @@ def _fetch_from_web(url: str) -> Path:
     manager = PathManager()
     manager.register_handler(HTTPURLHandler())
     return Path(manager.get_local_path(url))
+
+
+def leads_outside(name: str) -> str | None:
+    """Say why a path is not one below its root, on any system; None if it is."""
+    if re.match(r"[/\\]|[A-Za-z]:", name):
+        return "its path is absolute"
+    if ".." in re.split(r"[/\\]", name):
+        return "its path leads upwards (..)"
+    return None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.utils import load_json
 
 RUN_FILE = "run.json"
 
@@ -57,10 +58,7 @@ def read_json(path: Path) -> Any:
     """
     if not path.is_file():
         raise MissingFileError(f"missing file: {path}\n  comes from:  the run whose output folder this is")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error})") from error
+    return load_json(path)
 
 
 def write_json(path: Path, content: Any) -> None:

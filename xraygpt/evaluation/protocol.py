@@ -17,6 +17,7 @@ from typing import Any
 
 import xraygpt
 from xraygpt.common.code_version import git_hash
+from xraygpt.common.utils import file_sha256
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import Scores
 
@@ -190,12 +191,6 @@ def comparison_protocol(
 def references_hash(predictions: Iterable[Prediction]) -> str:
     """Return the hash of the images with their references, whatever their order."""
     return _hash_of(json.dumps([row.image_id, row.reference], ensure_ascii=True) for row in predictions)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def software_versions() -> dict[str, str]:

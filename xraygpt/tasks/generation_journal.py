@@ -104,7 +104,8 @@ def _prepare(folder: Path, settings: Mapping[str, Any]) -> None:
             folder,
             "; ".join(differences(before, settings)),
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     partial = folder / f"{SETTINGS_FILE}.part"
     write_json(partial, settings)

@@ -14,9 +14,10 @@ import torch
 
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.precision import DTYPES
+from xraygpt.common.utils import file_sha256
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.evaluation.generation_facts import OTHER_REFERENCES, facts_from_settings
-from xraygpt.evaluation.protocol import GenerationFacts, file_sha256
+from xraygpt.evaluation.protocol import GenerationFacts
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.fingerprint import weights_fingerprint
 from xraygpt.tasks.context import EvalContext

@@ -203,7 +203,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 command=_command(),
             )
             metrics = metrics | complete
-        shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
+        if is_main_process() and (output_dir / JOURNAL_FOLDER).is_dir():
+            shutil.rmtree(output_dir / JOURNAL_FOLDER)
         return metrics
 
 

@@ -9,7 +9,6 @@ import pytest
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.preparation.sources.mimic_cxr import MimicCXRSource
 from xraygpt.preparation.sources.mimic_files import MAX_REPORT_BYTES
-from xraygpt.preparation.sources.mimic_tables import LABELS
 from xraygpt.preparation.study import Picture, Study, Unusable
 
 REPORT = " FINDINGS: Clear lungs.\n \n IMPRESSION: Normal.\n"
@@ -216,12 +215,3 @@ def test_patient_in_two_splits_is_listed(root: Path) -> None:
         Unusable(f"study 50000001 of patient {SUBJECT}", reason),
         Unusable(f"study {STUDY} of patient {SUBJECT}", reason),
     ]
-
-
-def test_published_labels(root: Path) -> None:
-    source = MimicCXRSource(root)
-    with pytest.raises(MissingFileError, match="chexpert"):
-        source.published_labels(str(STUDY))
-    columns = ",".join(["study_id", *LABELS])
-    (root / "mimic-cxr-2.0.0-chexpert.csv").write_text(f"{columns}\n{STUDY},{',' * 13}1.0\n")
-    assert source.published_labels(str(STUDY)) == {"Support Devices": 1}

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.mimic_tables import LABELS, Image, find_table, read_images, read_labels
+from xraygpt.preparation.sources.mimic_tables import Image, find_table, read_images
 from xraygpt.preparation.study import Unusable
 
 
@@ -101,22 +100,6 @@ def test_column_is_absent(tmp_path: Path) -> None:
     split = write(tmp_path, "split", "dicom_id,study,subject_id,split", "1,2,3,4")
     with pytest.raises(DataError, match="columns are missing: 'study_id'; did you mean 'study'"):
         read_images(split, metadata_table(tmp_path))
-
-
-def test_labels(tmp_path: Path) -> None:
-    columns = ",".join(["study_id", *reversed(LABELS)])
-    path = tmp_path / "mimic-cxr-2.1.0-chexpert.csv.gz"
-    rows = [f"50000007,1.0,-1.0,0.0,{',' * 10}", f"50000002,{',' * 13}"]
-    path.write_bytes(gzip.compress("\n".join([columns, *rows]).encode()))
-    labels = read_labels(find_table(tmp_path, "chexpert"))
-    assert labels.of(50000007) == {"Support Devices": 1, "Pneumothorax": -1, "Pneumonia": 0}
-    assert labels.of(50000002) == labels.of(50000003) == labels.of(59999999) == {}
-
-
-@pytest.mark.parametrize("row", ["50000001,2.0" + "," * 13, "x" + "," * 14])
-def test_wrong_labels(tmp_path: Path, row: str) -> None:
-    with pytest.raises(DataError, match="line 2: "):
-        read_labels(write(tmp_path, "chexpert", ",".join(["study_id", *LABELS]), row))
 
 
 def test_table_is_found_whatever_its_version(tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, did_you_mean
+from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import Row, read_table
-from xraygpt.datasets.datasets.annotations import Annotation, normalise_split, summarise
-from xraygpt.datasets.datasets.images import ImageStore, leads_out
+from xraygpt.datasets.datasets.annotations import SPLITS, Annotation, normalise_split, summarise
+from xraygpt.datasets.datasets.images import ImageStore
 
-SPLITS = ("train", "val", "test")
 WITHOUT_REPORTS = "test"
 """The split of images that nothing can be learnt from."""
 
@@ -125,7 +125,7 @@ def _problems(
             problems["rows name no image"].append(row.place)
             continue
         named = f"{row.place}: {row.image_id}"
-        if leads_out(row.image_id):
+        if leads_outside(row.image_id):
             problems["paths lead out of the folder of the images"].append(named)
             continue
         if images is not None and row.image_id not in images:

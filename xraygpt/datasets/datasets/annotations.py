@@ -23,6 +23,9 @@ KEYS = ("image_id", "caption", "split", "study_id")
 """Keys of an annotation that mean something here."""
 MAX_NAMED = 5
 
+SPLITS = ("train", "val", "test")
+"""Names of the splits of a prepared data set."""
+
 # MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
 _SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
 

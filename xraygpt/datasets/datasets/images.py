@@ -11,6 +11,7 @@ from typing import Protocol
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.paths import leads_outside
 from xraygpt.pictures.reading import decode_picture, has_dicom_mark, read_file
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -121,7 +122,7 @@ class LooseImages:
     def _path_below(self, image_id: str) -> str | None:
         """Return the path of the image's file below the folder, or None."""
         parent, slash, name = image_id.rpartition("/")
-        if not name or leads_out(image_id):
+        if not name or leads_outside(image_id):
             return None
         present = self._listing(parent)
         names = (*(name + suffix for suffix in self.suffixes), name)
@@ -139,11 +140,6 @@ class LooseImages:
                 raise DataError(f"{self.folder / below}: cannot be listed ({error})") from error
             self._listings[below] = names
         return self._listings[below]
-
-
-def leads_out(image_id: str) -> bool:
-    """Tell whether an image id, taken as a path, may lead out of the folder of the images."""
-    return image_id.startswith("/") or ".." in image_id.split("/")
 
 
 def _is_image(path: Path, suffixes: Sequence[str]) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from xraygpt.common.utils import file_sha256
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.assembly import CHECKSUM_FILE, RECORD_FILE
@@ -23,12 +23,12 @@ def write_checksums(folder: Path, scratch: Path) -> None:
     """
     with (scratch / CHECKSUM_FILE).open("w", encoding="utf-8") as file:
         for name in (ANNOTATION_FILE, RECORD_FILE):
-            file.write(f"{_hash_of(folder / name)}  {name}\n")
+            file.write(f"{file_sha256(folder / name)}  {name}\n")
         if (folder / IMAGE_FOLDER).is_dir():
             file.writelines(f"{digest}  {IMAGE_FOLDER}/{name}\n" for name, digest in _images(folder))
         else:
             shards = sorted((folder / SHARD_FOLDER).glob("*"))
-            file.writelines(f"{_hash_of(path)}  {path.relative_to(folder)}\n" for path in shards)
+            file.writelines(f"{file_sha256(path)}  {path.relative_to(folder)}\n" for path in shards)
     (scratch / CHECKSUM_FILE).replace(folder / CHECKSUM_FILE)
 
 
@@ -38,8 +38,3 @@ def _images(folder: Path) -> Iterator[tuple[str, str]]:
             for picture in json.loads(line).get("pictures", ()):
                 if picture.get("outcome") == "written":
                     yield picture["file"], picture["sha256"]
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -114,7 +114,8 @@ def _move_to_shards(progress: Progress, folder: OutputFolder, shard_bytes: int) 
     if not progress.is_complete("shards"):
         write_shards(folder.path, shard_bytes)
         progress.mark_complete("shards")
-    shutil.rmtree(folder.images, ignore_errors=True)
+    if folder.images.is_dir():
+        shutil.rmtree(folder.images)
 
 
 def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:

@@ -9,28 +9,18 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from xraygpt.common.downloads import HEAD_BYTES, mistaken_download
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.members import Limits, Member, Wanted, leads_outside, printable, refusal
+from xraygpt.common.paths import leads_outside
+from xraygpt.preparation.sources.members import ZIP_DAMAGES, Limits, Member, Wanted, printable, refusal
 from xraygpt.preparation.sources.tar_stream import FREE_BYTES, MAX_RATIO, read_tar
 from xraygpt.preparation.study import Unusable
 
 KINDS = "a folder or an archive (.tgz, .tar.gz, .tar or .zip)"
 _ZIP_MAGIC = b"PK"
-# zipfile answers damage, unknown compression and passwords by all of these.
-_ZIP_DAMAGES = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 def read_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
@@ -117,7 +107,7 @@ def _zip_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member 
                     problem = refusal(entry.filename, entry.file_size, limits)
                     yield problem or Member(printable(entry.filename), archive.read(entry))
                 count += 1
-    except _ZIP_DAMAGES as error:
+    except ZIP_DAMAGES as error:
         raise DataError(
             f"{path}: truncated or damaged after {count} members ({error}); download it again"
         ) from error

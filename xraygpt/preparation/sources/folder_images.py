@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from xraygpt.preparation.sources.members import leads_outside
+from xraygpt.common.paths import leads_outside
 from xraygpt.preparation.sources.names import image_ids
 
 

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.tables import Row, check_columns, read_table
-from xraygpt.datasets.datasets.annotations import normalise_split, summarise
-from xraygpt.preparation.sources.splits import SPLITS
+from xraygpt.datasets.datasets.annotations import SPLITS, normalise_split, summarise
 
 
 @dataclass(frozen=True, slots=True)

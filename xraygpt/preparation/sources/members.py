@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from xraygpt.common.paths import leads_outside
 from xraygpt.preparation.study import Unusable
 
 MEBIBYTE = 1 << 20
 SHOWN_CHARACTERS = 200
+
+# zipfile answers damage, unknown compression and passwords by all of these.
+ZIP_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +54,6 @@ def printable(text: str) -> str:
     """Return a name from outside as one line that any terminal and any file can take."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
     return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 3] + "..."
-
-
-def leads_outside(name: str) -> str | None:
-    """Say why a path is not one below its root, on any system; None if it is."""
-    if re.match(r"[/\\]|[A-Za-z]:", name):
-        return "its path is absolute"
-    if ".." in re.split(r"[/\\]", name):
-        return "its path leads upwards (..)"
-    return None
 
 
 def refusal(name: str, size: int, limits: Limits) -> Unusable | None:

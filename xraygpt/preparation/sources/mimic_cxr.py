@@ -12,10 +12,8 @@ from xraygpt.preparation.sources.mimic_sections import parse_sections
 from xraygpt.preparation.sources.mimic_tables import (
     Image,
     ImageTable,
-    LabelTable,
     find_table,
     read_images,
-    read_labels,
 )
 from xraygpt.preparation.study import Picture, Study, Unusable
 
@@ -79,17 +77,6 @@ class MimicCXRSource:
             except UnusableFileError as error:
                 yield Unusable(self.reports.place(subject, study), str(error))
 
-    def published_labels(self, study_id: str) -> dict[str, int]:
-        """Return the CheXpert labels published for a study: label -> 1, 0 or -1 (uncertain).
-
-        What the report does not mention is absent; empty if the study is not in the table.
-
-        Raises:
-            MissingFileError: there is no table of labels.
-            DataError: the table is damaged.
-        """
-        return self._labels.of(int(study_id))
-
     def _study(self, subject: int, study: int, split: str, images: Sequence[Image]) -> Study:
         sections = parse_sections(self.reports.read(subject, study))
         files = self.images.images(subject, study)
@@ -131,7 +118,3 @@ class MimicCXRSource:
             wanted = ", ".join(sorted(self.views))
             raise DataError(f"{self.metadata_table}: no image has the view {wanted}; there are: {there}")
         return table
-
-    @cached_property
-    def _labels(self) -> LabelTable:
-        return read_labels(find_table(self.tables, "chexpert"))

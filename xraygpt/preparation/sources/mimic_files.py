@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Protocol
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.preparation.sources.members import ZIP_DAMAGES
 
 MAX_REPORT_BYTES = 1 << 20
 OUTSIDE = "is a link to a place outside of the data; not followed"
 NO_FILE = "no such file"
 NO_REPORT = "there is no report"
 IMAGE_SUFFIXES = (".jpg", ".dcm")
-_ZIP_DAMAGES = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
 _REPORT = re.compile(r"(?:^|/)p1[0-9]/p1[0-9]{7}/s(5[0-9]{7})\.txt$")
 
 
@@ -153,14 +152,7 @@ class ReportZip:
         try:
             with self.archive.open(entry) as file:
                 return _text(file.read(MAX_REPORT_BYTES + 1))
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            OSError,
-            NotImplementedError,
-            RuntimeError,
-        ) as error:
+        except ZIP_DAMAGES as error:
             raise UnusableFileError(f"the report cannot be unpacked ({error})") from error
 
 

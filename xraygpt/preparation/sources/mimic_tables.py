@@ -13,36 +13,17 @@ import numpy as np
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.tables import Row, read_table
+from xraygpt.datasets.datasets.annotations import SPLITS
 from xraygpt.preparation.sources.members import printable
-from xraygpt.preparation.sources.splits import SPLITS
 from xraygpt.preparation.study import Unusable
 
 PUBLISHED_SPLITS = ("train", "validate", "test")
 """As `SPLITS`, in the words of the table."""
 NO_VIEW = -1
 """Code of the view of an image that the metadata do not have."""
-LABELS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "No Finding",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
-    "Support Devices",
-)
-"""Columns of the table of CheXpert labels."""
-
 Records = np.ndarray[Any, np.dtype[np.void]]
 _IMAGE = np.dtype([("subject", "u4"), ("study", "u4"), ("dicom", "S44"), ("split", "i1"), ("view", "i4")])
 _VIEW = np.dtype([("dicom", "S44"), ("view", "i4")])
-_NOT_MENTIONED = -9
 _SUBJECT = re.compile(r"1[0-9]{7}")
 _STUDY = re.compile(r"5[0-9]{7}")
 _DICOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -88,30 +69,12 @@ class ImageTable:
         return None if code == NO_VIEW else self.views[code]
 
 
-@dataclass(frozen=True)
-class LabelTable:
-    """Published CheXpert labels of the studies."""
-
-    studies: np.ndarray
-    """Study numbers, uint32 (N,), ascending."""
-    values: np.ndarray
-    """int8 (N, 14), in the order of `LABELS`."""
-
-    def of(self, study: int) -> dict[str, int]:
-        """Return label -> 1, 0 or -1 (uncertain) for what the report mentions; empty for an unknown study."""
-        index = int(np.searchsorted(self.studies, study))
-        if index == len(self.studies) or self.studies[index] != study:
-            return {}
-        values = self.values[index].tolist()
-        return {name: value for name, value in zip(LABELS, values, strict=True) if value != _NOT_MENTIONED}
-
-
 def find_table(folder: Path, kind: str) -> Path:
     """Return the table of one kind, of any version and compressed or not.
 
     Args:
         folder: where the tables lie.
-        kind: ``split``, ``metadata`` or ``chexpert``.
+        kind: ``split`` or ``metadata``.
 
     Raises:
         MissingFileError: there is none.
@@ -151,19 +114,6 @@ def read_images(split_table: Path, metadata_table: Path) -> ImageTable:
     views = _join_views(records, metadata_table, split_table, problems)
     order = np.lexsort((records["dicom"], records["study"], records["subject"]))
     return ImageTable(records[order], views, conflicts, tuple(problems))
-
-
-def read_labels(table: Path) -> LabelTable:
-    """Read the published labels.
-
-    Raises:
-        DataError: the table is damaged, lacks a column, or has a value that is no label or no study.
-    """
-    record = np.dtype([("study", "u4"), ("values", "i1", (len(LABELS),))])
-    rows = read_table(table, ("study_id", *LABELS))
-    records = np.fromiter((_label_record(row) for row in rows), record)
-    records = records[np.argsort(records["study"], kind="stable")]
-    return LabelTable(records["study"].copy(), records["values"].copy())
 
 
 def _split_records(
@@ -231,20 +181,3 @@ def _join_views(
         for dicom in metadata["dicom"][~known]
     ]
     return tuple(codes)
-
-
-def _label_record(row: Row) -> tuple[int, tuple[int, ...]]:
-    study = row.values["study_id"]
-    if not _STUDY.fullmatch(study):
-        raise DataError(f"{row.place}: study_id '{study}' is not 8 digits that begin with 5")
-    return int(study), tuple(_label(row, name) for name in LABELS)
-
-
-def _label(row: Row, name: str) -> int:
-    text = row.values[name].strip()
-    if not text:
-        return _NOT_MENTIONED
-    value = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1}.get(text)
-    if value is None:
-        raise DataError(f"{row.place}: '{name}' is '{text}'; 1.0, 0.0, -1.0 or nothing is expected")
-    return value

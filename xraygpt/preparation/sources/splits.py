@@ -9,10 +9,9 @@ from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.tables import check_columns, read_table
-from xraygpt.datasets.datasets.annotations import normalise_split, summarise
+from xraygpt.datasets.datasets.annotations import SPLITS, normalise_split, summarise
 from xraygpt.preparation.sources.names import stem
 
-SPLITS = ("train", "val", "test")
 ID_COLUMNS = ("study_id", "image_id", "id", "uid", "dicom_id")
 """Columns or keys that name what belongs to a split; the first that is there."""
 NOT_NAMED = "not in the split file"

@@ -16,7 +16,8 @@ from tarfile import HeaderError, ReadError, TarError, TarFile, TarInfo
 from typing import BinaryIO
 
 from xraygpt.common.errors import DataError
-from xraygpt.preparation.sources.members import Limits, Member, Wanted, leads_outside, printable, refusal
+from xraygpt.common.paths import leads_outside
+from xraygpt.preparation.sources.members import Limits, Member, Wanted, printable, refusal
 from xraygpt.preparation.study import Unusable
 
 MAX_RATIO = 500

@@ -18,8 +18,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from xraygpt.datasets.phantom.truth import Truth
+from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.preparation.sources.mimic_cxr import REPORTS_ZIP
-from xraygpt.preparation.sources.mimic_tables import LABELS
 from xraygpt.preparation.synthetic.dicom import dicom_bytes
 from xraygpt.preparation.synthetic.phantoms import SEED, Phantoms, encode, new_tree
 from xraygpt.preparation.synthetic.report_layout import EXAMINATIONS, write_mimic_report
@@ -66,6 +66,7 @@ METADATA_COLUMNS = (
     "ViewCodeSequence_CodeMeaning",
     "PatientOrientationCodeSequence_CodeMeaning",
 )
+LABELS = tuple(sorted(CLASSES))  # the order of the published table
 LABEL_COLUMNS = ("subject_id", "study_id", *LABELS)
 FINDING_LABELS = {
     "cardiomegaly": "Cardiomegaly",

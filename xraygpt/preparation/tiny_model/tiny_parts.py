@@ -6,7 +6,6 @@ names, all in float16. What trained them is kept beside them: log, configuration
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, MissingFileError
+from xraygpt.common.utils import file_sha256
 
 STEPS = {
     "llm": "train_configs/tiny/1_llm.yaml",
@@ -93,7 +93,7 @@ def write_record(target: Path) -> list[Path]:
     record = {
         "data": "synthetic radiographs and reports of this project only; nothing comes from patients",
         "files": {
-            str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for path in files
         },
         "trainings": {log.stem: _summary(log) for log in logs},
@@ -155,7 +155,3 @@ def _require(trained: Path, weights: Iterable[str], steps: Mapping[str, str]) ->
         raise MissingFileError(
             f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"
         )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

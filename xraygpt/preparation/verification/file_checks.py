@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.utils import file_sha256
 from xraygpt.datasets.datasets.images import decode_image, read_image
 from xraygpt.datasets.datasets.shard_index import Shard
 
@@ -43,7 +43,7 @@ def check_some_shards(shards: Sequence[Shard], folder: Path, decode: bool) -> li
 
 def _check_file(file: FileToCheck) -> Iterator[Found]:
     try:
-        if file.digest and _digest(file.path) != file.digest:
+        if file.digest and file_sha256(file.path) != file.digest:
             yield "files that differ from their checksum", str(file.path)
     except OSError as error:
         yield "files that cannot be read", f"{file.path} ({error.strerror})"
@@ -59,7 +59,7 @@ def _check_shard(path: Path, shard: Shard, decode: bool) -> Iterator[Found]:
     try:
         if path.stat().st_size != shard.bytes:
             return
-        if _digest(path) != shard.sha256:
+        if file_sha256(path) != shard.sha256:
             yield "shards that differ from the checksum in the index", str(path)
         with path.open("rb") as file:
             yield from _check_members(path, file, shard)
@@ -102,8 +102,3 @@ def _check_images(path: Path, file: BinaryIO, shard: Shard) -> Iterator[Found]:
             decode_image(io.BytesIO(file.read(member.size)), f"{path}: {member.image_id}", DECODE_SIZE)
         except DataError as error:
             yield "images that cannot be decoded", str(error)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

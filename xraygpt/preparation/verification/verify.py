@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraygpt.common.errors import MissingFileError, XrayGPTError
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER, Annotation, scan_annotations
+from xraygpt.datasets.datasets.annotations import (
+    ANNOTATION_FILE,
+    IMAGE_FOLDER,
+    SPLITS,
+    Annotation,
+    scan_annotations,
+)
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.assembly import RECORD_FILE
 from xraygpt.preparation.pipeline.output_folder import WORK_FOLDER
 from xraygpt.preparation.verification.verification import Verification
 from xraygpt.preparation.verification.verify_files import check_files
 from xraygpt.preparation.verification.verify_record import check_record
-
-SPLITS = ("train", "val", "test")
 
 
 def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Verification:
