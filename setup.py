@@ -70,9 +70,11 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8.3",
-            "rouge-score>=0.1.2",  # with sacrebleu what our own ROUGE and BLEU are held against
+            # rouge-score, sacrebleu and scikit-learn: what our own ROUGE, BLEU and F1 are held against
+            "rouge-score>=0.1.2",
             "ruff>=0.9",
             "sacrebleu>=2.4",
+            "scikit-learn>=1.5",
             "webdataset>=1.0",  # reads the shards that are written here
         ],
     },

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.metrics.clinical import (
@@ -62,7 +63,6 @@ def test_macro_by_hand_counts_empty_classes_as_zero() -> None:
 
 
 def test_equals_scikit_learn() -> None:
-    sklearn = pytest.importorskip("sklearn.metrics")
     for metric in RULE_F1:
         _, _, average, count, *uncertain = metric.name.split("_")
         columns = [CLASSES.index(name) for name in (CLASSES if count == "14" else FIVE_CLASSES)]
@@ -70,7 +70,7 @@ def test_equals_scikit_learn() -> None:
             present_classes(texts, uncertain=bool(uncertain))[:, columns]
             for texts in (REFERENCES, HYPOTHESES)
         )
-        expected = sklearn.f1_score(truth, found, average=average, zero_division=0)
+        expected = f1_score(truth, found, average=average, zero_division=0)
         assert metric(REFERENCES, HYPOTHESES) == pytest.approx(expected, abs=1e-12)
 
 

@@ -102,9 +102,9 @@ def test_sentences_of_two_rules_go_through_both() -> None:
             "one two three four five six seven eight nine.",
             IMPRESSION,
             "min_findings_words",
-            "findings: words 9, needed 10",
+            'findings: words 9, needed 10: "one two three four five six seven eight nine."',
         ),
-        (FINDINGS, "Negative.", "min_impression_words", "impression: words 1, needed 2"),
+        (FINDINGS, "Negative.", "min_impression_words", 'impression: words 1, needed 2: "Negative."'),
     ],
 )
 def test_dropped(findings: str, impression: str, name: str, detail: str) -> None:

@@ -168,7 +168,7 @@ def impression_short(texts: Mapping[str, str], config: CleaningConfig) -> str:
 
 def _short(name: str, text: str, limit: int) -> str:
     count = len(text.split())
-    return f"{name}: words {count}, needed {limit}" if text and count < limit else ""
+    return f'{name}: words {count}, needed {limit}: "{text}"' if text and count < limit else ""
 
 
 DROP_RULES: Mapping[str, Callable[[Mapping[str, str], CleaningConfig], str]] = {
