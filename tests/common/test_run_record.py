@@ -32,7 +32,7 @@ def test_damaged_record_is_named(tmp_path: Path, text: str) -> None:
 
 def test_cut_off_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"seconds"')
-    with pytest.raises(DataError, match=r"run\.json: no valid JSON"):
+    with pytest.raises(DataError, match=r"run\.json: not valid JSON"):
         read_number(tmp_path / "run.json", "seconds")
 
 

@@ -83,7 +83,7 @@ def test_missing_columns_are_named_with_the_nearest(tmp_path: Path, text: str) -
         ("t.json", b'[{"a": 1},', r"not valid JSON"),
         ("t.json", b'{"rows": []}', r'one under the key "annotations"'),
         ("t.json", b"[3]", r"row \[0\]: expected an object, found int"),
-        ("t.json", b"[" * 100_000, r"not valid JSON"),
+        ("t.json", b"[" * 100_000, r"nested too deeply"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', r"line 2: not valid JSON"),
         ("t.xlsx", b"PK", r"not known as a table; one of \.csv"),
     ],

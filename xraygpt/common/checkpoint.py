@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from xraygpt.common.downloads import HEAD_BYTES, mistaken_download
 from xraygpt.common.errors import CheckpointError, MissingFileError
+from xraygpt.common.files import HEAD_BYTES, mistaken_download
 
 _MAX_LISTED = 12
 _FOLDER_WEIGHTS = (

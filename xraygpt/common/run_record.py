@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.common.utils import load_json
+from xraygpt.common.files import load_json
 
 RUN_FILE = "run.json"
 

@@ -15,8 +15,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xraygpt.common.downloads import HEAD_BYTES, mistaken_download
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean
+from xraygpt.common.files import HEAD_BYTES, mistaken_download, parse_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
@@ -170,14 +170,14 @@ def _json_lines(path: Path, file: BufferedIOBase, needed: Sequence[str]) -> Iter
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
             row = Row({}, path, number)
-            yield row._replace(values=_texts(row.place, _parsed(row.place, line), needed))
+            yield row._replace(values=_texts(row.place, parse_json(line, row.place), needed))
 
 
 def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str]) -> Iterator[Row]:
     content = _guarded(path, lambda: file.read(MAX_JSON_BYTES), 0)
     if len(content) == MAX_JSON_BYTES:
         raise DataError(f"{path}: too large to be read as a whole; save it as JSON Lines (.jsonl)")
-    rows = _parsed(str(path), content)
+    rows = parse_json(content, str(path))
     if isinstance(rows, Mapping):
         rows = rows.get("annotations")
     if not isinstance(rows, list):
@@ -185,13 +185,6 @@ def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str]) -> Itera
     for number, value in enumerate(rows):
         row = Row({}, path, number)
         yield row._replace(values=_texts(row.place, value, needed))
-
-
-def _parsed(place: str, text: str | bytes) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: not valid JSON ({error})") from error
 
 
 def _texts(place: str, value: Any, needed: Sequence[str]) -> dict[str, str]:

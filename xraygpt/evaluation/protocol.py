@@ -17,7 +17,7 @@ from typing import Any
 
 import xraygpt
 from xraygpt.common.code_version import git_hash
-from xraygpt.common.utils import file_sha256
+from xraygpt.common.files import file_sha256
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import Scores
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.files import read_text
 from xraygpt.common.paths import require_file
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, fill_template
 
@@ -39,7 +40,7 @@ def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> 
         ConfigError: no usable line, or one with several placeholders.
     """
     file = require_prompts(path, where)
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in read_text(file).splitlines()]
     prompts = []
     for number, line in enumerate(lines, start=1):
         if line.count(IMAGE_PLACEHOLDER) > 1:

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from xraygpt.common.files import file_sha256
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.precision import DTYPES
-from xraygpt.common.utils import file_sha256
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.evaluation.generation_facts import OTHER_REFERENCES, facts_from_settings
 from xraygpt.evaluation.protocol import GenerationFacts

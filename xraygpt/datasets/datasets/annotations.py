@@ -8,13 +8,13 @@ without it, each image is an examination of its own. Further keys, such as ``"vi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import load_json
 
 ANNOTATION_FILE = "filter_cap.json"
 IMAGE_FOLDER = "image"
@@ -111,10 +111,7 @@ def read_rows(path: Path) -> list[Any]:
             f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
             'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+    content = load_json(path)
     rows = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(rows, list):
         raise DataError(f'{path}: expected an object with a list under the key "annotations"')

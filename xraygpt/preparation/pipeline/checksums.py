@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from xraygpt.common.utils import file_sha256
+from xraygpt.common.files import file_sha256
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.assembly import CHECKSUM_FILE, RECORD_FILE

@@ -12,8 +12,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from xraygpt.common.downloads import HEAD_BYTES, mistaken_download
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import HEAD_BYTES, mistaken_download
 from xraygpt.common.paths import leads_outside
 from xraygpt.preparation.sources.members import ZIP_DAMAGES, Limits, Member, Wanted, printable, refusal
 from xraygpt.preparation.sources.tar_stream import FREE_BYTES, MAX_RATIO, read_tar

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, MissingFileError
-from xraygpt.common.utils import file_sha256
+from xraygpt.common.files import file_sha256
 
 STEPS = {
     "llm": "train_configs/tiny/1_llm.yaml",

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from urllib.parse import unquote
 
 from xraygpt.common.errors import DataError
-from xraygpt.common.utils import file_sha256
+from xraygpt.common.files import file_sha256
 from xraygpt.datasets.datasets.images import decode_image, read_image
 from xraygpt.datasets.datasets.shard_index import Shard
 
