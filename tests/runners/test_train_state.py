@@ -125,7 +125,7 @@ BROKEN: dict[str, tuple[str, Change]] = {
     "no state": ("optimizer.state", lambda c: (c["optimizer"].update(state={}), c.update(scaler=None))),
     "state text": ("optimizer", entry("optimizer", "state", value="x")),
     "state list": (r"optimizer.state\[0\]", entry("optimizer", "state", 0, value=[1])),
-    "state half": (r"exp_avg, exp_avg_sq, step", entry("optimizer", "state", 0, value={})),
+    "state half": ("step, exp_avg, exp_avg_sq", entry("optimizer", "state", 0, value={})),
     "groups number": ("param_groups", entry("optimizer", "param_groups", value=3)),
     "groups fewer": ("param_groups", entry("optimizer", "param_groups", value=[])),
     "groups of numbers": (r"param_groups\[0\]", entry("optimizer", "param_groups", value=[1, 2])),
