@@ -38,6 +38,7 @@ from xraygpt.runners.run_folder import (
     take_over,
 )
 from xraygpt.runners.skipped_images import SkippedImages
+from xraygpt.runners.trackers import check_trackers, open_trackers
 from xraygpt.runners.train_state import (
     TrainProgress,
     load_trainable_state,
@@ -122,6 +123,7 @@ class RunnerBase:
         for split in (*self.run.valid_splits, *self.run.test_splits):
             datasets_of(datasets, split)
         if not self.run.evaluate:
+            check_trackers(self.run.log_with)
             self.stream = build_train_stream(
                 self.run,
                 datasets,
@@ -203,7 +205,17 @@ class RunnerBase:
         if self.world_size > 1:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
-        return MetricsWriter(metrics)
+        trackers = (
+            open_trackers(
+                self.run.log_with,
+                self.output_dir,
+                step=self.progress.global_step,
+                config=self.config.to_dict(),
+            )
+            if is_main_process()
+            else []
+        )
+        return MetricsWriter(metrics, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
