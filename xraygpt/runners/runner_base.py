@@ -24,7 +24,7 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.loader import BatchLoader
 from xraygpt.datasets.stream import EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
-from xraygpt.runners.data import build_train_stream, datasets_of
+from xraygpt.runners.data import build_train_stream, datasets_of, log_cut_captions
 from xraygpt.runners.resume import check_settings
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
@@ -149,6 +149,8 @@ class RunnerBase:
         """
         if self.run.evaluate:
             return self._evaluate_only()
+        if is_main_process():
+            log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
         writer = self._start_or_resume()
         context = TrainContext(
             device=self.device,
