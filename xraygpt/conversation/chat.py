@@ -11,12 +11,14 @@ from torch import Tensor
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.image_modes import to_8_bit
 from xraygpt.conversation.messages import (
     IMAGE_MARK,
     IMAGE_PLACEHOLDER,
     Conversation,
     trained_conversation,
 )
+from xraygpt.pictures.reading import read_image
 
 
 class ChatModel(Protocol):
@@ -83,11 +85,15 @@ class Chat:
         """Add a radiograph to the conversation; `img_list` gets its embeddings (1, Q, D).
 
         Args:
-            image: a file, a PIL image, or a processed (3, H, W) or (1, 3, H, W) tensor.
+            image: a file, DICOM included, a PIL image, or a processed (3, H, W) or (1, 3, H, W) tensor.
+
+        Raises:
+            DataError: the file cannot be read, or is DICOM and no chest radiograph.
         """
         if isinstance(image, (str, Path)):
-            with Image.open(image) as opened:
-                image = opened.copy()
+            image = read_image(Path(image))
+        elif isinstance(image, Image.Image):
+            image = to_8_bit(image)
         pixels = image if isinstance(image, Tensor) else self.vis_processor(image)
         pixels = pixels.unsqueeze(0) if pixels.dim() == 3 else pixels
         embeds, _ = self.model.encode_img(pixels.to(self.device))
