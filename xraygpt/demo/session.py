@@ -12,7 +12,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.image_modes import to_rgb
-from xraygpt.conversation.chat import Chat
+from xraygpt.conversation.chat import MAX_LENGTH, Chat
 from xraygpt.conversation.conversation import Conversation
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.pictures.reading import read_image
@@ -63,7 +63,7 @@ def ask(
     if not question.strip():
         raise DataError("Type a question first.")
     conversation = session.conversation.copy()
-    chat.ask(question.strip(), conversation)
+    chat.ask(question.strip(), conversation, MAX_LENGTH)
     asked = _turns(conversation)
     yield asked
     for text in chat.stream_answer(conversation, session.images, generation):
