@@ -95,13 +95,14 @@ class Page:
 
     def check(
         self, question: str, session: Session | None, beams: float, temperature: float
-    ) -> dict[str, Any]:
-        """Refuse a question that is far too long before it waits for the model; inputs as of `answer`."""
+    ) -> list[dict[str, Any]]:
+        """Refuse a question that is far too long before it waits for the model; one verdict on each input."""
+        verdicts = [gr.validate(True, "")] * 4
         try:
             self.chat.check_length(question, MAX_LENGTH)
         except DataError as error:
-            return gr.validate(False, str(error))
-        return gr.validate(True, "")
+            verdicts[0] = gr.validate(False, str(error))
+        return verdicts
 
     def answer(
         self, question: str, session: Session | None, beams: float, temperature: float
