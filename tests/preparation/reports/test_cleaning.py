@@ -312,9 +312,12 @@ def test_findings_outlive_their_comparison(sentence: str, finding: str) -> None:
         FINDINGS,
         "The heart is enlarged.There is a small left pleural effusion, unchanged from prior. "
         "There are XXXX surgical clips.",
-        "1. The heart, pulmonary XXXX and mediastinum are normal. 2. No change of the nodule at T8 seen on the prior CT.",
-        "Lungs are clear, and the XXXX is normal. Compared to XXXX, a left chest tube was placed at 9 a.m. by Dr. XXXX.",
-        "Sternotomy XXXX are intact. The cardiac silhouette has increased and has a usual shape. A XXXX ICD is seen.",
+        "1. The heart, pulmonary XXXX and mediastinum are normal. 2. No change of the nodule "
+        "at T8 seen on the prior CT.",
+        "Lungs are clear, and the XXXX is normal. Compared to XXXX, a left chest tube was placed "
+        "at 9 a.m. by Dr. XXXX.",
+        "Sternotomy XXXX are intact. The cardiac silhouette has increased and has a usual shape. "
+        "A XXXX ICD is seen.",
     ],
 )
 def test_capitals_make_no_difference(findings: str, change: Callable[[str], str]) -> None:

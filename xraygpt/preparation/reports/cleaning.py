@@ -4,12 +4,12 @@ The rules are those of the reference's data set pages: reports without both sect
 are dropped; comparisons with earlier examinations, marks of de-identification and the view are removed;
 findings and impression become one text.
 
-A section in capitals, or without any, is first written as others are (`SENTENCE_CASE`). Marks for which only
-one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a test, which says whether
-it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test, does not mean the same
-(`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the report would lose a finding
-by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the end the labels of the whole
-report are compared once more (`lost_findings`).
+A section in capitals, or without any, is first written like others (`SENTENCE_CASE`). Marks for which only
+one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a test, which says
+whether it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test, does not mean
+the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the report would lose
+a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the end the labels
+of the whole report are compared once more (`lost_findings`).
 """
 
 from __future__ import annotations

@@ -79,15 +79,15 @@ _BROKEN = re.compile(
 
 _ACRONYMS = frozenset(
     """
-    aicd ap ards avn cabg cad chf copd ct cta cxr djd dvt ecg ekg et ett ge hiv icd icu ij iv ivc kub lll lul lv mri
-    ng og orif pa pe pet picc ptx rll rml rul rv svc tavr tb vp
+    aicd ap ards avn cabg cad chf copd ct cta cxr djd dvt ecg ekg et ett ge hiv icd icu ij iv ivc kub lll lul
+    lv mri ng og orif pa pe pet picc ptx rll rml rul rv svc tavr tb vp
     """.split()  # noqa: SIM905
 )
 """Written in capitals in any text; so is the number of a vertebra, ``T8``."""
 _START = re.compile(
     r"(?:^\W*|[.!?][\"')\]]*\s+|(?<=[a-z)]{2}\.)(?=[a-z]+\s)|(?:^|\s)\(?\d{1,2}(?:\.\)?|\)),?\s*)([a-z])"
 )
-"""The first letter of a sentence or of the item of a list; see `split_sentences`, which looks for capitals."""
+"""The first letter of a sentence or of the item of a list, where `split_sentences` looks for a capital."""
 
 
 def sentence_case(text: str) -> str:
