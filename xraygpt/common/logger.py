@@ -8,9 +8,9 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -47,6 +47,16 @@ def setup_logger(output_dir: str | Path | None = None, level: int = logging.INFO
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+class Tracker(Protocol):
+    """Keeps metrics somewhere else as well."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Keep one line of `metrics.jsonl`, which has at least ``event`` and ``step``."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
 class MetricsWriter:
     """Appends one JSON object per line to a file; only process 0 writes.
 
@@ -55,10 +65,12 @@ class MetricsWriter:
 
     Args:
         path: the file; its folder is made if need be.
+        trackers: get each line, too; closed with the file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trackers: Sequence[Tracker] = ()) -> None:
         self.path = Path(path)
+        self.trackers = trackers
         self._file: IO[str] | None = None
         if is_main_process():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +79,19 @@ class MetricsWriter:
     def write(self, values: Mapping[str, Any]) -> None:
         """Append `values` as one line."""
         if self._file is not None:
-            self._file.write(json.dumps(_json_value(values), ensure_ascii=False, allow_nan=False) + "\n")
+            record = _json_value(values)
+            self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             self._file.flush()
+            for tracker in self.trackers:
+                tracker.write(record)
 
     def close(self) -> None:
         """Close the file; writing afterwards does nothing."""
         if self._file is not None:
             self._file.close()
             self._file = None
+            for tracker in self.trackers:
+                tracker.close()
 
 
 def _json_value(value: Any) -> Any:

@@ -31,6 +31,10 @@ class SizedDataset(Protocol):
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
+    def caption(self, index: int) -> str:
+        """Return the report of a sample, processed, without opening its image."""
+        ...
+
 
 class TrainStream(Dataset[Batch | XrayGPTError]):
     """Item s is this process's batch at step s, for any s >= 0.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.stream import SizedDataset, TrainStream
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.tasks.context import Splits
+
+MAX_COUNTED = 20_000
+"""Reports of a split that are looked at for their length; of a larger one, as many at equal distances."""
+
+logger = logging.getLogger(__name__)
 
 
 def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[SizedDataset]:
@@ -53,3 +60,24 @@ def build_train_stream(
         world_size=world_size,
         prompts=prompts,
     )
+
+
+def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:
+    """Log, for each data set and split, how many reports are longer than ``max_txt_len`` and are cut."""
+    wanted = dict.fromkeys(map(normalise_split, splits))
+    for name, parts in datasets.items():
+        for split in wanted:
+            if split not in parts:
+                continue
+            data = parts[split]
+            counted = range(len(data))[:: -(-len(data) // MAX_COUNTED)]
+            cut = model.cut_captions([data.caption(index) for index in counted])
+            if cut:
+                logger.warning(
+                    "data set %s, split %s: %d of %d reports%s are longer than model.max_txt_len and are cut",
+                    name,
+                    split,
+                    cut,
+                    len(counted),
+                    f" looked at ({len(data)} in all)" if len(counted) < len(data) else "",
+                )

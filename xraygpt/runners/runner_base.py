@@ -24,7 +24,7 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.loader import BatchLoader
 from xraygpt.datasets.stream import EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
-from xraygpt.runners.data import build_train_stream, datasets_of
+from xraygpt.runners.data import build_train_stream, datasets_of, log_cut_captions
 from xraygpt.runners.resume import check_settings
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
@@ -38,6 +38,7 @@ from xraygpt.runners.run_folder import (
     take_over,
 )
 from xraygpt.runners.skipped_images import SkippedImages
+from xraygpt.runners.trackers import check_trackers, open_trackers
 from xraygpt.runners.train_state import (
     TrainProgress,
     load_trainable_state,
@@ -122,6 +123,7 @@ class RunnerBase:
         for split in (*self.run.valid_splits, *self.run.test_splits):
             datasets_of(datasets, split)
         if not self.run.evaluate:
+            check_trackers(self.run.log_with)
             self.stream = build_train_stream(
                 self.run,
                 datasets,
@@ -147,6 +149,8 @@ class RunnerBase:
         """
         if self.run.evaluate:
             return self._evaluate_only()
+        if is_main_process():
+            log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
         writer = self._start_or_resume()
         context = TrainContext(
             device=self.device,
@@ -203,7 +207,17 @@ class RunnerBase:
         if self.world_size > 1:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
-        return MetricsWriter(metrics)
+        trackers = (
+            open_trackers(
+                self.run.log_with,
+                self.output_dir,
+                step=self.progress.global_step,
+                config=self.config.to_dict(),
+            )
+            if is_main_process()
+            else []
+        )
+        return MetricsWriter(metrics, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
