@@ -8,9 +8,9 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TextIO, TypeVar
+from typing import IO, Any, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -99,6 +99,16 @@ def _silence_libraries() -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+class Tracker(Protocol):
+    """Keeps metrics somewhere else as well."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Keep one line of `metrics.jsonl`, which has at least ``event`` and ``step``."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
 class MetricsWriter:
     """Appends one JSON object per line to a file; only process 0 writes.
 
@@ -107,10 +117,12 @@ class MetricsWriter:
 
     Args:
         path: the file; its folder is made if need be.
+        trackers: get each line, too; closed with the file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, trackers: Sequence[Tracker] = ()) -> None:
         self.path = Path(path)
+        self.trackers = trackers
         self._file: IO[str] | None = None
         if is_main_process():
             with writing(self.path):
@@ -120,15 +132,20 @@ class MetricsWriter:
     def write(self, values: Mapping[str, Any]) -> None:
         """Append `values` as one line."""
         if self._file is not None:
+            record = _json_value(values)
             with writing(self.path):
-                self._file.write(json.dumps(_json_value(values), ensure_ascii=False, allow_nan=False) + "\n")
+                self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
                 self._file.flush()
+            for tracker in self.trackers:
+                tracker.write(record)
 
     def close(self) -> None:
         """Close the file; writing afterwards does nothing."""
         if self._file is not None:
             self._file.close()
             self._file = None
+            for tracker in self.trackers:
+                tracker.close()
 
 
 def _json_value(value: Any) -> Any:

@@ -34,6 +34,10 @@ class SizedDataset(Protocol):
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
+    def caption(self, index: int) -> str:
+        """Return the report of a sample, processed, without opening its image."""
+        ...
+
 
 class TrainStream(Dataset[Batch | Exception]):
     """Item s is this process's batch at step s, for any s >= 0.

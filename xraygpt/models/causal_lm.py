@@ -6,6 +6,7 @@ is written as such a folder at the end, which `MiniGPT4` reads.
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -200,6 +201,10 @@ class CausalLM(BaseModel):
             for file in sorted(self._tokenizer_folder.glob("*token*")):
                 if file.is_file() and file.parent != folder:
                     shutil.copy2(file, folder / file.name)
+
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
+        return sum(len(row) > self.max_txt_len for row in rows)
 
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {

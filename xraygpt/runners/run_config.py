@@ -112,6 +112,9 @@ class RunConfig:
     """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
     log_freq: int = 50
     """Steps between two lines of the log."""
+    log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    """Where the numbers of a training's ``metrics.jsonl`` go as well: "tensorboard" (event files in
+    ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""
     evaluate: bool = False
     """Do not train; score `test_splits` only."""
     next: str | None = None

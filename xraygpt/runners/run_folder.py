@@ -13,6 +13,7 @@ from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.run_record import write_text, writing
+from xraygpt.runners.trackers import TENSORBOARD_FOLDER, WANDB_FOLDER
 from xraygpt.runners.train_state import TrainProgress, read_training
 
 AUTO = "auto"
@@ -84,9 +85,9 @@ def remove_unfinished_saves(output_dir: Path) -> None:
 def set_earlier_run_aside(output_dir: Path) -> None:
     """Move what an earlier run in the same folder left into ``previous-<time>/``.
 
-    That is its checkpoints, its metrics and its list of skipped images.
+    That is its checkpoints, its metrics wherever they are kept, and its list of skipped images.
     """
-    patterns = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE)
+    patterns = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER)
     old = [path for pattern in patterns for path in sorted(output_dir.glob(pattern))]
     if old:
         _set_aside(output_dir, old)

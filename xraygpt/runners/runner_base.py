@@ -36,6 +36,7 @@ from xraygpt.runners.run_folder import (
     set_earlier_run_aside,
     take_over,
 )
+from xraygpt.runners.trackers import check_trackers, open_trackers
 from xraygpt.runners.train_state import (
     TrainProgress,
     check_settings,
@@ -48,6 +49,9 @@ from xraygpt.runners.train_state import (
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext
 
 logger = logging.getLogger(__name__)
+
+MAX_COUNTED = 20_000
+"""Reports of a split that are looked at for their length; of a larger one, as many at equal distances."""
 
 
 @registry.register_runner("runner_base")
@@ -120,6 +124,7 @@ class RunnerBase:
         for split in (*self.run.valid_splits, *self.run.test_splits):
             datasets_of(datasets, split)
         if not self.run.evaluate:
+            check_trackers(self.run.log_with)
             self.stream = build_train_stream(
                 self.run,
                 datasets,
@@ -145,6 +150,8 @@ class RunnerBase:
         """
         if self.run.evaluate:
             return self._evaluate_only()
+        if is_main_process():
+            log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
         writer = self._start_or_resume()
         context = TrainContext(
             device=self.device,
@@ -201,7 +208,17 @@ class RunnerBase:
         if self.world_size > 1:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
-        return MetricsWriter(metrics)
+        trackers = (
+            open_trackers(
+                self.run.log_with,
+                self.output_dir,
+                step=self.progress.global_step,
+                config=self.config.to_dict(),
+            )
+            if is_main_process()
+            else []
+        )
+        return MetricsWriter(metrics, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
@@ -429,3 +446,24 @@ def build_train_stream(
         world_size=world_size,
         prompts=prompts,
     )
+
+
+def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:
+    """Log, for each data set and split, how many reports are longer than ``max_txt_len`` and are cut."""
+    wanted = dict.fromkeys(map(normalise_split, splits))
+    for name, parts in datasets.items():
+        for split in wanted:
+            if split not in parts:
+                continue
+            data = parts[split]
+            counted = range(len(data))[:: -(-len(data) // MAX_COUNTED)]
+            cut = model.cut_captions([data.caption(index) for index in counted])
+            if cut:
+                logger.warning(
+                    "data set %s, split %s: %d of %d reports%s are longer than model.max_txt_len and are cut",
+                    name,
+                    split,
+                    cut,
+                    len(counted),
+                    f" looked at ({len(data)} in all)" if len(counted) < len(data) else "",
+                )

@@ -29,7 +29,7 @@ class CaptionDataset(BaseDataset):
         """
         row = self.annotation[index]
         sample: Sample = {
-            "caption": self.text_processor(row.caption),
+            "caption": self.caption(index),
             "image_id": row.image_id,
             "study_id": row.study_id,
             "source": self.name,
@@ -37,6 +37,10 @@ class CaptionDataset(BaseDataset):
         if self.images is not None:
             sample["image"] = self.vis_processor(self.open_image(index))
         return sample
+
+    def caption(self, index: int) -> str:
+        """Return the report of sample `index`, processed."""
+        return self.text_processor(self.annotation[index].caption)
 
     def open_image(self, index: int) -> Image.Image:
         """Decode the image of sample `index`, no larger than the processor needs it."""
