@@ -432,7 +432,8 @@ def test_first_stage_weights_load_into_a_model_without_text_half(
     later = QueriesOnly(config).eval()
     later.load_parts(config)
     image = batch()["image"]
-    assert torch.equal(later.run_queries(later.embed_image(image)), model.eval().forward_image(image)[0])
+    expected = model.eval().forward_image(image)[0]
+    torch.testing.assert_close(later.run_queries(later.embed_image(image)), expected)
     again = build(config)
     assert all(
         torch.equal(a, b) for a, b in zip(model.Qformer.parameters(), again.Qformer.parameters(), strict=True)

@@ -127,7 +127,7 @@ def test_a_training_goes_on_with_its_language_model_only(
         model=model,
         optimizer=optimizer,
         scaler=None,
-        config={},
+        config={"run": {}},
         epoch=0,
         progress=progress,
         job_id="a",
