@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -103,14 +103,15 @@ def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
         nodes = (section or {}).get("vis_processor") or {}
         split = "eval" if "eval" in nodes else "train"
         if split in nodes:
-            processor = _build(cfg.datasets_cfg[name].vis_processor[split])
+            node = cfg.datasets_cfg[name].vis_processor[split]
+            processor = load_processor(node["name"], node)
             if not isinstance(processor, Blip2ImageTrainProcessor):
                 return processor
             logger.info("datasets.%s.vis_processor.%s crops at random: not used here", name, split)
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval.")
-    return _build(node)
+    return load_processor(node["name"], node)
 
 
 def first_question(prompt_list: list[str], template: str) -> str:
@@ -242,7 +243,3 @@ def _lock(folder: Path, how: int) -> int | None:
             pass
         os.close(descriptor)
     return None
-
-
-def _build(node: Mapping[str, Any]) -> BaseProcessor:
-    return load_processor(node["name"], node)

@@ -37,7 +37,7 @@ class Session:
 
     def turns(self) -> list[Turn]:
         """What was said, the image marks left out."""
-        return _turns(self.conversation)
+        return turns(self.conversation)
 
 
 def begin(chat: Chat, image: Image.Image) -> Session:
@@ -64,7 +64,7 @@ def ask(
         raise DataError("Type a question first.")
     conversation = session.conversation.copy()
     chat.ask(question.strip(), conversation, MAX_LENGTH)
-    asked = _turns(conversation)
+    asked = turns(conversation)
     yield asked
     for text in chat.stream_answer(conversation, session.images, generation):
         if session.ended:
@@ -89,7 +89,8 @@ def preview(image: Image.Image) -> Image.Image:
     return shown
 
 
-def _turns(conversation: Conversation) -> list[Turn]:
+def turns(conversation: Conversation) -> list[Turn]:
+    """Return what was said, the image marks left out."""
     spoken = (
         (str(role), str(text or "").replace(IMAGE_MARK, "").strip()) for role, text in conversation.messages
     )

@@ -68,11 +68,7 @@ class ShardedImages:
         return f"{self._tar(self._row(image_id))}: {image_id}"
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
-        """Decode an image (see `read_image`).
-
-        Raises:
-            DataError: there is no such image, or it cannot be read.
-        """
+        """Decode an image; see `ImageStore.read`."""
         row = self._row(image_id)
         offset, size = self._spans[row].tolist()
         place = self.place(image_id)

@@ -101,11 +101,7 @@ class LooseImages:
         return str(self._file(image_id))
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
-        """Decode an image (see `read_image`).
-
-        Raises:
-            DataError: there is no such image, or it cannot be read.
-        """
+        """Decode an image; see `ImageStore.read`."""
         return read_image(self._file(image_id), decode_size)
 
     def _file(self, image_id: str) -> Path:
