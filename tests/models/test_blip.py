@@ -274,3 +274,10 @@ def test_a_frozen_vision_encoder_stays_frozen(sizes: dict[str, Any]) -> None:
     assert not any(p.requires_grad for p in model.visual_encoder.parameters())
     model(batch())["loss"].backward()
     assert model.ln_vision.weight.grad is not None
+
+
+def test_captions_that_are_cut_are_counted(sizes: dict[str, Any]) -> None:
+    # with the two marks around them: 7, 5 and 10 tokens
+    assert [pretraining(sizes, max_txt_len=n).cut_captions(REPORTS) for n in (10, 9, 6, 4)] == [0, 1, 2, 3]
+    model = writer(sizes, prompt="the", max_txt_len=7)
+    assert model.cut_captions(REPORTS) == 2  # the prompt counts

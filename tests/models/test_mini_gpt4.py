@@ -16,6 +16,7 @@ from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.conversation.conversation import CONV_VISION, Chat
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
+from xraygpt.models.prompts import caption_rows
 from xraygpt.runners.train_state import trainable_state
 
 Make = Callable[..., MiniGPT4]
@@ -250,3 +251,13 @@ def test_random_parts_are_said_in_the_log(llm_folder: Path, caplog: pytest.LogCa
 def test_settings_that_break_a_rule_are_refused(setting: str, value: Any) -> None:
     with pytest.raises(ValueError, match=setting):
         tiny_config(**{setting: value})
+
+
+def test_captions_that_are_cut_are_counted(make_model: Make) -> None:
+    texts = ["The heart is large.", "Normal."]
+    rows = caption_rows(make_model().llama_tokenizer, texts, "###", 1000)
+    lengths = sorted(map(len, rows))
+    counts = [
+        make_model(max_txt_len=n, end_sym="###").cut_captions(texts) for n in (*lengths, lengths[0] - 1)
+    ]
+    assert counts == [1, 0, 2]

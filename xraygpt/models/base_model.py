@@ -143,6 +143,10 @@ class BaseModel(nn.Module):
     def export(self, folder: Path) -> None:
         """Write the trained model in the format that other configurations read, at the end of a training."""
 
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        """Return how many of these reports training cuts, being longer than ``max_txt_len`` tokens."""
+        return 0
+
     def before_evaluation(self, **kwargs: Any) -> None:
         """Called by a task before it evaluates; for models that have something to prepare."""
 

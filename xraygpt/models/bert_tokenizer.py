@@ -51,6 +51,12 @@ def _missing(source: str) -> MissingFileError:
     )
 
 
+def count_cut(tokenizer: BertTokenizer, texts: Sequence[str], max_length: int) -> int:
+    """Return how many texts `tokenize` cuts."""
+    rows = tokenizer(list(texts), truncation=True, max_length=max_length + 1).input_ids
+    return sum(len(row) > max_length for row in rows)
+
+
 def tokenize(
     tokenizer: BertTokenizer, texts: Sequence[str], max_length: int, padding: str = "longest"
 ) -> BatchEncoding:

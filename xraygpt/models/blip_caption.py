@@ -5,7 +5,7 @@ Small enough to be trained from nothing, without a language model (Li et al., 20
 Shapes: B images, N image tokens, V their width, L text tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.batches import images_of
-from xraygpt.models.bert_tokenizer import tokenize
+from xraygpt.models.bert_tokenizer import count_cut, tokenize
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel
 from xraygpt.models.pair_training import PAIR_PARTS
@@ -51,7 +51,12 @@ class BlipCaption(BlipBase):
 
     def forward(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
         """Loss of writing the reports: "image" (B, 3, height, width), "caption" B texts."""
-        texts = [f"{self.prompt} {report}" for report in samples["caption"]]
-        tokens = tokenize(self.tokenizer, texts, self.max_txt_len).to(self.device)
+        tokens = tokenize(self.tokenizer, self._texts(samples["caption"]), self.max_txt_len).to(self.device)
         total, num_targets = self.writing_loss(self.embed_image(images_of(samples)), tokens)
         return {"loss": total / num_targets, "num_targets": num_targets}
+
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        return count_cut(self.tokenizer, self._texts(captions), self.max_txt_len)
+
+    def _texts(self, reports: Sequence[str]) -> list[str]:
+        return [f"{self.prompt} {report}" for report in reports]

@@ -253,6 +253,10 @@ class MiniGPT4(Blip2Features):
         if not is_frozen(self.visual_encoder):
             save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.state_dict()})
 
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
+        return sum(len(row) > self.max_txt_len for row in rows)
+
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             **llm_facts(self.llama_model, self.config.llama_model),

@@ -17,7 +17,7 @@ from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.dist_utils import get_rank, get_world_size
 from xraygpt.models.base_model import BaseModel, all_gather_with_grad
-from xraygpt.models.bert_tokenizer import tokenize
+from xraygpt.models.bert_tokenizer import count_cut, tokenize
 from xraygpt.models.blip2_losses import (
     Pairs,
     Similarities,
@@ -132,6 +132,9 @@ class PairTraining(BaseModel):
         """
         padding = padding or ("longest" if self.world_size == 1 else "max_length")
         return tokenize(self.tokenizer, texts, self.max_txt_len, padding).to(self.device)
+
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        return count_cut(self.tokenizer, captions, self.max_txt_len)
 
     @property
     def world_size(self) -> int:

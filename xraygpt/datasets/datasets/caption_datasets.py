@@ -29,7 +29,7 @@ class CaptionDataset(BaseDataset):
         """
         row = self.annotation[index]
         sample: Sample = {
-            "caption": self.text_processor(row.caption),
+            "caption": self.caption(index),
             "image_id": row.image_id,
             "study_id": row.study_id,
             "source": self.name,
@@ -37,6 +37,10 @@ class CaptionDataset(BaseDataset):
         if self.images is not None:
             sample["image"] = self.vis_processor(self.open_image(index))
         return sample
+
+    def caption(self, index: int) -> str:
+        """Return the report of sample `index`, processed."""
+        return self.text_processor(self.annotation[index].caption)
 
     def open_image(self, index: int) -> Image.Image:
         """Decode the image of sample `index`, no larger than the processor needs it."""
@@ -47,7 +51,7 @@ class CaptionDataset(BaseDataset):
             where = f"{row.place}: {error}"
             if self.skip_corrupt:
                 raise SkippedImageError(where) from error
-            raise DataError(f"{where}; remove it, or set skip_corrupt: true for this data set") from error
+            raise DataError(f"{where}; remove it, or set datasets.{self.name}.skip_corrupt: true") from error
 
     def picture(self, image_id: str) -> Image.Image:
         """Return the image of that id to look at: 8-bit RGB, uncropped, in its own proportions.

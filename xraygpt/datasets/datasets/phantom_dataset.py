@@ -86,6 +86,11 @@ class PhantomDataset(Dataset[Sample]):
             sample["image"] = self.vis_processor(Image.fromarray(self.images[index]))
         return sample
 
+    def caption(self, index: int) -> str:
+        """Return the report of phantom `index`, processed."""
+        rng = phantom_rng(self.seed, index, "report")
+        return self.text_processor(write_report(phantom_truth(self.seed, index), rng))
+
     def picture(self, image_id: str) -> Image.Image:
         """Return the rendered image of that id, 8-bit grey.
 
