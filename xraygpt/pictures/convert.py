@@ -76,6 +76,7 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
     data = source if isinstance(source, bytes) else read_file(source, name)
     picture = decode_picture(data, name, config.refuse_burnt_in, grey=True)
     about_pixels = (LOOKS_INVERTED,) if looks_inverted(picture.image) else ()
+    original_size = f"{picture.image.width}x{picture.image.height}:".encode()
     image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
     content, suffix = _encode(data, picture, image, config)
     return ConvertedPicture(
@@ -85,7 +86,7 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         height=image.height,
         original_width=picture.image.width,
         original_height=picture.image.height,
-        pixels=_hash_pixels(picture.image),
+        pixels=hashlib.sha256(original_size + picture.image.tobytes()).hexdigest()[:32],
         view=picture.view,
         notes=picture.notes + about_pixels,
     )
@@ -104,12 +105,6 @@ def _encode(data: bytes, picture: Picture, image: Image.Image, config: PictureCo
         return buffer.getvalue(), ".png"
     bare.save(buffer, "JPEG", quality=config.quality)
     return buffer.getvalue(), ".jpg"
-
-
-def _hash_pixels(image: Image.Image) -> str:
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()[:32]
 
 
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:

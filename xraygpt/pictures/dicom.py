@@ -28,14 +28,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.common.image_modes import scale, usual_range
 from xraygpt.pictures.dicom_rules import check_wanted, number, text, turn_upright, view_of
-from xraygpt.pictures.grey import (
-    MAX_FILE_BYTES,
-    NEEDS_PACKAGES,
-    Picture,
-    check_size,
-    looks_inverted,
-    refuse,
-)
+from xraygpt.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, Picture, check_size, looks_inverted, refuse
 
 Array = np.ndarray
 

@@ -114,10 +114,7 @@ class Blip2ImageEvalProcessor(BlipImageBaseProcessor):
     config_class: ClassVar[type] = Blip2ImageEvalConfig
 
     def __init__(
-        self,
-        image_size: int = 224,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        self, image_size: int = 224, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> None:
         super().__init__(mean=mean, std=std)
         self.decode_size = math.ceil(DECODE_MARGIN * image_size)
