@@ -9,8 +9,7 @@ from pathlib import Path
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.html_page import picture_url
 from xraygpt.common.image_modes import to_rgb
-from xraygpt.datasets.datasets.image_stores import open_storage
-from xraygpt.datasets.datasets.images import ImageStore
+from xraygpt.datasets.datasets.images import ImageStore, open_storage
 from xraygpt.preparation.record.picture_counts import ShownPicture
 
 TILE_SIDE = 256
