@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.openi import OpenISource
-from xraygpt.preparation.sources.openi_images import image_key
+from xraygpt.preparation.sources.openi import OpenISource, image_key
 from xraygpt.preparation.study import Study, Unusable
 
 BOMB = """<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;">]>

@@ -15,7 +15,7 @@ from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import is_missing
 from xraygpt.common.tables import Row, read_table
 from xraygpt.datasets.datasets.annotations import SPLITS
-from xraygpt.preparation.sources.members import printable
+from xraygpt.preparation.sources.archives import printable
 from xraygpt.preparation.study import Unusable
 
 PUBLISHED_SPLITS = ("train", "validate", "test")

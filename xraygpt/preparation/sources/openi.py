@@ -2,26 +2,116 @@
 
 Source: https://openi.nlm.nih.gov/faq, collection NLMCXR; Demner-Fushman et al., JAMIA 23(2), 2016. Of its
 3,955 reports 3,425 have findings and 3,921 an impression; 7,470 images are named in 3,851 of them.
+
+The same image has other names in other places:
+
+- ``CXR1_1_IM-0001-3001`` in the reports and ``CXR1_1_IM-0001-3001.png`` in ``NLMCXR_png.tgz``,
+- ``1/1_IM-0001-3001.dcm`` in ``NLMCXR_dcm.tgz``,
+- ``1_IM-0001-3001.dcm.png`` in the copy on Kaggle.
+
+Of all other studies the report says ``CXR2_IM-0652-1001``; the DICOM file is ``2_IM-0652-1001.dcm``. What
+they have in common is the number before ``_IM`` and what follows it.
 """
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from xraygpt.common.errors import DataError
-from xraygpt.preparation.sources.archives import read_members
-from xraygpt.preparation.sources.members import MEBIBYTE, Limits, printable
-from xraygpt.preparation.sources.names import is_image, is_safe_id
-from xraygpt.preparation.sources.openi_images import find_images, image_key
-from xraygpt.preparation.sources.openi_reports import OpenIReport, parse_report
+from xraygpt.datasets.datasets.annotations import summarise
+from xraygpt.preparation.sources.archives import MEBIBYTE, Limits, printable, read_members, walk_files
+from xraygpt.preparation.sources.names import is_image, is_safe_id, stem
 from xraygpt.preparation.sources.splits import NOT_NAMED, assign_splits
 from xraygpt.preparation.study import Picture, Study, Unusable
 
+ROOT = "eCitation"
+TEXTS = "MedlineCitation/Article/Abstract/AbstractText"
 REPORT_LIMITS = Limits(member_bytes=MEBIBYTE, total_bytes=1024 * MEBIBYTE)
 IMAGE_LIMITS = Limits(member_bytes=512 * MEBIBYTE, total_bytes=512 * 1024 * MEBIBYTE)
 """The DICOM archive unpacks to about 100 GiB."""
+_PREFIX = re.compile(r"CXR(?:\d+_(?=\d+_IM))?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIReport:
+    """What a file says."""
+
+    study_id: str
+    """``CXR1``."""
+    sections: dict[str, str]
+    """Label in lower case -> text, whitespace joined. Text without a label is ``unlabelled``."""
+    image_ids: tuple[str, ...]
+    """``CXR1_1_IM-0001-3001``; each once, in the file's order; whatever the file says, unchecked."""
+
+
+def parse_report(data: bytes) -> OpenIReport:
+    """Read one XML file. Entities are refused, so it cannot grow in memory or reach for other files.
+
+    Raises:
+        DataError: not XML, hostile, or not a report of this collection; says why.
+    """
+    try:
+        root = fromstring(data)
+    except ParseError as error:
+        raise DataError(f"broken XML ({error})") from error
+    except DefusedXmlException as error:
+        raise DataError(f"XML with entities, refused ({printable(str(error))})") from error
+    except (ValueError, LookupError, RecursionError) as error:  # an encoding that nobody knows, and the like
+        raise DataError(f"unreadable XML ({error})") from error
+    if root.tag != ROOT:
+        raise DataError(f"the root element is <{printable(str(root.tag))}>, not <{ROOT}>")
+    study = root.find("uId")
+    study_id = "" if study is None else study.get("id", "").strip()
+    if not is_safe_id(study_id):
+        raise DataError(f"<uId> gives no usable study id ({printable(study_id) or 'none'})")
+    images = (image.get("id", "").strip() for image in root.iter("parentImage"))
+    return OpenIReport(study_id, _sections(root), tuple(dict.fromkeys(images)))
+
+
+def _sections(root: Element) -> dict[str, str]:
+    texts: dict[str, list[str]] = {}
+    for element in root.iterfind(TEXTS):
+        label = " ".join(element.get("Label", "").lower().split()) or "unlabelled"
+        texts.setdefault(label, []).extend(" ".join(element.itertext()).split())
+    return {label: " ".join(words) for label, words in texts.items()}
+
+
+def image_key(name: str) -> str:
+    """Return what all names of an image have in common: ``1_IM-0001-3001``.
+
+    Args:
+        name: an image id, or the path of a file.
+    """
+    return _PREFIX.sub("", stem(name), count=1)
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Return key (see `image_key`) -> file, of all images in a folder and below it. Links are not followed.
+
+    Raises:
+        DataError: there are none, or the same image is there more than once.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for entry in walk_files(folder):
+        if not isinstance(entry, Unusable) and is_image(entry[0]):
+            found[image_key(entry[0])].append(entry[1])
+    if not found:
+        raise DataError(f"{folder}: there are no images in this folder")
+    several = [", ".join(map(str, files)) for files in found.values() if len(files) > 1]
+    if several:
+        raise DataError(
+            f"{folder}: {summarise('images are there more than once', several)}\n"
+            "name the folder that holds the form you want"
+        )
+    return {key: files[0] for key, files in found.items()}
 
 
 class OpenISource:
