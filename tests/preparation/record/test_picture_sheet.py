@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.preparation.prepared import picture, study, write_folder
 from xraygpt.preparation.pipeline.shards import write_shards
-from xraygpt.preparation.record.picture_counts import ShownPicture
-from xraygpt.preparation.record.picture_sheet import picture_tiles
+from xraygpt.preparation.record.counts import ShownPicture
+from xraygpt.preparation.record.summary_page import picture_tiles
 
 
 def decode(url: str) -> Image.Image:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable
+import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
-from xraygpt.preparation.record.study_record import Row, read_rows_at, written_pictures
-from xraygpt.preparation.record.tallies import EqualValues, Groups, hash_of
+from xraygpt.preparation.record.counts import NAMED
+from xraygpt.preparation.record.study_record import Row
 
 MAX_CAPTION = 100
 
@@ -50,81 +48,78 @@ class Leakage:
     captions_in_splits: Shared
     """Equal captions in more than one split; counted, not a fault."""
 
-    def plain(self) -> dict[str, Any]:
-        """Return everything as plain values, for JSON."""
-        return dataclasses.asdict(self)
-
 
 class LeakageSearch:
     """Looks for equal values among the studies that are kept; `add` takes the rows of the record."""
 
     def __init__(self) -> None:
-        self._patients = EqualValues()
-        self._studies = EqualValues()
-        self._pixels = EqualValues()
-        self._captions = EqualValues()
+        self._db = sqlite3.connect(":memory:")
+        columns = "kind TEXT, value TEXT, row INTEGER, study TEXT, split TEXT, image TEXT"
+        self._db.execute(f"CREATE TABLE found ({columns})")
+        self._rows = 0
 
-    def add(self, row: Row, written: Iterable[Row], offset: int) -> None:
-        """Note one kept study, whose line begins at `offset`."""
-        study_id, split = row["study_id"], row.get("split") or ""
-        self._studies.add(study_id, study_id, split, offset)
-        self._captions.add(row["caption"], study_id, split, offset)
+    def add(self, row: Row, written: Iterable[Row]) -> None:
+        """Note one kept study."""
+        self._rows += 1
+        found = [("study", row["study_id"], ""), ("caption", row["caption"], "")]
         if row.get("patient_id"):
-            self._patients.add(row["patient_id"], study_id, split, offset)
-        for picture in written:
-            if picture.get("pixels"):
-                self._pixels.add(picture["pixels"], study_id, split, offset)
-
-    def result(self, record: Path) -> Leakage:
-        """Return what was found; the names come from the record, which is read again where needed."""
-
-        def shared(groups: Groups, describe: Describe) -> Shared:
-            rows = read_rows_at(record, (offset for _, offsets in groups.first for offset in offsets))
-            first = (describe([rows[o] for o in offsets], number) for number, offsets in groups.first)
-            return Shared(groups.values, groups.members, tuple(first))
-
-        return Leakage(
-            studies_with_patient=len(self._patients),
-            patients_in_splits=shared(self._patients.across_splits(), _describe_patient),
-            studies_in_splits=shared(self._studies.across_splits(), _describe_study),
-            studies_repeated=shared(self._studies.repeated(), _describe_study),
-            pixels_in_splits=shared(self._pixels.across_splits(), _describe_pictures),
-            pixels_in_studies=shared(self._pixels.across_studies(), _describe_pictures),
-            pixels_repeated=shared(self._pixels.repeated(), _describe_pictures),
-            captions_repeated=shared(self._captions.repeated(), _describe_caption),
-            captions_in_splits=shared(self._captions.across_splits(), _describe_caption),
+            found.append(("patient", row["patient_id"], ""))
+        found += [
+            ("pixels", picture["pixels"], picture["image_id"]) for picture in written if picture.get("pixels")
+        ]
+        place = self._rows, _storable(row["study_id"]), _storable(row.get("split") or "no split")
+        self._db.executemany(
+            "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)",
+            ((kind, _storable(value), *place, _storable(image)) for kind, value, image in found),
         )
 
+    def result(self) -> Leakage:
+        """Return what was found."""
+        self._db.execute("CREATE INDEX by_value ON found (kind, value)")
+        patients = self._db.execute("SELECT COUNT(*) FROM found WHERE kind = 'patient'").fetchone()
+        return Leakage(
+            studies_with_patient=patients[0],
+            patients_in_splits=self._shared("patient", "split"),
+            studies_in_splits=self._shared("study", "split"),
+            studies_repeated=self._shared("study", "rowid"),
+            pixels_in_splits=self._shared("pixels", "split"),
+            pixels_in_studies=self._shared("pixels", "study"),
+            pixels_repeated=self._shared("pixels", "rowid"),
+            captions_repeated=self._shared("caption", "rowid"),
+            captions_in_splits=self._shared("caption", "split"),
+        )
 
-Describe = Callable[[list[Row], int], str]
+    def _shared(self, kind: str, owner: str) -> Shared:
+        """Return the values that occur with more than one owner, a column; those that come first by name."""
+        groups = self._db.execute(
+            f"""SELECT COUNT(*), value FROM found WHERE kind = ?
+            GROUP BY value HAVING COUNT(DISTINCT {owner}) > 1 ORDER BY MIN(rowid)""",
+            (kind,),
+        ).fetchall()
+        first = tuple(self._describe(kind, value, owner) for _, value in groups[:NAMED])
+        return Shared(len(groups), sum(count for count, _ in groups), first)
+
+    def _describe(self, kind: str, value: str, owner: str) -> str:
+        """Name a value and where the first few of its owners have it."""
+        places = self._db.execute(
+            f"""SELECT study, split, row, MIN(rowid) FROM found WHERE kind = ? AND value = ?
+            GROUP BY {owner} ORDER BY MIN(rowid) LIMIT ?""",
+            (kind, value, NAMED),
+        ).fetchall()
+        if kind == "study":
+            return f"study {value}: {', '.join(split for _, split, *_ in places)}"
+        if kind == "pixels":
+            rows = ", ".join({str(row) for _, _, row, _ in places})
+            images = self._db.execute(
+                f"""SELECT DISTINCT image, study, split FROM found WHERE kind = ? AND value = ?
+                AND row IN ({rows}) ORDER BY rowid""",
+                (kind, value),
+            )
+            return " = ".join(f"{image} (study {study}, {split})" for image, study, split in images)
+        name = f"patient {value}" if kind == "patient" else shorten(value, MAX_CAPTION, placeholder=" …")
+        return f"{name}: " + ", ".join(f"study {study} ({split})" for study, split, *_ in places)
 
 
-def _describe_patient(rows: list[Row], number: int) -> str:
-    return f"patient {rows[0]['patient_id']}: " + _studies(rows)
-
-
-def _describe_study(rows: list[Row], number: int) -> str:
-    return f"study {rows[0]['study_id']}: {', '.join(_split(row) for row in rows)}"
-
-
-def _describe_caption(rows: list[Row], number: int) -> str:
-    return f"{shorten(rows[0]['caption'], MAX_CAPTION, placeholder=' …')}: " + _studies(rows)
-
-
-def _describe_pictures(rows: list[Row], number: int) -> str:
-    """Name the images of `rows` whose pixels have the hash `number`."""
-    names = {
-        f"{picture['image_id']} (study {row['study_id']}, {_split(row)})": None
-        for row in rows
-        for picture in written_pictures(row)
-        if hash_of(picture["pixels"]) == number
-    }
-    return " = ".join(names)
-
-
-def _studies(rows: list[Row]) -> str:
-    return ", ".join(f"study {row['study_id']} ({_split(row)})" for row in rows)
-
-
-def _split(row: Row) -> str:
-    return row.get("split") or "no split"
+def _storable(text: str) -> str:
+    """Return a text without the halves of characters that JSON can write and no database takes."""
+    return text.encode("utf-8", "replace").decode()

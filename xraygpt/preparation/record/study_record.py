@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import parse_json
 
 OUTCOMES = ("kept", "dropped", "rejected")
 WRITTEN_KEYS = {"width", "height", "original_width", "original_height", "bytes", "pixels"}
@@ -15,8 +15,8 @@ WRITTEN_KEYS = {"width", "height", "original_width", "original_height", "bytes",
 Row = dict[str, Any]
 
 
-def read_record(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (offset of the line in bytes, row) of every line.
+def read_record(path: Path) -> Iterator[Row]:
+    """Yield the row of every line.
 
     Raises:
         MissingFileError: no such file.
@@ -24,17 +24,13 @@ def read_record(path: Path) -> Iterator[tuple[int, Row]]:
     """
     if not path.is_file():
         raise MissingFileError(f"missing file: the record of a preparation\n  expected at: {path}")
-    offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            yield offset, _parse(line, f"{path}: line {number}")
-            offset += len(line)
-
-
-def read_rows_at(path: Path, offsets: Iterable[int]) -> dict[int, Row]:
-    """Return the rows of the lines that begin at the given offsets."""
-    with path.open("rb") as file:
-        return {offset: _read_at(file, offset) for offset in sorted(set(offsets))}
+            place = f"{path}: line {number}"
+            row = parse_json(line, place)
+            if problem := _problem_of(row):
+                raise DataError(f"{place}: {problem}")
+            yield row
 
 
 def written_pictures(row: Row) -> list[Row]:
@@ -44,26 +40,9 @@ def written_pictures(row: Row) -> list[Row]:
     return [picture for picture in row.get("pictures", ()) if picture.get("outcome") == "written"]
 
 
-def _read_at(file: Any, offset: int) -> Row:
-    file.seek(offset)
-    row: Row = json.loads(file.readline())
-    return row
-
-
-def _parse(line: bytes, place: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:  # UnicodeDecodeError is one, too
-        raise DataError(f"{place}: not valid JSON ({error})") from error
+def _problem_of(row: Any) -> str | None:
     if not isinstance(row, dict):
-        raise DataError(f"{place}: expected an object, found {type(row).__name__}")
-    problem = _problem_of(row)
-    if problem:
-        raise DataError(f"{place}: {problem}")
-    return row
-
-
-def _problem_of(row: Row) -> str | None:
+        return f"expected an object, found {type(row).__name__}"
     if "unusable" in row:
         return None if isinstance(row.get("reason"), str) else '"reason" is missing'
     if not isinstance(row.get("study_id"), str) or row.get("outcome") not in OUTCOMES:

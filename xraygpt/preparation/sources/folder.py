@@ -230,7 +230,7 @@ class FolderSource:
         """Name the tables that lie beside this one and have a column of it, as a second one would."""
         lines = ""
         for path in sorted(self.table.parent.iterdir()) if self.join is None else ():
-            if path.name.removesuffix(".gz").endswith(ENDINGS) and path != self.table:
+            if path.name.lower().removesuffix(".gz").endswith(ENDINGS) and path != self.table:
                 try:
                     columns = self._first_row(path).values
                 except DataError:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xraygpt.preparation.record.tallies import Places
+from xraygpt.preparation.record.counts import Places
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ def check_record(
     left = {row.image_id: row for row in annotations or ()}
     studies = 0
     try:
-        for offset, row in read_record(path):
+        for row in read_record(path):
             if row.get("outcome") != "kept":
                 continue
             studies += 1
             written = written_pictures(row)
-            search.add(row, written, offset)
+            search.add(row, written)
             if annotations is not None:
                 ids = [str(picture["image_id"]) for picture in written] if with_images else [row["study_id"]]
                 _compare(row, ids, left, result)
@@ -44,7 +44,7 @@ def check_record(
         result.add(
             f"annotations that {path.name} does not know", f"{annotation.image_id} ({annotation.place})"
         )
-    leakage = search.result(path)
+    leakage = search.result()
     patients, studies_repeated = leakage.patients_in_splits, leakage.studies_repeated
     result.add_counted("patients in more than one split", patients.values, patients.first)
     what = f"studies that {path.name} lists more than once"
