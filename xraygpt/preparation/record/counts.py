@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
-from xraygpt.preparation.record.study_record import Row
+from xraygpt.preparation.record.studies import NAMED, Row
 
 T = TypeVar("T")
 
-NAMED = 5
 MAX_KEYS = 100
 OTHERS = "others"
 EXAMPLES = 3

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xraygpt.preparation.record.counts import PictureCounts, Places, ReportCounts, Tally
-from xraygpt.preparation.record.leakage import Leakage, LeakageSearch, Shared
-from xraygpt.preparation.record.study_record import read_record, written_pictures
+from xraygpt.preparation.record.studies import Leakage, LeakageSearch, Shared, read_record, written_pictures
 
 
 @dataclass(frozen=True, slots=True)
