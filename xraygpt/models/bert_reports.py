@@ -17,7 +17,7 @@ def bert_reports(
     tokenizer: PreTrainedTokenizerBase, ids: Tensor, logits_of: Callable[[slice], Tensor]
 ) -> list[GeneratedReport]:
     """The reports of new tokens (B, n); `logits_of` as in `mean_log_probabilities`."""
-    ends = [ending(row, tokenizer.sep_token_id, tokenizer.pad_token_id) for row in ids.tolist()]
+    ends = [ending(row, [tokenizer.sep_token_id], tokenizer.pad_token_id) for row in ids.tolist()]
     means = mean_log_probabilities(logits_of, ids, [length for length, _ in ends])
     return [
         GeneratedReport(text, length, reason, mean)

@@ -27,15 +27,16 @@ from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.batches import images_of
 from xraygpt.models.blip2_features import Blip2Features
-from xraygpt.models.decoding import lm_loss, write, write_reports, write_stream
-from xraygpt.models.generation import GeneratedReport
+from xraygpt.models.generation import GeneratedReport, lm_loss, write, write_reports, write_stream
 from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys
 from xraygpt.models.llm import (
     check_llm,
+    check_positions,
     check_vocabulary,
     embedding_table,
     load_llm,
     load_tokenizer,
+    max_positions,
     require_llm,
 )
 from xraygpt.models.llm_identity import check_same_llm, llm_facts
@@ -139,7 +140,7 @@ class MiniGPT4(Blip2Features):
     @property
     def max_positions(self) -> int:
         """Most positions the language model was made for."""
-        return int(getattr(self.llama_model.config, "max_position_embeddings", 1 << 30))
+        return max_positions(self.llama_model)
 
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) -> embeddings for the language model (B, Q, D), and ones (B, Q) int64."""
@@ -184,6 +185,7 @@ class MiniGPT4(Blip2Features):
         """
         image = images_of(samples)
         rows = self._prompt_rows(self._prompts(samples))
+        check_positions(self.llama_model, max(map(len, rows)), self.max_txt_len, "model.max_txt_len")
         captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
         if not any(captions):
             raise DataError(
