@@ -279,8 +279,9 @@ def _shards(index: Path, skip: tuple[str, ...] = ()) -> list[Path]:
     check_weight_file(index)
     try:
         places = load_json(index)["weight_map"]
-        names = sorted({file for tensor, file in places.items() if not (skip and tensor.startswith(skip))})
-        if not names and not places:
+        names = set(places.values())
+        wanted = {file for tensor, file in places.items() if not tensor.startswith(skip)}
+        if not names:
             raise ValueError("it names no files")
     except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: no index of weight shards ({_first_line(error)}).") from error
@@ -292,7 +293,7 @@ def _shards(index: Path, skip: tuple[str, ...] = ()) -> list[Path]:
                 f"{index}: names {name!r} as a file of weights; these lie beside the index and end in "
                 f"{', '.join(_SHARD_SUFFIXES)}"
             )
-    return [index.parent / name for name in names]
+    return [index.parent / name for name in sorted(wanted)]
 
 
 def _wrapper_prefix(names: Collection[str], path: Path) -> str:

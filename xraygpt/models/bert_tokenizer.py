@@ -33,7 +33,9 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
             if not folder:
                 # One small file first: without a network each of a tokenizer's files is tried for long.
                 hf_hub_download(repo_id=source, filename="config.json")
-            tokenizer = BertTokenizer.from_pretrained(name, truncation_side=truncation_side)
+            tokenizer = BertTokenizer.from_pretrained(
+                name, truncation_side=truncation_side, trust_remote_code=False
+            )
         except (OSError, ValueError, HfHubHTTPError) as error:
             raise _missing(source) from error
         # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.

@@ -38,7 +38,12 @@ LLM_SOURCE = (
 _COMPUTED = "rotary_emb.inv_freq"
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
-_NOT_TOKENIZERS = ("config.json", "generation_config.json", "adapter_config.json")
+_NOT_TOKENIZERS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
 
 
 def require_llm(folder: str, where: str) -> Path:
