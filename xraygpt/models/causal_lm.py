@@ -18,7 +18,7 @@ from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.base_model import BaseModel, file_check, require_all
 from xraygpt.models.batches import source_of
 from xraygpt.models.generation import GeneratedReport, GenerationConfig, lm_loss, write, write_reports
 from xraygpt.models.llm import (
@@ -40,7 +40,6 @@ from xraygpt.models.prompts import (
     read_prompts,
     require_prompts,
 )
-from xraygpt.models.required_files import file_check, require_all
 
 logger = logging.getLogger(__name__)
 
