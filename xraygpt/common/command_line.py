@@ -21,12 +21,14 @@ SECONDS_FOR_MESSAGE = 3.0
 PEER_IS_GONE = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "nccl", "gloo")
 """What PyTorch's messages contain in a process that waits for another one which has ended."""
 WORKER_IS_GONE = "DataLoader worker"
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a program like Ctrl-C; SIGHUP comes when its terminal is closed."""
 
 logger = logging.getLogger(__name__)
 
 
 class Terminated(BaseException):
-    """SIGTERM has arrived."""
+    """A signal of `STOPPING` has arrived; its number is the argument."""
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -38,7 +40,7 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     """Call `run`; say in one line on stderr what stopped it, and return the exit status.
 
     The status is what `run` returns; 2 after an error that the user can fix, a full disk included; 130 after
-    Ctrl-C; 143 after SIGTERM; 1 after anything else, whose traceback goes to the log file.
+    Ctrl-C; 143 after SIGTERM; 129 after SIGHUP; 1 after anything else, whose traceback goes to the log file.
 
     Of several processes the main one speaks; of a sample or a file that cannot be used, or of a fault in the
     program, the process that met it.
@@ -49,7 +51,7 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     before = {}
     if threading.current_thread() is threading.main_thread():
         # Not where somebody else has a handler, or where a shell has them ignored (nohup).
-        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(STOPPING, signal.SIG_DFL)}
         before = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
     for number in before:
         signal.signal(number, _stop)
@@ -69,7 +71,7 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
 def _stop(number: int, frame: Any) -> None:
     """End the program like an exception, so that files are closed and removed."""
     _hold_signals()
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
 
 
 def _hold_signals() -> None:
@@ -78,7 +80,7 @@ def _hold_signals() -> None:
     torchrun sends its processes, and those that load data for them, more than one signal; PyTorch has a
     handler that raises an error for each loading process that ends.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+    for number in (signal.SIGINT, *STOPPING, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)  # SIG_IGN would complain about those that are pending
 
 
@@ -98,8 +100,11 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     """Return exit status, message, and whether it is this process that was hit rather than all of them."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted", False
-    if isinstance(error, Terminated) or (WORKER_IS_GONE in str(error) and "Terminated" in str(error)):
-        return 143, "stopped by SIGTERM", False
+    if isinstance(error, RuntimeError) and WORKER_IS_GONE in str(error) and "Terminated" in str(error):
+        error = Terminated(signal.SIGTERM)  # which all processes of a group get, in any order
+    if isinstance(error, Terminated):
+        number = signal.Signals(error.args[0])
+        return 128 + number, f"stopped by {number.name}", False
     if isinstance(error, XrayGPTError):
         return 2, f"error: {error}", isinstance(error, DataError)
     if isinstance(error, OSError):
