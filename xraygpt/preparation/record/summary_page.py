@@ -15,8 +15,7 @@ from pathlib import Path
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.html_page import page_environment, picture_url
 from xraygpt.common.image_modes import to_rgb
-from xraygpt.datasets.datasets.image_stores import open_storage
-from xraygpt.datasets.datasets.images import ImageStore
+from xraygpt.datasets.datasets.images import ImageStore, open_storage
 from xraygpt.preparation.pipeline.output_folder import new_file
 from xraygpt.preparation.record.counts import Example, LabelCounts, ShownPicture, side_ranges
 from xraygpt.preparation.record.summary import Summary
