@@ -86,7 +86,7 @@ class LanguageCheck:
         )
         if self.english:
             return f"{counts}; the rule labeller and METEOR cannot read them, yet their scores count them"
-        return f"{counts}; scores that read English only (rule labeller, comparisons, METEOR) are left out"
+        return f"{counts}; scores that read English only are left out"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
-from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.language import LanguageCheck
+from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores, by_reason
 from xraygpt.evaluation.statistics import Interval

@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader
 
 from xraygpt.common.html_page import page_environment
 from xraygpt.common.run_record import write_text
-from xraygpt.evaluation.page.curves import Chart, RunSummary, draw_chart
+from xraygpt.evaluation.page.curves import Chart, Curves, RunSummary, draw_chart
 from xraygpt.evaluation.page.highlighting import highlight
 from xraygpt.evaluation.page.page_examples import Card, Pictures, choose_examples, example_cards
 from xraygpt.evaluation.page.page_findings import COLUMNS, FindingTable, finding_tables
@@ -60,6 +60,9 @@ class PageContent:
     sides: list[SideRow]
     subgroups: list[GroupTable]
     charts: list[tuple[RunSummary, Chart]]
+    """Each of the runs that led to the reports."""
+    overlay: Chart | None
+    """Runs laid over each other."""
     runs: Sequence[RunSummary]
     examples: list[Card]
     protocol: ProtocolCard
@@ -83,7 +86,10 @@ class PageContent:
             "findings": ("Findings", bool(self.findings)),
             "sides": ("Sides", bool(self.sides)),
             "subgroups": ("Subgroups", bool(self.subgroups)),
-            "training": ("Training" if self.charts else "Wall time", bool(self.runs)),
+            "training": (
+                "Training" if self.charts or self.overlay else "Wall time",
+                bool(self.runs or self.overlay),
+            ),
             "examples": ("Examples", bool(self.examples)),
             "protocol": ("Protocol", True),
             "missing": ("Not computed", bool(self.scores.not_computed)),
@@ -100,6 +106,7 @@ def write_report_page(
     output: Path,
     pictures: Pictures | None = None,
     curves: Sequence[RunSummary] = (),
+    compared_runs: Mapping[str, Curves] | None = None,
     synthetic: bool = False,
     examples: int = EXAMPLES,
     comparisons: Mapping[str, float] | None = None,
@@ -112,6 +119,7 @@ def write_report_page(
         output: the file.
         pictures: gives the image of an image id; without it the examples have none.
         curves: the runs that led to the reports.
+        compared_runs: trainings, by name, whose losses are laid over each other in one chart.
         synthetic: all images are phantoms, drawn by this project.
         examples: how many images are shown with both reports.
         comparisons: what else the first score is to be held against: "untrained" -> its value.
@@ -135,7 +143,10 @@ def write_report_page(
         findings=finding_tables(scores, predictions, phantoms=phantoms),
         sides=side_rows(scores),
         subgroups=group_tables(scores, names) if names else [],
-        charts=[(run, chart) for run in curves if run.curves and (chart := draw_chart(run.curves))],
+        charts=[
+            (run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))
+        ],
+        overlay=draw_chart(compared_runs or {}),
         runs=curves,
         examples=example_cards(chosen, of_one, pictures, mark),
         protocol=protocol,
