@@ -244,3 +244,10 @@ def test_the_study_column_is_named_as_in_prepare(tmp_path: Path) -> None:
     command = ["score", str(tmp_path / "p.json"), "--out", str(tmp_path / "out"), *FAST]
     assert evaluate.main([*command, "--study-column", "exam"]) == 0
     assert json.loads((tmp_path / "out/scores.json").read_text())["studies"] == 2
+
+
+def test_scoring_needs_no_pytorch(tmp_path: Path) -> None:
+    write(tmp_path / "p.jsonl", run(4, 2))
+    arguments = ["score", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"), *FAST]
+    code = f"import sys, evaluate; sys.exit(evaluate.main({arguments!r}) or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

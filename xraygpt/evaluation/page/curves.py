@@ -10,12 +10,13 @@ from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json, read_text
-from xraygpt.common.logger import METRICS_FILE
 
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
 MAX_POINTS = 200
 TICKS = 4
+METRICS_FILE = "metrics.jsonl"
+"""As `xraygpt.common.logger` calls it, which needs PyTorch; scoring does not."""
 
 Point = tuple[float, float]
 """Step and loss, or x and y in the chart."""
