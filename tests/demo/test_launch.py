@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("gradio", reason="the demo needs gradio: pip install xraygpt[demo]")
+pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 
+from xraygpt.common.code_version import install_hint
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.demo.launch import first_question, make_page, vis_processor
@@ -82,7 +83,7 @@ def test_without_gradio_the_extra_is_named() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert result.stderr == "error: the demo needs gradio: pip install xraygpt[demo]\n"
+    assert result.stderr == f"error: the demo needs gradio: {install_hint('demo')}\n"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])

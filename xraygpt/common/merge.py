@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from xraygpt.common.errors import ConfigError, MissingFileError
-from xraygpt.common.paths import resolve_path
+from xraygpt.common.paths import resolve_path, searched
 
 OPTIONS = "--options"
 KEY_PATTERN = re.compile(r"[\w-]+(\.[\w-]+)*")
@@ -50,7 +50,7 @@ def load_yaml(path: str | Path, what: str = "the configuration file") -> Layer:
     """
     file = Path(resolve_path(path))
     if not file.is_file():
-        raise MissingFileError(f"missing file: {what} {file}")
+        raise MissingFileError(f"missing file: {what} {searched(file)}")
     try:
         values = _plain(OmegaConf.load(file))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:

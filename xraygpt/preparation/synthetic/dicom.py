@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 
+from xraygpt.common.code_version import install_hint
 from xraygpt.common.errors import MissingFileError
 
 BITS = 12
@@ -30,7 +31,7 @@ def dicom_bytes(image: np.ndarray, view: str, study: int, number: int, inverted:
         from pydicom.dataset import Dataset, FileMetaDataset
         from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
     except ImportError as error:
-        raise MissingFileError("DICOM files need pydicom: pip install 'xraygpt[dicom]'") from error
+        raise MissingFileError(f"DICOM files need pydicom: {install_hint('dicom')}") from error
     stored = image.astype(np.uint16) << (BITS - 8)
     if inverted:
         stored = (1 << BITS) - 1 - stored
