@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason="the demo needs gradio: pip install xraygpt[demo]")
+pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 
 import gradio as gr
 
@@ -97,7 +97,7 @@ def test_without_gradio_the_extra_is_named() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert result.stderr == "error: the demo needs gradio: pip install xraygpt[demo]\n"
+    assert result.stderr == f"error: the demo needs gradio: {install_hint('demo')}\n"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])

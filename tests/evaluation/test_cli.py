@@ -215,8 +215,3 @@ def test_command_lines_that_make_no_sense(command: list[str], capsys: pytest.Cap
         evaluate.main(command)
     assert stopped.value.code == 2
     assert "usage: " in capsys.readouterr().err
-
-
-def test_the_configuration_is_read_as_before() -> None:
-    args = evaluate.parse_args(["--cfg-path", "a.yaml", "--options", "run.seed=1", "model.ckpt=b"])
-    assert (args.cfg_path, args.options) == ("a.yaml", ["run.seed=1", "model.ckpt=b"])
