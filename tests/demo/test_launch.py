@@ -26,6 +26,7 @@ import gradio as gr
 from xraygpt.common.command_line import guarded
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.paths import install_hint
 from xraygpt.demo import launch as demo
 from xraygpt.demo.launch import first_question, make_page, serve, vis_processor
 from xraygpt.demo.page import UPLOADS

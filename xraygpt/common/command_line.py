@@ -1,4 +1,4 @@
-"""Command lines: parsed, recorded as they were typed, run, and what is said when they do not come to their end."""
+"""Command lines: parsed, recorded as they were typed, run, and what is said when one of them fails."""
 
 from __future__ import annotations
 
