@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("gradio", reason="the demo needs gradio: pip install xraygpt[demo]")
+pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 
 import gradio as gr
 
 from xraygpt.common.command_line import guarded
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.paths import install_hint
 from xraygpt.demo import launch as demo
 from xraygpt.demo.launch import first_question, make_page, serve, vis_processor
 from xraygpt.demo.page import UPLOADS
@@ -97,7 +98,7 @@ def test_without_gradio_the_extra_is_named() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 2
-    assert result.stderr == "error: the demo needs gradio: pip install xraygpt[demo]\n"
+    assert result.stderr == f"error: the demo needs gradio: {install_hint('demo')}\n"
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])

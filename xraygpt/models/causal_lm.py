@@ -250,7 +250,7 @@ class CausalLM(BaseModel):
 
 
 def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
-    source = "`prepare.py tokenizers`, or the folder of another language model"
+    source = "`xraygpt tokenizers`, or the folder of another language model"
     return require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
 
 
