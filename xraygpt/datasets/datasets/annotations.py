@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean
 from xraygpt.common.files import is_missing, load_json
@@ -22,7 +22,9 @@ from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import SPLITS as SPLITS
 from xraygpt.common.tables import Row, read_table
 from xraygpt.common.tables import normalise_split as normalise_split
-from xraygpt.datasets.datasets.images import ImageStore
+
+if TYPE_CHECKING:
+    from xraygpt.datasets.datasets.images import ImageStore
 
 ANNOTATION_FILE = "filter_cap.json"
 IMAGE_FOLDER = "image"
