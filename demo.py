@@ -40,11 +40,15 @@ def _port(text: str) -> int:
 
 
 def main() -> int:
-    """Serve the demo; return the exit status, 2 after an error that the user can mend."""
+    """Serve the demo; return the exit status."""
     args = parse_args()
     # Imported here so that --help does not wait for PyTorch and gradio.
-    from xraygpt.common.errors import XrayGPTError
+    from xraygpt.common.command_line import guarded
 
+    return guarded(lambda: _serve(args))
+
+
+def _serve(args: argparse.Namespace) -> int:
     try:
         from xraygpt.demo.launch import launch
     except ModuleNotFoundError as error:
@@ -52,11 +56,7 @@ def main() -> int:
             raise
         print("error: the demo needs gradio: pip install xraygpt[demo]", file=sys.stderr)
         return 2
-    try:
-        launch(args)
-    except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    launch(args)
     return 0
 
 

@@ -21,8 +21,7 @@ from xraygpt.models import load_model, pair_training
 from xraygpt.models.base_model import freeze
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_losses import Negatives, draw_hard_negatives
-from xraygpt.models.blip2_qformer import Blip2Qformer
-from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
+from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.Qformer import QformerConfig

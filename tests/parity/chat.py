@@ -15,8 +15,7 @@ from tests.parity.golden import Case, cases
 from tests.parity.minigpt4 import loaded
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import CONV_VISION, IMAGE_MARK, Conversation
-from xraygpt.models.decoding import write
-from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.generation import GenerationConfig, write
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.prompts import IMAGE_SLOT, prompt_row
 
