@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, load_json, mistaken_download
+from xraygpt.common.run_record import writing
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +166,15 @@ def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) ->
     """Write `payload` to `path` so that a reader sees the old file or the new one, never half of one.
 
     The data goes to a temporary name in the same folder, is flushed to the disk and then renamed.
+
+    Raises:
+        OSError: the disk is full, or `path` may not be written.
     """
-    path = Path(path)
+    with writing(path):
+        return _save(Path(path), payload)
+
+
+def _save(path: Path, payload: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -30,7 +30,7 @@ from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.paths import PACKAGE_PREFIX, cached_file
-from xraygpt.common.run_record import write_json
+from xraygpt.common.run_record import write_json, writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, TEMPLATE_SLOT
 from xraygpt.convert.hf_config import blip2_config
 from xraygpt.convert.hf_tokenizer import IMAGE_TOKEN, check_same_ids, image_token_id, processor_tokenizer
@@ -68,15 +68,15 @@ Written by `python -m xraygpt.convert to-hf`. **A research prototype: nothing it
 care of a patient.**
 
 ```python
-from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from transformers.image_utils import load_image
 
 folder = "."  # this folder
 model = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
 processor = Blip2Processor.from_pretrained(folder, backend="pil")
 
 prompt = {prompt}
-image = Image.open("radiograph.png").convert("RGB")
+image = load_image("radiograph.png")
 inputs = processor(images=image, text=prompt, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=120{stop_arguments})
 print(processor.decode(ids[0, inputs.input_ids.shape[1]:], skip_special_tokens=True){cut}.strip())
@@ -136,12 +136,13 @@ def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_si
             "model.vision_model.post_layernorm.eps = 1e-5",
             difference,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
-    processor.save_pretrained(str(folder))
-    model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
-    write_json(folder / ORIGIN_FILE, _origin(model))
-    (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
+        processor.save_pretrained(str(folder))
+        model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
+        write_json(folder / ORIGIN_FILE, _origin(model))
+        (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
     return difference
 
 

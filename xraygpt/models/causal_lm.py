@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
+from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
 from xraygpt.models.base_model import BaseModel, file_check, require_all, source_of
 from xraygpt.models.generation import GeneratedReport, GenerationConfig, lm_loss, write, write_reports
@@ -195,10 +196,11 @@ class CausalLM(BaseModel):
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.llama_model.save_pretrained(str(folder))
-        if self._tokenizer_folder.resolve() != folder.resolve():
-            copy_tokenizer(self._tokenizer_folder, folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.llama_model.save_pretrained(str(folder))
+            if self._tokenizer_folder.resolve() != folder.resolve():
+                copy_tokenizer(self._tokenizer_folder, folder)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
         rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
@@ -247,7 +249,7 @@ class CausalLM(BaseModel):
 
 
 def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
-    source = "`prepare.py tokenizers`, or the folder of another language model"
+    source = "`xraygpt tokenizers`, or the folder of another language model"
     return require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from xraygpt.pictures.grey import GreyPicture, RefusedPictureError
+from xraygpt.pictures.grey import LOOKS_INVERTED, Picture, RefusedPictureError, looks_inverted
 from xraygpt.pictures.reading import decode_picture, read_file
-from xraygpt.pictures.shrink import shrink
 
 __all__ = ["ConvertedPicture", "PictureConfig", "RefusedPictureError", "convert_picture"]
 
@@ -75,7 +74,9 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         DataError: it is DICOM, and the packages for that are not installed.
     """
     data = source if isinstance(source, bytes) else read_file(source, name)
-    picture = decode_picture(data, name, config.refuse_burnt_in)
+    picture = decode_picture(data, name, config.refuse_burnt_in, grey=True)
+    about_pixels = (LOOKS_INVERTED,) if looks_inverted(picture.image) else ()
+    original_size = f"{picture.image.width}x{picture.image.height}:".encode()
     image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
     content, suffix = _encode(data, picture, image, config)
     return ConvertedPicture(
@@ -85,15 +86,13 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         height=image.height,
         original_width=picture.image.width,
         original_height=picture.image.height,
-        pixels=_hash_pixels(picture.image),
+        pixels=hashlib.sha256(original_size + picture.image.tobytes()).hexdigest()[:32],
         view=picture.view,
-        notes=picture.notes,
+        notes=picture.notes + about_pixels,
     )
 
 
-def _encode(
-    data: bytes, picture: GreyPicture, image: Image.Image, config: PictureConfig
-) -> tuple[bytes, str]:
+def _encode(data: bytes, picture: Picture, image: Image.Image, config: PictureConfig) -> tuple[bytes, str]:
     """Return the content of the file to write, and its suffix."""
     passed_on = (".jpg", ".png") if config.keep_size else (".jpg",)
     if image is picture.image and picture.publishable_suffix in passed_on:
@@ -108,7 +107,14 @@ def _encode(
     return buffer.getvalue(), ".jpg"
 
 
-def _hash_pixels(image: Image.Image) -> str:
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()[:32]
+def shrink(image: Image.Image, longest_side: int) -> Image.Image:
+    """Return `image` with its longest side brought down to `longest_side` pixels; a smaller one as it is.
+
+    The filter is nearly the mean of the area below each new pixel. Pillow's BOX counts an old pixel wholly or
+    not at all, which drops and doubles lines when the size changes little.
+    """
+    if max(image.size) <= longest_side:
+        return image
+    ratio = max(image.size) / longest_side
+    width, height = (max(1, round(side / ratio)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.HAMMING)

@@ -1,9 +1,12 @@
-"""What a checkpoint holds, and putting it back."""
+"""What a checkpoint holds, whether a training may resume from it, and putting it back."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_checkpoint, load_state, save_checkpoint
-from xraygpt.common.code_version import git_hash
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.run_record import git_hash
+from xraygpt.common.typed import Problem, collect
 from xraygpt.models.base_model import COMPUTED_BUFFERS, BaseModel
+
+FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
+"""Keys of the section ``run`` that are part of the state which is put back as it was: the optimizer's, and
+the best score so far."""
+WATCHED = (
+    *("seed", "precision", "amp", "train_splits", "batch_size_train", "accum_grad_iters", "grad_clip"),
+    *("max_epoch", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+)
+"""Keys that take effect at once, so that the training is no longer the one that was begun."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +47,18 @@ class TrainProgress:
     """Batches in an epoch: `run.iters_per_epoch`, or what one pass over the data makes."""
     world_size: int = 0
     """Number of training processes."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_step", "completed_epochs", "iters_per_epoch", "world_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.best_metric is not None and not math.isfinite(self.best_metric):
+            raise ValueError(f"best_metric must be a finite number, got {self.best_metric}")
+        epochs = self.completed_epochs, self.completed_epochs + 1
+        if not epochs[0] * self.iters_per_epoch <= self.global_step <= epochs[1] * self.iters_per_epoch:
+            raise ValueError(
+                f"global_step {self.global_step} does not follow {epochs[0]} epochs of {self.iters_per_epoch}"
+            )
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -90,24 +117,49 @@ def save_training(
 
 
 @dataclass
+class TrainingFile:
+    """What `save_training` writes, as far as it does not depend on model and optimizer."""
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    config: dict[str, Any]
+    scaler: dict[str, int | float] | None
+    epoch: int
+    global_step: int
+    progress: TrainProgress
+    manifest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.global_step != self.progress.global_step:
+            raise ValueError(f"global_step {self.global_step} is not that of progress")
+        if not isinstance(self.config.get("run"), dict):
+            raise ValueError("config must have a section run")
+        for name in ("config", "manifest"):
+            if not _is_plain(getattr(self, name)):
+                raise ValueError(f"{name} must hold nothing but texts, numbers, lists and mappings")
+
+
+@dataclass
 class SavedTraining:
-    """A checkpoint that a training can go on from."""
+    """A checkpoint that a training can resume from."""
 
     path: Path
-    payload: dict[str, Any]
-    """All that `save_training` wrote."""
-    progress: TrainProgress
-    """How far it was."""
+    content: TrainingFile
+
+    @property
+    def progress(self) -> TrainProgress:
+        """How far it was."""
+        return self.content.progress
 
     @property
     def run(self) -> dict[str, Any]:
         """The section ``run`` of the configuration that it was made with."""
-        section: dict[str, Any] = (self.payload.get("config") or {}).get("run") or {}
+        section: dict[str, Any] = self.content.config["run"]
         return section
 
 
 def read_training(path: Path) -> SavedTraining:
-    """Read a checkpoint to go on from.
+    """Read a checkpoint to resume from.
 
     Raises:
         MissingFileError, CheckpointError: it is absent, damaged, or holds weights only.
@@ -115,10 +167,15 @@ def read_training(path: Path) -> SavedTraining:
     payload = load_checkpoint(path)
     if absent := [key for key in ("model", "optimizer", "progress") if key not in payload]:
         raise CheckpointError(
-            f"{path}: cannot go on from it, it holds no {', '.join(absent)}. To start from its weights, name "
-            "it in model.ckpt instead."
+            f"{path}: cannot resume from it, it holds no {', '.join(absent)}. To start from its weights, "
+            "name it in model.ckpt instead."
         )
-    return SavedTraining(path, payload, TrainProgress(**payload["progress"]))
+    problems: list[Problem] = []
+    known = {field.name: payload[field.name] for field in fields(TrainingFile) if field.name in payload}
+    content = collect(TrainingFile, known, "checkpoint", problems)
+    if content is None:
+        raise _broken(path, [str(problem).removeprefix("checkpoint.") for problem in problems])
+    return SavedTraining(path, content)
 
 
 def restore_training(
@@ -131,18 +188,153 @@ def restore_training(
     """Put a checkpoint's state back.
 
     Raises:
-        CheckpointError: it is of another model or optimizer.
+        CheckpointError: it is of another model or optimizer, or something in it is damaged.
     """
-    path, payload = saved.path, saved.payload
+    path, content = saved.path, saved.content
+    own = trainable_state(model)
+    # Keys and sizes of weights are compared by `load_trainable_state`, which lists them.
+    weights = {name: value for name, value in own.items() if name in content.model}
+    problems = [
+        *_differences("model", content.model, weights, sizes=False),
+        *_differences("optimizer", content.optimizer, _state_after_a_step(optimizer, content.optimizer)),
+    ]
     if isinstance(model, BaseModel):
-        model.check_origin(payload["model"], payload.get("manifest") or {}, where=str(path))
-    load_trainable_state(model, payload["model"], where=str(path))
+        known = {key: value for key, value in make_manifest(model).items() if key in content.manifest}
+        problems += [
+            f"manifest.{key} is {content.manifest[key]!r}, expected something like {value!r}"
+            for key, value in known.items()
+            if key != "git" and type(content.manifest[key]) is not type(value)
+        ]
+    if scaler is not None and content.scaler:
+        problems += _differences("scaler", content.scaler, scaler.state_dict())
+    elif not (content.scaler or all(part["state"] for part in _parts(content.optimizer))):
+        problems.append("optimizer.state is empty")
+    if problems:
+        raise _broken(path, problems)
+    if isinstance(model, BaseModel):
+        model.check_origin(content.model, content.manifest, where=str(path))
+    load_trainable_state(model, content.model, where=str(path))
     try:
-        optimizer.load_state_dict(payload["optimizer"])
+        optimizer.load_state_dict(content.optimizer)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: the optimizer's state does not fit: {error}") from error
-    if scaler is not None and payload.get("scaler"):
-        scaler.load_state_dict(payload["scaler"])
+    if scaler is not None and content.scaler:
+        scaler.load_state_dict(content.scaler)
+
+
+def _broken(path: Path, problems: list[str]) -> CheckpointError:
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return CheckpointError(
+        f"{path}: cannot resume from it, its content is damaged: {'; '.join(problems[:3])}{more}"
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the states of an optimizer's parts: itself, or those of one that is made of others."""
+    if "param_groups" in state:
+        return [state]
+    return [part for part in state.values() if isinstance(part, Mapping) and "state" in part]
+
+
+def _state_after_a_step(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `saved` should look like, for the parameters that gradients have reached."""
+    expected = optimizer.state_dict()
+    parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
+    reached = [part["state"] for part in _parts(saved)]
+    for number, part in enumerate(_parts(expected)):
+        there = reached[number] if number < len(reached) and isinstance(reached[number], Mapping) else {}
+        for group in part["param_groups"]:
+            for index, parameter in zip(group["params"], parameters, strict=False):
+                adamw = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+                if index in there:
+                    part["state"][index] = adamw if "betas" in group else {"momentum_buffer": parameter}
+    return expected
+
+
+def _differences(name: str, value: Any, like: Any, sizes: bool = True) -> Iterator[str]:
+    """Say where `value` cannot take the place of `like`; what it has beyond that does not matter.
+
+    Args:
+        sizes: compare those of tensors.
+    """
+    if isinstance(like, Mapping):
+        if not isinstance(value, Mapping) or not like.keys() <= value.keys():
+            yield f"{name} should hold {', '.join(map(str, like)) or 'a mapping'}"
+            return
+        for key, item in like.items():
+            place = f"{name}[{key}]" if isinstance(key, int) else f"{name}.{key}"
+            yield from _differences(place, value[key], item, sizes)
+    elif isinstance(like, list | tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(like)
+        if not fits or (name.endswith(".params") and value != like):
+            yield f"{name} should be like {like}"
+            return
+        for number, item in enumerate(like):
+            yield from _differences(f"{name}[{number}]", value[number], item, sizes)
+    elif isinstance(like, Tensor):
+        yield from _tensor_problems(name, value, like, sizes)
+    elif isinstance(like, int | float) and not isinstance(like, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            yield f"{name} is {value!r}, expected a number such as {like}"
+    elif value is not None and like is not None and type(value) is not type(like):
+        yield f"{name} is {value!r}, expected something like {like!r}"
+
+
+def _tensor_problems(name: str, value: Any, like: Tensor, sizes: bool) -> Iterator[str]:
+    if not isinstance(value, Tensor):
+        yield f"{name} is no tensor but {type(value).__name__}"
+    elif value.is_meta or value.layout is not torch.strided:
+        yield f"{name} is a tensor without values, or a sparse one"
+    elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
+        yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
+    elif sizes and value.shape != like.shape:
+        yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
+    elif not value.isfinite().all():
+        yield f"{name} holds NaN or infinity"
+
+
+def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[str, Any]) -> None:
+    """Compare the settings of a checkpoint with those of now; warn about changes that take effect.
+
+    Args:
+        progress: of the training that is about to resume, before it takes over that of `saved`.
+        run: its section ``run`` as plain values.
+
+    Raises:
+        ConfigError: a change would go unheeded, or would change what an epoch is; all of them are named.
+    """
+    before = saved.run
+    problems = [
+        f"run.{key} was {before[key]} in {saved.path} and is now {run[key]}; it cannot change within a "
+        f"training: set it back, or start a new training from the weights (model.ckpt)"
+        for key in FIXED
+        if key in before and before[key] != run[key]
+    ]
+    if saved.progress.iters_per_epoch != progress.iters_per_epoch:
+        problems.append(
+            f"run.iters_per_epoch: an epoch had {saved.progress.iters_per_epoch} batches in {saved.path} and "
+            f"has {progress.iters_per_epoch} now (null means one pass, which follows from the data, "
+            f"run.batch_size_train and the number of processes); set run.iters_per_epoch to "
+            f"{saved.progress.iters_per_epoch}, or the others back"
+        )
+    if saved.progress.world_size != progress.world_size:
+        problems.append(
+            f"{saved.path} is of a training in {saved.progress.world_size} process(es), and this is one in "
+            f"{progress.world_size}; start as many as before (torchrun --nproc-per-node)"
+        )
+    if problems:
+        raise ConfigError(problems)
+    for key in WATCHED:
+        if key in before and before[key] != run[key]:
+            logger.warning("run.%s was %s in %s and is now %s", key, before[key], saved.path, run[key])
 
 
 def make_manifest(model: BaseModel) -> dict[str, Any]:

@@ -9,14 +9,16 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add ``tokenizers`` and ``tiny-parts`` to the parser of prepare.py."""
-    _add_tokenizers(commands)
+    add_tokenizer_arguments(
+        commands.add_parser(
+            "tokenizers", help="train the tokenizers of a small model on a data set's reports"
+        )
+    )
     _add_tiny_parts(commands)
 
 
-def _add_tokenizers(commands: Any) -> None:
-    tokenizers = commands.add_parser(
-        "tokenizers", help="train the tokenizers of a small model on a data set's reports"
-    )
+def add_tokenizer_arguments(tokenizers: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``tokenizers`` and what it runs."""
     tokenizers.add_argument("--cfg-path", required=True, help="YAML file of the training with the reports")
     tokenizers.add_argument(
         "--options", nargs="+", metavar="KEY=VALUE", help="settings in place of those in the file"
@@ -43,8 +45,7 @@ def _add_tiny_parts(commands: Any) -> None:
 
 def _tokenizers(args: argparse.Namespace) -> None:
     from xraygpt.common.config import Config
-    from xraygpt.preparation.tiny_model.texts import training_texts
-    from xraygpt.preparation.tiny_model.tokenizers import train_bert_vocabulary, train_llama_tokenizer
+    from xraygpt.preparation.tiny_model import train_bert_vocabulary, train_llama_tokenizer, training_texts
 
     cfg = Config(args)
     texts = training_texts(cfg, args.reports)
@@ -55,7 +56,7 @@ def _tokenizers(args: argparse.Namespace) -> None:
 
 
 def _tiny_parts(args: argparse.Namespace) -> None:
-    from xraygpt.preparation.tiny_model.tiny_parts import add_projection, assemble_parts
+    from xraygpt.preparation.tiny_model import add_projection, assemble_parts
 
     if args.trained is not None:
         files = assemble_parts(args.trained, args.output)

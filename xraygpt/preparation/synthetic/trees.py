@@ -1,0 +1,221 @@
+"""Synthetic copies of OpenI, archives of reports and of images, and of a folder of images with a table."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import random
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from tqdm import tqdm
+
+from xraygpt.datasets.phantom.truth import Finding, Truth
+from xraygpt.preparation.synthetic.phantoms import (
+    SEED,
+    PhantomReport,
+    Phantoms,
+    encode,
+    new_tree,
+)
+
+REPORTS_ARCHIVE = "NLMCXR_reports.tgz"
+IMAGES_ARCHIVE = "NLMCXR_png.tgz"
+MARK = "XXXX"
+"""What the collection puts where something identified a patient."""
+NO_FINDINGS_RATE = 0.13
+NO_IMPRESSION_RATE = 0.01
+NO_IMAGE_RATE = 0.03
+LATERAL_RATE = 0.85
+"""As published, about: of 3,955 reports 3,425 have findings, 3,921 an impression and 3,851 images."""
+PRIOR_RATE = 0.15
+PRIOR_SENTENCES = (
+    f"Comparison is made with the film of {MARK}.",
+    f"There is no change since {MARK}.",
+)
+INDICATIONS = (
+    f"Synthetic {MARK}-year-old with cough",
+    "Phantom, before an operation",
+    f"Synthetic patient with {MARK} and chest pain",
+)
+ZONES = {"upper": "upper lobe", "mid": "middle lobe", "lower": "base"}
+TEMPLATE = """\
+<?xml version="1.0" encoding="utf-8"?>
+<eCitation>
+   <meta type="rr"/>
+   <uId id="CXR{number}"/>
+   <pmcId id="{number}"/>
+   <docSource>CXR</docSource>
+   <IUXRId id="{number}"/>
+   <articleType>XR</articleType>
+   <publisher>xraygpt phantoms</publisher>
+   <title>Synthetic chest X-rays: phantoms, not patients</title>
+   <note>Everything here is synthetic.</note>
+   <MedlineCitation Owner="xraygpt phantoms" Status="synthetic">
+      <Article PubModel="Electronic">
+         <ArticleTitle>Synthetic chest X-rays: phantoms, not patients</ArticleTitle>
+         <Abstract>
+{texts}
+         </Abstract>
+         <Language>eng</Language>
+      </Article>
+   </MedlineCitation>
+   <MeSH>
+{terms}
+   </MeSH>
+{images}
+</eCitation>
+"""
+IMAGE_TEMPLATE = """\
+   <parentImage id="{image_id}">
+      <figureId>F{figure}</figureId>
+      <caption>Xray Chest PA and Lateral</caption>
+      <panel type="single">
+         <url>/phantoms/{image_id}.jpg</url>
+         <imgModality>7</imgModality>
+      </panel>
+   </parentImage>"""
+TABLE = "reports.csv"
+COLUMNS = ("image", "study_id", "patient_id", "view", "findings", "impression", "split")
+STUDIES_OF_A_PATIENT = 2
+SPLITS = ("train", "train", "train", "train", "train", "train", "train", "validate", "test", "test")
+"""Of the patients, in turn."""
+
+
+def write_openi_tree(
+    output: Path,
+    studies: int,
+    *,
+    seed: int = SEED,
+    image_size: int = 512,
+    distinct_images: int | None = None,
+) -> None:
+    """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``.
+
+    The same arguments give the same files.
+
+    Args:
+        output: a new or empty folder.
+        studies: number of reports.
+        seed: another seed gives other studies.
+        image_size: side of an image in pixels, 64 or more.
+        distinct_images: see `Phantoms`.
+
+    Raises:
+        DataError: the folder is not empty, or a number is too small.
+    """
+    phantoms = Phantoms(seed, image_size, distinct_images)
+    new_tree(output, "OpenI", studies)
+    with _archive(output / REPORTS_ARCHIVE) as reports, _archive(output / IMAGES_ARCHIVE) as pictures:
+        for index in tqdm(range(studies), "synthetic studies", mininterval=1):
+            rng = phantoms.rng("study", index)
+            image_ids = _image_ids(index + 1, rng)
+            for number, image_id in enumerate(image_ids):
+                film = phantoms.film(index, number, lateral=number > 0)
+                _add(pictures, f"{image_id}.png", encode(film, "PNG"))
+            text = _report_xml(index + 1, phantoms.report(index), image_ids, rng)
+            _add(reports, f"ecgen-radiology/{index + 1}.xml", text.encode())
+
+
+def mesh_terms(truth: Truth) -> list[str]:
+    """Return the findings as the collection's terms, e.g. ``Pleural Effusion/left/small``."""
+    return [_term(finding) for finding in truth] or ["normal"]
+
+
+def _term(finding: Finding) -> str:
+    attributes = (ZONES.get(finding.zone or ""), finding.side, finding.size)
+    return "/".join([finding.name.title(), *(word for word in attributes if word)])
+
+
+def _image_ids(number: int, rng: random.Random) -> list[str]:
+    """Return the names of a study's images as the reports have them; the first study's are longer."""
+    if rng.random() < NO_IMAGE_RATE:
+        return []
+    start = "CXR1_1" if number == 1 else f"CXR{number}"
+    series = (1001, 2001) if rng.random() < LATERAL_RATE else (1001,)
+    return [f"{start}_IM-{number % 10000:04}-{image}" for image in series]
+
+
+def _report_xml(number: int, report: PhantomReport, image_ids: list[str], rng: random.Random) -> str:
+    findings = report.findings
+    has_prior = rng.random() < PRIOR_RATE
+    if has_prior:
+        findings = f"{rng.choice(PRIOR_SENTENCES)} {findings}"
+    sections = {
+        "COMPARISON": MARK if has_prior else "None.",
+        "INDICATION": rng.choice(INDICATIONS),
+        "FINDINGS": "" if rng.random() < NO_FINDINGS_RATE else findings,
+        "IMPRESSION": "" if rng.random() < NO_IMPRESSION_RATE else report.impression,
+    }
+    texts = [
+        f'            <AbstractText Label="{name}">{escape(text)}</AbstractText>'
+        for name, text in sections.items()
+    ]
+    terms = [f"      <major>{escape(term)}</major>" for term in mesh_terms(report.truth)]
+    images = [
+        IMAGE_TEMPLATE.format(image_id=image_id, figure=figure)
+        for figure, image_id in enumerate(image_ids, 1)
+    ]
+    return TEMPLATE.format(
+        number=number, texts="\n".join(texts), terms="\n".join(terms), images="\n".join(images)
+    )
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tarfile.TarFile]:
+    """Open a ``.tgz`` for writing, with no time in it."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|") as tar,
+    ):
+        yield tar
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_simple_folder(
+    output: Path,
+    studies: int,
+    *,
+    seed: int = SEED,
+    image_size: int = 512,
+    distinct_images: int | None = None,
+) -> None:
+    """Write ``images/*.jpg`` and ``reports.csv`` with the columns of `COLUMNS`, one row for each image.
+
+    Every third study has a lateral image as well. The same arguments give the same files.
+
+    Args:
+        output: a new or empty folder.
+        studies: number of studies, two for each patient.
+        seed: another seed gives other studies.
+        image_size: side of an image in pixels, 64 or more.
+        distinct_images: see `Phantoms`.
+
+    Raises:
+        DataError: the folder is not empty, or a number is too small.
+    """
+    phantoms = Phantoms(seed, image_size, distinct_images)
+    new_tree(output, "no collection", studies)
+    (output / "images").mkdir()
+    with (output / TABLE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for index in tqdm(range(studies), "synthetic studies", mininterval=1):
+            report = phantoms.report(index)
+            patient = index // STUDIES_OF_A_PATIENT
+            for number, view in enumerate(("PA", "LATERAL") if index % 3 == 2 else ("PA",)):
+                name = f"images/phantom{index:06}_{view.lower()}.jpg"
+                film = phantoms.film(index, number, lateral=view == "LATERAL")
+                (output / name).write_bytes(encode(film, "JPEG"))
+                ids = (name, f"phantom{index:06}", f"patient{patient:06}", view)
+                writer.writerow((*ids, report.findings, report.impression, SPLITS[patient % len(SPLITS)]))
