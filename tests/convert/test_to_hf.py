@@ -21,7 +21,7 @@ from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
 from xraygpt.convert.hf_tokenizer import PROBES, check_same_ids, processor_prompt, processor_tokenizer
 from xraygpt.convert.to_hf import export_blip2, export_configuration, model_card
-from xraygpt.datasets.phantom.patients import render_phantom
+from xraygpt.datasets.phantom.render import render_phantom
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.processors import Blip2ImageEvalProcessor, IdentityProcessor
