@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import file_sha256, load_json
 from xraygpt.common.run_record import writing
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.progress import Progress
 
