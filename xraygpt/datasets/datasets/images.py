@@ -13,10 +13,12 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.paths import leads_outside
-from xraygpt.datasets.datasets.annotations import IMAGE_FOLDER, summarise
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER, file_problems, has_index, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, is_image_file, read_image
 
+IMAGE_FOLDER = "image"
+"""Of a data set, beside its annotation file."""
+MAX_NAMED = 5
 MAX_OPEN = 128
 """Shards that a process keeps open."""
 
@@ -249,3 +251,10 @@ def open_storage(storage: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Ima
         f"{storage}: no images; they belong there as {IMAGE_FOLDER}/<image_id>{suffixes[0]}, or as tars and "
         f"their index in {SHARD_FOLDER}/; data_type: text needs none"
     )
+
+
+def summarise(what: str, problems: Sequence[str]) -> str:
+    """Return the number of problems and the first few of them, one a line."""
+    lines = "".join(f"\n  {problem}" for problem in problems[:MAX_NAMED])
+    more = f"\n  ... and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return f"{len(problems)} {what}:{lines}{more}"
