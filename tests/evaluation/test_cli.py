@@ -218,11 +218,6 @@ def test_command_lines_that_make_no_sense(command: list[str], capsys: pytest.Cap
     assert "usage: " in capsys.readouterr().err
 
 
-def test_the_configuration_is_read_as_before() -> None:
-    args = evaluate.parse_args(["--cfg-path", "a.yaml", "--options", "run.seed=1", "model.ckpt=b"])
-    assert (args.cfg_path, args.options) == ("a.yaml", ["run.seed=1", "model.ckpt=b"])
-
-
 def test_losses_of_other_runs_are_laid_over_each_other_on_the_page(tmp_path: Path) -> None:
     write(tmp_path / "p.jsonl", run(4, 2))
     for name, loss in (("plain", 2.0), ("lora & more", 1.0)):

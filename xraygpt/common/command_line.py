@@ -1,20 +1,21 @@
-"""Running the command that a parsed command line names, and what is said when it does not come to its end."""
+"""Command lines: parsed, recorded as they were typed, run, and what is said when one of them fails."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.errors import DataError, XrayGPTError, did_you_mean
 
 SECONDS_FOR_MESSAGE = 3.0
 """torchrun stops all processes once one has failed, so the others let the main one say why first."""
@@ -29,6 +30,33 @@ logger = logging.getLogger(__name__)
 
 class Terminated(BaseException):
     """A signal of `STOPPING` has arrived; its number is the argument."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest choice for a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error; exit with status 2."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            known = [name.strip("' ") for name in wrong[2].split(",")]
+            message = f"no such choice: '{wrong[1]}'{did_you_mean(wrong[1], known)} Known: {', '.join(known)}"
+        super().error(message)
+
+
+def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Run the command that a command line names; return the exit status, see `run_command`.
+
+    Args:
+        parser: sets ``run``, the function that takes the parsed command line, and may set ``check``, which
+            refuses arguments that do not go together.
+        argv: the words after the program's name; None for those that the program was started with.
+    """
+    args = parser.parse_args(argv)
+    if "check" in args:
+        args.check(args)
+    args.command_line = typed_command() if argv is None else typed_command([parser.prog, *argv])
+    return run_command(args)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -48,31 +76,40 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     Args:
         advice: returns what to do after anything but an `XrayGPTError`, as the end of a sentence.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPPING)}
-    if in_main_thread:
-        for number in STOPPING:
-            if handlers[number] is not signal.SIG_IGN:  # as nohup does with SIGHUP
-                signal.signal(number, _terminate)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # Not where somebody else has a handler, or where a shell has them ignored (nohup).
+        usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(STOPPING, signal.SIG_DFL)}
+        before = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
+    for number in before:
+        signal.signal(number, _stop)
     try:
         return run()
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        if in_main_thread:  # the message is to be seen whole; torchrun lets a SIGTERM follow a Ctrl-C
-            for number in handlers:
-                signal.signal(number, signal.SIG_IGN)
+        if before:
+            _hold_signals()
         return _report(error, advice)
     finally:
-        if in_main_thread:
-            for number, handler in handlers.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: Any) -> None:
-    """End the program like an exception, so that files are closed and removed as after Ctrl-C."""
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated(number)
+def _stop(number: int, frame: Any) -> None:
+    """End the program like an exception, so that files are closed and removed."""
+    _hold_signals()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+
+def _hold_signals() -> None:
+    """Let nothing come between the end and its message.
+
+    torchrun sends its processes, and those that load data for them, more than one signal; PyTorch has a
+    handler that raises an error for each loading process that ends.
+    """
+    for number in (signal.SIGINT, *STOPPING, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)  # SIG_IGN would complain about those that are pending
 
 
 def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
@@ -91,6 +128,8 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     """Return exit status, message, and whether it is this process that was hit rather than all of them."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted", False
+    if isinstance(error, RuntimeError) and WORKER_IS_GONE in str(error) and "Terminated" in str(error):
+        error = Terminated(signal.SIGTERM)  # which all processes of a group get, in any order
     if isinstance(error, Terminated):
         number = signal.Signals(error.args[0])
         return 128 + number, f"stopped by {number.name}", False
@@ -102,7 +141,7 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     log = _log_traceback()
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
-    if isinstance(error, RuntimeError) and text.startswith(WORKER_IS_GONE):
+    if isinstance(error, RuntimeError) and WORKER_IS_GONE in text:
         return 1, f"error: a process that loads data has ended: {line} Memory may have run out{log}", True
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 1, f"error: out of memory ({line}); lower run.batch_size_train or run.num_workers{log}", True
@@ -121,28 +160,42 @@ def _log_traceback() -> str:
     return f" (traceback in {os.path.relpath(files[0].baseFilename)})"
 
 
-def program(verb: str | None = None) -> list[str]:
-    """Return how this program was started, or how its sibling `verb` ("train", "evaluate", "demo") is.
+def typed_command(words: Sequence[str] | None = None) -> str:
+    """Return a command line as it was typed, for records: ``xraygpt train …`` or ``python train.py …``.
 
-    Either as a script, ``python train.py``, or as the installed command, ``xraygpt train``; under torchrun
-    that is part of it, unless another program is asked for.
+    Args:
+        words: the program and what follows it; None for those that Python was started with.
     """
-    script, *arguments = sys.argv
-    words = [argument for argument in arguments[:1] if not argument.startswith("-")]
-    path = Path(script)
-    if path.name == "__main__.py":
-        start = ["python", "-m", path.parent.name, *([verb] if verb else words)]
-    elif path.suffix == ".py":
-        start = ["python", str(path.with_name(f"{verb}.py")) if verb else script]
-    else:
-        start = [path.name, *([verb] if verb else words)]
-    if verb is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        number = os.environ["LOCAL_WORLD_SIZE"]
-        start = ["torchrun", "--nproc-per-node", number, *start[start[0] == "python" :]]
-    return start
+    program, *given = sys.argv if words is None else words
+    return shlex.join([*_start_of(program), *given])
 
 
 def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
-    """Return the command line of a program with a configuration, as one would type it."""
-    settings = ["--options", *options] if options else []
-    return shlex.join([*program(verb), "--cfg-path", cfg_path, *settings])
+    """Return a command line with a configuration as one would type it, for this program or a sibling.
+
+    Args:
+        verb: "train", "evaluate" or "demo"; None for the program that is running, under torchrun if it is.
+    """
+    program, *given = sys.argv
+    start = _start_of(program)
+    if not start[-1].endswith(".py"):  # one program with commands
+        start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
+    elif verb:
+        start[-1] = str(Path(program).with_name(f"{verb}.py"))
+    if verb is None and "TORCHELASTIC_RUN_ID" in os.environ:
+        start = [
+            "torchrun",
+            "--nproc-per-node",
+            os.environ["LOCAL_WORLD_SIZE"],
+            *start[start[0] == "python" :],
+        ]
+    return shlex.join([*start, "--cfg-path", cfg_path, *(["--options", *options] if options else [])])
+
+
+def _start_of(program: str) -> list[str]:
+    """Return how a program is started: as a script, a module, or an installed command, without its folder."""
+    path = Path(program)
+    if path.name == "__main__.py":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        return ["python", "-m", spec.parent if spec else path.parent.name]
+    return ["python", program] if path.suffix == ".py" else [path.name.removesuffix(".exe")]

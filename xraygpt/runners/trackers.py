@@ -11,6 +11,7 @@ from typing import Any
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import Tracker
+from xraygpt.common.paths import install_hint
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FOLDER = "wandb"
@@ -22,7 +23,7 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing:
         raise ConfigError(
             f"run.log_with: {', '.join(missing)} is not installed; install it with "
-            f"`pip install {' '.join(missing)}`, or take it out of run.log_with"
+            f"`{install_hint(','.join(missing))}`, or take it out of run.log_with"
         )
 
 
@@ -50,13 +51,14 @@ class TensorBoardTracker:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow, and an extra
 
         self._writer = SummaryWriter(
-            str(output_dir / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None, flush_secs=10
+            str(output_dir / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None
         )
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers of one line of `metrics.jsonl`."""
         for name, value in scalars(record):
             self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()  # like `metrics.jsonl`, so that a killed run keeps what it wrote
 
     def close(self) -> None:
         """Write what is left."""

@@ -16,15 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.errors import DataError, MissingFileError, did_you_mean
+from xraygpt.common.errors import DataError, MissingFileError, did_you_mean, summarise
 from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.paths import leads_outside
-from xraygpt.common.tables import SPLITS as SPLITS
-from xraygpt.common.tables import Row, read_table
-from xraygpt.common.tables import normalise_split as normalise_split
-from xraygpt.datasets.datasets.images import IMAGE_FOLDER as IMAGE_FOLDER
+from xraygpt.common.tables import SPLITS, Row, normalise_split, read_table
 from xraygpt.datasets.datasets.images import ImageStore
-from xraygpt.datasets.datasets.images import summarise as summarise
 
 ANNOTATION_FILE = "filter_cap.json"
 WITHOUT_REPORTS = "test"

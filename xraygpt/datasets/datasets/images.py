@@ -11,14 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.paths import leads_outside
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER, file_problems, has_index, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, is_image_file, read_image
 
 IMAGE_FOLDER = "image"
-"""Of a data set, beside its annotation file."""
-MAX_NAMED = 5
+"""What the loose images lie in, below the folder of a data set."""
 MAX_OPEN = 128
 """Shards that a process keeps open."""
 
@@ -251,10 +250,3 @@ def open_storage(storage: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Ima
         f"{storage}: no images; they belong there as {IMAGE_FOLDER}/<image_id>{suffixes[0]}, or as tars and "
         f"their index in {SHARD_FOLDER}/; data_type: text needs none"
     )
-
-
-def summarise(what: str, problems: Sequence[str]) -> str:
-    """Return the number of problems and the first few of them, one a line."""
-    lines = "".join(f"\n  {problem}" for problem in problems[:MAX_NAMED])
-    more = f"\n  ... and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-    return f"{len(problems)} {what}:{lines}{more}"
