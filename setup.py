@@ -32,7 +32,7 @@ class BuildWithSettings(build_py):
 
 setup(
     # "xraygpt" on the package index is somebody else's tool for e-books.
-    name=constant("DISTRIBUTION", "xraygpt/common/code_version.py"),
+    name=constant("DISTRIBUTION", "xraygpt/common/paths.py"),
     version=constant("__version__", "xraygpt/__init__.py"),
     cmdclass={"build_py": BuildWithSettings},
     entry_points={"console_scripts": ["xraygpt = xraygpt.cli:main"]},

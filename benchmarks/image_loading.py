@@ -27,9 +27,9 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
-from xraygpt.datasets.datasets.images import read_image
 from xraygpt.datasets.phantom.patients import render_phantom
 from xraygpt.pictures.convert import PictureConfig, convert_picture
+from xraygpt.pictures.reading import read_image
 from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD, Blip2ImageTrainProcessor
 
 WIDTH, HEIGHT = 2544, 3056

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xraygpt import __version__
-from xraygpt.common.code_version import install_hint
 from xraygpt.common.command_line import Parser, parse_and_run
-from xraygpt.common.paths import shipped_root
+from xraygpt.common.paths import install_hint, shipped_root
 
 WIDTH = 79
 STARTED = time.time()  # before the slow imports, which count towards the wall time of a run

@@ -89,6 +89,9 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             "Xrays", (), {"config_class": ToyDatasetConfig, "DATASET_CONFIG_DICT": {"default": "xrays.yaml"}}
         )
     )
+    toys.register_builder("more")(
+        type("More", (), {"config_class": ToyDatasetConfig, "DATASET_CONFIG_DICT": {"default": "more.yaml"}})
+    )
     toys.register_runner("runner_base")(type("Runner", (), {"config_class": ToyRunConfig}))
     toys.register_processor("crop")(type("Crop", (), {"config_class": CropConfig}))
     toys.register_task("train")(type("Train", (), {}))
@@ -98,6 +101,7 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(MODEL_DEFAULTS)
     (tmp_path / "other.yaml").write_text(ALTERNATIVE)
     (tmp_path / "xrays.yaml").write_text(DATASET_DEFAULTS)
+    (tmp_path / "more.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
 
 
@@ -171,6 +175,47 @@ def test_empty_sections_hold_the_defaults() -> None:
     assert cfg.datasets_cfg["xrays"].build_info.storage == "default/place"
 
 
+def test_null_takes_a_data_set_away() -> None:
+    two = USER.replace("datasets:\n", "datasets:\n  more: {build_info: {storage: x}}\n")
+    assert set(make(two).datasets_cfg) == {"xrays", "more"}
+    assert set(make(two, "datasets.xrays=null").datasets_cfg) == {"more"}
+    assert set(make(two.replace("more: {build_info: {storage: x}}", "more: null")).datasets_cfg) == {"xrays"}
+    left = make(two, "datasets.xrays=null", "datasets.more", "null")
+    assert left.datasets_cfg == left.to_dict()["datasets"] == {}
+    assert make(two, "datasets=null").datasets_cfg == {}
+    again = make(
+        two.replace("more: {build_info: {storage: x}}", "more: ~"), "datasets.more.build_info.storage=y"
+    )
+    assert again.datasets_cfg["more"].build_info == BuildInfo("y")
+
+
+def test_an_interpolation_may_name_a_default_and_choose_the_model() -> None:
+    text = USER.replace("init_lr: 3e-5", "output_dir: 'out/${model.image_size}', max_epoch: '${size.epochs}'")
+    text = text.replace("model_type: small", "model_type: '${run.task}'")
+    cfg = make(
+        text.replace("${run.task}", "small").replace("${size.epochs}", "${datasets.xrays.sample_ratio}")
+    )
+    assert cfg.run_cfg.output_dir == "out/56"
+    assert cfg.run_cfg.max_epoch == 3
+    found = problems(text, "run.task=medium")
+    assert [problem.split(";")[0] for problem in found] == [
+        "model.model_type: toy has no type 'medium'. Known: other, small. (user.yaml)"
+    ]
+    assert problems(text.replace("arch: toy", "arch: '${model.nothing}'"))[0].startswith(
+        "model.arch: no model is called '${model.nothing}'"
+    )
+
+
+@pytest.mark.parametrize("old", ["arch: toy, model_type: small, ", "xrays:"])
+def test_what_chooses_the_defaults_is_reported_before_an_interpolation_into_them(old: str) -> None:
+    text = USER.replace(
+        "init_lr: 3e-5", "output_dir: '${datasets.xrays.build_info.storage}/${model.image_size}'"
+    )
+    assert make(text).run_cfg.output_dir == "default/place/56"
+    (problem,) = problems(text.replace(old, old.replace("xrays", "xray") if "xrays" in old else ""))
+    assert problem.startswith(("model.arch: missing", "datasets.xray: no dataset is called 'xray'"))
+
+
 def test_no_data_sets_at_all() -> None:
     assert make("model: {arch: toy, model_type: small}").datasets_cfg == {}
 
@@ -220,6 +265,25 @@ def test_a_broken_rule_names_key_and_source() -> None:
         ("name: crop, ", "", "datasets.xrays.vis_processor.train.name: missing"),
         ("image_size: 64", "size: 64", "datasets.xrays.vis_processor.train.size: unknown key"),
         ("sample_ratio: 3", "type: big", "datasets.xrays.type: no type 'big'"),
+        ("sample_ratio: 3", "type: [a]", "datasets.xrays.type: no type ['a']"),
+        ("arch: toy", "arch: [a]", "model.arch: expected a registered name, got ['a']"),
+        ("arch: toy", 'arch: "a\\nb"', "model.arch: expected a registered name, got 'a\\nb'"),
+        ("small", "1e400", "model.model_type: toy has no type inf. Known: other, small."),
+        ("small", "{}", "model.model_type: toy has no type {}. Known: other, small."),
+        ("small", f"0x{'f' * 6000}", "model.model_type: toy has no type a number of thousands of digits"),
+        ("xrays:", "1:", "datasets.1: expected a registered name, got 1"),
+        ("task: train", "task: train, runner: [a]", "run.runner: expected a registered name, got ['a']"),
+        ("init_lr: 3e-5", f"init_lr: {'9' * 400}", "run.init_lr: expected float, got 9999"),
+        ("init_lr: 3e-5", "init_lr: .nan", "run.init_lr: expected float, got nan"),
+        ("init_lr: 3e-5", f"max_epoch: {2**63}", f"run.max_epoch: expected int, got {2**63}"),
+        ("init_lr: 3e-5", '"a\\nb": 1', "'run.a\\nb': unknown key"),
+        ("name: crop, image_size: 64", "name: [crop]", "datasets.xrays.vis_processor.train.name: expected a"),
+        ("{name: crop, image_size: 64}", "crop", "datasets.xrays.vis_processor.train.name: missing"),
+        (
+            "vis_processor:\n      train: {name: crop, image_size: 64}",
+            "vis_processor: 5",
+            "datasets.xrays.vis_processor: expected a mapping",
+        ),
     ],
 )
 def test_one_mistake_one_message(old: str, new: str, expected: str) -> None:

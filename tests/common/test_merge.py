@@ -1,8 +1,9 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.errors import ConfigError, DataError, MissingFileError
 from xraygpt.common.merge import load_yaml, merge_files, parse_options
 
 
@@ -89,7 +90,7 @@ def test_interpolation_that_leads_nowhere_names_the_file(tmp_path: Path) -> None
         merge_files([file])
 
 
-@pytest.mark.parametrize("text", ["run: [1\n", "a: 1\na: 2\n", "- 1\n- 2\n"])
+@pytest.mark.parametrize("text", ["run: [1\n", "a: 1\na: 2\n", "- 1\n- 2\n", "text\n", "5\n"])
 def test_what_is_no_mapping_is_refused_by_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "broken.yaml"
     file.write_text(text)
@@ -100,10 +101,110 @@ def test_what_is_no_mapping_is_refused_by_name(tmp_path: Path, text: str) -> Non
 def test_not_utf8(tmp_path: Path) -> None:
     file = tmp_path / "binary.yaml"
     file.write_bytes(b"a: \xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"binary\.yaml"):
+    with pytest.raises(DataError, match=r"binary\.yaml: not a UTF-8 text file"):
         load_yaml(file)
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_key(tmp_path: Path) -> None:
+    file = tmp_path / "windows.yaml"
+    file.write_bytes(b"\xef\xbb\xbfrun: {seed: 1}\r\n")
+    assert load_yaml(file).values == {"run": {"seed": 1}}
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "empty.yaml"
+    file.write_text("# nothing yet\n")
+    assert load_yaml(file).values == {}
+
+
+def test_blank_is_told_from_null(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("run:\nmodel: null\ndatasets: {a: , b: ~, c: {d: }}\n")
+    assert load_yaml(file).blank == {"run", "datasets.a"}
+
+
+HOSTILE = {
+    "flow": ("[" * 50_000, r"nested more than 32 deep \(line 1, column 33\)"),
+    "flow mappings": ('{"a": ' * 50_000, "nested more than 32 deep"),
+    "blocks": ("".join(f"{' ' * depth}a:\n" for depth in range(1_000)), "nested more than 32 deep"),
+    "block lists": ("- " * 50_000, "nested more than 32 deep"),
+    "int": ("a: !!int x", r"tags such as !!int are not used here; remove it \(line 1, column 4\)"),
+    "bool": ("a: !!bool x", "tags such as !!bool"),
+    "python": ("a: !!python/object/apply:os.system [ls]", "tags such as !!python"),
+    "own tag": ("a: !secret x", "tags such as !secret"),
+    "long int": ("a: " + "9" * 5_000, "5000 digits"),
+    "hexadecimal": ("a: 0x_", "base 16"),
+    "aliases": (
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh")),
+        "expan",
+    ),
+    "alias of itself": ("a: &a [*a]", "recursive"),
+    "alias of nothing": ("a: *b", "undefined alias"),
+    "twice": ("a: 1\na: 2", r"duplicate key a \(line 2, column 1\)"),
+    "tab": ("a:\n\tb: 1", r"a tab; indent with spaces\) \(line 2, column 1\)"),
+    "control character": ("a: \x00", "control characters"),
+    "escaped NUL": (r'a: "\0"', "a NUL character"),
+    "two documents": ("a: 1\n---\na: 2", "another document"),
+    "key without a name": ("? [a]\n: 1", "unhashable key"),
+    "null as key": ("null: 1", "key type"),
+    "interpolation": ('a: "${"', "no viable alternative"),
+    "deep interpolation": (f'a: "{"${" * 300}b{"}" * 300}"', "nested too deeply|no viable|ecursion"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    text, reason = HOSTILE[name]
+    file = tmp_path / "hostile.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"hostile\.yaml: .*({reason})") as caught:
+        merge_files([file])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 50_000, "!!int x", "9" * 5_000, "0x_", "&a [*a]", "*b", "a: 1\n---\na", "${", '"\\0"']
+)
+def test_hostile_options_are_refused_in_one_line(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--options: run\.seed: cannot read .* as YAML") as caught:
+        parse_options([f"run.seed={value}"])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("key", [".".join("a" * 50_000), "a b", "a[0]", "", "\x00"])
+def test_options_with_no_key(key: str) -> None:
+    with pytest.raises(ConfigError, match="is not a dotted key") as caught:
+        parse_options([f"{key}=1"])
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "shape", ["'${{{0}}}${{{0}}}'", "{{x: '${{{0}}}', y: '${{{0}}}'}}", "'${{.{0}}}${{.{0}}}'"]
+)
+def test_interpolations_may_not_multiply(tmp_path: Path, shape: str) -> None:
+    names = [f"a{number}" for number in range(40)]
+    lines = [f"{a}: {shape.format(b)}" for a, b in pairwise(names)]
+    file = tmp_path / "laughs.yaml"
+    file.write_text("\n".join([*lines, f"{names[-1]}: ha"]))
+    with pytest.raises(ConfigError, match=r"laughs\.yaml: the interpolations make more than"):
+        merge_files([file])
+
+
+def test_a_long_chain_or_a_circle_of_interpolations(tmp_path: Path) -> None:
+    file = tmp_path / "chain.yaml"
+    file.write_text("\n".join(f"a{number}: '${{a{number + 1}}}'" for number in range(3_000)) + "\na3000: x")
+    with pytest.raises(ConfigError, match=r"chain\.yaml: .*(nested too deeply|ecursion)"):
+        merge_files([file])
+    file.write_text("a: '${b}'\nb: '${a}'")
+    with pytest.raises(ConfigError, match=r"chain\.yaml: .*ecursi"):
+        merge_files([file])
 
 
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"nothing\.yaml"):
         load_yaml(tmp_path / "nothing.yaml")
+    with pytest.raises(MissingFileError, match=f"a folder: the configuration file {tmp_path}"):
+        load_yaml(tmp_path)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from xraygpt.common import paths
 from xraygpt.common.errors import MissingFileError
 from xraygpt.common.paths import cached_file, package_root, require_file, resolve_path, shipped_root
 
@@ -80,3 +81,9 @@ def test_an_error_names_every_place_that_was_searched(
         require_file("prompts/aligment.txt", what="the prompts", source="xraygpt", where="model.prompt_path")
     for part in (str(tmp_path), str(shipped_root()), "did you mean 'prompts/alignment.txt'?"):
         assert part in str(caught.value)
+
+
+def test_an_extra_is_installed_as_the_package_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.install_hint("dicom") == 'python -m pip install -c constraints.txt -e ".[dicom]"'
+    monkeypatch.setattr(paths, "package_root", lambda: tmp_path / "site-packages/xraygpt")
+    assert paths.install_hint("dicom") == 'python -m pip install "xraygpt-cxr[dicom]"'

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,21 @@ def test_missing_columns_are_named_with_the_nearest(tmp_path: Path, text: str) -
         ("t.csv", "a,b\n1,2\n".encode("utf-16"), r"line 1 is not UTF-8"),
         ("t.csv.gz", b"a,b\n1,2\n", r"is called \.gz and is not compressed"),
         ("t.csv.gz", gzip.compress(b"a,b\n" * 9000)[:-20], r"damaged after line \d+ .*download it again"),
-        ("t.json", b'[{"a": 1},', r"not valid JSON"),
+        ("t.json", b'[{"a": 1},', r"row \[1\]: not valid JSON: Expecting value"),
+        ("t.json", b'[{"a": 1}', r"not valid JSON after row \[0\]: expected ','"),
+        ("t.json", b'[{"a": 1} {"a": 2}]', r"after row \[0\]: expected ','"),
+        ("t.json", b'[{"a": 1}] x', r"after row \[0\]: something follows"),
+        ("t.json", b'[{"a": 1}, {"a" 2}]', r"row \[1\]: not valid JSON"),
+        ("t.json", b'[{"a": 1}, {"a": "\xe4"}]', r"not UTF-8 .*save it as UTF-8"),
+        ("t.json", b"[" + b"9" * 6000 + b"]", r"row \[0\]: not readable as JSON"),
+        ("t.json", b'[{"a": ' + b"[" * 100_000, r"row \[0\]: .*nested too deeply"),
+        (
+            "t.json",
+            b'{"train": [{"a": 1, "split": "test"}]}',
+            r"train\[0\]: stands under 'train' and .* 'test'",
+        ),
+        ("t.json", b" ", r"expected a list of objects"),
+        ("t.json.gz", gzip.compress(b"[" + b'{"a": 1},' * 90000)[:-20], r"damaged .*download it again"),
         ("t.json", b'{"rows": []}', r'one under the key "annotations"'),
         ("t.json", b"[3]", r"row \[0\]: expected an object, found int"),
         ("t.json", b"[" * 100_000, r"nested too deeply"),
@@ -96,15 +111,79 @@ def test_damage_is_named_with_its_place(tmp_path: Path, name: str, content: byte
     assert str(path) in str(caught.value)
 
 
-def test_endless_lines_and_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_lines_and_values_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "MAX_LINE_BYTES", 1000)
-    monkeypatch.setattr(tables, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(tables, "_CHUNK_BYTES", 100)
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1" * 5000))
     with pytest.raises(DataError, match=r"line 2 is longer than"):
         values(tmp_path / "t.csv.gz")
-    (tmp_path / "t.json").write_bytes(b"[" + b" " * 5000 + b"]")
-    with pytest.raises(DataError, match=r"JSON Lines"):
+    (tmp_path / "t.json").write_bytes(b'[{"a": 1}, {"a": "' + b"x" * 50_000)
+    with pytest.raises(DataError, match=r"row \[1\]: .*too long a value: Unterminated string"):
         values(tmp_path / "t.json")
+
+
+def test_what_a_small_file_unfolds_to_is_not_held(tmp_path: Path) -> None:
+    path = tmp_path / "t.json.gz"
+    with gzip.open(path, "wb", 1) as file:
+        for _ in range(16):
+            file.write(b" " * (4 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"expected a list of objects"):
+        values(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_json_is_the_same_wherever_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    rows = [{"a": 123456, "b": "ä\n[{,"}, {"a": -1.5e3, "b": None}, {"a": True, "c": "x"}]
+    monkeypatch.setattr(tables, "_CHUNK_BYTES", size)
+    path = tmp_path / "t.json"
+    expected = [
+        {"a": "123456", "b": "ä\n[{,"},
+        {"a": "-1500.0", "b": ""},
+        {"a": "true", "c": "x"},
+    ]
+    for text in (json.dumps(rows), json.dumps({"info": {"a": [1]}, "n": 12, "annotations": rows}, indent=1)):
+        path.write_text(text, encoding="utf-8-sig")
+        assert values(path) == expected
+
+
+R2GEN = {
+    "train": [{"id": "s1", "report": "Normal.", "image_path": ["s1/0.png", "s1/1.png"], "split": "train"}],
+    "validate": [{"id": "s2", "report": "Normal.", "image_path": ["s2/0.png"], "tags": {"a": 1}}],
+    "test": [],
+}
+
+
+def test_lists_by_split_with_several_images_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(R2GEN))
+    rows = list(read_table(path, ("id", "image_path"), each="image_path"))
+    assert [(r.values["id"], r.values["image_path"], r.values["split"]) for r in rows] == [
+        ("s1", "s1/0.png", "train"),
+        ("s1", "s1/1.png", "train"),
+        ("s2", "s2/0.png", "val"),
+    ]
+    assert [row.position for row in rows] == [
+        "row train[0], image_path[0]",
+        "row train[0], image_path[1]",
+        "row validate[0], image_path[0]",
+    ]
+    assert rows[2].nested == {"tags": "an object"}
+
+
+def test_a_nested_column_is_not_called_missing(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(R2GEN))
+    with pytest.raises(DataError, match=r"'image_path' has to be a text or a number, not a list"):
+        values(path, "image_path")
+    path.write_text(json.dumps(R2GEN["validate"]))
+    with pytest.raises(DataError, match=r"row \[0\]: 'tags' has to be .*not an object"):
+        values(path, "id", "tags")
 
 
 def test_absent_file_and_folder(tmp_path: Path) -> None:

@@ -84,6 +84,30 @@ def test_a_question_that_does_not_fit_is_an_error_and_a_tight_one_shortens_the_a
         chat.answer(conv, [], max_length=40)
 
 
+def test_a_question_far_beyond_the_context_is_refused_unread() -> None:
+    model = Recorder()
+    chat = Chat(model, _processor)
+    conv = chat.new_conversation()
+    with pytest.raises(DataError, match="2,000,000 characters; shorten it to 16,000 at most"):
+        chat.ask("word " * 400_000, conv)
+    with pytest.raises(DataError, match="shorten it to 320 at most"):
+        chat.ask("a" * 321, conv, max_length=20)
+    assert (conv.messages, model.prompts) == ([], [])
+    chat.ask("a" * 320, conv, max_length=20)
+
+
+@pytest.mark.parametrize("image", ["path", "text", "pil"])
+def test_an_image_is_turned_upright_whatever_way_it_comes(tmp_path: Path, image: str) -> None:
+    file, exif = tmp_path / "x.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (7, 5)).save(file, exif=exif)
+    given = {"path": file, "text": str(file), "pil": Image.open(file)}[image]
+    images = list[Tensor]()
+    chat = Chat(Recorder(), _processor)
+    chat.upload_img(given, chat.new_conversation(), images)
+    assert images[0].flatten()[0] == 5
+
+
 def test_the_mark_of_an_image_is_neither_asked_nor_answered() -> None:
     chat = Chat(Recorder("Clear <ImageHere>lungs."), _processor)
     conv = chat.new_conversation()

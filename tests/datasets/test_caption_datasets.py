@@ -13,7 +13,8 @@ from xraygpt.common.errors import ConfigError, DataError, MissingFileError
 from xraygpt.datasets.builders import DatasetZoo, load_dataset
 from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetConfig
 from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
-from xraygpt.datasets.datasets.images import SkippedImageError, read_image
+from xraygpt.datasets.datasets.images import SkippedImageError
+from xraygpt.pictures.reading import read_image
 from xraygpt.processors import Blip2ImageEvalProcessor, Blip2ImageTrainProcessor
 
 

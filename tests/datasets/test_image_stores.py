@@ -146,7 +146,7 @@ def test_damage_after_the_start_is_an_error_that_names_tar_and_image(storage: Pa
         images.read("x0")
     os.truncate(images.folder / "shard-000001.tar", 700)
     (image_id, *_) = (row for row in images._rows if "000001" in images.place(row))
-    with pytest.raises(DataError, match=rf"shard-000001\.tar: {image_id}: cannot be read as an image"):
+    with pytest.raises(DataError, match=rf"shard-000001\.tar: {image_id}: cannot be decoded"):
         images.read(image_id)
     with pytest.raises(DataError, match="no image 'x99'"):
         images.read("x99")

@@ -22,8 +22,7 @@ from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
 from xraygpt.datasets.datasets.image_stores import ShardedImages
-from xraygpt.datasets.loader import BatchLoader
-from xraygpt.datasets.stream import EvalStream, TrainStream
+from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.runners.launch import launch
 
@@ -90,7 +89,7 @@ def test_corrupt_image_in_a_shard_is_named_and_may_be_left_out(tmp_path: Path) -
     (storage / "image" / "x2.png").write_bytes(b"no image at all")
     write_shards(storage)
     shutil.rmtree(storage / "image")
-    place = r"annotations\[2\]: .*shard-000000\.tar: x2: cannot be read as an image"
+    place = r"annotations\[2\]: .*shard-000000\.tar: x2: is none of DICOM, JPEG"
     with pytest.raises(DataError, match=place + r".*skip_corrupt: true"):
         dataset(storage)[2]
     skipped: list[str] = []

@@ -16,8 +16,7 @@ from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetCon
 from xraygpt.datasets.builders.image_text_pair_builder import OpenIBuilder
 from xraygpt.datasets.data_utils import prepare_sample
 from xraygpt.datasets.datasets.images import SkippedImageError
-from xraygpt.datasets.loader import BatchLoader
-from xraygpt.datasets.stream import EvalStream, TrainStream
+from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 
 
 class Noise:

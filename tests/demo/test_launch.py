@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import signal
+import socket
+import stat
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 
-from xraygpt.common.code_version import install_hint
+import gradio as gr
+
 from xraygpt.common.config import Config
-from xraygpt.common.errors import ConfigError, MissingFileError
-from xraygpt.demo.launch import first_question, make_page, vis_processor
+from xraygpt.common.errors import ConfigError, DataError, MissingFileError
+from xraygpt.common.paths import install_hint
+from xraygpt.demo import launch as demo
+from xraygpt.demo.launch import first_question, make_page, serve, vis_processor
+from xraygpt.demo.page import UPLOADS
 from xraygpt.processors import Blip2ImageEvalProcessor
 
 ROOT = Path(__file__).parents[2]
@@ -97,3 +112,150 @@ def test_ports_that_do_not_exist(port: str) -> None:
     )
     assert result.returncode == 2
     assert f"from 1 to 65535, not '{port}'" in result.stderr
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files; a launched demo logs nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(demo, "setup_logger", lambda: None)
+    monkeypatch.setattr(demo, "make_page", lambda args: None)
+    return tmp_path
+
+
+def upload(text: str = "a patient") -> Path:
+    """Leave a file as gradio does."""
+    file = Path(os.environ[UPLOADS], "1234", "DOE_JANE.png")
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_demo_and_nothing_is_kept(
+    name: str, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def served(*_: Any) -> None:
+        folder = upload().parents[1]
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(9)
+
+    monkeypatch.setattr(demo, "serve", served)
+    before = [signal.getsignal(number) for number in demo.SIGNALS]
+    with pytest.raises(SystemExit) as ended:
+        demo.launch(arguments(temporary))
+    assert ended.value.code == 128 + getattr(signal, name)
+    assert capsys.readouterr().err == f"ended by {name}; no uploaded image is kept\n"
+    assert list(temporary.iterdir()) == []
+    assert [signal.getsignal(number) for number in demo.SIGNALS] == before
+
+
+def test_what_nohup_ignores_stays_ignored(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "serve", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        demo.launch(arguments(temporary))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_folders_of_killed_demos_are_removed_and_those_of_running_ones_are_not(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, other = temporary / f"{demo.FOLDER_PREFIX}1", temporary / "someone_else"
+    for folder in (killed, other):
+        folder.mkdir()
+        (folder / "DOE_JANE.png").touch()
+    (temporary / f"{demo.FOLDER_PREFIX}link").symlink_to(other)
+    running: list[Path] = []
+
+    def served(*_: Any) -> None:
+        running.append(upload())
+        if len(running) == 1:
+            demo.launch(arguments(temporary))  # a second demo starts and ends
+            assert running[0].exists()
+            assert not running[1].exists()
+            os.environ[UPLOADS] = str(running[0].parents[1])
+
+    monkeypatch.setattr(demo, "serve", served)
+    demo.launch(arguments(temporary))
+    assert not killed.exists()
+    assert (other / "DOE_JANE.png").exists()
+    assert not running[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/tmp/x"), "/tmp/x: Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_an_error(
+    error: OSError, message: str, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    for place in (demo, tempfile):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "serve" if place is demo else "mkdtemp", full)
+            with pytest.raises(DataError, match=message):
+                demo.launch(arguments(temporary))
+    assert list(temporary.iterdir()) == []
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def test_a_taken_port_is_an_error() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with gr.Blocks() as blocks, pytest.raises(ConfigError, match=f"port {port} is not free"):
+            serve(blocks, port)
+
+
+def test_the_page_is_served_on_this_machine_only() -> None:
+    served: dict[str, Any] = {}
+    serve(
+        SimpleNamespace(launch=served.update, block_thread=lambda: None, close=lambda verbose: None),
+        port=7860,
+    )
+    assert (served["server_name"], served["share"]) == ("127.0.0.1", False)
+
+
+def test_foreign_pages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    own, codes = f"127.0.0.1:{port}", {}
+    asked: list[dict[str, str]] = [
+        {},
+        {"Host": f"localhost:{port}"},
+        {"Host": f"[::1]:{port}", "Origin": f"http://[::1]:{port}"},
+        {"Origin": f"http://{own}"},
+        {"Host": f"evil.example:{port}"},
+        {"Host": "127.0.0.1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": f"https://{own}"},
+        {"Origin": "null"},
+    ]
+
+    def ask() -> None:
+        for number, headers in enumerate(asked):
+            try:
+                with urllib.request.urlopen(
+                    urllib.request.Request(f"http://{own}/", headers=headers)
+                ) as page:
+                    codes[number] = page.status
+            except urllib.error.HTTPError as error:
+                codes[number] = error.code
+
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        monkeypatch.setattr(blocks, "block_thread", ask)
+        serve(blocks, port)
+    assert list(codes.values()) == [200] * 4 + [403] * 5

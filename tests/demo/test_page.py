@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +17,9 @@ pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 import gradio_client
 
 from tests.demo.talker import Talker
-from xraygpt.common.errors import ConfigError
 from xraygpt.conversation.chat import Chat
 from xraygpt.demo.examples import make_examples
-from xraygpt.demo.page import NOTHING_SAID, READY, START, Page, build_page, serve
+from xraygpt.demo.page import NOTHING_SAID, READY, START, UPLOADS, Page, build_page
 from xraygpt.models.generation import GenerationConfig
 
 
@@ -41,21 +39,34 @@ def page() -> Page:
 
 
 @pytest.fixture(scope="module")
-def address(page: Page) -> Iterator[str]:
-    blocks = build_page(page)
-    _, url, _ = blocks.launch(
-        server_name="127.0.0.1", share=False, prevent_thread_lock=True, quiet=True, ssr_mode=False
-    )
-    yield url
-    blocks.close()
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where gradio keeps files."""
+    return tmp_path_factory.mktemp("gradio")
+
+
+@pytest.fixture(scope="module")
+def address(page: Page, disk: Path) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(UPLOADS, str(disk))
+        blocks = build_page(page)
+        _, url, _ = blocks.launch(
+            server_name="127.0.0.1", share=False, prevent_thread_lock=True, quiet=True, ssr_mode=False
+        )
+        yield url
+        blocks.close()
+
+
+def kept(disk: Path) -> set[bytes]:
+    return {file.read_bytes() for file in disk.rglob("*") if file.is_file()} - {b""}
 
 
 def said(messages: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(message["role"], message["content"][0]["text"]) for message in messages]
 
 
-def test_upload_ask_again_reset_in_two_tabs(address: str, tmp_path: Path) -> None:
+def test_upload_ask_again_reset_in_two_tabs(address: str, tmp_path: Path, disk: Path) -> None:
     clients = []
+    before = kept(disk)  # the examples
     for value in (30, 90):
         file = tmp_path / f"{value}.png"
         Image.new("L", (13, 7), value).save(file)
@@ -64,6 +75,9 @@ def test_upload_ask_again_reset_in_two_tabs(address: str, tmp_path: Path) -> Non
             gradio_client.handle_file(file), api_name="/upload"
         )
         assert shown["visible"]
+        assert shown["value"].startswith('<img src="data:image/')
+        assert kept(disk) == before
+        assert not [path for path in disk.rglob("*") if file.name in path.name]
         assert (messages, status, question) == ([], READY, "What is it?")
         clients.append(client)
     answers = [said(client.predict("What is it?", 1, 0.0, api_name="/answer")[0]) for client in clients]
@@ -91,7 +105,61 @@ def test_a_damaged_file_is_a_message_and_ends_the_conversation(page: Page, tmp_p
     session, _, messages, status, _ = page.upload(None, str(file))
     assert session is None
     assert messages == []
-    assert status.startswith("**Problem:** chest.png cannot be read as an image.")
+    assert status.startswith("**Problem:** chest.png: is none of DICOM, JPEG")
+    assert file.exists()  # it is no upload, so it is not the page's to remove
+
+
+def test_a_long_question_is_refused_while_the_model_is_busy(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+
+    def slow(*_: Any) -> Iterator[str]:
+        refused.wait(20)
+        yield "At last"
+
+    monkeypatch.setattr(Talker, "complete_stream", slow)
+    busy, hasty = (gradio_client.Client(address, verbose=False) for _ in range(2))
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    busy.predict(gradio_client.handle_file(tmp_path / "a.png"), api_name="/upload")
+    answering = busy.submit("What is it?", 1, 0.0, api_name="/answer")
+    with pytest.raises(Exception, match="characters; shorten it"):
+        hasty.predict("word " * 400_000, 1, 0.0, api_name="/answer")
+    assert not answering.done()
+    refused.set()
+    assert said(answering.result()[0])[-1] == ("assistant", "At last")
+
+
+def test_an_answer_that_fails_is_told_and_gives_the_question_back(
+    page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Iterator[str]:
+        yield "The heart"
+        raise RuntimeError("out of memory at /home/someone")
+
+    session = page.show(None, page.examples[0].image)[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Talker, "complete_stream", broken)
+        *_, (messages, status, question) = page.answer("What is it?", session, 1, 0.0)
+    assert (messages, question) == ([], "What is it?")
+    assert status.startswith("**Problem:** this failed (RuntimeError)")
+    assert "someone" not in status
+    assert "out of memory at /home/someone" in caplog.text
+    *_, (messages, status, _) = page.answer("What is it?", session, 1, 0.0)
+    assert (len(messages), status) == (2, "")
+
+
+def test_an_upload_that_the_model_fails_on_leaves_an_empty_page(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Talker, "encode_img", broken)
+    session, _, messages, status, _ = page.upload(None, str(tmp_path / "a.png"))
+    assert (session, messages) == (None, [])
+    assert "RuntimeError" in status
 
 
 def test_an_example_is_sent_to_the_model(page: Page) -> None:
@@ -132,16 +200,6 @@ def test_the_page_says_what_it_is(page: Page) -> None:
     assert any("synthetic" in text for text in texts)
 
 
-def test_a_taken_port_is_an_error(page: Page) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port} is not free"):
-            serve(build_page(page), port)
-
-
-def test_the_page_is_served_on_this_machine_only() -> None:
-    served: dict[str, Any] = {}
-    serve(SimpleNamespace(launch=served.update, block_thread=lambda: None), port=7860)
-    assert (served["server_name"], served["share"]) == ("127.0.0.1", False)
+def test_the_upload_names_dicom(page: Page) -> None:
+    labels = [part["props"].get("label") or "" for part in build_page(page).get_config_file()["components"]]
+    assert any("Upload" in label and "DICOM" in label for label in labels)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from tests.demo.talker import Talker
+from tests.pictures.dicom_files import chest, dicom
 from xraygpt.common.errors import DataError
 from xraygpt.conversation.chat import Chat
 from xraygpt.demo.session import PREVIEW_SIDE, ask, begin, open_upload, preview
@@ -73,8 +74,10 @@ def test_what_cannot_be_asked(chat: Chat) -> None:
         next(ask(chat, session, "  ", GREEDY))
     with pytest.raises(DataError, match="must not hold <ImageHere>"):
         list(ask(chat, session, "What is <ImageHere>?", GREEDY))
-    with pytest.raises(DataError, match="shorten it"):
+    with pytest.raises(DataError, match="shorten it or raise max_length"):
         list(ask(chat, session, "word " * 70, GREEDY))
+    with pytest.raises(DataError, match="has 1,999,999 characters; shorten it to 960 at most"):
+        next(ask(chat, session, "word " * 400_000, GREEDY))
     assert session.turns() == []
 
 
@@ -108,12 +111,22 @@ def test_uploads_of_all_kinds(tmp_path: Path) -> None:
     assert high > 250
 
 
+def test_a_dicom_upload_is_seen_and_a_refused_one_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(dicom(chest()))
+    np.testing.assert_array_equal(np.asarray(open_upload(tmp_path / "a")), chest())
+    (tmp_path / "b.png").write_bytes(dicom(chest(), Modality="CT"))
+    with pytest.raises(DataError, match=r"^b\.png: modality is CT"):
+        open_upload(tmp_path / "b.png")
+
+
 def test_a_damaged_upload_is_named(tmp_path: Path) -> None:
     file = tmp_path / "chest.jpg"
     Image.effect_noise((90, 90), 50).save(file)
     file.write_bytes(file.read_bytes()[:900])
     for path in (file, tmp_path / "notes.txt"):
         path.touch()
-        with pytest.raises(DataError, match=rf"^{path.name} cannot be read as an image") as caught:
+        with pytest.raises(
+            DataError, match=rf"^{path.name}: (cannot be decoded|the file is empty)"
+        ) as caught:
             open_upload(path)
         assert str(tmp_path) not in str(caught.value)

@@ -28,12 +28,12 @@ from xraygpt.common.errors import DataError
 from xraygpt.pictures import grey
 from xraygpt.pictures.convert import PictureConfig, RefusedPictureError, convert_picture
 from xraygpt.pictures.dicom import read_dicom
-from xraygpt.pictures.grey import GreyPicture
+from xraygpt.pictures.grey import Picture
 
 GREY = chest()
 
 
-def read(data: bytes) -> GreyPicture:
+def read(data: bytes) -> Picture:
     return read_dicom(data, "a.dcm")
 
 
@@ -200,9 +200,35 @@ def test_a_false_monochrome1_tag_is_seen_in_the_pixels() -> None:
     picture = read(dicom(GREY, PhotometricInterpretation="MONOCHROME1"))
     np.testing.assert_array_equal(np.asarray(picture.image), GREY)
     assert "MONOCHROME1" in picture.notes[0]
-    inverted = read(dicom(255 - GREY))  # tagged MONOCHROME2: only told
-    np.testing.assert_array_equal(np.asarray(inverted.image), 255 - GREY)
+    inverted = convert_picture(
+        dicom(255 - GREY), "a", PictureConfig(keep_size=True)
+    )  # MONOCHROME2: only told
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(inverted.data))), 255 - GREY)
     assert "looks inverted" in inverted.notes[0]
+
+
+@pytest.mark.parametrize("shape", ["INVERSE", "IDENTITY", None])
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bright_lungs", [True, False])
+def test_presentation_lut_shape_counts_where_the_pixels_agree(
+    shape: str | None, interpretation: str, bright_lungs: bool
+) -> None:
+    tags = {"PhotometricInterpretation": interpretation} | ({"PresentationLUTShape": shape} if shape else {})
+    picture = read(dicom(255 - GREY if bright_lungs else GREY, **tags))
+    inverted = bright_lungs and (interpretation == "MONOCHROME1" or shape == "INVERSE")
+    want = 255 - GREY if bright_lungs and not inverted else GREY
+    np.testing.assert_array_equal(np.asarray(picture.image), want)
+    expected = (interpretation == "MONOCHROME1") != inverted  # the tags were not simply followed
+    assert len(picture.notes) == expected
+
+
+@pytest.mark.parametrize(("interpretation", "inverted"), [("MONOCHROME1", True), ("MONOCHROME2", False)])
+def test_where_the_pixels_say_nothing_monochrome1_counts_and_the_shape_does_not(
+    interpretation: str, inverted: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (80, 80), dtype=np.uint8)
+    picture = read(dicom(noise, PhotometricInterpretation=interpretation, PresentationLUTShape="INVERSE"))
+    np.testing.assert_array_equal(np.asarray(picture.image), 255 - noise if inverted else noise)
 
 
 @pytest.mark.parametrize(

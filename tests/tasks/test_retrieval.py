@@ -15,7 +15,7 @@ from tests.toy import write_config, write_dataset
 from xraygpt.common.errors import ConfigError
 from xraygpt.runners.launch import launch, metrics_table
 from xraygpt.tasks import retrieval as retrieval_module
-from xraygpt.tasks.retrieval_results import Queries, retrieval_metrics, retrieval_rows
+from xraygpt.tasks.retrieval import Queries, retrieval_metrics, retrieval_rows
 
 
 def queries(**changes: Any) -> Queries:

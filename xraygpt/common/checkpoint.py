@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.errors import CheckpointError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, mistaken_download
+from xraygpt.common.run_record import writing
 
 _MAX_LISTED = 12
 _FOLDER_WEIGHTS = (
@@ -102,8 +103,15 @@ def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) ->
     """Write `payload` to `path` so that a reader sees the old file or the new one, never half of one.
 
     The data goes to a temporary name in the same folder, is flushed to the disk and then renamed.
+
+    Raises:
+        OSError: the disk is full, or `path` may not be written.
     """
-    path = Path(path)
+    with writing(path):
+        return _save(Path(path), payload)
+
+
+def _save(path: Path, payload: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:

@@ -1,35 +1,33 @@
-"""Command lines: parsed, recorded as they were typed, and run with errors for people."""
+"""Command lines: parsed, recorded as they were typed, and run; what is said when one is cut short."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from xraygpt.common.errors import XrayGPTError, did_you_mean
+from xraygpt.common.errors import DataError, XrayGPTError, did_you_mean
+
+SECONDS_FOR_MESSAGE = 3.0
+"""torchrun stops all processes once one has failed, so the others let the main one say why first."""
+PEER_IS_GONE = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "nccl", "gloo")
+"""What PyTorch's messages contain in a process that waits for another one which has ended."""
+WORKER_IS_GONE = "DataLoader worker"
+
+logger = logging.getLogger(__name__)
 
 
-def run_command(args: argparse.Namespace) -> int:
-    """Call ``args.run(args)``; return the exit status.
-
-    It is what the call returns, 0 for None, 2 after an error that the user can fix (a full disk included),
-    and 130 after an interruption by Ctrl-C.
-    """
-    try:
-        return int(args.run(args) or 0)
-    except XrayGPTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+class Terminated(BaseException):
+    """SIGTERM has arrived."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Run the command that a command line names; return the exit status, see `run_command`.
+    """Run the command that a command line names; return the exit status, see `guarded`.
 
     Args:
         parser: sets ``run``, the function that takes the parsed command line, and may set ``check``, which
@@ -55,8 +53,110 @@ def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = 
     args = parser.parse_args(argv)
     if "check" in args:
         args.check(args)
-    args.command_line = typed_command() if argv is None else typed_command([parser.prog, *argv])
+    args.command_line = typed_command() if argv is None else typed_command([*parser.prog.split(), *argv])
     return run_command(args)
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Call ``args.run(args)``; return the exit status (see `guarded`), 0 for a call that returns None."""
+    return guarded(lambda: int(args.run(args) or 0))
+
+
+def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> int:
+    """Call `run`; say in one line on stderr what stopped it, and return the exit status.
+
+    The status is what `run` returns; 2 after an error that the user can fix, a full disk included; 130 after
+    Ctrl-C; 143 after SIGTERM; 1 after anything else, whose traceback goes to the log file.
+
+    Of several processes the main one speaks; of a sample or a file that cannot be used, or of a fault in the
+    program, the process that met it.
+
+    Args:
+        advice: returns what to do after anything but an `XrayGPTError`, as the end of a sentence.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if in_main_thread:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return run()
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if in_main_thread:  # the message is to be seen whole; torchrun lets a SIGTERM follow a Ctrl-C
+            for number in handlers:
+                signal.signal(number, signal.SIG_IGN)
+        return _report(error, advice)
+    finally:
+        if in_main_thread:
+            for number, handler in handlers.items():
+                signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: Any) -> None:
+    """End the program like an exception, so that files are closed and removed as after Ctrl-C."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
+
+
+def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
+    status, message, of_this_process = _ending(error)
+    if advice is not None and not isinstance(error, XrayGPTError):
+        message += f"; {'once that is fixed, ' if status == 2 else ''}{advice()}"
+    rank = os.environ.get("RANK", "0")
+    if rank == "0" or of_this_process:
+        print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr, flush=True)
+    if rank != "0" and isinstance(error, Exception):
+        time.sleep(SECONDS_FOR_MESSAGE)
+    return status
+
+
+def _ending(error: BaseException) -> tuple[int, str, bool]:
+    """Return exit status, message, and whether it is this process that was hit rather than all of them."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted", False
+    if isinstance(error, Terminated):
+        return 143, "stopped by SIGTERM", False
+    if isinstance(error, XrayGPTError):
+        return 2, f"error: {error}", isinstance(error, DataError)
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return 2, f"error: {place}{error.strerror or error}", True
+    log = _log_traceback()
+    text = str(error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    if isinstance(error, RuntimeError) and text.startswith(WORKER_IS_GONE):
+        return 1, f"error: a process that loads data has ended: {line} Memory may have run out{log}", True
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return 1, f"error: out of memory ({line}); lower run.batch_size_train or run.num_workers{log}", True
+    if isinstance(error, RuntimeError) and any(words in text.lower() for words in PEER_IS_GONE):
+        return 1, f"error: another process of this run has ended{log}", False
+    return 1, f"error: {type(error).__name__}: {line}{log}", True
+
+
+def _log_traceback() -> str:
+    """Write the traceback of the exception at hand to the log file, or to stderr if there is none yet."""
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    if not files:
+        logger.error("traceback:", exc_info=True)
+        return ""
+    logger.debug("traceback:", exc_info=True)
+    return f" (traceback in {os.path.relpath(files[0].baseFilename)})"
+
+
+def program(verb: str | None = None) -> list[str]:
+    """Return how this program was started, or how its sibling `verb` ("train", "evaluate", "demo") is.
+
+    Either as a script, ``python train.py``, or as the installed command, ``xraygpt train``; under torchrun
+    that is part of it, unless another program is asked for.
+    """
+    script, *arguments = sys.argv
+    start = _start(script)
+    if start[-1] != script:
+        start += [verb] if verb else [word for word in arguments[:1] if not word.startswith("-")]
+    elif verb:
+        start = ["python", str(Path(script).with_name(f"{verb}.py"))]
+    return start if verb else _under_torchrun(start)
 
 
 def typed_command(words: Sequence[str] | None = None) -> str:
@@ -65,13 +165,27 @@ def typed_command(words: Sequence[str] | None = None) -> str:
     Args:
         words: the program and what follows it; None for those that Python was started with.
     """
-    program, *given = sys.argv if words is None else words
-    path = Path(program)
+    script, *arguments = sys.argv if words is None else words
+    return shlex.join([*_under_torchrun(_start(script)), *arguments])
+
+
+def _start(script: str) -> list[str]:
+    """Return the words that start a program, from the name by which Python knows it."""
+    path = Path(script)
     if path.name == "__main__.py":
-        module = getattr(sys.modules["__main__"], "__spec__", None)
-        start = f"python -m {module.parent if module else path.parent}"
-    elif path.suffix == ".py":
-        start = shlex.join(["python", program])
-    else:  # the installed command, by its full path
-        start = path.name.removesuffix(".exe")
-    return f"{start} {shlex.join(given)}"
+        package = path.parent.name
+        return ["python", "-m", package if package == "xraygpt" else f"xraygpt.{package}"]
+    # What is no script is the installed command, known by its full path.
+    return ["python", script] if path.suffix == ".py" else [path.name.removesuffix(".exe")]
+
+
+def _under_torchrun(start: list[str]) -> list[str]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return start
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *start[start[0] == "python" :]]
+
+
+def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
+    """Return the command line of a program with a configuration, as one would type it."""
+    settings = ["--options", *options] if options else []
+    return shlex.join([*program(verb), "--cfg-path", cfg_path, *settings])

@@ -11,19 +11,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from xraygpt.common.errors import ConfigError, UnknownNameError, did_you_mean
-from xraygpt.common.merge import OPTIONS, Layer, load_yaml, merge_files, merge_layers, parse_options
+from xraygpt.common.merge import OPTIONS, Layer, load_yaml, merge_files, merge_layers, parse_options, select
 from xraygpt.common.paths import package_root
 from xraygpt.common.registry import registry
-from xraygpt.common.typed import Problem, build_typed, collect
+from xraygpt.common.typed import Problem, build_typed, collect, show
 
 __all__ = ["Config", "build_typed", "default_layer", "merge_files"]
 
 SECTIONS = ("model", "datasets", "run", "preprocess")
+MAX_NAME_LENGTH = 80
 PROCESSOR_KINDS = ("vis_processor", "text_processor")
 MODEL_SELECTORS = ("arch", "model_type")
 """Keys of the section ``model`` that choose its class and its file of defaults."""
@@ -50,21 +51,22 @@ class Config:
     """
 
     def __init__(self, args: CommandLine) -> None:
-        user = _with_empty_sections(load_yaml(args.cfg_path))
-        options = _with_empty_sections(parse_options(args.options))
+        user, options = _with_empty_sections(load_yaml(args.cfg_path)), parse_options(args.options)
         self._problems: list[Problem] = []
         self._layers: list[Layer] = [user, options]
-        wanted = merge_layers(self._layers)
-        self._check_sections(wanted)
-        self._layers = [*self._model_layers(wanted), *self._dataset_layers(wanted), user, options]
-        merged = merge_layers(self._layers)
-        self._wanted = wanted
+        self._wanted = merge_layers(self._layers, resolve=False)
+        self._check_sections(self._wanted)
+        self._layers = [*self._model_layers(), *self._dataset_layers(), user, options]
+        try:
+            merged = merge_layers(self._layers)
+        except ConfigError:
+            self._raise_problems()  # without its defaults, a section may lack what an interpolation names
+            raise
         self._preprocess = self._checked_preprocess(merged)
         self._run = self._typed_run(merged, default_output=f"output/{Path(args.cfg_path).stem}")
         self._model = self._typed_model(merged)
         self._datasets = self._typed_datasets(merged)
-        if self._problems:
-            raise ConfigError([f"{problem} ({self._origin(problem.key)})" for problem in self._problems])
+        self._raise_problems()
 
     @property
     def run_cfg(self) -> Any:
@@ -108,77 +110,75 @@ class Config:
         for key, value in wanted.items():
             if key not in SECTIONS:
                 self._problem(key, f"unknown section{did_you_mean(str(key), SECTIONS)}")
-            elif not isinstance(value, Mapping):
-                self._problem(key, f"expected a mapping of keys, got {value!r}")
+            elif value is not None and not isinstance(value, Mapping):
+                self._problem(key, f"expected a mapping of keys, got {show(value)}")
 
-    def _model_layers(self, wanted: dict[str, Any]) -> list[Layer]:
-        section = _section(wanted, "model")
-        self._arch: str | None = section.get("arch")
-        self._model_type: str | None = section.get("model_type")
+    def _model_layers(self) -> list[Layer]:
+        self._arch: str | None = select(self._wanted, "model.arch")
+        self._model_type: str | None = select(self._wanted, "model.model_type")
         self._model_class: Any = None
         if self._arch is None:
             self._problem("model.arch", "missing; expected the registered name of a model")
             return []
-        try:
-            self._model_class = registry.get_model_class(self._arch)
-        except UnknownNameError as error:
-            self._problem("model.arch", str(error))
+        self._model_class = self._look_up(registry.get_model_class, self._arch, "model.arch")
+        if self._model_class is None:
             return []
         known = self._model_class.PRETRAINED_MODEL_CONFIG_DICT
         required = getattr(self._model_class, "MODEL_TYPE_REQUIRED", True)
-        if self._model_type is None and known and required:
-            self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
-        elif self._model_type is not None and self._model_type not in known:
-            self._problem(
-                "model.model_type",
-                f"{self._arch} has no type '{self._model_type}'{did_you_mean(self._model_type, known)} "
-                f"Known: {', '.join(sorted(known))}.",
-            )
-        elif self._model_type is not None:
+        if self._model_type is None:
+            if known and required:
+                self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
+        elif isinstance(self._model_type, str) and self._model_type in known:
             return [default_layer(known[self._model_type])]
+        else:
+            problem = f"{self._arch} has {_no_type(self._model_type, known)}"
+            self._problem("model.model_type", f"{problem} Known: {', '.join(sorted(known))}.")
         return []
 
-    def _dataset_layers(self, wanted: dict[str, Any]) -> list[Layer]:
+    def _dataset_layers(self) -> list[Layer]:
         layers: list[Layer] = []
         self._builders: dict[str, Any] = {}
-        for name, section in _section(wanted, "datasets").items():
+        for name, section in _section(self._wanted, "datasets").items():
             key = f"datasets.{name}"
-            if not isinstance(section, Mapping):
-                self._problem(key, f"expected a mapping of keys, got {section!r}")
+            if section is None:  # a layer of higher rank takes the data set away
                 continue
-            try:
-                builder = registry.get_builder_class(name)
-            except UnknownNameError as error:
-                self._problem(key, str(error))
+            if not isinstance(section, Mapping):
+                self._problem(key, f"expected a mapping of keys, got {show(section)}")
+                continue
+            builder = self._look_up(registry.get_builder_class, name, key)
+            if builder is None:
                 continue
             known = builder.DATASET_CONFIG_DICT
-            choice = section.get("type", "default")
-            if choice in known:
+            choice = select(self._wanted, f"{key}.type") or "default"
+            if isinstance(choice, str) and choice in known:
                 self._builders[name] = builder
                 layers.append(default_layer(known[choice]))
             else:
-                self._problem(f"{key}.type", f"no type '{choice}'{did_you_mean(str(choice), known)}")
+                self._problem(f"{key}.type", _no_type(choice, known))
         return layers
+
+    def _look_up(self, get: Callable[[str], Any], name: Any, key: str) -> Any:
+        """Return the class registered as `name`; note a problem and return None if there is none."""
+        try:
+            if isinstance(name, str) and name.isprintable() and len(name) <= MAX_NAME_LENGTH:
+                return get(name)
+            self._problem(key, f"expected a registered name, got {show(name)}")
+        except UnknownNameError as error:
+            self._problem(key, str(error))
+        return None
 
     # Typed sections
 
     def _typed_run(self, merged: dict[str, Any], default_output: str) -> Any:
         section = {"output_dir": default_output, **_section(merged, "run")}
-        try:
-            runner = registry.get_runner_class(section.get("runner") or "runner_base")
-        except UnknownNameError as error:
-            self._problem("run.runner", str(error))
+        name = section.get("runner") or "runner_base"
+        runner = self._look_up(registry.get_runner_class, name, "run.runner")
+        if runner is None:
             return None
         instance = collect(runner.config_class, section, "run", self._problems)
-        for key, look_up in (
-            ("task", registry.get_task_class),
-            ("lr_sched", registry.get_lr_scheduler_class),
-        ):
-            if instance is not None:
-                try:
-                    look_up(getattr(instance, key))
-                except UnknownNameError as error:
-                    self._problem(f"run.{key}", str(error))
+        if instance is not None:
+            self._look_up(registry.get_task_class, instance.task, "run.task")
+            self._look_up(registry.get_lr_scheduler_class, instance.lr_sched, "run.lr_sched")
         return instance
 
     def _typed_model(self, merged: dict[str, Any]) -> Any:
@@ -191,15 +191,10 @@ class Config:
         typed: dict[str, Any] = {}
         for name, builder in self._builders.items():
             key = f"datasets.{name}"
-            section = dict(_section(_section(merged, "datasets"), name))
+            section = without_selectors(_section(_section(merged, "datasets"), name), ("type",))
             for kind in PROCESSOR_KINDS:
-                own = section.get(kind)
-                if own is not None and not isinstance(own, Mapping):
-                    self._problem(f"{key}.{kind}", f"expected a mapping of train and eval, got {own!r}")
-                    own = None
-                own = self._checked_processors(own or {}, f"{key}.{kind}")
+                own = self._checked_processors(section.get(kind), f"{key}.{kind}")
                 section[kind] = self._completed(name, kind, own)
-            section = without_selectors(section, ("type",))
             typed[name] = collect(builder.config_class, section, key, self._problems)
         return typed
 
@@ -219,39 +214,40 @@ class Config:
     def _checked_preprocess(self, merged: dict[str, Any]) -> dict[str, Any]:
         checked: dict[str, Any] = {}
         for kind, splits in _section(merged, "preprocess").items():
-            key = f"preprocess.{kind}"
-            if kind not in PROCESSOR_KINDS:
-                self._problem(key, f"unknown key{did_you_mean(str(kind), PROCESSOR_KINDS)}")
-            elif splits is not None and not isinstance(splits, Mapping):
-                self._problem(key, f"expected a mapping of train and eval, got {splits!r}")
+            if kind in PROCESSOR_KINDS:
+                checked[kind] = self._checked_processors(splits, f"preprocess.{kind}")
             else:
-                checked[kind] = self._checked_processors(splits or {}, key)
+                self._problem(f"preprocess.{kind}", f"unknown key{did_you_mean(str(kind), PROCESSOR_KINDS)}")
         return checked
 
-    def _checked_processors(self, splits: Mapping[str, Any], where: str) -> dict[str, Any]:
+    def _checked_processors(self, splits: Any, where: str) -> dict[str, Any]:
+        if splits is not None and not isinstance(splits, Mapping):
+            self._problem(where, f"expected a mapping of train and eval, got {show(splits)}")
+            return {}
         return {
             split: self._checked_processor(node, f"{where}.{split}")
-            for split, node in splits.items()
+            for split, node in (splits or {}).items()
             if node is not None
         }
 
     def _checked_processor(self, node: Any, key: str) -> dict[str, Any]:
-        if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+        if not isinstance(node, Mapping) or node.get("name") is None:
             self._problem(f"{key}.name", "missing; expected the registered name of a processor")
             return {}
-        try:
-            processor = registry.get_processor_class(node["name"])
-        except UnknownNameError as error:
-            self._problem(f"{key}.name", str(error))
+        processor = self._look_up(registry.get_processor_class, node["name"], f"{key}.name")
+        if processor is None:
             return {}
-        section = without_selectors(node, ("name",))
-        instance = collect(processor.config_class, section, key, self._problems)
+        instance = collect(processor.config_class, without_selectors(node, ("name",)), key, self._problems)
         return {} if instance is None else {"name": node["name"]} | _plain(instance)
 
     # Messages
 
     def _problem(self, key: str, text: str) -> None:
         self._problems.append(Problem(str(key), text))
+
+    def _raise_problems(self) -> None:
+        if self._problems:
+            raise ConfigError([f"{problem} ({self._origin(problem.key)})" for problem in self._problems])
 
     def _origin(self, key: str) -> str:
         """Return the source of highest rank that sets `key`, or the nearest section above it."""
@@ -277,12 +273,21 @@ def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _with_empty_sections(layer: Layer) -> Layer:
-    """Turn ``run:`` with nothing below it into an empty mapping; null would erase the defaults."""
-    values = {key: {} if value is None and key in SECTIONS else value for key, value in layer.values.items()}
-    datasets = values.get("datasets")
-    if isinstance(datasets, Mapping):
-        values["datasets"] = {name: {} if value is None else value for name, value in datasets.items()}
+    """Turn ``run:`` or a data set with nothing behind its colon into an empty mapping.
+
+    An explicit null stays one: it takes away what layers of lower rank say.
+    """
+    values = {key: {} if key in layer.blank else value for key, value in layer.values.items()}
+    datasets = _section(values, "datasets")
+    if datasets:
+        values["datasets"] = {
+            name: {} if f"datasets.{name}" in layer.blank else section for name, section in datasets.items()
+        }
     return Layer(layer.origin, values)
+
+
+def _no_type(choice: object, known: Iterable[str]) -> str:
+    return f"no type {show(choice)}{did_you_mean(show(choice)[1:-1], known)}"
 
 
 def without_selectors(section: Mapping[str, Any], selectors: Sequence[str]) -> dict[str, Any]:

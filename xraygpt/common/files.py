@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +58,11 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def parse_json(text: str | bytes, place: str) -> Any:
-    """Parse JSON from anywhere.
-
-    Raises:
-        DataError: it is not JSON, is nested too deeply, or holds a number too long to be one; begins with
-            `place`.
-    """
+@contextmanager
+def readable_json(place: str) -> Iterator[None]:
+    """Turn what the parser of JSON raises into a DataError that begins with `place`."""
     try:
-        return json.loads(text)
+        yield
     except json.JSONDecodeError as error:
         raise DataError(
             f"{place}: not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -73,6 +71,17 @@ def parse_json(text: str | bytes, place: str) -> Any:
         raise DataError(f"{place}: not readable: its JSON is nested too deeply") from error
     except ValueError as error:  # whole numbers of thousands of digits, and bytes that are not UTF-8
         raise DataError(f"{place}: not readable as JSON ({error})") from error
+
+
+def parse_json(text: str | bytes, place: str) -> Any:
+    """Parse JSON from anywhere.
+
+    Raises:
+        DataError: it is not JSON, is nested too deeply, or holds a number too long to be one; begins with
+            `place`.
+    """
+    with readable_json(place):
+        return json.loads(text)
 
 
 def load_json(path: str | Path) -> Any:

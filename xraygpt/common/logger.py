@@ -8,42 +8,94 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from xraygpt.common.dist_utils import all_reduce_mean, get_world_size, is_main_process
+from xraygpt.common.dist_utils import all_reduce_mean, get_rank, get_world_size, is_main_process
+from xraygpt.common.run_record import writing
 
 T = TypeVar("T")
 
 LOG_FILE = "log.txt"
 METRICS_FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 15.0
+LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+FILE_ONLY = ("py", "transformers", "huggingface_hub", "httpx", "filelock", "torch")
+"""Libraries whose warnings ("py": those of Python's `warnings`) are for the log file, not for the console."""
 
 logger = logging.getLogger(__name__)
 
 
-def setup_logger(output_dir: str | Path | None = None, level: int = logging.INFO) -> None:
-    """Send log lines to stderr and, in process 0, to `log.txt` in `output_dir`.
+class LogFile(logging.FileHandler):
+    """A log file; a line that cannot be written is an error, not a traceback for each line."""
 
-    Processes other than 0 only show warnings. Calling it again replaces the earlier setting.
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line.
+
+        Raises:
+            OSError: the disk is full, or the file may not be written.
+        """
+        with writing(self.baseFilename):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let the exception pass that `emit` has met."""
+        raise
+
+
+class Console(logging.StreamHandler[TextIO]):
+    """Lines on stderr, above a progress bar if there is one."""
+
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Leave out what libraries have to say, unless it is an error."""
+        quiet = record.name.split(".")[0] in FILE_ONLY and record.levelno < logging.ERROR
+        return False if quiet else super().filter(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def setup_logger(output_dir: str | Path | None = None, level: int = logging.INFO) -> None:
+    """Send log lines to stderr and to `log.txt` in `output_dir`, and nothing of the libraries' to stderr.
+
+    The file also holds warnings and the project's own lines of level DEBUG (the configuration, tracebacks).
+    Processes other than 0 only show warnings, and write ``log_<number>.txt`` if they have any. Calling it
+    again replaces the earlier setting.
+
+    Raises:
+        OSError: the log file cannot be written.
     """
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if output_dir is not None and is_main_process():
-        folder = Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / LOG_FILE, encoding="utf-8"))
-    logging.basicConfig(
-        level=level if is_main_process() else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        handlers=handlers,
-        force=True,
-    )
-    # Both would otherwise report every request to a server.
-    for noisy in ("httpx", "filelock"):
+    main = is_main_process()
+    console = Console(sys.stderr)
+    console.setLevel(level if main else logging.WARNING)
+    handlers: list[logging.Handler] = [console]
+    if output_dir is not None:
+        path = Path(output_dir) / (LOG_FILE if main else f"log_{get_rank()}.txt")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(LogFile(path, encoding="utf-8", delay=not main))
+    for handler in handlers:
+        handler.setFormatter(LINE)
+    logging.basicConfig(level=level if main else logging.WARNING, handlers=handlers, force=True)
+    logging.getLogger("xraygpt").setLevel(logging.DEBUG)
+    logging.captureWarnings(True)
+    _silence_libraries()
+
+
+def _silence_libraries() -> None:
+    """Take bars and lines of its own away from transformers; its warnings go where all others go."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    for noisy in ("httpx", "filelock"):  # both would report every request to a server
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
@@ -73,15 +125,17 @@ class MetricsWriter:
         self.trackers = trackers
         self._file: IO[str] | None = None
         if is_main_process():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append `values` as one line."""
         if self._file is not None:
             record = _json_value(values)
-            self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
-            self._file.flush()
+            with writing(self.path):
+                self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+                self._file.flush()
             for tracker in self.trackers:
                 tracker.write(record)
 
@@ -159,28 +213,51 @@ class SmoothedValue:
         return self.fmt.format(**{name: getattr(self, name) for name in names})
 
 
-def progress(iterable: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
-    """Iterate, showing how far it is: a bar on a terminal, else a log line now and then. Process 0 only."""
+def progress(
+    iterable: Iterable[T],
+    total: int | None = None,
+    desc: str = "",
+    status: Callable[[], str] = str,
+    every: int | None = None,
+    first: int = 0,
+) -> Iterator[T]:
+    """Iterate, showing how far it is: a bar on a terminal, else a log line now and then. Process 0 only.
+
+    Args:
+        total: number of items, including the `first` ones, which are done already.
+        status: returns what else to show.
+        every: items between two log lines; None for one every `SECONDS_BETWEEN_LINES`. The log file has the
+            lines of `every` in any case.
+    """
     if not is_main_process():
         yield from iterable
-    elif sys.stderr.isatty():
-        yield from tqdm(iterable, total=total, desc=desc, file=sys.stderr, dynamic_ncols=True)
-    else:
-        yield from _with_log_lines(iterable, total, desc)
+        return
+    hidden = not sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        initial=first,
+        desc=desc,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        leave=False,
+        disable=hidden,
+    ) as bar:
+        start = last = time.monotonic()
+        for done, item in enumerate(iterable, start=first + 1):
+            yield item
+            now = time.monotonic()
+            if not hidden:
+                bar.set_postfix_str(status(), refresh=False)
+                bar.update()
+            due = done % every == 0 or done == total if every else now - last >= SECONDS_BETWEEN_LINES
+            if due:
+                last = now
+                line = f"{desc or 'progress'}: {_how_far(first, done, total, now - start)}  {status()}"
+                logger.log(logging.INFO if hidden else logging.DEBUG, "%s", line.rstrip())
 
 
-def _with_log_lines(iterable: Iterable[T], total: int | None, desc: str) -> Iterator[T]:
-    start = last = time.monotonic()
-    for done, item in enumerate(iterable, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            logger.info("%s: %s", desc or "progress", _how_far(done, total, now - start))
-
-
-def _how_far(done: int, total: int | None, seconds: float) -> str:
+def _how_far(first: int, done: int, total: int | None, seconds: float) -> str:
     """Return e.g. "12/30, 45 s, about 68 s left"."""
     if total is None:
         return f"{done}, {seconds:.0f} s"
-    return f"{done}/{total}, {seconds:.0f} s, about {seconds * (total - done) / done:.0f} s left"
+    return f"{done}/{total}, {seconds:.0f} s, about {seconds * (total - done) / (done - first):.0f} s left"

@@ -1,4 +1,4 @@
-"""Where files are: paths as they are written in a configuration, and remote files as local ones."""
+"""Where files are: the package, paths as a configuration writes them, and remote files as local ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from xraygpt.common.errors import MissingFileError, did_you_mean
 
+DISTRIBUTION = "xraygpt-cxr"
+"""Name of the package for pip; ``xraygpt`` on the package index is an unrelated tool for e-books."""
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hf://"
 URL_PREFIXES = ("http://", "https://")
@@ -28,6 +30,13 @@ def shipped_root() -> Path:
     """Return the folder that holds `SHIPPED_FOLDERS`: the installed package, or the checkout."""
     packed = package_root() / SHIPPED_FOLDERS[0]
     return package_root() if packed.is_dir() else package_root().parent
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that adds an extra ("demo", "dicom", …) to the installation that is running."""
+    if (package_root().parent / "constraints.txt").is_file():
+        return f'python -m pip install -c constraints.txt -e ".[{extra}]"'
+    return f'python -m pip install "{DISTRIBUTION}[{extra}]"'
 
 
 def is_remote(text: str) -> bool:

@@ -1,14 +1,16 @@
 """Tables of text, row by row: CSV and TSV, JSON Lines and JSON, each plain or compressed by gzip.
 
-CSV, TSV and JSON Lines are read as they are gone through; a table of 377,110 rows needs no memory to speak
-of. A JSON file is read as a whole.
+All are read as they are gone through, in little memory: a table of 377,110 rows, or what a small compressed
+file unfolds to, needs none to speak of.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedIOBase
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean
-from xraygpt.common.files import HEAD_BYTES, mistaken_download, parse_json
+from xraygpt.common.files import HEAD_BYTES, is_missing, mistaken_download, parse_json, readable_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
@@ -24,8 +26,20 @@ ENDINGS = (*DELIMITERS, *JSON_LINES, ".json")
 """Of the files that `read_table` knows; each may be followed by ``.gz``."""
 
 MAX_LINE_BYTES = 16 << 20
-MAX_JSON_BYTES = 2 << 30
+"""Longest line, and longest row of a JSON file (in characters)."""
 _GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK_BYTES = 1 << 20
+_BLANKS = re.compile(r"[ \t\r\n]*")
+
+SPLITS = ("train", "val", "test")
+"""Names of the splits of a data set."""
+# MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
+_SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
+
+
+def normalise_split(name: str) -> str:
+    """Return the split's name as used here: ``valid``, ``validate`` and ``validation`` are ``val``."""
+    return _SPLIT_ALIASES.get(name, name)
 
 
 class Row(NamedTuple):
@@ -34,13 +48,11 @@ class Row(NamedTuple):
     values: dict[str, str]
     """Column -> text. Of JSON: numbers as they are written there, true and false so called, null as ""."""
     file: Path
-    number: int
-    """Of its first line, from 1; in a JSON file its index, from 0."""
-
-    @property
-    def position(self) -> str:
-        """Where it stands in the file: ``line 3``."""
-        return f"row [{self.number}]" if _ending(self.file) == ".json" else f"line {self.number}"
+    position: str
+    """Where it stands in the file: ``line 3`` (its first line, from 1); in a JSON file, from 0, ``row [2]``,
+    ``row train[2], image_path[0]``."""
+    nested: Mapping[str, str] = {}
+    """Columns that are in the row and not in `values`, for what they hold: ``a list`` or ``an object``."""
 
     @property
     def place(self) -> str:
@@ -48,17 +60,21 @@ class Row(NamedTuple):
         return f"{self.file}: {self.position}"
 
 
-def read_table(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
+def read_table(path: Path, columns: Sequence[str] = (), each: str | None = None) -> Iterator[Row]:
     """Go through the rows of a table.
 
     A CSV or TSV file begins with the names of its columns; a JSON Lines file has an object in every line; a
-    JSON file is a list of objects, or has one under the key ``annotations``. The text is UTF-8. Lines
-    without any text are passed over. A nested value (a list or an object) is left out, unless its column is
-    needed. The file is opened when the first row is asked for.
+    JSON file is a list of objects, or has one under the key ``annotations`` or under the names of splits, as
+    R2Gen's annotation files have (``{"train": [...], "val": [...], "test": [...]}``; a row without a
+    ``split`` of its own gets that of its list). The text is UTF-8. Lines without any text are passed over. A
+    nested value (a list or an object) is left out, unless its column is needed. The file is opened when the
+    first row is asked for.
 
     Args:
         path: the file, called by one of `ENDINGS`, maybe with ``.gz`` after it.
         columns: names of columns that have to be there; in JSON every row needs them.
+        each: a column in which a list of texts stands for as many rows that are alike otherwise, such as
+            the images of a study.
 
     Raises:
         MissingFileError: no such file.
@@ -74,9 +90,9 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> Iterator[Row]:
         if ending in DELIMITERS:
             yield from _csv_rows(path, file, DELIMITERS[ending], columns)
         elif ending in JSON_LINES:
-            yield from _json_lines(path, file, columns)
+            yield from _json_lines(path, file, columns, each)
         else:
-            yield from _json_rows(path, file, columns)
+            yield from _json_rows(path, file, columns, each)
 
 
 def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -> None:
@@ -146,7 +162,7 @@ def _csv_rows(path: Path, file: BufferedIOBase, delimiter: str, needed: Sequence
         if cells is None:
             return
         if len(cells) == len(columns):
-            yield Row(dict(zip(columns, cells, strict=True)), path, number)
+            yield Row(dict(zip(columns, cells, strict=True)), path, f"line {number}")
         elif cells:
             raise DataError(
                 f"{path}: line {number} has {len(cells)} values and the table {len(columns)} columns; texts "
@@ -166,37 +182,188 @@ def _header(path: Path, reader: Iterator[list[str]], needed: Sequence[str]) -> l
     return columns
 
 
-def _json_lines(path: Path, file: BufferedIOBase, needed: Sequence[str]) -> Iterator[Row]:
+def _json_lines(path: Path, file: BufferedIOBase, needed: Sequence[str], each: str | None) -> Iterator[Row]:
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
-            row = Row({}, path, number)
-            yield row._replace(values=_texts(row.place, parse_json(line, row.place), needed))
+            position = f"line {number}"
+            yield from _object_rows(path, position, parse_json(line, f"{path}: {position}"), needed, each)
 
 
-def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str]) -> Iterator[Row]:
-    content = _guarded(path, lambda: file.read(MAX_JSON_BYTES), 0)
-    if len(content) == MAX_JSON_BYTES:
-        raise DataError(f"{path}: too large to be read as a whole; save it as JSON Lines (.jsonl)")
-    rows = parse_json(content, str(path))
-    if isinstance(rows, Mapping):
-        rows = rows.get("annotations")
-    if not isinstance(rows, list):
-        raise DataError(f'{path}: expected a list of objects, or one under the key "annotations"')
-    for number, value in enumerate(rows):
-        row = Row({}, path, number)
-        yield row._replace(values=_texts(row.place, value, needed))
+def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str], each: str | None) -> Iterator[Row]:
+    text = _JsonStream(path, file)
+    found = False
+    if text.peek() == "[":
+        found = True
+        for position, value in text.elements(""):
+            yield from _object_rows(path, position, value, needed, each)
+    elif text.peek() == "{":
+        for key in text.entries():
+            split = normalise_split(key.lower())
+            if text.peek() != "[":
+                text.value(f"'{key}'")
+                continue
+            for position, value in text.elements(key if split in SPLITS else ""):
+                if key == "annotations":
+                    yield from _object_rows(path, position, value, needed, each)
+                elif split in SPLITS:
+                    named = _with_split(f"{path}: {position}", value, split)
+                    yield from _object_rows(path, position, named, needed, each)
+            found |= key == "annotations" or split in SPLITS
+    if not found:
+        raise DataError(
+            f'{path}: expected a list of objects, or one under the key "annotations" or under the names of '
+            f"splits ({', '.join(SPLITS)})"
+        )
+    text.expect_end()
 
 
-def _texts(place: str, value: Any, needed: Sequence[str]) -> dict[str, str]:
-    """Return an object's values as text."""
+def _with_split(place: str, row: Any, split: str) -> Any:
+    """Return a row that knows the split under whose name it stands."""
+    if not isinstance(row, Mapping):
+        return row
+    own = row.get("split")
+    if is_missing(own):
+        return {**row, "split": split}
+    if normalise_split(str(own).strip().lower()) != split:
+        raise DataError(f"{place}: stands under '{split}' and says that its split is '{own}'")
+    return row
+
+
+class _JsonStream:
+    """The text of a JSON file, decoded piece by piece, so that the whole of it is never held.
+
+    Args:
+        path: of the file, for messages.
+        file: what to read.
+
+    Raises:
+        DataError: by every method, for text that is not JSON, not UTF-8 or damaged, and for values longer
+            than `MAX_LINE_BYTES` characters.
+    """
+
+    def __init__(self, path: Path, file: BufferedIOBase) -> None:
+        self._path, self._file = path, file
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self._parse = json.JSONDecoder()
+        self._text = ""
+        self._at = 0
+        self._ended = False
+        self._after = "its beginning"
+
+    def peek(self) -> str:
+        """Return the next character that is not blank, without going past it; "" at the end."""
+        while True:
+            self._at = _BLANKS.match(self._text, self._at).end()  # type: ignore[union-attr]  # always matches
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read(_CHUNK_BYTES):
+                return ""
+
+    def elements(self, key: str) -> Iterator[tuple[str, Any]]:
+        """Yield position and value of each element of the list that comes next."""
+        for number in self._members("[", "]"):
+            position = f"row {key}[{number}]"
+            yield position, self.value(position)
+
+    def entries(self) -> Iterator[str]:
+        """Yield the key of each entry of the object that comes next; whoever asks reads its value."""
+        for _ in self._members("{", "}"):
+            key = self.value("a key")
+            if not isinstance(key, str):
+                raise self._error("a key has to be a text")
+            self._take(":")
+            yield key
+
+    def value(self, what: str) -> Any:
+        """Parse the next value; `what` it is goes into messages."""
+        place = f"{self._path}: {what}"
+        self.peek()
+        while True:
+            try:
+                with readable_json(place):
+                    value, end = self._parse.raw_decode(self._text, self._at)
+                problem = ""
+            except DataError as error:
+                if not isinstance(error.__cause__, json.JSONDecodeError):
+                    raise
+                problem = error.__cause__.msg  # or only its end has not been read yet
+            if not problem and (end < len(self._text) or self._ended):  # "12" may go on as "123"
+                self._at, self._after = end, what
+                return value
+            if len(self._text) - self._at > MAX_LINE_BYTES:
+                raise DataError(f"{place}: not valid JSON, or too long a value: {problem}")
+            if not self._read(max(_CHUNK_BYTES, len(self._text) - self._at)) and problem:
+                raise DataError(f"{place}: not valid JSON: {problem}")
+
+    def expect_end(self) -> None:
+        """Refuse anything that follows."""
+        if self.peek():
+            raise self._error("something follows its end")
+
+    def _members(self, opening: str, closing: str) -> Iterator[int]:
+        self._take(opening)
+        number = 0
+        while self.peek() != closing:
+            if number:
+                self._take(",")
+            yield number
+            number += 1
+        self._at += 1
+
+    def _take(self, mark: str) -> None:
+        if self.peek() != mark:
+            raise self._error(f"expected '{mark}'")
+        self._at += 1
+
+    def _read(self, size: int) -> bool:
+        """Decode some more and forget what has been gone through; False at the end of the file."""
+        if self._ended:
+            return False
+        try:
+            data = self._file.read(size)
+            text = self._decode.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise self._error(f"not UTF-8 ({error.reason}); save it as UTF-8") from error
+        except (EOFError, OSError, zlib.error) as error:
+            raise self._error(f"damaged ({error}); download it again") from error
+        self._ended = not data
+        self._text, self._at = self._text[self._at :] + text, 0
+        return not self._ended
+
+    def _error(self, problem: str) -> DataError:
+        return DataError(f"{self._path}: not valid JSON after {self._after}: {problem}")
+
+
+def _object_rows(
+    path: Path, position: str, value: Any, needed: Sequence[str], each: str | None
+) -> Iterator[Row]:
+    """Yield what an object of a JSON file gives: one row, or one for each text in its column `each`."""
+    place = f"{path}: {position}"
     if not isinstance(value, Mapping):
         raise DataError(f"{place}: expected an object, found {type(value).__name__}")
+    listed = value.get(each) if each is not None else None
+    if isinstance(listed, list) and all(isinstance(entry, str | int | float) for entry in listed):
+        if not listed:
+            raise DataError(f"{place}: '{each}' is an empty list")
+        for number, entry in enumerate(listed):
+            yield _row(path, f"{position}, {each}[{number}]", {**value, each: entry}, needed)
+    else:
+        yield _row(path, position, value, needed)
+
+
+def _row(path: Path, position: str, value: Mapping[Any, Any], needed: Sequence[str]) -> Row:
+    place = f"{path}: {position}"
     check_columns(place, value, needed)
-    nested = [name for name, entry in value.items() if isinstance(entry, list | dict)]
-    unusable = [name for name in nested if name in needed]
-    if unusable:
-        raise DataError(f"{place}: '{unusable[0]}' has to be a text or a number, not a list or an object")
-    return {name: _text(entry) for name, entry in value.items() if name not in nested}
+    nested = {
+        name: "a list" if isinstance(entry, list) else "an object"
+        for name, entry in value.items()
+        if isinstance(entry, list | dict)
+    }
+    for name in needed:
+        if name in nested:
+            raise DataError(f"{place}: '{name}' has to be a text or a number, not {nested[name]}")
+    texts = {name: _text(entry) for name, entry in value.items() if name not in nested}
+    return Row(texts, path, position, nested)
 
 
 def _text(value: Any) -> str:

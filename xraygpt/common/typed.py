@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ class Problem:
     """What is wrong with it."""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.text}"
+        return f"{self.key if self.key.isprintable() else show(self.key)}: {self.text}"
 
 
 class _Mismatch(Exception):
@@ -120,16 +121,15 @@ def _checked(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
 
 
 def _as_scalar(value: Any, hint: Any) -> Any:
-    if hint is float and not isinstance(value, bool) and isinstance(value, (int, float, str)):
+    if hint in (int, float) and not isinstance(value, bool):
         try:
-            return float(value)  # plain YAML reads 3e-5 as a string
-        except ValueError:
+            number = float(value)  # 3e-5 in quotes, or from a YAML parser that takes it for text
+        except (TypeError, ValueError, OverflowError):
             raise _mismatch(value, hint) from None
-    if hint is int and not isinstance(value, bool):
-        if isinstance(value, int):
-            return value
-        if isinstance(value, float) and value.is_integer():
-            return int(value)  # 1e4
+        if hint is float and math.isfinite(number):
+            return number
+        if hint is int and isinstance(value, (int, float)) and number.is_integer() and abs(number) < 2**63:
+            return int(value)  # 1e4 too
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
     if hint in (str, bool) and isinstance(value, hint):
@@ -143,7 +143,7 @@ def _as_literal(value: Any, hint: Any) -> Any:
         if choice == value and type(choice) is type(value):
             return value
     hint_text = did_you_mean(str(value), [str(choice) for choice in choices]).rstrip(".")
-    raise _Mismatch(f"expected {_type_name(hint)}, got {_show(value)}{hint_text}")
+    raise _Mismatch(f"expected {_type_name(hint)}, got {show(value)}{hint_text}")
 
 
 def _as_union(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
@@ -174,7 +174,7 @@ def _as_dataclass(value: Any, hint: Any, key: str, problems: list[Problem]) -> A
     if value is None:
         value = {}  # "section:" with nothing under it
     if not isinstance(value, Mapping):
-        raise _Mismatch(f"expected a mapping of keys, got {_show(value)}")
+        raise _Mismatch(f"expected a mapping of keys, got {show(value)}")
     return collect(hint, value, key, problems)
 
 
@@ -186,7 +186,7 @@ def _as_sequence(value: Any, hint: Any, key: str, problems: list[Problem]) -> An
     inner: list[Any] = [arguments[0] if arguments else Any] * len(value)
     if is_tuple and arguments and arguments[-1] is not Ellipsis:
         if len(arguments) != len(value):
-            raise _Mismatch(f"expected {len(arguments)} values, got {len(value)}: {_show(value)}")
+            raise _Mismatch(f"expected {len(arguments)} values, got {len(value)}: {show(value)}")
         inner = list(arguments)
     items = [
         _convert(v, t, f"{key}[{i}]", problems) for i, (v, t) in enumerate(zip(value, inner, strict=True))
@@ -195,18 +195,22 @@ def _as_sequence(value: Any, hint: Any, key: str, problems: list[Problem]) -> An
 
 
 def _mismatch(value: Any, hint: Any) -> _Mismatch:
-    message = f"expected {_type_name(hint)}, got {_show(value)}"
+    message = f"expected {_type_name(hint)}, got {show(value)}"
     if hint is str and isinstance(value, (int, float, bool)):
         message += " (put it in quotes)"
     return _Mismatch(message)
 
 
-def _show(value: Any) -> str:
+def show(value: object) -> str:
+    """Return a value as YAML would write it, at most 80 characters long."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -219,7 +223,7 @@ def _type_name(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin is Literal:
-        return "one of " + ", ".join(_show(argument) for argument in arguments)
+        return "one of " + ", ".join(show(argument) for argument in arguments)
     if origin in (list, Sequence) or (origin is tuple and arguments[-1:] == (Ellipsis,)):
         return f"a list of {_type_name(arguments[0])}"
     if origin is tuple:

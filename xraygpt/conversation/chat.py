@@ -11,12 +11,20 @@ from torch import Tensor
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.image_modes import to_8_bit
 from xraygpt.conversation.messages import (
     IMAGE_MARK,
     IMAGE_PLACEHOLDER,
     Conversation,
     trained_conversation,
 )
+from xraygpt.pictures.reading import read_image
+
+MAX_LENGTH = 2000
+"""Positions of the language model that a conversation and its answer may use, unless asked otherwise."""
+CHARACTERS_PER_POSITION = 16
+"""A token of any language has fewer on average: a question with more of them cannot fit, which is then known
+without splitting it into tokens."""
 
 
 class ChatModel(Protocol):
@@ -83,11 +91,15 @@ class Chat:
         """Add a radiograph to the conversation; `img_list` gets its embeddings (1, Q, D).
 
         Args:
-            image: a file, a PIL image, or a processed (3, H, W) or (1, 3, H, W) tensor.
+            image: a file, DICOM included, a PIL image, or a processed (3, H, W) or (1, 3, H, W) tensor.
+
+        Raises:
+            DataError: the file cannot be read, or is DICOM and no chest radiograph.
         """
         if isinstance(image, (str, Path)):
-            with Image.open(image) as opened:
-                image = opened.copy()
+            image = read_image(Path(image))
+        elif isinstance(image, Image.Image):
+            image = to_8_bit(image)
         pixels = image if isinstance(image, Tensor) else self.vis_processor(image)
         pixels = pixels.unsqueeze(0) if pixels.dim() == 3 else pixels
         embeds, _ = self.model.encode_img(pixels.to(self.device))
@@ -95,12 +107,23 @@ class Chat:
         conv.append_message(conv.roles[0], IMAGE_MARK)
         return "Received."
 
-    def ask(self, text: str, conv: Conversation) -> None:
+    def check_length(self, text: str, max_length: int | None = None) -> None:
+        """Refuse a question that cannot fit into the model's context, or into `max_length` positions of it.
+
+        Raises:
+            DataError: it is far too long.
+        """
+        positions = min(self.model.max_positions, max_length or self.model.max_positions)
+        if len(text) > (limit := CHARACTERS_PER_POSITION * positions):
+            raise DataError(f"the question has {len(text):,} characters; shorten it to {limit:,} at most")
+
+    def ask(self, text: str, conv: Conversation, max_length: int | None = None) -> None:
         """Add a question; it joins an image that was uploaded just before.
 
         Raises:
-            DataError: the question holds the mark that stands for an image.
+            DataError: the question holds the mark that stands for an image, or is too long (`check_length`).
         """
+        self.check_length(text, max_length)
         if IMAGE_PLACEHOLDER in text:
             raise DataError(
                 f"a question must not hold {IMAGE_PLACEHOLDER}, which stands for an uploaded image"
@@ -123,7 +146,7 @@ class Chat:
         repetition_penalty: float = 1.0,
         length_penalty: float = 1,
         temperature: float = 1.0,
-        max_length: int = 2000,
+        max_length: int = MAX_LENGTH,
     ) -> tuple[str, list[int]]:
         """Answer the last question and add the answer to `conv`; returns it with its token ids.
 
@@ -146,7 +169,11 @@ class Chat:
         return self.reply(conv, img_list, generation, max_length)
 
     def reply(
-        self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int = 2000
+        self,
+        conv: Conversation,
+        img_list: list[Tensor],
+        generation: GenerationConfig,
+        max_length: int = MAX_LENGTH,
     ) -> tuple[str, list[int]]:
         """Answer the last question as `generation` says; see `answer`."""
         embeds, mask, generation = self._context(conv, img_list, generation, max_length)
@@ -156,7 +183,11 @@ class Chat:
         return text, ids[0].tolist()
 
     def stream_answer(
-        self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int = 2000
+        self,
+        conv: Conversation,
+        img_list: list[Tensor],
+        generation: GenerationConfig,
+        max_length: int = MAX_LENGTH,
     ) -> Iterator[str]:
         """Like `reply`, but yields the growing text; `conv` gets the answer when it is complete."""
         embeds, mask, generation = self._context(conv, img_list, generation, max_length)

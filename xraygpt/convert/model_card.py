@@ -32,15 +32,15 @@ Written by `python -m xraygpt.convert to-hf`. **A research prototype: nothing it
 care of a patient.**
 
 ```python
-from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
+from transformers.image_utils import load_image
 
 folder = "."  # this folder
 model = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
 processor = Blip2Processor.from_pretrained(folder, backend="pil")
 
 prompt = {prompt}
-image = Image.open("radiograph.png").convert("RGB")
+image = load_image("radiograph.png")
 inputs = processor(images=image, text=prompt, return_tensors="pt")
 ids = model.generate(**inputs, max_new_tokens=120{stop_arguments})
 print(processor.decode(ids[0, inputs.input_ids.shape[1]:], skip_special_tokens=True){cut}.strip())

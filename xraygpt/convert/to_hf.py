@@ -19,7 +19,7 @@ from transformers.models.blip.image_processing_pil_blip import BlipImageProcesso
 
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.run_record import write_json
+from xraygpt.common.run_record import write_json, writing
 from xraygpt.conversation.messages import TEMPLATE_SLOT
 from xraygpt.convert.hf_config import blip2_config
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_tokenizer
@@ -77,12 +77,13 @@ def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_si
             "model.vision_model.post_layernorm.eps = 1e-5",
             difference,
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
-    processor.save_pretrained(str(folder))
-    model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
-    write_json(folder / ORIGIN_FILE, _origin(model))
-    (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
+        processor.save_pretrained(str(folder))
+        model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
+        write_json(folder / ORIGIN_FILE, _origin(model))
+        (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
     return difference
 
 

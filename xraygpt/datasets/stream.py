@@ -2,7 +2,7 @@
 
 Both are map-style data sets whose items are whole batches. A training batch is a pure function of
 (seed, step, rank): which data set it comes from, which samples, how they are augmented, which prompt it
-gets. To go on at step N, N is all one needs, with any number of loading processes.
+gets. To resume at step N, N is all one needs, with any number of loading processes.
 
 W processes with batches of b see, at step s, the slices of the batch that one process with batches of
 W * b sees at step s.
@@ -10,11 +10,14 @@ W * b sees at step s.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
-from typing import Protocol
+import itertools
+import signal
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.datasets.batch import Batch, Sample, collate
@@ -36,15 +39,15 @@ class SizedDataset(Protocol):
         ...
 
 
-class TrainStream(Dataset[Batch | XrayGPTError]):
+class TrainStream(Dataset[Batch | Exception]):
     """Item s is this process's batch at step s, for any s >= 0.
 
     At each step one data set is drawn with probability proportional to its ratio and gives the whole
     batch, whose samples therefore have the same keys. A data set is read in random order, all of it before
     any sample comes again; a batch may reach over the end of such a pass.
 
-    An error that is meant for people is returned instead of raised, since a loading process would wrap it
-    in its own stack trace; `BatchLoader` raises it.
+    An error that is meant for people, or the operating system's, is returned instead of raised, since a
+    loading process would wrap it in its own stack trace; `BatchLoader` raises it.
 
     Args:
         ratios: weight of each data set, positive.
@@ -77,14 +80,14 @@ class TrainStream(Dataset[Batch | XrayGPTError]):
         self._counts: list[np.ndarray] = [np.zeros(len(datasets), dtype=np.int64)]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
-    def __getitem__(self, step: int) -> Batch | XrayGPTError:
+    def __getitem__(self, step: int) -> Batch | Exception:
         which, turn = self._draw(step)
         first = (turn * self.world_size + self.rank) * self.batch_size
         skipped: list[str] = []
         try:
             with preserved():
                 samples = [self._sample(which, first + i, skipped) for i in range(self.batch_size)]
-        except XrayGPTError as error:
+        except (XrayGPTError, OSError) as error:
             return error
         batch = collate(samples, self._prompt(step))
         if skipped:
@@ -133,7 +136,7 @@ class TrainStream(Dataset[Batch | XrayGPTError]):
         return self.prompts[int(generator(self.seed, "prompt", step).integers(len(self.prompts)))]
 
 
-class EvalStream(Dataset[Batch | XrayGPTError]):
+class EvalStream(Dataset[Batch | Exception]):
     """Batches of a data set in its own order, each sample once; process r of W takes batches r, r + W, ...
 
     Batches have the same samples with any number of processes, so that whatever depends on a sample's batch
@@ -175,7 +178,7 @@ class EvalStream(Dataset[Batch | XrayGPTError]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, number: int) -> Batch | XrayGPTError:
+    def __getitem__(self, number: int) -> Batch | Exception:
         """Return batch `number` of the data set."""
         samples: list[Sample] = []
         skipped: list[str] = []
@@ -184,7 +187,7 @@ class EvalStream(Dataset[Batch | XrayGPTError]):
                 first = number * self.batch_size
                 for index in range(first, min(first + self.batch_size, len(self.dataset))):
                     self._read(index, samples, skipped)
-        except XrayGPTError as error:
+        except (XrayGPTError, OSError) as error:
             return error
         batch = collate(samples, self.prompt)
         batch["number"] = number
@@ -198,3 +201,81 @@ class EvalStream(Dataset[Batch | XrayGPTError]):
             samples.append(self.dataset[index])
         except SkippedImageError as error:
             skipped.append(str(error))
+
+
+class BatchLoader:
+    """Iterates over the batches of a stream.
+
+    A `TrainStream` never ends, and its loading processes live as long as the iterator. An `EvalStream` is
+    gone through once; batches whose samples were all skipped are left out.
+
+    Args:
+        first: step to begin at.
+        num_workers: loading processes; the batches are the same with any number.
+        pin_memory: put tensors into page-locked memory, from which a GPU copies in the background.
+        on_skipped: told about corrupt images that were left out.
+    """
+
+    def __init__(
+        self,
+        stream: TrainStream | EvalStream,
+        first: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        on_skipped: Callable[[list[str]], None] | None = None,
+    ) -> None:
+        self.stream = stream
+        self.on_skipped = on_skipped
+        numbers: Iterable[int]
+        if isinstance(stream, EvalStream):
+            numbers = stream.numbers[first:]
+            num_workers = min(num_workers, len(numbers))
+        else:
+            numbers = _CountFrom(first)
+        self._loader = DataLoader(
+            stream,
+            batch_size=None,
+            sampler=numbers,
+            collate_fn=_as_it_is,
+            num_workers=num_workers,
+            worker_init_fn=_ignore_interruption,
+            pin_memory=pin_memory,
+            # Its own generator: without one, DataLoader draws from torch's global one.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        """Number of batches of an `EvalStream`."""
+        if not isinstance(self.stream, EvalStream):
+            raise TypeError("a training stream has no end")
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if isinstance(batch, Exception):
+                raise batch
+            skipped = batch.pop("skipped", None)
+            if skipped and self.on_skipped is not None:
+                self.on_skipped(skipped)
+            if batch["image_id"]:
+                yield batch
+
+
+class _CountFrom:
+    """``itertools.count(first)`` that can be gone through more than once."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.first)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _ignore_interruption(worker: int) -> None:
+    """Leave Ctrl-C to the training process, which ends this one; SIGTERM ends it without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

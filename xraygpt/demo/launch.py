@@ -1,13 +1,29 @@
-"""From a command line to a page served on this machine."""
+"""From a command line to a page that is served on this machine only and leaves nothing behind."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
-from collections.abc import Mapping
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
+import gradio as gr
+from gradio.exceptions import ServerFailedToStartError
+from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from xraygpt.common.config import CommandLine, Config, merge_files
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.logger import setup_logger
 from xraygpt.common.paths import PACKAGE_PREFIX
 from xraygpt.common.precision import resolve_device
@@ -15,7 +31,7 @@ from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.demo.examples import make_examples
-from xraygpt.demo.page import Page, build_page, serve
+from xraygpt.demo.page import STYLE, UPLOADS, Page, build_page
 from xraygpt.processors import Blip2ImageTrainProcessor, load_processor
 from xraygpt.processors.base_processor import BaseProcessor
 
@@ -23,6 +39,11 @@ TINY_MODEL = (
     "This is the tiny model that comes with the package: it was trained on **synthetic radiographs** only "
     "and on single requests for a report. It cannot read real radiographs, and hardly answers questions."
 )
+HOST = "127.0.0.1"
+LOCAL_NAMES = (HOST, "localhost", "[::1]")
+UPLOAD_LIMIT = "100mb"
+FOLDER_PREFIX = "xraygpt-demo-"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +56,19 @@ class DemoCommandLine(CommandLine, Protocol):
 
 
 def launch(args: DemoCommandLine) -> None:
-    """Serve the demo that `args` describe until it is interrupted.
+    """Serve the demo that `args` describe until a signal ends it; no uploaded image outlives it.
 
     Raises:
-        XrayGPTError: anything that the user can mend.
+        XrayGPTError: anything that the user can fix.
+        SystemExit: a signal ended it; the status is 128 and its number.
     """
     setup_logger()
-    serve(make_page(args), args.server_port)
+    try:
+        with _ended_by_signals(), _private_folder():
+            serve(make_page(args), args.server_port)
+    except OSError as error:
+        place = error.filename or os.environ.get("TMPDIR", "the temporary folder")
+        raise DataError(f"{place}: {error.strerror or error}") from error
 
 
 def make_page(args: DemoCommandLine) -> Any:
@@ -93,6 +120,128 @@ def first_question(prompt_list: list[str], template: str) -> str:
     before, _, after = (template or "{}").partition("{}")
     prompt = prompt_list[0].removeprefix(before).removesuffix(after)
     return prompt.replace(IMAGE_MARK, "").strip()
+
+
+def serve(blocks: Any, port: int) -> None:
+    """Serve the page on this machine only, until interrupted.
+
+    Raises:
+        ConfigError: the port is taken.
+    """
+    try:
+        blocks.launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            # Fonts of the system: the page fetches nothing from elsewhere.
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+                block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
+            ),
+            css=STYLE,
+            footer_links=[],
+            max_file_size=UPLOAD_LIMIT,
+            app_kwargs={"middleware": [Middleware(LocalOnly, port=port)]},
+        )
+    except (OSError, ServerFailedToStartError) as error:
+        if getattr(error, "errno", None) is not None:  # gradio's own about the port have none
+            raise
+        raise ConfigError(f"--server-port: port {port} is not free") from error
+    logger.info("the demo is at http://%s:%d ; end it with Ctrl-C", HOST, port)
+    try:
+        blocks.block_thread()
+    finally:
+        blocks.close(verbose=False)
+
+
+class LocalOnly:
+    """Refuses requests that come from another page than the demo's own.
+
+    A foreign page can send them from the user's browser, and even read the answers if it lets its own name
+    resolve to 127.0.0.1 (DNS rebinding); the headers Host and Origin then hold that name.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self.app = app
+        self.hosts = {f"{name}:{port}" for name in LOCAL_NAMES} | set(LOCAL_NAMES if port == 80 else ())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            headers = Headers(scope=scope)
+            origins = [origin.removeprefix("http://") for origin in headers.getlist("origin")]
+            if not {headers.get("host", ""), *origins} <= self.hosts:
+                refusal = PlainTextResponse("This demo answers its own page only.", status_code=403)
+                await refusal(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class _EndedBySignal(BaseException):
+    """Raised in the main thread; no handler of ordinary errors may catch it."""
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals end the body in an orderly way, and then the program; what is ignored (nohup) stays so."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise _EndedBySignal(number)
+
+    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in handled}
+    try:
+        yield
+    except _EndedBySignal as ended:
+        name = signal.Signals(ended.args[0]).name
+        print(f"ended by {name}; no uploaded image is kept", file=sys.stderr)
+        raise SystemExit(128 + ended.args[0]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _private_folder() -> Iterator[None]:
+    """Give gradio a folder for its files that only this user can enter, and remove it with all in it.
+
+    A demo holds a lock on its folder, so that one without belongs to a demo that was killed; such are
+    removed first.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        if (lock := _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX))
+        lock = _lock(folder, fcntl.LOCK_EX)
+        if folder.exists():  # if not, another demo that was starting took it for an abandoned one
+            break
+    os.environ[UPLOADS] = str(folder)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:  # a second Ctrl-C must not cut this short
+            signal.signal(number, signal.SIG_IGN)
+        shutil.rmtree(folder, ignore_errors=True)
+        del os.environ[UPLOADS]
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path, how: int) -> int | None:
+    """Lock a folder of this user's; return its descriptor, None if that cannot be."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(descriptor).st_uid == os.getuid():
+                fcntl.flock(descriptor, how)
+                return descriptor
+        except OSError:
+            pass
+        os.close(descriptor)
+    return None
 
 
 def _build(node: Mapping[str, Any]) -> BaseProcessor:

@@ -6,17 +6,21 @@ Every browser tab has a `Session` of its own; the model is shared, and answers o
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
-from xraygpt.common.errors import ConfigError, DataError
-from xraygpt.conversation.chat import Chat
+from xraygpt.common.errors import DataError
+from xraygpt.common.html_page import picture_url
+from xraygpt.conversation.chat import MAX_LENGTH, Chat
 from xraygpt.demo.examples import Example
-from xraygpt.demo.session import Session, Turn, ask, begin, open_upload, preview
+from xraygpt.demo.session import PREVIEW_SIDE, Session, Turn, ask, begin, open_upload, preview
 from xraygpt.models.generation import GenerationConfig
 
 TITLE = "XrayGPT"
@@ -28,13 +32,15 @@ START = "Choose a radiograph: upload a file or take an example."
 NOTHING_SAID = "The model gave an empty answer."
 ANSWERING = "Answering …"
 READY = "Radiograph received. Ask a question about it."
-HOST = "127.0.0.1"
 MAX_BEAMS = 5
 MAX_TEMPERATURE = 2.0
-HOUR = 3600
-UPLOAD_LIMIT = "100mb"
+MINUTE = 60
+DAY = 24 * 60 * MINUTE
+UPLOADS = "GRADIO_TEMP_DIR"
+"""The environment variable that names the folder in which gradio puts uploaded files."""
 STYLE = """
 #notice { border-left: 4px solid var(--color-accent); padding: 0.2em 0 0.2em 0.8em; }
+#radiograph img { display: block; max-width: 100%; max-height: 380px; margin: auto; }
 #examples { min-height: 0; }
 #examples .grid-wrap { min-height: 0; max-height: none; }
 #examples .caption-label { left: 0; right: 0; bottom: 0; max-width: 100%; white-space: normal; }
@@ -60,11 +66,16 @@ class Page:
         return self.show(session, self.examples[int(event.index)].image)
 
     def upload(self, session: Session | None, path: str) -> tuple[Any, ...]:
-        """Begin with an uploaded file; a file that cannot be read leaves an empty page and says so."""
+        """Begin with an uploaded file; a file that cannot be read leaves an empty page and says so.
+
+        The file does not stay on the disk.
+        """
         try:
             return self.show(session, open_upload(path))
-        except DataError as error:
+        except Exception as error:  # whatever it is, it must not leave the page with another radiograph
             return self.reset(session, _problem(error))
+        finally:
+            _remove_upload(Path(path))
 
     def show(self, session: Session | None, image: Image.Image) -> tuple[Any, ...]:
         """End the conversation and begin one about `image`.
@@ -72,23 +83,39 @@ class Page:
         Returns the session, preview, messages, status and question that stand on the page from now on.
         """
         _end(session, READY)
-        shown = gr.Image(preview(image), visible=True)
+        # Inside the page, because gradio would keep an image as a file.
+        address = picture_url(preview(image), PREVIEW_SIDE)
+        shown = gr.HTML(f'<img src="{address}" alt="The radiograph">', visible=True)
         return begin(self.chat, image), shown, [], READY, self.first_question
 
     def reset(self, session: Session | None, status: str = START) -> tuple[Any, ...]:
         """End the conversation; returns what `show` does."""
         _end(session, status)
-        return None, gr.Image(None, visible=False), [], status, self.first_question
+        return None, gr.HTML("", visible=False), [], status, self.first_question
+
+    def check(
+        self, question: str, session: Session | None, beams: float, temperature: float
+    ) -> list[dict[str, Any]]:
+        """Refuse a question that is far too long before it waits for the model; one verdict on each input."""
+        verdicts = [gr.validate(True, "")] * 4
+        try:
+            self.chat.check_length(question, MAX_LENGTH)
+        except DataError as error:
+            verdicts[0] = gr.validate(False, str(error))
+        return verdicts
 
     def answer(
         self, question: str, session: Session | None, beams: float, temperature: float
     ) -> Iterator[tuple[Any, ...]]:
-        """Yields messages, status and question box while the answer grows."""
+        """Yield messages, status and question box while the answer grows.
+
+        Where it fails, the question is given back, and the conversation stays as it was.
+        """
         generation = self.generation.choose(int(beams), temperature)
         try:
             for turns in ask(self.chat, session, question, generation):
                 yield self.messages(turns), ANSWERING, ""
-        except DataError as error:
+        except Exception as error:  # gradio would leave the page with "Answering …" and half an answer
             yield self.messages(session.turns() if session else []), _problem(error), question
             return
         assert session is not None
@@ -128,8 +155,8 @@ class Controls:
 
 def build_page(page: Page) -> Any:
     """The page, a `gradio.Blocks`, ready to be served."""
-    # Nothing is reported to gradio's makers, and uploaded images do not stay on the disk.
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as blocks:
+    # Nothing is reported to gradio's makers, and an upload that never came to be read is removed.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(MINUTE, 10 * MINUTE)) as blocks:
         gr.Markdown(f"# {TITLE}: chat about a chest radiograph")
         gr.Markdown(f"{NOTICE} {page.about}", elem_id="notice")
         with gr.Row():
@@ -142,7 +169,7 @@ def build_page(page: Page) -> Any:
 
 
 def _radiograph_column(page: Page) -> dict[str, Any]:
-    upload = gr.File(label="Upload a radiograph (PNG, JPEG, TIFF)", height=180)
+    upload = gr.File(label="Upload a radiograph (DICOM, PNG, JPEG, TIFF)", height=180)
     gr.Markdown("Or click on an example. These are synthetic radiographs, not from patients.")
     gallery = gr.Gallery(
         # A function, so that the images are written anew after the cache was emptied.
@@ -157,9 +184,7 @@ def _radiograph_column(page: Page) -> dict[str, Any]:
         buttons=[],
         format="png",
     )
-    image = gr.Image(
-        label="Radiograph", format="png", interactive=False, height=380, buttons=[], visible=False
-    )
+    image = gr.HTML(visible=False, elem_id="radiograph")
     return {"upload": upload, "gallery": gallery, "image": image}
 
 
@@ -193,13 +218,14 @@ def _conversation_column(page: Page) -> dict[str, Any]:
 
 def _connect(page: Page, c: Controls) -> None:
     """Say what each control does."""
-    session = gr.State(None, time_to_live=24 * HOUR)
+    session = gr.State(None, time_to_live=DAY)
     everything = [session, c.image, c.messages, c.status, c.question]
     for asked in (c.send.click, c.question.submit):
         asked(
             page.answer,
             [c.question, session, c.beams, c.temperature],
             [c.messages, c.status, c.question],
+            validator=page.check,
             trigger_mode="once",
             concurrency_limit=1,
             concurrency_id="model",
@@ -213,34 +239,6 @@ def _connect(page: Page, c: Controls) -> None:
         start_over(page.reset, session, everything).then(
             lambda: (None, gr.Gallery(selected_index=None)), None, [c.upload, c.gallery]
         )
-
-
-def serve(blocks: Any, port: int) -> None:
-    """Serve the page on this machine only, until interrupted.
-
-    Raises:
-        ConfigError: the port is taken.
-    """
-    try:
-        blocks.launch(
-            server_name=HOST,
-            server_port=port,
-            share=False,
-            quiet=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            # Fonts of the system: the page fetches nothing from elsewhere.
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
-                block_info_text_color="*neutral_600", block_info_text_color_dark="*neutral_300"
-            ),
-            css=STYLE,
-            footer_links=[],
-            max_file_size=UPLOAD_LIMIT,
-        )
-    except OSError as error:
-        raise ConfigError(f"--server-port: port {port} is not free") from error
-    logger.info("the demo is at http://%s:%d ; end it with Ctrl-C", HOST, port)
-    blocks.block_thread()
 
 
 def _sliders(generation: GenerationConfig) -> tuple[Any, Any]:
@@ -273,4 +271,14 @@ def _end(session: Session | None, status: str) -> None:
 
 
 def _problem(error: Exception) -> str:
-    return f"**Problem:** {error}"
+    """Return what the page says about an error; what is not meant for its reader goes to the log."""
+    if isinstance(error, DataError):
+        return f"**Problem:** {error}"
+    logger.error("the demo failed", exc_info=error)
+    return f"**Problem:** this failed ({type(error).__name__}); the log of the demo says more. Try again."
+
+
+def _remove_upload(file: Path) -> None:
+    """Remove an uploaded file with its folder; any other file stays."""
+    if (folder := os.environ.get(UPLOADS)) and file.resolve().parent.parent == Path(folder).resolve():
+        shutil.rmtree(file.resolve().parent, ignore_errors=True)

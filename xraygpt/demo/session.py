@@ -12,10 +12,10 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.image_modes import to_rgb
-from xraygpt.conversation.chat import Chat
+from xraygpt.conversation.chat import MAX_LENGTH, Chat
 from xraygpt.conversation.conversation import Conversation
 from xraygpt.conversation.messages import IMAGE_MARK
-from xraygpt.datasets.datasets.images import read_image
+from xraygpt.pictures.reading import read_image
 
 PREVIEW_SIDE = 768
 """Longest side in pixels of the image that is sent back to the browser."""
@@ -63,7 +63,7 @@ def ask(
     if not question.strip():
         raise DataError("Type a question first.")
     conversation = session.conversation.copy()
-    chat.ask(question.strip(), conversation)
+    chat.ask(question.strip(), conversation, MAX_LENGTH)
     asked = _turns(conversation)
     yield asked
     for text in chat.stream_answer(conversation, session.images, generation):
@@ -79,14 +79,7 @@ def open_upload(path: str | Path) -> Image.Image:
     Raises:
         DataError: it is no image that can be read; names the file as the user knows it.
     """
-    path = Path(path)
-    try:
-        return read_image(path)
-    except DataError as error:
-        raise DataError(
-            f"{path.name} cannot be read as an image. Choose an undamaged PNG, JPEG or TIFF file; "
-            "convert DICOM files to PNG first."
-        ) from error
+    return read_image(Path(path), name=Path(path).name)
 
 
 def preview(image: Image.Image) -> Image.Image:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import xraygpt
-from xraygpt.common.code_version import git_hash
 from xraygpt.common.files import file_sha256
+from xraygpt.common.run_record import git_hash
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import Scores
 

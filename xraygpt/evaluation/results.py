@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.run_record import write_json
+from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.protocol import ProtocolCard
@@ -29,7 +29,7 @@ def write_scores(
         more: further entries of ``scores.json``.
     """
     write_json(folder / SCORES_FILE, {**scores.to_dict(), **(more or {}), "protocol": protocol.to_dict()})
-    (folder / PROTOCOL_FILE).write_text(protocol.paragraph() + "\n", encoding="utf-8")
+    write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
 
 
 def score_lines(scores: Scores) -> list[str]:

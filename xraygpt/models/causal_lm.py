@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from xraygpt.common.errors import CheckpointError, DataError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
+from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.batches import source_of
@@ -194,11 +195,12 @@ class CausalLM(BaseModel):
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.llama_model.save_pretrained(str(folder))
-        for file in sorted(self._tokenizer_folder.glob("*token*")):
-            if file.is_file() and file.parent != folder:
-                shutil.copy2(file, folder / file.name)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.llama_model.save_pretrained(str(folder))
+            for file in sorted(self._tokenizer_folder.glob("*token*")):
+                if file.is_file() and file.parent != folder:
+                    shutil.copy2(file, folder / file.name)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
         rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)

@@ -1,6 +1,6 @@
-"""Image files as published, DICOM included, to 8-bit grey and to the small files that training reads.
+"""The only code that opens image files, DICOM included.
 
-``raster`` and ``dicom`` decode a file to 8-bit grey, ``reading`` tells which of them it is for, ``shrink``
-makes it smaller, ``convert`` does it all and encodes the result. Nothing here imports
-torch: it runs in a pool of light processes.
+``reading`` decodes a file of any kind, for DICOM with ``dicom`` and ``dicom_rules``. ``grey`` says what comes
+out and what is refused, ``convert`` makes the small files that training reads. Nothing here imports torch: it
+runs in a pool of light processes.
 """

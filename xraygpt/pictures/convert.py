@@ -7,11 +7,11 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from xraygpt.pictures.grey import GreyPicture, RefusedPictureError
+from xraygpt.pictures.grey import LOOKS_INVERTED, Picture, RefusedPictureError, looks_inverted
 from xraygpt.pictures.reading import decode_picture, read_file
-from xraygpt.pictures.shrink import shrink
 
 __all__ = ["ConvertedPicture", "PictureConfig", "RefusedPictureError", "convert_picture"]
 
@@ -75,7 +75,8 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         DataError: it is DICOM, and the packages for that are not installed.
     """
     data = source if isinstance(source, bytes) else read_file(source, name)
-    picture = decode_picture(data, name, config.refuse_burnt_in)
+    picture = decode_picture(data, name, config.refuse_burnt_in, grey=True)
+    about_pixels = (LOOKS_INVERTED,) if looks_inverted(picture.image) else ()
     image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
     content, suffix = _encode(data, picture, image, config)
     return ConvertedPicture(
@@ -87,13 +88,11 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         original_height=picture.image.height,
         pixels=_hash_pixels(picture.image),
         view=picture.view,
-        notes=picture.notes,
+        notes=picture.notes + about_pixels,
     )
 
 
-def _encode(
-    data: bytes, picture: GreyPicture, image: Image.Image, config: PictureConfig
-) -> tuple[bytes, str]:
+def _encode(data: bytes, picture: Picture, image: Image.Image, config: PictureConfig) -> tuple[bytes, str]:
     """Return the content of the file to write, and its suffix."""
     passed_on = (".jpg", ".png") if config.keep_size else (".jpg",)
     if image is picture.image and picture.publishable_suffix in passed_on:
@@ -112,3 +111,35 @@ def _hash_pixels(image: Image.Image) -> str:
     digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()[:32]
+
+
+def shrink(image: Image.Image, longest_side: int) -> Image.Image:
+    """Return `image` with its longest side brought down to `longest_side`; a smaller one as it is.
+
+    Each new pixel is the mean of the old ones below it, those at its rim counted in part. Pillow's BOX
+    filter counts them whole or not at all, which drops and doubles lines when the size changes little.
+
+    Args:
+        image: mode ``L``.
+        longest_side: pixels.
+    """
+    if max(image.size) <= longest_side:
+        return image
+    ratio = max(image.size) / longest_side
+    new_width, new_height = (max(1, round(side / ratio)) for side in image.size)
+    # Whole pixels first, which Pillow does fast; at least a factor of two is left for the exact part.
+    step = max(1, int(ratio / 2))
+    pixels = np.asarray(image.reduce(step), dtype=np.float32)  # (h, w)
+    pixels = _average_columns(pixels, image.width / step, new_width)
+    pixels = _average_columns(np.ascontiguousarray(pixels.T), image.height / step, new_height).T
+    return Image.fromarray(np.rint(pixels).astype(np.uint8))
+
+
+def _average_columns(pixels: np.ndarray, extent: float, count: int) -> np.ndarray:
+    """Average groups of columns, (h, w) -> (h, count); the new ones share the first `extent` evenly."""
+    edges = np.linspace(0.0, extent, count + 1)
+    whole = np.minimum(edges.astype(np.intp), pixels.shape[1] - 1)
+    part = (edges - whole).astype(np.float32)
+    sums = np.cumsum(pixels, axis=1)  # up to and with each column
+    left = sums[:, whole] + (part - 1.0) * pixels[:, whole]  # sum over what is left of each edge
+    return np.diff(left, axis=1) * np.float32(count / extent)

@@ -1,4 +1,7 @@
-"""DICOM files to 8-bit grey (package pydicom; the decoders are those of pylibjpeg).
+"""DICOM files to 8-bit grey, as a viewer shows them (package pydicom; the decoders are those of pylibjpeg).
+
+A stored value has at most 16 bits, so all steps from it to grey (PS3.3 C.11: modality LUT, window or VOI LUT,
+polarity) are worked out once for every possible value; the picture is then looked up in that table.
 
 Only the elements listed in `TAGS` are parsed, so that nothing about the patient can reach a message, a note
 or an output. What pydicom logs or warns of may quote a file's content and is held back for the same reason.
@@ -16,17 +19,23 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 from pydicom import dcmread
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from xraygpt.common.errors import DataError, XrayGPTError
-from xraygpt.pictures.dicom_display import to_display
-from xraygpt.pictures.dicom_rules import check_wanted, number, text, view_of
-from xraygpt.pictures.dicom_upright import turn_upright
-from xraygpt.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, GreyPicture, check_size, refuse
-from xraygpt.pictures.polarity import LOOKS_INVERTED, looks_inverted
+from xraygpt.common.image_modes import scale, usual_range
+from xraygpt.pictures.dicom_rules import check_wanted, number, text, turn_upright, view_of
+from xraygpt.pictures.grey import (
+    MAX_FILE_BYTES,
+    NEEDS_PACKAGES,
+    Picture,
+    check_size,
+    looks_inverted,
+    refuse,
+)
 
 Array = np.ndarray
 
@@ -37,7 +46,7 @@ TAGS = (
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows",
     "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PixelData",
+    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelData",
 )  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -50,10 +59,13 @@ DAMAGED = "damaged DICOM file"
 TRUNCATED = "pixel data are truncated or damaged"
 PIXEL_TYPE = "pixel type is not read"
 WRONG_TAG = "tagged MONOCHROME1 but stored with dark lungs: not inverted"
+INVERSE_SHAPE = "inverted, as its PresentationLUTShape and its bright lungs ask for"
 LIBRARIES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
+BEYOND = 1e9
+"""Farther out than any window."""
 
 
-def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> GreyPicture:
+def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> Picture:
     """Decode a chest radiograph.
 
     Args:
@@ -75,17 +87,17 @@ def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> GreyPic
             raise refuse(name, DAMAGED) from None
 
 
-def _read(data: bytes, name: str, refuse_burnt_in: bool) -> GreyPicture:
+def _read(data: bytes, name: str, refuse_burnt_in: bool) -> Picture:
     dataset, about_file = _parse(data, name)
     about_content = check_wanted(dataset, name, refuse_burnt_in)
     pixels = _decode(dataset, name)
     invert = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     image, about_pixels = _show(pixels, dataset, invert)
-    if looks_inverted(image):
-        if invert:
-            image, about_pixels = _show(pixels, dataset, invert=False)
-        about_pixels += (WRONG_TAG if invert else LOOKS_INVERTED,)
-    return GreyPicture(image, view=view_of(dataset), notes=about_file + about_content + about_pixels)
+    # Either tag is wrong in some files, and PresentationLUTShape contradicts MONOCHROME2: the pixels decide.
+    if (invert or text(dataset, "PresentationLUTShape") == "INVERSE") and looks_inverted(image):
+        image, about_pixels = _show(pixels, dataset, not invert)
+        about_pixels += (WRONG_TAG if invert else INVERSE_SHAPE,)
+    return Picture(image, view=view_of(dataset), notes=about_file + about_content + about_pixels)
 
 
 def _parse(data: bytes, name: str) -> tuple[FileDataset, tuple[str, ...]]:
@@ -149,9 +161,75 @@ def _show(pixels: Array, dataset: FileDataset, invert: bool) -> tuple[Image.Imag
     if pixels.ndim == 3:
         shown = np.asarray(Image.fromarray(pixels).convert("L"))
     else:
-        shown, notes = to_display(pixels, dataset, invert)
+        shown, notes = _to_display(pixels, dataset, invert)
     shown, about_orientation = turn_upright(shown, dataset)
     return Image.fromarray(np.ascontiguousarray(shown)), notes + about_orientation
+
+
+def _to_display(stored: Array, dataset: Dataset, invert: bool) -> tuple[Array, tuple[str, ...]]:
+    """Turn stored values into 8-bit grey; padding becomes black.
+
+    The first of several windows or VOI LUTs is taken; a VOI LUT goes before a window. Without either, or
+    where the window is unusable, 8-bit values are shown as they are, and 16-bit ones are stretched between
+    the 0.1th and 99.9th percentile of the pixels that are not padding.
+
+    Args:
+        stored: (h, w) integers of 8 or 16 bits, signed or not.
+        dataset: the tags.
+        invert: whether low values are the bright ones (MONOCHROME1).
+
+    Returns:
+        uint8 array (h, w), and notes.
+    """
+    bits = 8 * stored.itemsize
+    index = stored.view(f"uint{bits}")  # the bit pattern of a pixel is its place in the table
+    values = np.arange(2**bits).astype(stored.dtype).astype(np.int64)  # stored value of each pattern
+    padding = _padding(values, dataset)
+    rescaled = apply_modality_lut(values, dataset).astype(np.float64)
+    table, notes = _window(rescaled, dataset)
+    if table is None:
+        low, high = (rescaled.min(), rescaled.max()) if bits == 8 else _range(index, rescaled, padding)
+        table = scale(rescaled, low, high)
+    if invert:
+        table = 1.0 - table
+    table[padding] = 0.0
+    return np.rint(255 * table).astype(np.uint8)[index], notes
+
+
+def _padding(values: Array, dataset: Dataset) -> Array:
+    """Mark the values that stand for "no picture here" (PS3.3 C.7.5.1.1.2)."""
+    first = dataset.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return np.zeros(len(values), dtype=bool)
+    last = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((first, last if isinstance(last, int) else first))
+    return (values >= low) & (values <= high)
+
+
+def _window(rescaled: Array, dataset: Dataset) -> tuple[Array | None, tuple[str, ...]]:
+    """Apply the VOI LUT or window to rescaled values; 0 (dark) to 1. None where there is none."""
+    if not dataset.get("VOILUTSequence") and dataset.get("WindowCenter") is None:
+        return None, ()
+    try:
+        with np.errstate(over="ignore"):
+            if dataset.get("VOILUTSequence"):
+                shown = apply_voi(np.rint(rescaled).astype(np.int64), dataset)
+            else:
+                # The two values added lie beyond any window, so they come out as black and white.
+                shown = apply_windowing(np.append(rescaled, (-BEYOND, BEYOND)), dataset)
+        table = scale(shown, shown.min(), shown.max())[: len(rescaled)]
+    # pydicom meets a window that is text, has no width, or lacks its other half with errors of any kind.
+    except Exception:
+        return None, ("its window is unusable, and left out",)
+    return (table, ()) if np.ptp(table) > 0 else (None, ("its window shows nothing, and is left out",))
+
+
+def _range(index: Array, rescaled: Array, padding: Array) -> tuple[float, float]:
+    """Return the range of the values that occur, but for a few at either end."""
+    counts = np.bincount(index.ravel(), minlength=len(rescaled))
+    counts[padding] = 0
+    order = np.argsort(rescaled, kind="stable")
+    return usual_range(rescaled[order], counts[order]) if counts.any() else (0.0, 0.0)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
-"""What every kind of image file is decoded to, and the error of those that are refused."""
+"""What every kind of image file is decoded to, what is refused, and pictures with inverted grey values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
-from xraygpt.common.code_version import install_hint
 from xraygpt.common.errors import DataError
+from xraygpt.common.paths import install_hint
 
 NEEDS_PACKAGES = f"is DICOM, which needs more packages: {install_hint('dicom')}"
 MAX_FILE_BYTES = 256 * 1024**2
@@ -15,6 +16,13 @@ MAX_FILE_BYTES = 256 * 1024**2
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused: 8-bit colour of this size takes 320 MB once decoded. A radiograph has up to
 20 million pixels."""
+LOOKS_INVERTED = "looks inverted: air bright, bone dark"
+"""The note on a picture whose grey values are inverted."""
+POLARITY_SIDE = 64
+CERTAIN = 1.5
+"""Score beyond which the polarity counts as recognised. Measured on 838 radiographs of public collections
+(768 frontal, 70 lateral; supine, letterboxed and framed ones among them): none scored below minus this, so no
+false alarm; inverted, all but 13 (4 frontal, 9 lateral) are recognised, 98.4 %."""
 
 
 class RefusedPictureError(DataError):
@@ -29,11 +37,12 @@ class RefusedPictureError(DataError):
 
 
 @dataclass(frozen=True, slots=True)
-class GreyPicture:
+class Picture:
     """A decoded picture."""
 
     image: Image.Image
-    """Mode ``L``, upright, at full size."""
+    """What the file shows, upright, 8 bits in each channel, mode ``L`` or ``RGB``; transparent parts are
+    black."""
     view: str = ""
     """``PA``, ``AP``, ``LATERAL``, ... where the file says so."""
     notes: tuple[str, ...] = ()
@@ -59,3 +68,32 @@ def check_size(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = f"at most {MAX_PIXELS // 1_000_000} million are read"
         raise refuse(name, "too many pixels", f"has {width}x{height} pixels; {limit}")
+
+
+def looks_inverted(image: Image.Image) -> bool:
+    """Tell whether a chest radiograph shows air bright and bone dark.
+
+    Args:
+        image: mode ``L``, upright.
+    """
+    return polarity(image) < -CERTAIN
+
+
+def polarity(image: Image.Image) -> float:
+    """Score how a chest radiograph is shown: above 0 with dark lungs, below 0 inverted.
+
+    The spine and the abdomen, which are dense, are compared with the lungs and the upper corners, which hold
+    air, in units of the picture's standard deviation. Inverting the picture changes the sign of the score.
+    """
+    pixels = np.asarray(
+        image.resize((POLARITY_SIDE, POLARITY_SIDE), Image.Resampling.BOX, reducing_gap=2.0), dtype=np.float64
+    )
+    spine, abdomen = _mean(pixels, (19, 57), (28, 35)), _mean(pixels, (51, 64), (12, 51))
+    lungs = (_mean(pixels, (16, 38), (12, 23)) + _mean(pixels, (16, 38), (40, 51))) / 2
+    corners = (_mean(pixels, (0, 7), (0, 7)) + _mean(pixels, (0, 7), (56, 64))) / 2
+    spread = float(pixels.std())
+    return (2 * spine + abdomen - 2 * lungs - corners) / spread if spread > 0 else 0.0
+
+
+def _mean(pixels: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> float:
+    return float(pixels[slice(*rows), slice(*columns)].mean())

@@ -2,50 +2,50 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.command_line import command_text, guarded
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.dist_utils import cleanup, init_distributed_mode, is_main_process
-from xraygpt.common.errors import ConfigError, DataError, MissingFileError, XrayGPTError
-from xraygpt.common.logger import setup_logger
+from xraygpt.common.errors import ConfigError, MissingFileError, XrayGPTError
+from xraygpt.common.logger import METRICS_FILE, setup_logger
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import remove_run_record, write_run_record
 from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
+from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
+from xraygpt.runners.run_folder import BEST, resumable
 from xraygpt.tasks import BaseTask, setup_task
-from xraygpt.tasks.context import Splits
+from xraygpt.tasks.base_task import Splits
+from xraygpt.tasks.predictions import predictions_file
 
-SECONDS_FOR_MESSAGE = 3.0
-"""torchrun stops all processes once one has failed, so the others let the main one say why first."""
+logger = logging.getLogger(__name__)
 
 
 def run_program(args: CommandLine, evaluate_only: bool, started: float) -> int:
-    """Do what train.py or evaluate.py is called for; return the exit status.
+    """Do what train.py or evaluate.py is called for; return the exit status (see `guarded`).
 
-    That is 2 after an error that the user can mend. Of several processes the main one prints the error, or
-    the metrics of an evaluation; an unusable sample (DataError) is told by whichever process met it.
+    Prints the metrics of an evaluation, where the files are, and which command comes next.
     """
-    # Not is_main_process: processes have not joined yet, or no longer, when an error arrives here.
-    is_main = os.environ.get("RANK", "0") == "0"
-    try:
-        metrics = launch(args, evaluate_only=evaluate_only, started=started)
-    except XrayGPTError as error:
-        if is_main or isinstance(error, DataError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        if not is_main:
-            time.sleep(SECONDS_FOR_MESSAGE)
-        return 2
-    if evaluate_only and is_main:
-        for split, values in metrics.items():
-            print(f"split {split}")
-            print(metrics_table(values))
-    return 0
+
+    def run() -> int:
+        outcome = _launch(args, evaluate_only, started)
+        # Not is_main_process: processes have left one another by now.
+        if os.environ.get("RANK", "0") == "0":
+            for split, values in outcome.metrics.items() if evaluate_only else ():
+                print(f"split {split}\n{metrics_table(values)}")
+            print("\n".join(outcome.closing_lines))
+        return 0
+
+    return guarded(run, lambda: _how_to_resume(args, evaluate_only))
 
 
 def launch(
@@ -58,9 +58,23 @@ def launch(
         started: what `time.time` gave at the start of the program, for the run's wall time; None for now.
 
     Raises:
-        XrayGPTError: anything that the user can mend.
+        XrayGPTError: anything that the user can fix.
+        OSError: a file cannot be read or written.
     """
-    started = time.time() if started is None else started
+    return _launch(args, evaluate_only, time.time() if started is None else started).metrics
+
+
+@dataclass
+class Outcome:
+    """What a run gives."""
+
+    metrics: dict[str, dict[str, Any]]
+    """Of each test split."""
+    closing_lines: list[str]
+    """Where the files are, and what comes next."""
+
+
+def _launch(args: CommandLine, evaluate_only: bool, started: float) -> Outcome:
     cfg = Config(args)
     cfg.run_cfg.evaluate = cfg.run_cfg.evaluate or evaluate_only
     if cfg.run_cfg.evaluate and not cfg.run_cfg.test_splits:
@@ -78,9 +92,58 @@ def launch(
                 started=datetime.fromtimestamp(started).isoformat(timespec="seconds"),
                 seconds=time.time() - started,
             )
-        return metrics
+        return Outcome(metrics, _closing_lines(args, cfg, output_dir, started))
     finally:
         cleanup()
+
+
+def _how_to_resume(args: CommandLine, evaluate_only: bool) -> str:
+    """Return what to do about a run that was stopped, as the end of a sentence."""
+    options = list(args.options or [])
+    try:
+        run = Config(args).run_cfg
+        evaluate = evaluate_only or run.evaluate
+        may_resume = evaluate or bool(resumable(Path(run.output_dir).expanduser()))
+    except XrayGPTError:  # stopped before it was found out
+        evaluate = may_resume = False
+    if may_resume and not evaluate:
+        options = [option for option in options if not option.startswith("run.resume_ckpt_path=")]
+        options.append("run.resume_ckpt_path=auto")
+    command = command_text(cfg_path=args.cfg_path, options=options)
+    return f"{'resume' if may_resume else 'start again'} with: {command}"
+
+
+def _closing_lines(args: CommandLine, cfg: Config, output_dir: Path, started: float) -> list[str]:
+    """Return where checkpoint, metrics and page are, and which command comes next."""
+    run, checkpoint = cfg.run_cfg, output_dir / BEST
+    if not run.evaluate and not checkpoint.is_file():
+        checkpoint = max(resumable(output_dir), key=lambda path: path.stat().st_mtime, default=checkpoint)
+    written = [("metrics", output_dir / METRICS_FILE)] if not run.evaluate else []
+    written += [(f"reports of {split}", predictions_file(output_dir, split)) for split in run.test_splits]
+    written += [("scores", output_dir / SCORES_FILE), ("page", output_dir / PAGE_FILE)]
+    files = [(what, path) for what, path in written if path.is_file() and path.stat().st_mtime >= started - 1]
+    if not run.evaluate:
+        files.insert(0, ("checkpoint", checkpoint))
+    lines = [f"{what + ':':<12} {path}" for what, path in files]
+    following = _next_command(args, cfg, checkpoint)
+    return [*lines, f"{'next:':<12} {following}"] if following else lines
+
+
+def _next_command(args: CommandLine, cfg: Config, checkpoint: Path) -> str | None:
+    """Return the command that ``run.next`` names, else one that uses what this run has made."""
+    run, options = cfg.run_cfg, list(args.options or [])
+    if run.next is not None:
+        verb, path = run.next.split(maxsplit=1)
+        return command_text(verb=verb, cfg_path=path, options=[])
+    splits = run.test_splits or run.valid_splits
+    if not run.evaluate and splits:
+        options += [f"run.resume_ckpt_path={checkpoint}", f"run.test_splits=[{','.join(splits)}]"]
+        return command_text(verb="evaluate", cfg_path=args.cfg_path, options=options)
+    if hasattr(registry.get_model_class(cfg.to_dict()["model"]["arch"]), "embed_prompt"):
+        weights = [] if run.evaluate else [f"model.ckpt={checkpoint}"]
+        options = [option for option in options if option.startswith("model.")] + weights
+        return command_text(verb="demo", cfg_path=args.cfg_path, options=options)
+    return None
 
 
 def _make_output_dir(setting: str) -> Path:
@@ -105,7 +168,7 @@ def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, A
     if is_main_process():
         remove_run_record(output_dir)
     setup_logger(output_dir)
-    cfg.pretty_print()
+    logger.debug("configuration: %s", json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False))
     # The same in every process, so that all begin with the same weights.
     seed_everything(cfg.run_cfg.seed)
     task = setup_task(cfg)

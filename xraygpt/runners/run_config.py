@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,7 +85,10 @@ class RunConfig:
     grad_clip: float | None = None
     """Largest norm of the gradient of all parameters together; null does not clip."""
     accum_grad_iters: int = 1
-    """Batches whose mean gradient makes one optimizer step."""
+    """Batches of each process that make one optimizer step. Its gradient is the one that a single batch of
+    all their samples would have: where the loss is a mean over text tokens, each token of the step counts the
+    same, whichever batch or process it is in. Losses that compare the pairs of one batch (contrast, matching,
+    and the loss of writing beside them) are averaged over the batches."""
 
     # Learning-rate schedule
     lr_sched: str = "linear_warmup_cosine_lr"
@@ -105,7 +109,7 @@ class RunConfig:
     checkpoint_steps: int | None = None
     """Also save a checkpoint every this many steps; null saves at the end of each epoch only."""
     resume_ckpt_path: str | None = None
-    """Checkpoint to go on from, or "auto" for the latest one in `output_dir`."""
+    """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
     log_freq: int = 50
     """Steps between two lines of the log."""
     log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
@@ -113,6 +117,9 @@ class RunConfig:
     ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""
     evaluate: bool = False
     """Do not train; score `test_splits` only."""
+    next: str | None = None
+    """Program and configuration to name at the end as the next step, such as "evaluate
+    eval_configs/quickstart.yaml"; null names one that uses what this run has made."""
     generate: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are generated for scoring."""
     k_test: int = 128
@@ -123,6 +130,8 @@ class RunConfig:
     "report_generation"."""
 
     def __post_init__(self) -> None:
+        if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
+            raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
         at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "k_test"]
         for name in at_least_one:

@@ -1,4 +1,4 @@
-"""The files of a run: its checkpoints by name, and its metrics, before a training starts or goes on."""
+"""The files of a run: its checkpoints by name, its metrics and its list of skipped images."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
-from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.paths import resolve_path
-from xraygpt.runners.skipped_images import SKIPPED_FILE
+from xraygpt.common.run_record import write_text, writing
 from xraygpt.runners.trackers import TENSORBOARD_FOLDER, WANDB_FOLDER
-from xraygpt.runners.train_state import TrainProgress
+from xraygpt.runners.train_state import TrainProgress, read_training
 
 AUTO = "auto"
 LAST = "checkpoint_last.pth"
 BEST = "checkpoint_best.pth"
 EPOCH_PATTERN = re.compile(r"checkpoint_\d+\.pth")
+SKIPPED_FILE = "skipped_images.txt"
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +43,20 @@ def find_resume_checkpoint(setting: str | None, output_dir: Path) -> Path | None
         if not path.is_file():
             raise MissingFileError(f"missing file: the checkpoint {path} (run.resume_ckpt_path)")
         return path
-    candidates = [
-        p for p in output_dir.glob("checkpoint_*.pth") if p.name == LAST or EPOCH_PATTERN.match(p.name)
-    ]
+    candidates = resumable(output_dir)
     if not candidates:
         logger.info("run.resume_ckpt_path is auto and %s holds no checkpoint", output_dir)
         return None
-    return max(candidates, key=_progress_of)
+    return max(candidates, key=lambda path: _age(read_training(path).progress))
 
 
-def _progress_of(path: Path) -> tuple[int, int]:
-    progress = load_checkpoint(path).get("progress") or {}
-    return progress.get("completed_epochs", 0), progress.get("global_step", 0)
+def resumable(output_dir: Path) -> list[Path]:
+    """Return the checkpoints that a training with ``run.resume_ckpt_path=auto`` chooses from."""
+    return [p for p in output_dir.glob("checkpoint_*.pth") if p.name == LAST or EPOCH_PATTERN.match(p.name)]
+
+
+def _age(progress: TrainProgress) -> tuple[int, int]:
+    return progress.completed_epochs, progress.global_step
 
 
 def truncate_metrics(path: Path, progress: TrainProgress) -> None:
@@ -63,18 +64,16 @@ def truncate_metrics(path: Path, progress: TrainProgress) -> None:
     if not path.is_file():
         return
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+            later = record["step"] > progress.global_step
+            scored = record["event"] == "valid" and record["epoch"] < progress.completed_epochs
+        except (ValueError, KeyError, TypeError):
             continue
-        later = record["step"] > progress.global_step
-        scored = record["event"] == "valid" and record["epoch"] < progress.completed_epochs
         if not later and (record["event"] == "train" or scored):
             kept.append(line + "\n")
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(kept), encoding="utf-8")
-    replacement.replace(path)
+    write_text(path, "".join(kept))
 
 
 def remove_unfinished_saves(output_dir: Path) -> None:
@@ -112,14 +111,11 @@ def find_best(checkpoint: Path, output_dir: Path, progress: TrainProgress) -> Pa
     if progress.best_epoch is None:
         return None
     for path in (output_dir / BEST, checkpoint.parent / BEST):
-        if path.is_file() and _best_of(path) == (progress.best_epoch, progress.best_metric):
-            return path
+        if path.is_file():
+            saved = read_training(path).progress
+            if (saved.best_epoch, saved.best_metric) == (progress.best_epoch, progress.best_metric):
+                return path
     return None
-
-
-def _best_of(path: Path) -> tuple[Any, Any]:
-    progress = load_checkpoint(path).get("progress") or {}
-    return progress.get("best_epoch"), progress.get("best_metric")
 
 
 def take_over(checkpoint: Path, output_dir: Path, best: Path | None, progress: TrainProgress) -> None:
@@ -135,7 +131,37 @@ def take_over(checkpoint: Path, output_dir: Path, best: Path | None, progress: T
     elif own.is_file() and best != own:
         _set_aside(output_dir, [own])
     if best is not None and best != own:
-        partial = output_dir / f".{BEST}.copy.part"
-        shutil.copyfile(best, partial)
-        partial.replace(own)
+        partial = output_dir / f".{BEST}.copy.part"  # removed by `remove_unfinished_saves` if left behind
+        with writing(own):
+            shutil.copyfile(best, partial)
+            partial.replace(own)
     truncate_metrics(output_dir / METRICS_FILE, progress)
+
+
+class SkippedImages:
+    """Writes each skipped image once to ``skipped_images.txt`` and warns about it.
+
+    The count is of the images that this process has met; the file is the list of a whole run, to which all
+    processes and, when it is resumed, all its parts add.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        self.path = output_dir / SKIPPED_FILE
+        self._met: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._met)
+
+    def add(self, messages: list[str]) -> None:
+        """Take note of images, each given as one line of text that says which and why."""
+        for message in (text.replace("\n", " ") for text in messages):
+            if message in self._met:
+                continue
+            self._met.add(message)
+            if message not in self._listed():
+                with writing(self.path), self.path.open("a", encoding="utf-8") as file:
+                    file.write(message + "\n")
+            logger.warning("skipped corrupt image number %d: %s", len(self), message)
+
+    def _listed(self) -> list[str]:
+        return self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []

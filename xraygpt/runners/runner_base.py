@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,15 +21,14 @@ from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.loader import BatchLoader
-from xraygpt.datasets.stream import EvalStream, TrainStream
+from xraygpt.datasets.datasets.annotations import normalise_split
+from xraygpt.datasets.stream import BatchLoader, EvalStream, SizedDataset, TrainStream
 from xraygpt.models.base_model import BaseModel
-from xraygpt.runners.data import build_train_stream, datasets_of, log_cut_captions
-from xraygpt.runners.resume import check_settings
 from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
+    SkippedImages,
     epoch_file,
     find_best,
     find_resume_checkpoint,
@@ -37,20 +36,22 @@ from xraygpt.runners.run_folder import (
     set_earlier_run_aside,
     take_over,
 )
-from xraygpt.runners.skipped_images import SkippedImages
 from xraygpt.runners.trackers import check_trackers, open_trackers
 from xraygpt.runners.train_state import (
     TrainProgress,
+    check_settings,
     load_trainable_state,
     read_training,
     restore_training,
     save_training,
     trainable_state,
 )
-from xraygpt.tasks.base_task import BaseTask
-from xraygpt.tasks.context import EvalContext, Splits, TrainContext
+from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext
 
 logger = logging.getLogger(__name__)
+
+MAX_COUNTED = 20_000
+"""Reports of a split that are looked at for their length; of a larger one, as many at equal distances."""
 
 
 @registry.register_runner("runner_base")
@@ -235,7 +236,7 @@ class RunnerBase:
                 self.progress.best_epoch,
             )
             self.progress.best_epoch = self.progress.best_metric = None
-        logger.info("going on from %s, after %d batches", checkpoint, self.progress.global_step)
+        logger.info("resuming from %s, after %d batches", checkpoint, self.progress.global_step)
 
     def _after_update(self, before: int, after: int) -> None:
         """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached."""
@@ -401,3 +402,68 @@ class RunnerBase:
             pin_memory=self.device.type == "cuda",
             on_skipped=self.skipped.add,
         )
+
+
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[SizedDataset]:
+    """Return the data sets that have a split.
+
+    Raises:
+        DataError: none has it.
+    """
+    wanted = normalise_split(split)
+    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
+    if not found:
+        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
+        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+    return found
+
+
+def build_train_stream(
+    run: RunConfig,
+    datasets: Mapping[str, Splits],
+    ratios: Mapping[str, float],
+    *,
+    prompts: Sequence[str],
+    rank: int,
+    world_size: int,
+) -> TrainStream:
+    """Return the stream over the training splits of all data sets, mixed by `ratios`.
+
+    Raises:
+        DataError: a training split is in no data set.
+    """
+    chosen: list[tuple[SizedDataset, float]] = []
+    for split in run.train_splits:
+        datasets_of(datasets, split)
+        wanted = normalise_split(split)
+        chosen += [(splits[wanted], ratios[name]) for name, splits in datasets.items() if wanted in splits]
+    return TrainStream(
+        [dataset for dataset, _ in chosen],
+        [ratio for _, ratio in chosen],
+        batch_size=run.batch_size_train,
+        seed=run.seed,
+        rank=rank,
+        world_size=world_size,
+        prompts=prompts,
+    )
+
+
+def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:
+    """Log, for each data set and split, how many reports are longer than ``max_txt_len`` and are cut."""
+    wanted = dict.fromkeys(map(normalise_split, splits))
+    for name, parts in datasets.items():
+        for split in wanted:
+            if split not in parts:
+                continue
+            data = parts[split]
+            counted = range(len(data))[:: -(-len(data) // MAX_COUNTED)]
+            cut = model.cut_captions([data.caption(index) for index in counted])
+            if cut:
+                logger.warning(
+                    "data set %s, split %s: %d of %d reports%s are longer than model.max_txt_len and are cut",
+                    name,
+                    split,
+                    cut,
+                    len(counted),
+                    f" looked at ({len(data)} in all)" if len(counted) < len(data) else "",
+                )

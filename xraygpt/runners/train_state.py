@@ -1,9 +1,12 @@
-"""What a checkpoint holds, and putting it back."""
+"""What a checkpoint holds, whether a training may resume from it, and putting it back."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_checkpoint, load_state, save_checkpoint
-from xraygpt.common.code_version import git_hash
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.run_record import git_hash
+from xraygpt.common.typed import Problem, collect
 from xraygpt.models.base_model import COMPUTED_BUFFERS, BaseModel
+
+FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
+"""Keys of the section ``run`` that are part of the state which is put back as it was: the optimizer's, and
+the best score so far."""
+WATCHED = (
+    *("seed", "precision", "amp", "train_splits", "batch_size_train", "accum_grad_iters", "grad_clip"),
+    *("max_epoch", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+)
+"""Keys that take effect at once, so that the training is no longer the one that was begun."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +47,18 @@ class TrainProgress:
     """Batches in an epoch: `run.iters_per_epoch`, or what one pass over the data makes."""
     world_size: int = 0
     """Number of training processes."""
+
+    def __post_init__(self) -> None:
+        for name in ("global_step", "completed_epochs", "iters_per_epoch", "world_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.best_metric is not None and not math.isfinite(self.best_metric):
+            raise ValueError(f"best_metric must be a finite number, got {self.best_metric}")
+        epochs = self.completed_epochs, self.completed_epochs + 1
+        if not epochs[0] * self.iters_per_epoch <= self.global_step <= epochs[1] * self.iters_per_epoch:
+            raise ValueError(
+                f"global_step {self.global_step} does not follow {epochs[0]} epochs of {self.iters_per_epoch}"
+            )
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -90,24 +117,49 @@ def save_training(
 
 
 @dataclass
+class TrainingFile:
+    """What `save_training` writes, as far as it does not depend on model and optimizer."""
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    config: dict[str, Any]
+    scaler: dict[str, int | float] | None
+    epoch: int
+    global_step: int
+    progress: TrainProgress
+    manifest: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.global_step != self.progress.global_step:
+            raise ValueError(f"global_step {self.global_step} is not that of progress")
+        if not isinstance(self.config.get("run"), dict):
+            raise ValueError("config must have a section run")
+        for name in ("config", "manifest"):
+            if not _is_plain(getattr(self, name)):
+                raise ValueError(f"{name} must hold nothing but texts, numbers, lists and mappings")
+
+
+@dataclass
 class SavedTraining:
-    """A checkpoint that a training can go on from."""
+    """A checkpoint that a training can resume from."""
 
     path: Path
-    payload: dict[str, Any]
-    """All that `save_training` wrote."""
-    progress: TrainProgress
-    """How far it was."""
+    content: TrainingFile
+
+    @property
+    def progress(self) -> TrainProgress:
+        """How far it was."""
+        return self.content.progress
 
     @property
     def run(self) -> dict[str, Any]:
         """The section ``run`` of the configuration that it was made with."""
-        section: dict[str, Any] = (self.payload.get("config") or {}).get("run") or {}
+        section: dict[str, Any] = self.content.config["run"]
         return section
 
 
 def read_training(path: Path) -> SavedTraining:
-    """Read a checkpoint to go on from.
+    """Read a checkpoint to resume from.
 
     Raises:
         MissingFileError, CheckpointError: it is absent, damaged, or holds weights only.
@@ -115,10 +167,15 @@ def read_training(path: Path) -> SavedTraining:
     payload = load_checkpoint(path)
     if absent := [key for key in ("model", "optimizer", "progress") if key not in payload]:
         raise CheckpointError(
-            f"{path}: cannot go on from it, it holds no {', '.join(absent)}. To start from its weights, name "
-            "it in model.ckpt instead."
+            f"{path}: cannot resume from it, it holds no {', '.join(absent)}. To start from its weights, "
+            "name it in model.ckpt instead."
         )
-    return SavedTraining(path, payload, TrainProgress(**payload["progress"]))
+    problems: list[Problem] = []
+    known = {field.name: payload[field.name] for field in fields(TrainingFile) if field.name in payload}
+    content = collect(TrainingFile, known, "checkpoint", problems)
+    if content is None:
+        raise _broken(path, [str(problem).removeprefix("checkpoint.") for problem in problems])
+    return SavedTraining(path, content)
 
 
 def restore_training(
@@ -131,18 +188,164 @@ def restore_training(
     """Put a checkpoint's state back.
 
     Raises:
-        CheckpointError: it is of another model or optimizer.
+        CheckpointError: it is of another model or optimizer, or something in it is damaged.
     """
-    path, payload = saved.path, saved.payload
+    path, content = saved.path, saved.content
+    own = trainable_state(model)
+    problems = [
+        problem
+        for name, value in content.model.items()
+        for problem in _tensor_problems(f"model.{name}", value, own.get(name))
+    ]
     if isinstance(model, BaseModel):
-        model.check_origin(payload["model"], payload.get("manifest") or {}, where=str(path))
-    load_trainable_state(model, payload["model"], where=str(path))
+        expected = make_manifest(model)
+        problems += [
+            f"manifest.{key} is {value!r}, expected something like {expected[key]!r}"
+            for key, value in content.manifest.items()
+            if key in expected and key != "git" and type(value) is not type(expected[key])
+        ]
+    parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
+    problems += _optimizer_problems(
+        "optimizer", content.optimizer, optimizer.state_dict(), parameters, may_be_empty=bool(content.scaler)
+    )
+    if scaler is not None and content.scaler:
+        own_scaler = scaler.state_dict()
+        problems += [f"scaler.{key} is missing" for key in own_scaler if key not in content.scaler]
+        problems += [f"scaler.{key} is {v}" for key, v in content.scaler.items() if not 0 <= v < math.inf]
+    if problems:
+        raise _broken(path, problems)
+    if isinstance(model, BaseModel):
+        model.check_origin(content.model, content.manifest, where=str(path))
+    load_trainable_state(model, content.model, where=str(path))
     try:
-        optimizer.load_state_dict(payload["optimizer"])
+        optimizer.load_state_dict(content.optimizer)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: the optimizer's state does not fit: {error}") from error
-    if scaler is not None and payload.get("scaler"):
-        scaler.load_state_dict(payload["scaler"])
+    if scaler is not None and content.scaler:
+        scaler.load_state_dict(content.scaler)
+
+
+def _broken(path: Path, problems: list[str]) -> CheckpointError:
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return CheckpointError(
+        f"{path}: cannot resume from it, its content is damaged: {'; '.join(problems[:3])}{more}"
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _tensor_problems(name: str, value: Any, like: Tensor | None) -> Iterator[str]:
+    """Say what keeps `value` from taking the place of a parameter or statistic; sizes are compared later."""
+    if not isinstance(value, Tensor):
+        yield f"{name} is no tensor but {type(value).__name__}"
+    elif value.is_meta or value.layout is not torch.strided:
+        yield f"{name} is a tensor without values, or a sparse one"
+    elif like is not None and (value.is_complex(), value.is_floating_point()) != (
+        like.is_complex(),
+        like.is_floating_point(),
+    ):
+        yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
+    elif not value.isfinite().all():
+        yield f"{name} holds NaN or infinity"
+
+
+def _optimizer_problems(
+    name: str, saved: Any, own: Mapping[str, Any], parameters: Iterator[nn.Parameter], may_be_empty: bool
+) -> Iterator[str]:
+    """Compare an optimizer's saved state with that of a new one.
+
+    Args:
+        own: of the new one; for an optimizer of several parts a state for each part.
+        parameters: what it updates, in order.
+        may_be_empty: with a scaler all steps so far may have been left out.
+    """
+    if not isinstance(saved, Mapping) or set(saved) != set(own):
+        yield f"{name} should hold {', '.join(own)}"
+        return
+    if "param_groups" not in own:
+        for part in own:
+            yield from _optimizer_problems(f"{name}.{part}", saved[part], own[part], parameters, may_be_empty)
+        return
+    states, groups, number = saved["state"], saved["param_groups"], len(own["param_groups"])
+    if not isinstance(states, Mapping) or not isinstance(groups, list) or len(groups) != number:
+        yield f"{name} should hold a mapping state and {number} param_groups"
+        return
+    if not (states or may_be_empty):
+        yield f"{name}.state is empty"
+    for number, (group, own_group) in enumerate(zip(groups, own["param_groups"], strict=True)):
+        where = f"{name}.param_groups[{number}]"
+        if not isinstance(group, Mapping) or group.get("params") != own_group["params"]:
+            yield f"{where} should hold {len(own_group['params'])} parameters"
+            continue
+        for key, value in own_group.items():
+            if key != "params" and not _is_like(group.get(key), value):
+                yield f"{where}.{key} is {group.get(key)!r}, expected something like {value!r}"
+        needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in own_group else {"momentum_buffer"}
+        for index, parameter in zip(own_group["params"], parameters, strict=False):
+            yield from _state_problems(f"{name}.state[{index}]", states.get(index), parameter, needed)
+
+
+def _state_problems(name: str, state: Any, parameter: nn.Parameter, needed: set[str]) -> Iterator[str]:
+    if state is None:  # no gradient has reached this parameter so far
+        return
+    if not isinstance(state, Mapping) or not needed <= set(state):
+        yield f"{name} should hold {', '.join(sorted(needed))}"
+        return
+    for key, value in state.items():
+        yield from _tensor_problems(f"{name}.{key}", value, parameter)
+        if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
+            yield f"{name}.{key} has the size {tuple(value.shape)}, expected {tuple(parameter.shape)}"
+
+
+def _is_like(value: Any, own: Any) -> bool:
+    """Tell whether a hyperparameter is a finite number where the optimizer's own is one, and so on."""
+    if isinstance(own, list | tuple):
+        return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_is_like, value, own))
+    if isinstance(own, int | float) and not isinstance(own, bool):
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return value is None or own is None or type(value) is type(own)
+
+
+def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[str, Any]) -> None:
+    """Compare the settings of a checkpoint with those of now; warn about changes that take effect.
+
+    Args:
+        progress: of the training that is about to resume, before it takes over that of `saved`.
+        run: its section ``run`` as plain values.
+
+    Raises:
+        ConfigError: a change would go unheeded, or would change what an epoch is; all of them are named.
+    """
+    before = saved.run
+    problems = [
+        f"run.{key} was {before[key]} in {saved.path} and is now {run[key]}; it cannot change within a "
+        f"training: set it back, or start a new training from the weights (model.ckpt)"
+        for key in FIXED
+        if key in before and before[key] != run[key]
+    ]
+    if saved.progress.iters_per_epoch != progress.iters_per_epoch:
+        problems.append(
+            f"run.iters_per_epoch: an epoch had {saved.progress.iters_per_epoch} batches in {saved.path} and "
+            f"has {progress.iters_per_epoch} now (null means one pass, which follows from the data, "
+            f"run.batch_size_train and the number of processes); set run.iters_per_epoch to "
+            f"{saved.progress.iters_per_epoch}, or the others back"
+        )
+    if saved.progress.world_size != progress.world_size:
+        problems.append(
+            f"{saved.path} is of a training in {saved.progress.world_size} process(es), and this is one in "
+            f"{progress.world_size}; start as many as before (torchrun --nproc-per-node)"
+        )
+    if problems:
+        raise ConfigError(problems)
+    for key in WATCHED:
+        if key in before and before[key] != run[key]:
+            logger.warning("run.%s was %s in %s and is now %s", key, before[key], saved.path, run[key])
 
 
 def make_manifest(model: BaseModel) -> dict[str, Any]:

@@ -6,8 +6,7 @@ from typing import Any
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry
-from xraygpt.tasks.base_task import BaseTask
-from xraygpt.tasks.context import EvalContext, TrainContext
+from xraygpt.tasks.base_task import BaseTask, EvalContext, TrainContext
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
 from xraygpt.tasks.report_generation import ReportGenerationTask
 from xraygpt.tasks.retrieval import RetrievalTask

@@ -6,26 +6,68 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.errors import MissingFileError
-from xraygpt.common.logger import progress
-from xraygpt.common.precision import resolve_device
+from xraygpt.common.logger import MetricsWriter, progress
+from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch, to_device
 from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel
-from xraygpt.tasks.context import EvalContext, Splits, TrainContext
-from xraygpt.tasks.steps import Losses, accumulation_group, checked_losses, gather, gradient_sync, update
+from xraygpt.tasks.steps import (
+    Accumulation,
+    Losses,
+    accumulation_group,
+    checked_losses,
+    gather,
+    gradient_sync,
+    update,
+)
 
 logger = logging.getLogger(__name__)
+
+Splits = dict[str, SizedDataset]
+
+
+@dataclass
+class EvalContext:
+    """Where and how an evaluation runs."""
+
+    device: torch.device
+    precision: Precision
+    seed: int
+    output_dir: Path
+    split: str = ""
+    """Name of the split as the configuration has it."""
+    event: Literal["valid", "test"] = "valid"
+    """Whether the evaluation is the validation after an epoch or the one that the run is made for."""
+    gather: bool = True
+    """The data is divided between the processes, so that the results have to be brought together."""
+
+
+@dataclass
+class TrainContext:
+    """Where and how a training loop runs, beyond what its arguments say."""
+
+    device: torch.device
+    precision: Precision
+    seed: int
+    grad_clip: float | None = None
+    """Largest norm of the gradient of all parameters together."""
+    writer: MetricsWriter | None = None
+    """Gets a line for each step."""
+    on_update: Callable[[int, int], None] = field(default=lambda before, after: None)
+    """Called after each optimizer step with the numbers of batches seen before and after its batches; the
+    place to save a checkpoint."""
 
 
 class BaseTask:
@@ -132,17 +174,27 @@ class BaseTask:
     ) -> dict[str, float]:
         """The one loop over training batches.
 
-        `accum_grad_iters` batches make one optimizer step, whose gradient is their mean. The last step of
-        an epoch takes what is left, so that no gradient reaches into the next epoch.
+        `accum_grad_iters` batches make one optimizer step, whose gradient is that of their mean loss; each
+        of their targets, such as text tokens, counts the same (`Accumulation`). The last step of an epoch
+        takes what is left, so that no gradient reaches into the next epoch.
         """
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        seen = Losses(log_freq)
+        seen = Losses(log_freq, context.device)
         first = epoch * iters_per_epoch
         started = time.perf_counter()
-        iterations = range(start_iters, iters_per_epoch)
-        for i in progress(iterations, total=len(iterations), desc=f"epoch {epoch}"):
+        iterations = progress(
+            range(start_iters, iters_per_epoch),
+            total=iters_per_epoch,
+            desc=f"epoch {epoch}",
+            status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {seen}",
+            every=log_freq,
+            first=start_iters,
+        )
+        for i in iterations:
             group = accumulation_group(i, accum_grad_iters, iters_per_epoch)
+            if i in (group[0], start_iters):
+                accumulation = Accumulation(len(group))
             samples = to_device(next(data_loader), context.device)
             lr_scheduler.step(cur_epoch=epoch, cur_step=i)
             record: dict[str, Any] = {"event": "train", "step": first + i + 1, "epoch": epoch}
@@ -151,17 +203,17 @@ class BaseTask:
             with gradient_sync(model, last=i == group[-1]):
                 with context.precision.autocast():
                     loss = self.train_step(model=model, samples=samples)
-                weight, losses = checked_losses(self.outputs, samples, first + i + 1)
-                scaled = loss * weight / len(group)
+                targets, losses = checked_losses(self.outputs, samples, first + i + 1)
+                scaled = loss * accumulation.weight(targets)
                 (scaler.scale(scaled) if scaler is not None else scaled).backward()
             record |= losses | {"lr": optimizer.param_groups[0]["lr"]}
             if i == group[-1]:
-                record |= update(optimizer, scaler, context.grad_clip, samples, first + i + 1)
-            seen.add(losses)
+                record |= update(
+                    optimizer, scaler, context.grad_clip, accumulation.correction, samples, first + i + 1
+                )
+            seen.add(losses, len(samples["image_id"]))
             if context.writer is not None:
                 context.writer.write(record | {"seconds": round(time.perf_counter() - started, 4)})
-            if (i + 1) % log_freq == 0 or i + 1 == iters_per_epoch:
-                logger.info("epoch %d  %d/%d  lr %.3e  %s", epoch, i + 1, iters_per_epoch, record["lr"], seen)
             if i == group[-1]:
                 context.on_update(first + group[0], first + i + 1)
         return seen.means()

@@ -20,7 +20,7 @@ from xraygpt.evaluation.generation_facts import OTHER_REFERENCES, facts_from_set
 from xraygpt.evaluation.protocol import GenerationFacts
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.fingerprint import weights_fingerprint
-from xraygpt.tasks.context import EvalContext
+from xraygpt.tasks.base_task import EvalContext
 
 PREPARATION_FILE = "preparation.json"
 """What prepare.py leaves in a folder that it has written."""

@@ -8,8 +8,7 @@ from torch import nn
 
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
-from xraygpt.tasks.base_task import BaseTask
-from xraygpt.tasks.context import EvalContext
+from xraygpt.tasks.base_task import BaseTask, EvalContext
 
 
 @registry.register_task("image_text_pretrain")

@@ -21,11 +21,12 @@ from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.models.base_model import BaseModel
-from xraygpt.tasks.context import EvalContext, Splits
-from xraygpt.tasks.generation_journal import FinishedBatch, GenerationJournal
+from xraygpt.tasks.base_task import EvalContext, Splits
 from xraygpt.tasks.generation_settings import generation_facts, generation_settings
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
 from xraygpt.tasks.predictions import (
+    FinishedBatch,
+    GenerationJournal,
     prediction_rows,
     predictions_file,
     timing_file,

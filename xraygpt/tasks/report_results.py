@@ -23,7 +23,7 @@ from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
-from xraygpt.tasks.context import Splits
+from xraygpt.tasks.base_task import Splits
 
 Row = Mapping[str, Any]
 """An object of ``predictions_<split>.jsonl``."""

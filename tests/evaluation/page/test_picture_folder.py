@@ -30,5 +30,5 @@ def test_folders_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no picture"):
         PictureFolder(tmp_path)
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a\.png: not a picture"):
+    with pytest.raises(DataError, match=r"a\.png: is none of DICOM, JPEG"):
         PictureFolder(tmp_path)("a")

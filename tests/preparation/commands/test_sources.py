@@ -209,3 +209,20 @@ def test_an_interruption_is_one_line_and_the_command_goes_on(
         assert main(given) == 130
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert main(given) == 0
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_can_be_resumed(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    command = [sys.executable, "prepare.py", "phantom", "--studies", "3", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {tmp_path / 'out'}")
+    assert main(command[2:]) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError
-from xraygpt.preparation.pipeline.output_folder import OutputFolder
+from xraygpt.preparation.pipeline.output_folder import OutputFolder, new_file
 
 SETTINGS = {"source": "openi"}
 
@@ -58,3 +58,19 @@ def test_unfinished_work_goes_on(tmp_path: Path) -> None:
     OutputFolder(tmp_path, SETTINGS).open()
     (tmp_path / "preparation.json").write_text(json.dumps({"settings": SETTINGS}))
     assert not OutputFolder(tmp_path, SETTINGS).finished
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_leaves_the_old_file_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "studies.jsonl"
+    path.write_text("old")
+    (tmp_path / "studies.jsonl.tmp").symlink_to("/dev/full")
+
+    def write() -> None:
+        with new_file(path, tmp_path) as file:
+            file.write(b"new")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.filename == str(path)
+    assert path.read_text() == "old"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ SETTINGS = {"source": "openi", "seed": 0}
 
 def study(name: str, *image_ids: str, file: Path | None = Path("a.png")) -> StudyRow:
     wanted = tuple((image_id, file) for image_id in image_ids)
-    return StudyRow(json.dumps({"study_id": name, "outcome": "kept"}), wanted)
+    return StudyRow({"study_id": name, "outcome": "kept"}, wanted)
 
 
 @pytest.fixture
@@ -98,8 +97,12 @@ def test_a_second_process_is_refused_before_anything_is_written(path: Path) -> N
 
 
 def test_a_full_disk_is_said_so(path: Path) -> None:
+    def fill() -> None:
+        with Progress(path, SETTINGS) as progress:
+            progress._db.execute("PRAGMA max_page_count = 8")
+            progress.add_studies(StudyRow({"study_id": "s" * 5000}) for _ in range(50))
+
+    with pytest.raises(DataError, match=r"progress\.sqlite: cannot be .*written .*full"):
+        fill()
     with Progress(path, SETTINGS) as progress:
-        progress._db.execute("PRAGMA max_page_count = 8")
-        with pytest.raises(DataError, match="cannot be written .*full"):
-            progress.add_studies(StudyRow(json.dumps({"study_id": "s" * 5000})) for _ in range(50))
         assert progress.study_count() == 0

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -13,6 +13,7 @@ from xraygpt.preparation.reports.cleaning import (
     KEPT_FOR_LABEL,
     LABEL_PRESERVATION,
     RESTORED_WORDS,
+    SENTENCE_CASE,
     SENTENCE_RULES,
     Change,
     CleanedReport,
@@ -302,3 +303,31 @@ def test_findings_outlive_their_comparison(sentence: str, finding: str) -> None:
     assert finding in report.caption.lower()
     assert not compares_with_prior(report.caption)
     assert "___" not in report.caption
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower])
+@pytest.mark.parametrize(
+    "findings",
+    [
+        FINDINGS,
+        "The heart is enlarged.There is a small left pleural effusion, unchanged from prior. "
+        "There are XXXX surgical clips.",
+        "1. The heart, pulmonary XXXX and mediastinum are normal. 2. No change of the nodule "
+        "at T8 seen on the prior CT.",
+        "Lungs are clear, and the XXXX is normal. Compared to XXXX, a left chest tube was placed "
+        "at 9 a.m. by Dr. XXXX.",
+        "Sternotomy XXXX are intact. The cardiac silhouette has increased and has a usual shape. "
+        "A XXXX ICD is seen.",
+    ],
+)
+def test_capitals_make_no_difference(findings: str, change: Callable[[str], str]) -> None:
+    usual = clean(findings)
+    other = clean(change(findings), change(IMPRESSION))
+    assert other.caption.lower() == usual.caption.lower() != ""
+    assert (other.outcome, other.labels_before, other.labels_after) == (
+        usual.outcome,
+        usual.labels_before,
+        usual.labels_after,
+    )
+    assert other.changes[0].rule == SENTENCE_CASE
+    assert other.changes[0].before == change(findings)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.reports.wording import CUT, breaks_off, mend, says_something
+from xraygpt.preparation.reports.wording import CUT, breaks_off, mend, says_something, sentence_case
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,20 @@ def test_what_was_not_broken_before_is_broken_now() -> None:
 def test_says_something() -> None:
     assert says_something("Large heart")
     assert not says_something("The heart size and mediastinal contours are")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("SMALL EFFUSION.THERE IS NO EDEMA.", "Small effusion.There is no edema."),
+        ("1. NO CHANGE SINCE XXXX. 2) PICC AT T8.", "1. No change since XXXX. 2) PICC at T8."),
+        ("no picc. dr. doe was told at ___.", "No PICC. Dr. doe was told at ___."),
+        ("AP VIEW. XXXX AND LEFT BASE ARE CLEAR, 2.5 CM", "AP view. XXXX and left base are clear, 2.5 cm"),
+        ("The lungs are clear. NO EFFUSION.", "The lungs are clear. NO EFFUSION."),
+        ("COPD.", "COPD."),
+        ("XXXX.", "XXXX."),
+        ("", ""),
+    ],
+)
+def test_sentence_case(text: str, written: str) -> None:
+    assert sentence_case(text) == written

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import ConfigError, DataError, MissingFileError
-from xraygpt.preparation.sources.folder import FolderSource
-from xraygpt.preparation.sources.folder_table import FolderColumns
+from xraygpt.preparation.sources.folder import FolderColumns, FolderSource, Join
 from xraygpt.preparation.study import Study, Unusable
 
 TEXTS = {"findings": "The heart  is normal.", "impression": "No  acute process."}
@@ -142,7 +141,7 @@ def test_images_in_another_folder_are_an_error(tmp_path: Path) -> None:
     table = write(tmp_path, row("a.jpg"), row("b.jpg"))
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(
-        DataError, match=r"none of its images can be used\. Is .*elsewhere(.|\n)*a: no such file"
+        DataError, match=r"none of its images can be used\. Is .*elsewhere(.|\n)*'a.jpg': no such file"
     ):
         split(FolderSource(table, tmp_path / "elsewhere"))
 
@@ -183,3 +182,81 @@ def test_tables_without_rows_or_file(tmp_path: Path) -> None:
         split(FolderSource(write(tmp_path)))
     with pytest.raises(MissingFileError, match=r"nowhere\.csv"):
         split(FolderSource(tmp_path / "nowhere.csv"))
+
+
+@pytest.mark.parametrize("missing", ["nan", "NA", "NULL", " ", "<NA>", "None"])
+def test_a_missing_id_is_no_id(tmp_path: Path, missing: str) -> None:
+    table = write(
+        tmp_path,
+        row("a.jpg", study_id=missing, patient_id=missing, findings="Edema.", view=missing),
+        row("b.jpg", study_id=missing, patient_id=missing, split="test", impression=missing),
+        row(missing),
+    )
+    studies, unusable = split(FolderSource(table))
+    assert [(s.study_id, s.patient_id, s.split) for s in studies.values()] == [
+        ("a", "", "train"),
+        ("b", "", "test"),
+    ]
+    assert studies["a"].pictures[0].view == ""
+    assert studies["b"].sections == {"findings": "The heart is normal."}
+    assert unusable == {"table.csv: line 4": "names no image"}
+
+
+def write_two_tables(folder: Path) -> tuple[Path, Path]:
+    """The form in which IU X-ray is passed on; `image` in the table of reports is no file."""
+    reports, images = folder / "reports.csv", folder / "projections.csv"
+    texts = ["1,Xray PA,Clear.,Normal.", "2,Xray PA,Edema.,Edema.", "3,Xray PA,Clear.,Normal."]
+    reports.write_text("\n".join(["uid,image,findings,impression", *texts]))
+    files = ["1,1.png,Frontal", "2,2.png,Frontal", "1,1b.png,Lateral", "NA,4.png,", "5,5.png,"]
+    images.write_text("\n".join(["uid,filename,projection", *files]))
+    for name in ("1.png", "1b.png", "2.png", "4.png", "5.png"):
+        (folder / name).touch()
+    return reports, images
+
+
+def test_reports_and_file_names_in_two_tables(tmp_path: Path) -> None:
+    reports, images = write_two_tables(tmp_path)
+    columns = FolderColumns(image="filename", view="projection")
+    for table, other in ((reports, images), (images, reports)):
+        studies, unusable = split(FolderSource(table, columns=columns, join=Join(other, "uid")))
+        assert {name: [(p.image_id, p.view) for p in study.pictures] for name, study in studies.items()} == {
+            "1": [("1", "Frontal"), ("1b", "Lateral")],
+            "2": [("2", "Frontal")],
+        }
+        assert studies["2"].sections == {"findings": "Edema.", "impression": "Edema."}
+        assert unusable == {
+            "projections.csv: line 5": "has no uid",
+            "projections.csv: line 6": "no row of reports.csv has its uid, 5",
+            "reports.csv: line 4": "no row of projections.csv has its uid, 3",
+        }
+
+
+def test_the_first_table_counts_where_both_have_a_column(tmp_path: Path) -> None:
+    reports, images = write_two_tables(tmp_path)
+    for table in (reports, images):
+        head, *lines = table.read_text().splitlines()
+        table.write_text("\n".join([f"{head},view", *(f"{line},{table.stem}" for line in lines)]))
+    for table, other in ((reports, images), (images, reports)):
+        source = FolderSource(table, columns=FolderColumns(image="filename"), join=Join(other, "uid"))
+        assert split(source)[0]["2"].pictures[0].view == table.stem
+
+
+def test_one_of_two_tables_alone_names_the_other(tmp_path: Path) -> None:
+    reports, images = write_two_tables(tmp_path)
+    hint = rf"--join {images} --on uid \(it has the columns uid, filename, projection\)"
+    with pytest.raises(DataError, match=rf"'Xray PA': no such file(.|\n)*{hint}"):
+        split(FolderSource(reports))
+    with pytest.raises(
+        DataError, match=rf"neither 'findings' nor 'impression' is there(.|\n)*--join {reports} --on uid"
+    ):
+        split(FolderSource(images, columns=FolderColumns(image="filename")))
+    with pytest.raises(DataError, match=r"line 2: columns are missing: 'nr'"):
+        split(FolderSource(images, join=Join(reports, "nr")))
+
+
+def test_reports_must_be_told_apart_by_the_column_that_joins(tmp_path: Path) -> None:
+    reports, images = write_two_tables(tmp_path)
+    images.write_text("image,filename\nXray PA,1.png\n")
+    source = FolderSource(images, columns=FolderColumns(image="filename"), join=Join(reports, "image"))
+    with pytest.raises(DataError, match=r"reports.csv: line 3: image Xray PA is that of line 2; join by"):
+        split(source)

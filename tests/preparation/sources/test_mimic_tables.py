@@ -44,6 +44,16 @@ def test_images_by_study_in_the_order_of_the_numbers(tmp_path: Path) -> None:
     assert table.conflicts == {}
 
 
+@pytest.mark.parametrize("missing", ["nan", "NA", "", "NULL"])
+def test_a_missing_value_is_none(tmp_path: Path, missing: str) -> None:
+    good = f"{dicom(1)},50000001,10000001,train"
+    columns = "dicom_id,study_id,subject_id,split"
+    split = write(tmp_path, "split", columns, good, f"{dicom(2)},50000001,{missing},train")
+    table = read_images(split, metadata_table(tmp_path, d1=missing))
+    assert list(table.studies()) == [(10000001, 50000001, "train", [Image(dicom(1), "")])]
+    assert [problem.place for problem in table.problems] == [f"{split}: line 3"]
+
+
 def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     good = f"{dicom(1)},50000001,10000001,validate"
     split = write(

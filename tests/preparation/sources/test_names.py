@@ -10,7 +10,7 @@ def test_safe_ids(name: str) -> None:
     assert is_safe_id(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "-rf", "a/b", "a b", "ü", "a\n", "x" * 151])
+@pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "-rf", "a/b", "a b", "ü", "a\n", "x" * 151, "NA"])
 def test_unsafe_ids(name: str) -> None:
     assert not is_safe_id(name)
 

@@ -45,7 +45,10 @@ def test_forms_of_a_split_file(tmp_path: Path, name: str, text: str) -> None:
         ("s.json", '{"train": "a"}', r"'train' has to be a list"),
         ("s.json", '{"train": []}', r"names nothing"),
         ("s.json", '{"train": [""]}', r"train\[0\]: no id"),
+        ("s.json", '{"train": ["nan"]}', r"train\[0\]: no id"),
+        ("s.csv", "id,split\nNULL,train\n", r"line 2: no id"),
         ("s.json", "{", r"not valid JSON"),
+        ("s.json", '{"train": ' + "[" * 100_000, r"nested too deeply"),
         ("s.csv", "id,split\na,train\nb,holdout\n", r"line 3: 'holdout' is none of"),
         ("s.csv", "id,splt\na,train\n", r"missing: 'split'; did you mean 'splt'"),
         ("s.csv", "name,split\na,train\n", r"line 2: columns are missing: 'study_id'"),
@@ -61,6 +64,11 @@ def test_absent_split_file(tmp_path: Path) -> None:
     for name in ("no.json", "no.csv"):
         with pytest.raises(MissingFileError, match=name):
             read_splits(tmp_path / name)
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"train": ["a"]}', encoding="utf-8-sig")
+    assert read_splits(tmp_path / "s.json") == {"a": "train"}
 
 
 def test_list_of_rows_in_json(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import load_json
+from xraygpt.common.tables import SPLITS as SPLITS
+from xraygpt.common.tables import normalise_split as normalise_split
 
 ANNOTATION_FILE = "filter_cap.json"
 IMAGE_FOLDER = "image"
@@ -22,12 +24,6 @@ IMAGE_FOLDER = "image"
 KEYS = ("image_id", "caption", "split", "study_id")
 """Keys of an annotation that mean something here."""
 MAX_NAMED = 5
-
-SPLITS = ("train", "val", "test")
-"""Names of the splits of a prepared data set."""
-
-# MIMIC-CXR says "validate", others "valid"; LAVIS and the configurations here say "val".
-_SPLIT_ALIASES = {"valid": "val", "validate": "val", "validation": "val"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +38,6 @@ class Annotation:
     """File and index, for messages: ``filter_cap.json: annotations[3]``."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """What else the file says of the image (``view``, ``sex``, ...): subgroups of an evaluation."""
-
-
-def normalise_split(name: str) -> str:
-    """Return the split's name as used here: ``valid``, ``validate`` and ``validation`` are ``val``."""
-    return _SPLIT_ALIASES.get(name, name)
 
 
 def read_annotations(path: Path) -> list[Annotation]:

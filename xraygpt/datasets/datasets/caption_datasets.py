@@ -51,7 +51,7 @@ class CaptionDataset(BaseDataset):
             where = f"{row.place}: {error}"
             if self.skip_corrupt:
                 raise SkippedImageError(where) from error
-            raise DataError(f"{where}; remove it, or set skip_corrupt: true for this data set") from error
+            raise DataError(f"{where}; remove it, or set datasets.{self.name}.skip_corrupt: true") from error
 
     def picture(self, image_id: str) -> Image.Image:
         """Return the image of that id to look at: 8-bit RGB, uncropped, in its own proportions.

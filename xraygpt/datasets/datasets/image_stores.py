@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.datasets.annotations import IMAGE_FOLDER, summarise
-from xraygpt.datasets.datasets.images import IMAGE_SUFFIXES, ImageStore, LooseImages, decode_image
+from xraygpt.datasets.datasets.images import IMAGE_SUFFIXES, ImageStore, LooseImages, read_image
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER, Shard, file_problems, has_index, read_index
 
 MAX_OPEN = 128
@@ -69,7 +68,7 @@ class ShardedImages:
         return f"{self._tar(self._row(image_id))}: {image_id}"
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
-        """Decode an image (see `decode_image`).
+        """Decode an image (see `read_image`).
 
         Raises:
             DataError: there is no such image, or it cannot be read.
@@ -81,7 +80,7 @@ class ShardedImages:
             data = os.pread(self._open(self._tar(row)).descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{place}: cannot be read ({error})") from error
-        return decode_image(io.BytesIO(data), place, decode_size)
+        return read_image(data, decode_size, place)
 
     def _row(self, image_id: str) -> int:
         row = self._rows.get(image_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +11,9 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.paths import leads_outside
-from xraygpt.pictures.reading import decode_picture, has_dicom_mark, read_file
+from xraygpt.pictures.reading import IMAGE_SUFFIXES, is_image_file, read_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Endings of image files."""
-DICOM_SUFFIXES = (".dcm", ".dicom")
+__all__ = ["IMAGE_SUFFIXES", "ImageStore", "LooseImages", "SkippedImageError", "read_image"]
 
 
 class SkippedImageError(DataError):
@@ -43,7 +40,7 @@ class ImageStore(Protocol):
         """
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
-        """Decode an image (see `decode_image`).
+        """Decode an image (see `read_image`).
 
         Raises:
             DataError: there is no such image, or it cannot be read.
@@ -91,9 +88,7 @@ class LooseImages:
             folders[:] = [name for name in folders if not name.startswith(".")]
             below = Path(root).relative_to(self.folder)
             shown = [name for name in files if not name.startswith(".")]
-            found += [
-                (below / name).as_posix() for name in shown if _is_image(Path(root, name), self.suffixes)
-            ]
+            found += [(below / name).as_posix() for name in shown if is_image_file(Path(root, name))]
         return sorted(found)
 
     def find(self, image_id: str) -> Path | None:
@@ -106,7 +101,7 @@ class LooseImages:
         return str(self._file(image_id))
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
-        """Decode an image (see `decode_image`).
+        """Decode an image (see `read_image`).
 
         Raises:
             DataError: there is no such image, or it cannot be read.
@@ -140,42 +135,3 @@ class LooseImages:
                 raise DataError(f"{self.folder / below}: cannot be listed ({error})") from error
             self._listings[below] = names
         return self._listings[below]
-
-
-def _is_image(path: Path, suffixes: Sequence[str]) -> bool:
-    """Tell an image by its suffix, or DICOM, whose files often have none, by its mark."""
-    return path.suffix.lower() in (*suffixes, *DICOM_SUFFIXES) or has_dicom_mark(path)
-
-
-def read_image(path: Path, decode_size: int | None = None) -> Image.Image:
-    """Decode an image file (see `decode_image`); one with another suffix than those of images may be DICOM.
-
-    Raises:
-        DataError: the file cannot be read, or is DICOM and no chest radiograph.
-    """
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return decode_image(path, str(path), decode_size)
-    return decode_picture(read_file(path, str(path)), str(path)).image
-
-
-def decode_image(source: Path | io.BytesIO, place: str, decode_size: int | None = None) -> Image.Image:
-    """Decode an image.
-
-    Args:
-        source: a file or its content.
-        place: what messages call it.
-        decode_size: a JPEG is decoded at a half, quarter or eighth of its size as long as both sides keep
-            this many pixels, which is several times faster; None decodes at full size.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        with Image.open(source) as image:
-            if decode_size is not None:
-                image.draft(None, (decode_size, decode_size))
-            image.load()
-            return image
-    # Pillow reports damage by all of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{place}: cannot be read as an image ({error})") from error

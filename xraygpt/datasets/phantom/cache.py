@@ -13,6 +13,7 @@ import numpy as np
 
 from xraygpt.common.dist_utils import barrier, is_main_process
 from xraygpt.common.logger import progress
+from xraygpt.common.run_record import writing
 from xraygpt.datasets.phantom.patients import render_phantom
 
 CHUNK = 250
@@ -47,11 +48,16 @@ def rendered_split(seed: int, count: int, size: int, folder: Path | None = None)
 
 def _save(path: Path, images: np.ndarray) -> None:
     """Write a file that others may look for at the same time: it is there at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, images)
-    temporary.replace(path)
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                np.save(file, images)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def _render_all(seed: int, count: int, size: int) -> np.ndarray:

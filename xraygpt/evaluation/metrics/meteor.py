@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xraygpt.common.code_version import install_hint
 from xraygpt.common.errors import UnavailableMetricError
+from xraygpt.common.paths import install_hint
 from xraygpt.evaluation.metrics.metric import Array, Metric
 from xraygpt.evaluation.metrics.tokens import coco_tokens
 

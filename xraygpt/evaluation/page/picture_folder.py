@@ -7,13 +7,11 @@ from pathlib import Path
 from PIL import Image
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.common.image_modes import to_8_bit
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from xraygpt.pictures.reading import is_image_file, read_image
 
 
 class PictureFolder:
-    """Image id -> picture, from JPEG and PNG files in a folder and the folders in it.
+    """Image id -> picture, from the image files, DICOM included, in a folder and the folders in it.
 
     A file belongs to an image id that is its name, with or without the ending, alone or with its place in
     the folder.
@@ -30,12 +28,12 @@ class PictureFolder:
             raise MissingFileError(f"{folder}: no such folder (of pictures)")
         self.files: dict[str, Path] = {}
         for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in SUFFIXES:
+            if file.is_file() and is_image_file(file):
                 place = file.relative_to(folder)
                 for name in (place.as_posix(), place.with_suffix("").as_posix(), file.name, file.stem):
                     self.files.setdefault(name, file)
         if not self.files:
-            raise DataError(f"{folder}: holds no picture; {', '.join(SUFFIXES)} can be shown")
+            raise DataError(f"{folder}: holds no picture; JPEG, PNG, TIFF, DICOM and the like can be shown")
 
     def __call__(self, image_id: str) -> Image.Image | None:
         """Return the picture, 8-bit grey or RGB; None where there is none.
@@ -44,11 +42,4 @@ class PictureFolder:
             DataError: the file cannot be read.
         """
         file = self.files.get(image_id)
-        if file is None:
-            return None
-        try:
-            with Image.open(file) as picture:
-                picture.load()
-                return to_8_bit(picture)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file}: not a picture that can be read ({error})") from error
+        return None if file is None else read_image(file)

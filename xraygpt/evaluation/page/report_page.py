@@ -14,6 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FunctionLoader
 
 from xraygpt.common.html_page import page_environment
+from xraygpt.common.run_record import write_text
 from xraygpt.evaluation.page.curves import Chart, RunSummary, draw_chart
 from xraygpt.evaluation.page.page_examples import Card, Pictures, choose_examples, example_cards
 from xraygpt.evaluation.page.page_findings import COLUMNS, FindingTable, finding_tables
@@ -130,10 +131,8 @@ def write_report_page(
         conditions=plain_protocol(protocol),
         settings=settings,
     )
-    temporary = output.with_name(output.name + ".tmp")
     # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
-    temporary.write_text(render_page(content), encoding="utf-8", errors="replace")
-    temporary.replace(output)
+    write_text(output, render_page(content), errors="replace")
     return output
 
 

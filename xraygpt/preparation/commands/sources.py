@@ -71,12 +71,19 @@ def _add_folder(commands: Any) -> None:
         help="prepare any images with a table of reports",
         description="Prepare images with a CSV, TSV, JSON or JSON Lines table that has a row for each. "
         "A column is read under its usual name (image, study_id, patient_id, split, view, findings, "
-        "impression) unless an option names another.",
+        "impression) unless an option names another. Where reports and file names are in two tables, as in "
+        "the copy of IU X-ray with indiana_reports.csv and indiana_projections.csv, join them: "
+        "indiana_reports.csv --join indiana_projections.csv --on uid --image-column filename --view-column "
+        "projection.",
     )
     folder.add_argument("table", type=Path, metavar="TABLE", help="the table")
     folder.add_argument(
         "--images", type=Path, help="folder that the table's images lie in (default: the table's)"
     )
+    folder.add_argument(
+        "--join", type=Path, metavar="TABLE", help="a second table; TABLE's columns come first"
+    )
+    folder.add_argument("--on", metavar="COLUMN", help="the column that joins the two tables")
     for name in COLUMN_OPTIONS:
         folder.add_argument(f"--{name}-column", metavar="NAME", help=f"column of the {name}")
     folder.add_argument(
@@ -168,16 +175,20 @@ def _mimic(args: argparse.Namespace) -> None:
 
 def _folder(args: argparse.Namespace) -> None:
     from xraygpt.common.errors import ConfigError
-    from xraygpt.preparation.sources.folder import FolderSource
-    from xraygpt.preparation.sources.folder_table import FolderColumns
+    from xraygpt.preparation.sources.folder import FolderColumns, FolderSource, Join
 
     named = {name: getattr(args, f"{name}_column") for name in COLUMN_OPTIONS}
     columns = {name: column for name, column in named.items() if column is not None}
     where = dict(args.where)
     if len(where) < len(args.where):
         raise ConfigError("--where names a column twice; a row has one value in it")
-    source = FolderSource(args.table, args.images, FolderColumns(**columns), where)
+    if (args.join is None) != (args.on is None):
+        raise ConfigError("--join names a second table and --on the column that joins it; give both")
+    join = Join(args.join, args.on) if args.join is not None else None
+    source = FolderSource(args.table, args.images, FolderColumns(**columns), where, join)
     inputs = {"table": args.table, "images": args.images, "columns": columns, "where": where}
+    if join is not None:
+        inputs |= join._asdict()
     run_job(args, source, inputs, args.table.parent)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from xraygpt.pictures.convert import (
     RefusedPictureError,
     convert_picture,
 )
+from xraygpt.preparation.pipeline.output_folder import new_file
 from xraygpt.preparation.pipeline.progress import Progress, StudyRow
 from xraygpt.preparation.pipeline.workers import map_chunks
 from xraygpt.preparation.study import PictureStream
@@ -50,10 +50,10 @@ def convert_pictures(
         convert_each(progress.pending_files(), FILES_AT_ONCE)
         if stream is not None and (wanted := progress.pending_ids()):
             convert_each(stream.picture_files(wanted), 1)
-            skipped = [
-                {"unusable": member.place, "reason": member.reason} for member in stream.skipped_members
-            ]
-            progress.add_studies(StudyRow(json.dumps(row)) for row in skipped)
+            progress.add_studies(
+                StudyRow({"unusable": member.place, "reason": member.reason})
+                for member in stream.skipped_members
+            )
     absent = "not among the images"
     progress.add_pictures(_refused(image_id, absent, "") for image_id in sorted(progress.pending_ids()))
 
@@ -82,8 +82,8 @@ def _convert_all(
             rows.append(_refused(image_id, error.reason, str(error)))
             continue
         name = image_id + picture.suffix
-        (scratch / name).write_bytes(picture.data)
-        (scratch / name).replace(folder / name)
+        with new_file(folder / name, scratch) as file:
+            file.write(picture.data)
         rows.append(_written(image_id, name, picture))
     return rows
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -27,14 +26,17 @@ CREATE TABLE IF NOT EXISTS pictures (image_id TEXT PRIMARY KEY, row TEXT NOT NUL
 class StudyRow(NamedTuple):
     """What became of one item of a source."""
 
-    text: str
-    """The row of the record, as JSON."""
+    row: dict[str, Any]
+    """The row of the record."""
     wanted: tuple[tuple[str, Path | None], ...] = ()
     """The images of a study that is kept: id and file, None where the source hands out the bytes itself."""
 
 
 class Progress:
     """The progress file of one output folder; only one process may have it open.
+
+    Each change is committed as a whole. What the disk refuses comes as a DataError at the end of the `with`
+    block.
 
     Args:
         path: the file, made if it is not there.
@@ -68,14 +70,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._db.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Commit what the block writes, all of it or nothing."""
-        try:
-            with self._db:
-                yield
-        except sqlite3.Error as error:
+        if isinstance(error, sqlite3.Error):
             raise self._translated(error) from error
 
     def _translated(self, error: sqlite3.Error) -> DataError:
@@ -84,7 +79,7 @@ class Progress:
             return DataError(f"{self._path}: another preparation is at work in this folder ({error})")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return DataError(f"{self._path}: damaged ({error}); delete {self._path.parent} and start again")
-        return DataError(f"{self._path}: cannot be written ({error})")
+        return DataError(f"{self._path}: cannot be read or written ({error})")
 
     def _settings(self) -> str | None:
         found = self._db.execute("SELECT value FROM facts WHERE key = 'settings'").fetchone()
@@ -92,7 +87,7 @@ class Progress:
 
     def _start_again(self, settings: str) -> None:
         """Forget everything; nothing that takes long has been done yet."""
-        with self._writing():
+        with self._db:
             for table in ("facts", "studies", "wanted", "pictures"):
                 self._db.execute(f"DELETE FROM {table}")
             self._db.execute("INSERT INTO facts VALUES ('settings', ?)", (settings,))
@@ -110,14 +105,15 @@ class Progress:
 
     def mark_complete(self, stage: str) -> None:
         """Note that a stage has come to its end."""
-        with self._writing():
+        with self._db:
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, '')", (f"{stage} complete",))
 
     def add_studies(self, rows: Iterable[StudyRow]) -> None:
         """Append the next items; an image id that an earlier study has taken stays that study's."""
-        with self._writing():
+        with self._db:
             for row in rows:
-                number = self._db.execute("INSERT INTO studies (row) VALUES (?)", (row.text,)).lastrowid
+                text = _to_json(row.row)
+                number = self._db.execute("INSERT INTO studies (row) VALUES (?)", (text,)).lastrowid
                 self._db.executemany(
                     "INSERT OR IGNORE INTO wanted VALUES (?, ?, ?)",
                     (
@@ -133,9 +129,8 @@ class Progress:
 
     def replace_study(self, number: int, row: dict[str, Any]) -> None:
         """Put another row in place of one."""
-        with self._writing():
-            text = json.dumps(row, ensure_ascii=False)
-            self._db.execute("UPDATE studies SET row = ? WHERE number = ?", (text, number))
+        with self._db:
+            self._db.execute("UPDATE studies SET row = ? WHERE number = ?", (_to_json(row), number))
             if row["outcome"] != "kept":
                 self._db.execute("DELETE FROM wanted WHERE study = ?", (number,))
 
@@ -158,10 +153,10 @@ class Progress:
 
     def add_pictures(self, rows: Iterable[dict[str, Any]]) -> None:
         """Note what became of images."""
-        with self._writing():
+        with self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?)",
-                ((row["image_id"], json.dumps(row, ensure_ascii=False)) for row in rows),
+                ((row["image_id"], _to_json(row)) for row in rows),
             )
 
     def picture(self, image_id: str, study: int) -> dict[str, Any] | None:
@@ -180,11 +175,15 @@ class Progress:
 
     def forget_pictures(self, image_ids: Iterable[str]) -> None:
         """Note that images have to be done again."""
-        with self._writing():
+        with self._db:
             self._db.executemany("DELETE FROM pictures WHERE image_id = ?", ((i,) for i in image_ids))
 
 
 _PENDING = "FROM wanted LEFT JOIN pictures USING (image_id) WHERE pictures.row IS NULL"
+
+
+def _to_json(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _changed_settings(path: Path, stored: dict[str, Any], settings: dict[str, Any]) -> str:

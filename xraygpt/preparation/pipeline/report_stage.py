@@ -1,22 +1,34 @@
-"""First stage of a preparation: every study of the source is cleaned and given its split."""
+"""First stage of a preparation: every study of the source is cleaned and given its split.
+
+If asked to, a chat model then rewrites the captions, and the labeller checks its answers.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from xraygpt.evaluation.labeller import label_report
+from xraygpt.preparation.pipeline.config import SplitConfig, split_of
 from xraygpt.preparation.pipeline.progress import Progress, StudyRow
-from xraygpt.preparation.pipeline.splits import SplitConfig, split_of
 from xraygpt.preparation.pipeline.workers import map_chunks
-from xraygpt.preparation.reports.cleaning import CleaningConfig, clean_report
+from xraygpt.preparation.reports.chat_rewriting import ChatRewriter, RefusedAnswerError
+from xraygpt.preparation.reports.cleaning import (
+    LABEL_PRESERVATION,
+    CleaningConfig,
+    clean_report,
+    lost_findings,
+)
 from xraygpt.preparation.study import Source, Study, Unusable
 
 CHUNK = 64
+REWRITING = "rewriting"
+"""The rule by which captions change here, and are rejected where there is no usable answer."""
 
 
 def clean_studies(
@@ -38,7 +50,7 @@ def _judge(
     items: Sequence[Study | Unusable], cleaning: CleaningConfig, splits: SplitConfig
 ) -> list[StudyRow]:
     return [
-        StudyRow(_to_json({"unusable": item.place, "reason": item.reason}))
+        StudyRow({"unusable": item.place, "reason": item.reason})
         if isinstance(item, Unusable)
         else _study_row(item, cleaning, splits)
         for item in items
@@ -47,21 +59,14 @@ def _judge(
 
 def _study_row(study: Study, cleaning: CleaningConfig, splits: SplitConfig) -> StudyRow:
     cleaned = clean_report(study.sections, cleaning)
-    kept = cleaned.outcome == "kept"
     row = {
         "study_id": study.study_id,
         "patient_id": study.patient_id,
         "split": split_of(study, splits),
-        "outcome": cleaned.outcome,
-        "rule": cleaned.rule,
-        "detail": cleaned.detail,
-        "caption": cleaned.caption,
-        "changes": [
-            {"rule": change.rule, "before": change.before, "after": change.after}
-            for change in cleaned.changes
-        ],
-        "labels_before": {label: int(status) for label, status in cleaned.labels_before.items()},
-        "labels_after": {label: int(status) for label, status in cleaned.labels_after.items()},
+        **{name: getattr(cleaned, name) for name in ("outcome", "rule", "detail", "caption")},
+        "changes": [dataclasses.asdict(change) for change in cleaned.changes],
+        "labels_before": cleaned.labels_before,
+        "labels_after": cleaned.labels_after,
         "pictures": [
             *({"image_id": picture.image_id, "view": picture.view} for picture in study.pictures),
             *(
@@ -71,8 +76,43 @@ def _study_row(study: Study, cleaning: CleaningConfig, splits: SplitConfig) -> S
         ],
     }
     wanted = tuple((picture.image_id, picture.file) for picture in study.pictures)
-    return StudyRow(_to_json(row), wanted if kept else ())
+    return StudyRow(row, wanted if cleaned.outcome == "kept" else ())
 
 
-def _to_json(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False)
+def plan_rewriting(progress: Progress, rewriter: ChatRewriter) -> str:
+    """Say what `rewrite_captions` would send, without sending it."""
+    return rewriter.plan([row["caption"] for _, row in _waiting(progress)])
+
+
+def rewrite_captions(progress: Progress, rewriter: ChatRewriter) -> None:
+    """Rewrite the captions of all kept studies; reject those that lose or gain a positive finding.
+
+    Raises:
+        RewritingError: the server cannot be used; what it has answered so far is kept.
+    """
+    for number, row in tqdm(_waiting(progress), desc="rewriting", unit=" reports", mininterval=1):
+        progress.replace_study(number, _rewritten(row, rewriter))
+
+
+def _waiting(progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in progress.studies():
+        if row.get("outcome") == "kept" and all(change["rule"] != REWRITING for change in row["changes"]):
+            yield number, row
+
+
+def _rewritten(row: dict[str, Any], rewriter: ChatRewriter) -> dict[str, Any]:
+    before = row["caption"]
+    try:
+        after = rewriter.rewrite(before)
+    except RefusedAnswerError as error:
+        return row | {"outcome": "rejected", "rule": REWRITING, "detail": str(error), "caption": ""}
+    row["changes"].append({"rule": REWRITING, "before": before, "after": after})
+    row["labels_after"] = {label: int(status) for label, status in label_report(after).items()}
+    if difference := lost_findings(before, after):
+        return row | {
+            "outcome": "rejected",
+            "rule": LABEL_PRESERVATION,
+            "detail": difference,
+            "caption": "",
+        }
+    return row | {"caption": after}

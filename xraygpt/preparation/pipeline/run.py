@@ -12,14 +12,18 @@ from typing import Any
 import yaml
 
 from xraygpt.common.errors import DataError, XrayGPTError
-from xraygpt.preparation.pipeline.assembly import RECORD_FILE, write_files
-from xraygpt.preparation.pipeline.checksums import write_checksums
 from xraygpt.preparation.pipeline.config import PreparationConfig
-from xraygpt.preparation.pipeline.output_folder import REPORT_FILE, OutputFolder
+from xraygpt.preparation.pipeline.output_folder import (
+    RECORD_FILE,
+    REPORT_FILE,
+    OutputFolder,
+    new_file,
+    write_checksums,
+    write_files,
+)
 from xraygpt.preparation.pipeline.picture_stage import convert_pictures
 from xraygpt.preparation.pipeline.progress import Progress
-from xraygpt.preparation.pipeline.report_stage import clean_studies
-from xraygpt.preparation.pipeline.rewriting_stage import plan_rewriting, rewrite_captions
+from xraygpt.preparation.pipeline.report_stage import clean_studies, plan_rewriting, rewrite_captions
 from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.preparation.record.summary import Summary, summarise_preparation
 from xraygpt.preparation.record.summary_page import write_page
@@ -104,7 +108,7 @@ def plan(job: Job) -> str:
 def _clean(job: Job, folder: OutputFolder, progress: Progress) -> None:
     try:
         clean_studies(job.source, progress, job.config.cleaning, job.config.splits, job.processes)
-    except XrayGPTError:
+    except (XrayGPTError, OSError):
         if not progress.study_count():  # a wrong path, say: nothing is worth keeping
             folder.discard()
         raise
@@ -136,8 +140,7 @@ def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
     write_checksums(folder.path, folder.scratch)
     write_page(summary, folder.path, yaml.safe_dump(job.settings(), sort_keys=False), job.command)
     content = {"settings": job.settings(), **json.loads(summary.to_json())}
-    report = folder.scratch / REPORT_FILE
-    report.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    report.replace(folder.path / REPORT_FILE)
+    with new_file(folder.path / REPORT_FILE, folder.scratch) as file:
+        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
     folder.close()
     return summary

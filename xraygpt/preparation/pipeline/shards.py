@@ -22,6 +22,7 @@ from xraygpt.datasets.datasets.annotations import (
 )
 from xraygpt.datasets.datasets.images import LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Member, Shard, write_index
+from xraygpt.preparation.pipeline.output_folder import new_file
 
 SHARD_BYTES = 256 * 2**20
 """256 MiB: 60 shards for MIMIC-CXR's frontal images at 512 pixels."""
@@ -136,8 +137,7 @@ def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
     """Write one tar; it is there at once or not at all."""
     images: list[Member] = []
     digest = hashlib.sha256()
-    temporary = path.with_suffix(".tar.tmp")
-    with temporary.open("wb") as file:
+    with new_file(path, path.parent) as file:
         for sample in samples:
             images.append(Member(sample.image_id, file.tell() + sample.offset, sample.image_size))
             file.write(sample.blocks)
@@ -146,5 +146,4 @@ def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
         digest.update(END_OF_ARCHIVE)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
     return Shard(path.name, path.stat().st_size, digest.hexdigest(), tuple(images))

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from xraygpt.common.html_page import page_environment
+from xraygpt.preparation.pipeline.output_folder import new_file
 from xraygpt.preparation.record.picture_counts import side_ranges
 from xraygpt.preparation.record.picture_sheet import picture_tiles
 from xraygpt.preparation.record.report_counts import Example, LabelCounts
@@ -68,10 +69,9 @@ def write_page(summary: Summary, folder: Path, settings: str, command: str) -> P
         command: the command line that made the folder.
     """
     path = folder / PAGE_FILE
-    temporary = path.with_suffix(".html.tmp")
-    # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
-    temporary.write_text(render_page(summary, folder, settings, command), encoding="utf-8", errors="replace")
-    temporary.replace(path)
+    with new_file(path, folder) as file:
+        # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
+        file.write(render_page(summary, folder, settings, command).encode("utf-8", "replace"))
     return path
 
 

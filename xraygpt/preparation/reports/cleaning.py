@@ -4,11 +4,12 @@ The rules are those of the reference's data set pages: reports without both sect
 are dropped; comparisons with earlier examinations, marks of de-identification and the view are removed;
 findings and impression become one text.
 
-Marks for which only one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a
-test, which says whether it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test,
-does not mean the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the
-report would lose a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the
-end the labels of the whole report are compared once more (`lost_findings`).
+A section in capitals, or without any, is first written like others (`SENTENCE_CASE`). Marks for which only
+one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a test, which says
+whether it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test, does not mean
+the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the report would lose
+a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the end the labels
+of the whole report are compared once more (`lost_findings`).
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
 from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
 from xraygpt.preparation.reports.views import mentions_view, remove_view
-from xraygpt.preparation.reports.wording import breaks_off
+from xraygpt.preparation.reports.wording import breaks_off, sentence_case
 
 KEPT_FOR_LABEL = "kept_for_label"
 LABEL_PRESERVATION = "label_preservation"
 RESTORED_WORDS = "restored_words"
+SENTENCE_CASE = "sentence_case"
 Findings = frozenset[tuple[str, str]]
 
 
@@ -108,16 +110,20 @@ SECTIONS = ("findings", "impression")
 
 def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
     """Turn the sections ``findings`` and ``impression`` into a caption."""
-    texts = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
+    published = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
+    texts = {name: sentence_case(text) for name, text in published.items()}
+    recased = [
+        Change(SENTENCE_CASE, text, texts[name]) for name, text in published.items() if text != texts[name]
+    ]
     sentences = {name: split_sentences(text) for name, text in texts.items()}
     sentences, restored = restore_sentences(sentences) if config.remove_marks else (sentences, ())
     before = _plain(label_report("\n\n".join(map(_joined, sentences.values()))))
     for name, rule in DROP_RULES.items():
-        if detail := rule(texts, config):
+        if detail := rule(published, config):
             return CleanedReport("", "dropped", name, detail, labels_before=before)
     rules = [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
     cleaned, changes = clean_sentences(sentences, rules)
-    changes = (*restored, *changes)
+    changes = (*recased, *restored, *changes)
     caption = join_sections(cleaned) if config.join_sections else _with_headers(cleaned)
     after = _plain(label_report(caption))
     if not caption:

@@ -1,9 +1,12 @@
-"""Put a sentence in order from which words were taken out."""
+"""Put sentences in order: those from which words were taken out, and texts in capitals or without any."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+
+from xraygpt.evaluation.priors import MARK
+from xraygpt.evaluation.sentences import NO_END
 
 CUT = "\x00"
 """Stands where a rule took words out, until `mend` has put the sentence in order."""
@@ -34,7 +37,8 @@ _EMPTY_WORDS = frozenset(
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|had|may|might|could|can|appears?|demonstrates?|shows?|suggests?|represents?"
     r"|reflects?|projects?|overl(?:ies|y)|reveals?|measures?|extends?|contains?|lies|lie|indicates?|terminates?"
-    r"|recommend(?:ed)?|consider|correlate|includes?)\b"
+    r"|recommend(?:ed)?|consider|correlate|includes?)\b",
+    re.IGNORECASE,
 )
 _PRONOUN = re.compile(r"(?:this|these|those|it|they|there)\b", re.IGNORECASE)
 _CONDITION = re.compile(r"(?:although|despite|if|because)\b[^,;]*$", re.IGNORECASE)
@@ -72,6 +76,40 @@ _BROKEN = re.compile(
     re.IGNORECASE,
 )
 """Words that cannot follow each other, begin or end a sentence."""
+
+_ACRONYMS = frozenset(
+    """
+    aicd ap ards avn cabg cad chf copd ct cta cxr djd dvt ecg ekg et ett ge hiv icd icu ij iv ivc kub lll lul
+    lv mri ng og orif pa pe pet picc ptx rll rml rul rv svc tavr tb vp
+    """.split()  # noqa: SIM905
+)
+"""Written in capitals in any text; so is the number of a vertebra, ``T8``."""
+_START = re.compile(
+    r"(?:^\W*|[.!?][\"')\]]*\s+|(?<=[a-z)]{2}\.)(?=[a-z]+\s)|(?:^|\s)\(?\d{1,2}(?:\.\)?|\)),?\s*)([a-z])"
+)
+"""The first letter of a sentence or of the item of a list, where `split_sentences` looks for a capital."""
+
+
+def sentence_case(text: str) -> str:
+    """Return a text that is in capitals, or without any, as it would usually be written; others as they are.
+
+    Some systems write reports in capitals throughout. How words are written tells the cleaning rules where
+    sentences and the items of lists begin, and which letters are marks or abbreviations.
+
+    >>> sentence_case("SMALL EFFUSION ON CT. NO CHANGE SINCE XXXX.")
+    'Small effusion on CT. No change since XXXX.'
+    """
+    words = re.findall(r"[A-Za-z]{2,}", re.sub(MARK, " ", text, flags=re.IGNORECASE))
+    capitals = sum(word.isupper() for word in words)
+    if capitals > len(words) / 2:
+        text = text.lower()
+    elif re.search(r"[A-Z][a-z]", text):
+        return text
+    text = re.sub(r"\b[a-z]+\b", lambda word: word[0].upper() if word[0] in _ACRONYMS else word[0], text)
+    text = re.sub(r"\b[clst]\d{1,2}\b|x{3,}", lambda found: found[0].upper(), text)
+    return _START.sub(
+        lambda found: found[0] if NO_END.search(text[: found.start() + 1]) else found[0].upper(), text
+    )
 
 
 def compiled(*tables: Steps) -> tuple[tuple[re.Pattern[str], Replacement], ...]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.preparation.sources.mimic_files import NO_FILE, Reports, ReportZip, Tree, UnusableFileError
-from xraygpt.preparation.sources.mimic_sections import parse_sections
 from xraygpt.preparation.sources.mimic_tables import (
     Image,
     ImageTable,
     find_table,
     read_images,
 )
+from xraygpt.preparation.sources.sections import parse_sections
 from xraygpt.preparation.study import Picture, Study, Unusable
 
 DEFAULT_VIEWS = ("PA", "AP")

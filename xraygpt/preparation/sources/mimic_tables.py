@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import is_missing
 from xraygpt.common.tables import Row, read_table
 from xraygpt.datasets.datasets.annotations import SPLITS
 from xraygpt.preparation.sources.members import printable
@@ -169,7 +170,8 @@ def _join_views(
     codes: dict[str, int] = {}
     rows = read_table(metadata_table, ("dicom_id", "ViewPosition"))
     pairs = ((row.values["dicom_id"].encode(), row.values["ViewPosition"].strip().upper()) for row in rows)
-    coded = ((dicom, codes.setdefault(view, len(codes))) for dicom, view in pairs)
+    named = ((dicom, "" if is_missing(view) else view) for dicom, view in pairs)
+    coded = ((dicom, codes.setdefault(view, len(codes))) for dicom, view in named)
     metadata = np.fromiter(coded, _VIEW)
     places = np.searchsorted(records["dicom"], metadata["dicom"]).clip(max=len(records) - 1)
     known = records["dicom"][places] == metadata["dicom"]

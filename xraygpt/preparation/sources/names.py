@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from xraygpt.common.files import is_missing
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".bmp", ".tif", ".tiff")
 MAX_CHARACTERS = 150
 
@@ -16,8 +18,11 @@ _UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def is_safe_id(name: str) -> bool:
-    """Tell whether a name can be an image id: letters, digits, ``.``, ``_``, ``-``; no dot or dash first."""
-    return len(name) <= MAX_CHARACTERS and _SAFE_ID.fullmatch(name) is not None
+    """Tell whether a name can be an image id: letters, digits, ``.``, ``_``, ``-``; no dot or dash first.
+
+    One that stands for a missing value, such as ``NA``, cannot.
+    """
+    return len(name) <= MAX_CHARACTERS and _SAFE_ID.fullmatch(name) is not None and not is_missing(name)
 
 
 def stem(name: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.errors import DataError
+from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.tables import check_columns, read_table
 from xraygpt.datasets.datasets.annotations import SPLITS, normalise_split, summarise
 from xraygpt.preparation.sources.names import stem
@@ -39,7 +39,7 @@ def read_splits(path: Path) -> dict[str, str]:
         name = stem(name.strip())
         if split not in SPLITS:
             problems.append(f"{place}: '{label}' is none of {', '.join(SPLITS)}")
-        elif not name:
+        elif is_missing(name):
             problems.append(f"{place}: no id")
         elif splits.setdefault(name, split) != split:
             problems.append(f"{place}: {name} is in {splits[name]} and in {split}")
@@ -101,12 +101,7 @@ def _json_object(path: Path) -> dict[str, Any] | None:
     """Return the object in a ``.json`` file; None if it is a table."""
     if path.suffix.lower() != ".json":
         return None
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path}: no such file") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from error
+    content = load_json(path)
     return content if isinstance(content, dict) and "annotations" not in content else None
 
 

@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 
-from xraygpt.common.code_version import install_hint
 from xraygpt.common.errors import MissingFileError
+from xraygpt.common.paths import install_hint
 
 BITS = 12
 UID_PREFIX = "2.25"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -11,8 +10,8 @@ from urllib.parse import unquote
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import file_sha256
-from xraygpt.datasets.datasets.images import decode_image, read_image
 from xraygpt.datasets.datasets.shard_index import Shard
+from xraygpt.pictures.reading import read_image
 
 # A JPEG is read to its end at an eighth of its size too, in half the time.
 DECODE_SIZE = 1
@@ -99,6 +98,6 @@ def _check_images(path: Path, file: BinaryIO, shard: Shard) -> Iterator[Found]:
     for member in shard.images:
         file.seek(member.offset)
         try:
-            decode_image(io.BytesIO(file.read(member.size)), f"{path}: {member.image_id}", DECODE_SIZE)
+            read_image(file.read(member.size), DECODE_SIZE, f"{path}: {member.image_id}")
         except DataError as error:
             yield "images that cannot be decoded", str(error)

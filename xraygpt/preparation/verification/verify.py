@@ -15,8 +15,7 @@ from xraygpt.datasets.datasets.annotations import (
     scan_annotations,
 )
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
-from xraygpt.preparation.pipeline.assembly import RECORD_FILE
-from xraygpt.preparation.pipeline.output_folder import WORK_FOLDER
+from xraygpt.preparation.pipeline.output_folder import RECORD_FILE, WORK_FOLDER
 from xraygpt.preparation.verification.verification import Verification
 from xraygpt.preparation.verification.verify_files import check_files
 from xraygpt.preparation.verification.verify_record import check_record

@@ -15,7 +15,7 @@ from xraygpt.common.errors import XrayGPTError
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER, Annotation
 from xraygpt.datasets.datasets.images import IMAGE_SUFFIXES, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
-from xraygpt.preparation.pipeline.assembly import CHECKSUM_FILE
+from xraygpt.preparation.pipeline.output_folder import CHECKSUM_FILE
 from xraygpt.preparation.pipeline.workers import map_chunks
 from xraygpt.preparation.verification.file_checks import (
     FileToCheck,

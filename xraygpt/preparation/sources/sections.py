@@ -1,10 +1,10 @@
-r"""The sections of a MIMIC-CXR report, by the rule of MIT-LCP's published parser.
+r"""The sections of a report: MIMIC-CXR's by the rule of MIT-LCP's published parser, others by known names.
 
-A report is plain text whose lines begin with one blank. A section begins with its name in capitals and a
-colon; of several sections of one name the last that holds text counts. Names are normalised: ``REASON FOR
-EXAM`` is an indication, ``CONCLUSION`` an impression, ``CHEST, TWO VIEWS`` findings. A report with neither
-findings nor impression has its text below the last header, which is then split: the first paragraph belongs
-to the header, the rest is the ``last_paragraph``.
+A report of MIMIC-CXR is plain text whose lines begin with one blank. A section begins with its name in
+capitals and a colon; of several sections of one name the last that holds text counts. Names are normalised:
+``REASON FOR EXAM`` is an indication, ``CONCLUSION`` an impression, ``CHEST, TWO VIEWS`` findings. A report
+with neither findings nor impression has its text below the last header, which is then split: the first
+paragraph belongs to the header, the rest is the ``last_paragraph``.
 
 Source: ``section_parser.py`` and ``create_section_files.py`` of https://github.com/MIT-LCP/mimic-cxr.
 
@@ -27,7 +27,7 @@ What differs, on purpose:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 
 FINDINGS = "findings"
@@ -36,8 +36,6 @@ ADDENDUM = "addendum"
 PREAMBLE = "preamble"
 """What stands above the first header, titles left out."""
 LAST_PARAGRAPH = "last_paragraph"
-TEXT_PRIORITY = (IMPRESSION, FINDINGS, LAST_PARAGRAPH, "comparison")
-"""Where the conclusion of a report is looked for; some radiologists write it under COMPARISON."""
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     IMPRESSION: ("conclusion", "findings and impression", "findings/impression", "findings/ impression"),
@@ -66,6 +64,13 @@ _STUDY_DESCRIPTION = re.compile(
 """Names that describe the whole study, such as ``PORTABLE CHEST``, head the findings."""
 _KNOWN = {variant: name for name, variants in VARIANTS.items() for variant in (name, *variants)}
 _OFTEN_MISTYPED = (IMPRESSION, "conclusion", FINDINGS, "comparison", "comparisons", "indication")
+_NAME = (
+    "findings?(?: and impression)?|impressions?|conclusions?|comparisons?|indications?|techniques?|history"
+    "|exam(?:ination)?|(?:clinical|patient) (?:history|information|indication)|reason for exam(?:ination)?"
+    "|recommendations?"
+)
+_ANY_HEADER = re.compile(rf"(?:^|(?<=[.!?:;\n]))[\s*_#]*\b({_NAME})\b[ *_]*:[ *_]*", re.IGNORECASE)
+"""A name of a section with a colon, at the beginning, in a new line or after the end of a sentence."""
 
 
 def parse_sections(text: str) -> dict[str, str]:
@@ -87,13 +92,25 @@ def parse_sections(text: str) -> dict[str, str]:
     return {name: part for name, part in joined if part}
 
 
-def report_text(sections: Mapping[str, str]) -> str:
-    """Return the one text that says most: impression, findings, last paragraph, comparison, in this order.
+def split_report(text: str) -> dict[str, str]:
+    """Return section -> text, whitespace joined.
 
-    It is what the published CheXpert labels of MIMIC-CXR were made from, and serves wherever one text stands
-    for a report. The captions need findings and impression apart, and do not use it.
+    Headers are known names with a colon, in capitals or not (``FINDINGS:``, ``Impression:``,
+    ``Conclusion:``); two of the same section are joined. A text without any header is the findings, whole:
+    what it is then used for is a matter of the cleaning rules, which by default ask for an impression too.
     """
-    return next((sections[name] for name in TEXT_PRIORITY if sections.get(name)), "")
+    headers = list(_ANY_HEADER.finditer(text))
+    if not headers:
+        return {FINDINGS: " ".join(text.split())}
+    ends = [*(header.start() for header in headers[1:]), len(text)]
+    parts = [(PREAMBLE, text[: headers[0].start()])]
+    parts += [
+        (section_name(header[1]), text[header.end() : end]) for header, end in zip(headers, ends, strict=True)
+    ]
+    words: dict[str, list[str]] = {}
+    for name, part in parts:
+        words.setdefault(name, []).extend(part.split())
+    return {name: " ".join(part) for name, part in words.items() if part}
 
 
 @lru_cache(maxsize=4096)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ToyModel, write_config, write_dataset
-from xraygpt.runners import data
+from xraygpt.runners import runner_base
 from xraygpt.runners.launch import launch
 
 
@@ -28,7 +28,7 @@ def test_reports_that_are_cut_are_counted_once_for_each_split(
         return sum(int(text.split()[1]) > 6 for text in captions)  # "value 7"
 
     monkeypatch.setattr(ToyModel, "cut_captions", cut)
-    monkeypatch.setattr(data, "MAX_COUNTED", limit)
+    monkeypatch.setattr(runner_base, "MAX_COUNTED", limit)
     storage = write_dataset(tmp_path / "data")
     cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", valid_splits=["val"])
     launch(Namespace(cfg_path=str(cfg), options=["run.max_epoch=2"]))

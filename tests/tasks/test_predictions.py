@@ -11,8 +11,8 @@ from torch import nn
 
 from xraygpt.datasets.datasets.annotations import Annotation
 from xraygpt.models.fingerprint import weights_fingerprint
-from xraygpt.tasks.generation_journal import FinishedBatch, GenerationJournal, differences
 from xraygpt.tasks.generation_settings import data_fingerprint
+from xraygpt.tasks.predictions import FinishedBatch, GenerationJournal, differences
 
 SETTINGS = {"generation": {"num_beams": 1}, "images": 5}
 

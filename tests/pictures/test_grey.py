@@ -10,7 +10,7 @@ from PIL import Image
 
 from xraygpt.datasets.phantom.render import render
 from xraygpt.datasets.phantom.truth import draw_truth
-from xraygpt.pictures.polarity import CERTAIN, looks_inverted, polarity
+from xraygpt.pictures.grey import CERTAIN, looks_inverted, polarity
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.sources.mimic_sections import parse_sections, report_text, section_name
+from xraygpt.preparation.sources.sections import parse_sections, section_name, split_report
 
 TITLE = "                                 FINAL REPORT\n"
 LINE = " " + "_" * 78 + "\n"
@@ -134,8 +134,34 @@ def test_line_at_the_end_is_not_an_addendum() -> None:
     assert "addendum" not in parse_sections(REPORT + LINE)
 
 
-def test_text_of_a_report_by_priority() -> None:
-    sections = {"comparison": "c", "last_paragraph": "l", "findings": "f", "impression": "i"}
-    for name in ("impression", "findings", "last_paragraph", "comparison"):
-        assert report_text(sections) == sections.pop(name)
-    assert report_text({"indication": "cough"}) == ""
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FINDINGS: Heart is\nnormal. IMPRESSION: No acute process.",
+        "Findings:\n  Heart is normal.\n\nImpression :\nNo acute process.\n",
+        "**Findings:** Heart is normal.\n**Impression:** No acute process.",
+        "Conclusion: No acute process. Findings: Heart is normal.",
+    ],
+)
+def test_headers_in_any_form(text: str) -> None:
+    assert split_report(text) == {"findings": "Heart is normal.", "impression": "No acute process."}
+
+
+def test_other_sections_and_what_precedes_them() -> None:
+    text = "CHEST X-RAY\nCOMPARISON: None.\nFINDINGS: Clear. IMPRESSION: Normal. FINDINGS: No fracture."
+    assert split_report(text) == {
+        "preamble": "CHEST X-RAY",
+        "comparison": "None.",
+        "findings": "Clear. No fracture.",
+        "impression": "Normal.",
+    }
+
+
+def test_words_within_a_sentence_are_no_headers() -> None:
+    text = "These findings: effusion, edema. The impression is that of age."
+    assert split_report(text) == {"findings": text}
+
+
+def test_text_without_headers_is_the_findings() -> None:
+    assert split_report(" Clear\nlungs. ") == {"findings": "Clear lungs."}
+    assert split_report("") == {"findings": ""}
