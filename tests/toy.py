@@ -6,6 +6,7 @@ As a script it is train.py with the toy model registered: ``python tests/toy.py 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,13 +20,16 @@ import yaml
 from PIL import Image
 from torch import Tensor, nn
 
+from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import GeneratedReport, GenerationConfig
 
 SIDE = 8
 DIE_AT_BATCH = "TOY_DIES_AT_BATCH"
-"""Environment variable: kill the process with signal 9 at this batch of reports."""
+"""Environment variable: kill the process at this batch of reports."""
+DIE_BY = "TOY_DIES_BY"
+"""Environment variable: name of the signal that does it."""
 
 
 @dataclass
@@ -37,7 +41,11 @@ class ToyConfig:
     nan_for: str = ""
     """Image id whose loss is NaN."""
     die_at: int = 0
-    """Kill the process with signal 9 at this training step; 0 for never."""
+    """Kill the process at this training step; 0 for never."""
+    die_by: str = "SIGKILL"
+    """Name of the signal that does it; "worker" kills a process that loads data, "bug" raises an error."""
+    die_rank: int = 0
+    """The process that it happens to."""
 
 
 @registry.register_model("toy")
@@ -46,13 +54,21 @@ class ToyModel(BaseModel):
 
     config_class = ToyConfig
 
-    def __init__(self, dropout: float = 0.0, nan_for: str = "", die_at: int = 0) -> None:
+    def __init__(
+        self,
+        dropout: float = 0.0,
+        nan_for: str = "",
+        die_at: int = 0,
+        die_by: str = "SIGKILL",
+        die_rank: int = 0,
+    ) -> None:
         super().__init__()
         self.frozen = nn.Linear(3 * SIDE * SIDE, 16).requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(16, 1)
         self.nan_for = nan_for
-        self.die_at = die_at
+        self.die_at = die_at if die_rank == get_rank() else 0
+        self.die_by = die_by
         self.steps = 0
         self.batches = 0
         self.prompt_list = ["one", "two", "three"]
@@ -60,7 +76,7 @@ class ToyModel(BaseModel):
 
     @classmethod
     def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
-        return cls(cfg.dropout, cfg.nan_for, cfg.die_at)
+        return cls(**vars(cfg))
 
     def predict(self, image: Tensor) -> Tensor:
         return self.head(self.dropout(torch.tanh(self.frozen(image.flatten(1))))).squeeze(1)  # (B,)
@@ -68,7 +84,7 @@ class ToyModel(BaseModel):
     def forward(self, samples: Any) -> dict[str, Tensor]:
         self.steps += self.training
         if self.die_at and self.steps == self.die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         # Reports count by their value, as reports count by their length in a language model.
         target = torch.tensor([float(text.split()[1]) for text in samples["caption"]])
         weights = target + 1
@@ -78,10 +94,20 @@ class ToyModel(BaseModel):
             loss = loss * float("nan")
         return {"loss": loss, "loss_half": loss / 2, "num_targets": weights.sum()}
 
+    def _die(self) -> None:
+        if self.die_by == "bug":
+            raise ZeroDivisionError("a fault in the program")
+        if self.die_by == "worker":
+            worker = multiprocessing.active_children()[0]
+            worker.kill()
+            worker.join()
+        else:
+            os.kill(os.getpid(), signal.Signals[self.die_by])
+
     def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
         self.batches += 1
         if str(self.batches) == os.environ.get(DIE_AT_BATCH):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.Signals[os.environ.get(DIE_BY, "SIGKILL")])
         return [
             GeneratedReport(f"value {round(10 * value)}", 2, "end_token", -abs(value))
             for value in self.predict(samples["image"]).tolist()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from xraygpt.common.command_line import run_command
-from xraygpt.common.errors import DataError
+from xraygpt.common import command_line
+from xraygpt.common.command_line import Terminated, command_text, guarded, run_command
+from xraygpt.common.errors import ConfigError, DataError
 
 
 def raising(error: BaseException) -> Callable[[argparse.Namespace], None]:
@@ -23,7 +27,7 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], None]:
     [
         (DataError("a.csv: line 3: wrong"), 2, "error: a.csv: line 3: wrong\n"),
         (OSError(28, "No space left on device", "out/x"), 2, "error: out/x: No space left on device\n"),
-        (OSError("odd"), 2, "error: a file: odd\n"),
+        (OSError("odd"), 2, "error: odd\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -34,9 +38,79 @@ def test_errors_for_people(
     assert capsys.readouterr().err == message
 
 
-def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_command(argparse.Namespace(run=raising(ZeroDivisionError())))
+def test_a_fault_in_the_program_is_a_line_with_its_traceback_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = logging.FileHandler(tmp_path / "log.txt")
+    project = logging.getLogger("xraygpt")
+    level = project.level
+    project.setLevel(logging.DEBUG)
+    logging.getLogger().addHandler(file)
+    try:
+        assert run_command(argparse.Namespace(run=raising(ZeroDivisionError("odd\nmore")))) == 1
+    finally:
+        logging.getLogger().removeHandler(file)
+        project.setLevel(level)
+    assert capsys.readouterr().err.startswith("error: ZeroDivisionError: odd (traceback in ")
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+
+
+def test_advice_follows_what_is_no_fault_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    ends = {
+        Terminated(): (143, "stopped by SIGTERM; resume with: x\n"),
+        OSError(28, "full", "a"): (2, "error: a: full; once that is fixed, resume with: x\n"),
+        DataError("b: wrong"): (2, "error: b: wrong\n"),
+    }
+    for error, (status, message) in ends.items():
+        run = raising(error)
+        assert guarded(lambda run=run: run(argparse.Namespace()) or 0, lambda: "resume with: x") == status
+        assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("error", "own", "message"),
+    [
+        (DataError("wrong"), True, "process 1: error: wrong\n"),
+        (ConfigError("wrong"), False, ""),
+        (RuntimeError("[gloo] Connection closed by peer"), False, ""),
+        (KeyboardInterrupt(), False, ""),
+    ],
+)
+def test_other_processes_tell_only_what_hit_them_alone(
+    error: BaseException,
+    own: bool,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(command_line, "SECONDS_FOR_MESSAGE", 0.0)
+    monkeypatch.setattr(command_line, "_log_traceback", lambda: "")
+    run_command(argparse.Namespace(run=raising(error)))
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "verb", "expected"),
+    [
+        (["train.py", "--cfg-path", "a"], None, "python train.py --cfg-path c.yaml --options a.b=1"),
+        (["train.py"], "evaluate", "python evaluate.py --cfg-path c.yaml --options a.b=1"),
+        (["/usr/bin/xraygpt", "train", "--x"], None, "xraygpt train --cfg-path c.yaml --options a.b=1"),
+        (["/usr/bin/xraygpt", "train"], "demo", "xraygpt demo --cfg-path c.yaml --options a.b=1"),
+        (
+            ["/lib/xraygpt/__main__.py", "train"],
+            None,
+            "python -m xraygpt train --cfg-path c.yaml --options a.b=1",
+        ),
+    ],
+)
+def test_commands_are_given_as_they_were_typed(
+    argv: list[str], verb: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert command_text(verb=verb, cfg_path="c.yaml", options=["a.b=1"]) == expected
 
 
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])

@@ -13,7 +13,7 @@ import yaml
 from xraygpt.common import config as config_module
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
-from xraygpt.common.registry import Registry
+from xraygpt.common.registry import Registry, Table
 
 MODEL_DEFAULTS = """
 model: {arch: toy, image_size: 56, precise: true}
@@ -79,7 +79,8 @@ class CropConfig:
 def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     toys = Registry()
     for table in vars(toys).values():
-        table.package = "xraygpt.common"
+        if isinstance(table, Table):
+            table.package = "xraygpt.common"
     models = {"small": "small.yaml", "other": "other.yaml"}
     toys.register_model("toy")(
         type("Toy", (), {"config_class": ToyModelConfig, "PRETRAINED_MODEL_CONFIG_DICT": models})

@@ -155,8 +155,8 @@ def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
         import_blip2(tmp_path / "hf", target)
     for content, message in (
         ('{"model_type": "llama"}', "'llama', not 'blip-2'"),
-        ("{", "cannot be read as JSON"),
-        ('{"model_type": "blip-2", "num_query_tokens": "many"}', "no usable configuration"),
+        ("{", "not valid JSON"),
+        ('{"model_type": "blip-2", "num_query_tokens": "many"}', "its configuration cannot be read"),
     ):
         (tmp_path / "hf" / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match=message):

@@ -21,7 +21,7 @@ from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetCon
 from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
-from xraygpt.datasets.datasets.image_stores import ShardedImages
+from xraygpt.datasets.datasets.images import ShardedImages
 from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.preparation.pipeline.shards import write_shards
 from xraygpt.runners.launch import launch

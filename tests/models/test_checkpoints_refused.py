@@ -121,13 +121,15 @@ def test_a_training_goes_on_with_its_language_model_only(
 ) -> None:
     model, file = make_model(), tmp_path / "checkpoint_0.pth"
     optimizer = torch.optim.AdamW(model.llama_proj.parameters())
+    model.llama_proj(torch.zeros(1, model.llama_proj.in_features)).sum().backward()
+    optimizer.step()
     progress = TrainProgress()
     save_training(
         file,
         model=model,
         optimizer=optimizer,
         scaler=None,
-        config={},
+        config={"run": {}},
         epoch=0,
         progress=progress,
         job_id="a",

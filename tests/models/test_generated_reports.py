@@ -30,7 +30,7 @@ GREEDY = GenerationConfig(max_new_tokens=20)
 def test_where_a_row_ends_and_why(ids: list[int], end: tuple[int, str], pad: int) -> None:
     stop = 9 in ids and 2 not in ids[: ids.index(9)]
     padded = ids[: end[0]] + [pad] * (len(ids) - end[0]) if stop else ids
-    assert ending(padded, 2, pad, lambda row: 9 in row) == end
+    assert ending(padded, [2], pad, lambda row: 9 in row) == end
 
 
 def test_log_probabilities_leave_out_the_padding() -> None:

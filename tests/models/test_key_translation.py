@@ -7,8 +7,13 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2ForIma
 
 from tests.models.pinned_keys import pinned_keys
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.key_translation import from_hf_blip2, to_hf_blip2, translate_eva_keys
-from xraygpt.models.key_translation.qkv_bias import join_bias, split_bias
+from xraygpt.models.key_translation import (
+    from_hf_blip2,
+    join_bias,
+    split_bias,
+    to_hf_blip2,
+    translate_eva_keys,
+)
 
 
 def published(cls: type[torch.nn.Module], **changes: object) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """``python -m tests.parity [FOLDER]``: compare this library with recorded numbers of the reference.
 
+Without FOLDER it takes the cases in ``tests/parity/cases``, which come with the repository.
+
 Each number is held to its recorded tolerance. The column "1e-5" says whether all arrays and losses of a
 case are also within 1e-5 absolute: "yes", "reordered" if only in the reference's own order of operations
 (attention written out, no cache), or "no". What is above 1e-5 is listed, with the rounding error of the
@@ -7,7 +9,6 @@ reference itself where that is recorded.
 """
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from tests.parity.comparison import Comparison
 from tests.parity.golden import Case, cases
 from tests.parity.runners import runner_of
 
-DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "golden" / "public"
+DEFAULT = Path(__file__).resolve().parent / "cases"
 STRICT = 1e-5
 """Absolute difference that none should exceed, whatever the recorded tolerance."""
 HEADER = (
@@ -91,12 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    default = os.environ.get("XRAYGPT_GOLDEN", DEFAULT)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(default), help="folder with the cases")
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT, help="folder with the cases")
     folder = parser.parse_args(arguments).folder
     found = cases(folder) if folder.is_dir() else []
     if not found:
-        print(f"error: no cases in {folder}; name their folder, or set XRAYGPT_GOLDEN", file=sys.stderr)
+        print(f"error: no cases in {folder}; name the folder that holds them", file=sys.stderr)
         return 2
     torch.manual_seed(0)
     print(HEADER)

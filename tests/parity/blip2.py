@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.parity.golden import Case, plain
 from tests.parity.qformer import config
@@ -69,19 +70,32 @@ def _start(case: Case, model: Blip2Qformer) -> None:
 def _losses(case: Case, model: Blip2Qformer) -> None:
     images, texts, check = case.inputs["images"], case.values["texts"], case.comparison
     (batch,) = case.call_numbers(r"images\[:(\d+)\]")
-    out = model({"image": images[:batch], "caption": texts[:batch]})
+    out, terms = _losses_and_terms(model, {"image": images[:batch], "caption": texts[:batch]})
     for name in LOSSES:
-        check.value(name, out[name])
+        check.value(name, out[name], terms[name])
     out["loss"].backward()
-    check.gradients(model)
+    # Of the similarities, which are a cosine over `temp`, over `temp` again.
+    check.gradients(model, terms={"temp": float(model.temp.detach()) ** -2})
     model.zero_grad()
     if "image_id.loss" in case.values:
         a, b, c, d = case.call_numbers(r"images\[(\d+):(\d+)\], 'text_input': texts\[(\d+):(\d+)\]")
         samples: dict[str, Any] = {"image": images[a:b], "caption": texts[c:d]}
         samples["image_id"] = [str(number) for number in range(a, b)]
-        out = model(samples)
+        out, terms = _losses_and_terms(model, samples)
         for name in LOSSES:
-            check.value(f"image_id.{name}", out[name])
+            check.value(f"image_id.{name}", out[name], terms[name])
+
+
+def _losses_and_terms(
+    model: Blip2Qformer, samples: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The losses, and how large the logits are whose differences they are; the report's are no larger."""
+    matching: list[Tensor] = []
+    with model.itm_head.register_forward_hook(lambda _head, _args, logits: matching.append(logits.detach())):
+        out = model(samples)
+    sizes = {"loss_itc": 1 / model.temp.detach(), "loss_itm": torch.cat(matching).abs().max()}
+    sizes["loss_lm"] = out["loss_lm"].detach()
+    return out, sizes | {"loss": torch.stack(list(sizes.values()))}
 
 
 def _parts(case: Case, model: Blip2Qformer) -> None:

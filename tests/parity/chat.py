@@ -14,9 +14,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from tests.parity.golden import Case, cases
 from tests.parity.minigpt4 import loaded
 from xraygpt.conversation.chat import Chat
-from xraygpt.conversation.messages import CONV_VISION, IMAGE_MARK, Conversation, fill_template
-from xraygpt.models.decoding import write
-from xraygpt.models.generation import GenerationConfig
+from xraygpt.conversation.messages import CONV_VISION, IMAGE_MARK, Conversation
+from xraygpt.models.generation import GenerationConfig, write
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.prompts import IMAGE_SLOT, prompt_row
 
@@ -58,14 +57,19 @@ def _contexts(case: Case, model: MiniGPT4) -> dict[str, Tensor]:
     chat.ask(turns[2], conv)
     conv.append_message(conv.roles[1], None)
     second = chat.get_context_emb(conv, seen)
-    prompt = fill_template(model.prompt_template, f"{IMAGE_MARK} {turns[0]}")
-    alone = model.embed_prompt([prompt], seen[0])[0]
+    alone = model.embed_prompt([_own_prompt(case, model)], seen[0])[0]
     both = _two_images(case, chat, turns)
     check.output("context_emb", first)
     check.output("context_emb_turn2", second)
     check.output("context_emb_two_images", both)
     check.output("model_get_context_emb", alone)
     return {"greedy_free": first, "greedy_free_turn2": second, "greedy_free_two_images": both}
+
+
+def _own_prompt(case: Case, model: MiniGPT4) -> str:
+    """The prompt that the reference's model drew: its message repeats what follows the image in it."""
+    message = case.values["model_get_context_messages"][-1][1]
+    return model.prompt_template.partition("{}")[0] + IMAGE_MARK + message.removeprefix(f"{IMAGE_MARK} ")
 
 
 def _segments(case: Case, model: MiniGPT4, conv: Conversation) -> None:

@@ -1,6 +1,7 @@
 """What was compared in a case, how far it is off, and whether that is within the recorded tolerance."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,11 +95,17 @@ class Comparison:
             else:
                 self.output(name, got)
 
-    def value(self, name: str, got: Tensor | float) -> None:
-        """Compare a number with the recorded value `name`, such as a loss."""
+    def value(self, name: str, got: Tensor, terms: Tensor | None = None) -> None:
+        """Compare a number with the recorded value `name`, such as a loss.
+
+        Args:
+            terms: what was added and subtracted to make it, where it may be much smaller than that. Each
+                term is as exact as a loss that is no difference, and independent errors add as squares.
+        """
         self._seen.add(name)
-        number = float(got.detach()) if isinstance(got, Tensor) else got
-        self._close(name, np.asarray(number), np.asarray(self.spec["values"][name]), LOSS_RTOL, 0.0)
+        size = 0.0 if terms is None else float(terms.detach().norm())
+        found, expected = np.asarray(float(got.detach())), np.asarray(self.spec["values"][name])
+        self._close(name, found, expected, LOSS_RTOL, max(0.0, LOSS_RTOL * (size - abs(float(expected)))))
 
     def exact(self, name: str, got: object, expected: object) -> None:
         """Compare ids, strings or other plain values."""
@@ -106,11 +113,17 @@ class Comparison:
         if got != expected:
             self.problem(name, f"{_short(got)}, expected {_short(expected)}")
 
-    def gradients(self, model: nn.Module, name: str = "grad_abs_sum") -> None:
-        """Compare the sum of absolute gradients of each parameter; None means that it has none."""
+    def gradients(
+        self, model: nn.Module, name: str = "grad_abs_sum", terms: Mapping[str, float] | None = None
+    ) -> None:
+        """Compare the sum of absolute gradients of each parameter; None means that it has none.
+
+        `terms` gives the size of what was added and subtracted to make a parameter's gradient, where that
+        exceeds every sum of the model.
+        """
         self._seen.add(name)
         recorded: dict[str, float | None] = self.spec["values"][name]
-        floor = GRADIENT_ATOL * max((total for total in recorded.values() if total), default=0.0)
+        largest = max((total for total in recorded.values() if total), default=0.0)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for key, expected in recorded.items():
             if key.endswith(VANISHING):
@@ -118,6 +131,7 @@ class Comparison:
             if key not in parameters:
                 self.problem(name, f"no parameter {key}")
                 continue
+            floor = GRADIENT_ATOL * max(largest, (terms or {}).get(key, 0.0))
             gradient = parameters[key].grad
             total = None if gradient is None else float(gradient.double().abs().sum())
             if expected is None or total is None:

@@ -37,12 +37,12 @@ def run(case: Case) -> None:
         for name, expected in case.values.items():
             if not isinstance(expected, dict) or "options" not in expected:
                 continue
-            merged = merge_files(order, expected["options"])
+            resolved = merge_files(order, expected["options"])
             if "merged" in expected:
-                check.exact(name, merged, expected["merged"])
-                check.exact(f"{name}.resolved", merged, case.values[f"{name}.resolved"])
+                check.exact(name, merge_files(order, expected["options"], resolve=False), expected["merged"])
+                check.exact(f"{name}.resolved", resolved, case.values[f"{name}.resolved"])
             else:
-                _mixed(case, name, expected, merged)
+                _mixed(case, name, expected, resolved)
         check.differs("errors", "Wrong configurations")
         for name in case.values["errors"].keys() & REFUSED.keys():
             _refusal(case, name, Path(folder))

@@ -1,6 +1,7 @@
 """Cases of the prompt text of a chat."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 from tests.parity.golden import Case
@@ -23,8 +24,8 @@ def run(case: Case) -> None:
 
 
 def ask(text: str, conv: Conversation) -> None:
-    """Ask as the chat does; that takes no model."""
-    Chat(cast(ChatModel, None), _no_images, device="cpu").ask(text, conv)
+    """Ask as the chat does, which takes no more of a model than its length."""
+    Chat(cast(ChatModel, SimpleNamespace(max_positions=2048)), _no_images, device="cpu").ask(text, conv)
 
 
 def _no_images(image: Any) -> Any:

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.parity.golden import Case
-from xraygpt.models.decoding import lm_loss
+from xraygpt.models.generation import lm_loss
 from xraygpt.models.llm import load_tokenizer
 
 

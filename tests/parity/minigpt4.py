@@ -11,8 +11,8 @@ from tests.parity.golden import Case, plain
 from tests.parity.qformer import config
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
 from xraygpt.models import mini_gpt4
-from xraygpt.models.decoding import lm_loss
 from xraygpt.models.eva_vit import VisionConfig
+from xraygpt.models.generation import lm_loss
 from xraygpt.models.llm import load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 from xraygpt.models.prompts import IMAGE_SLOT, caption_rows, pad_rows, prompt_row

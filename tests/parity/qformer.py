@@ -58,9 +58,10 @@ def run_saved_attention(case: Case) -> None:
     query.requires_grad_()
     states.requires_grad_()
     hidden = model(given.ids, **given.both)[0]
-    loss = (hidden[:, : query.shape[1]] * case.inputs["loss_weight"]).sum()
+    terms = hidden[:, : query.shape[1]] * case.inputs["loss_weight"]
+    loss = terms.sum()
     loss.backward()
-    check.value("loss", loss)
+    check.value("loss", loss, terms)
     for number in crossing:
         attention = layers[number].crossattention.self
         check.output(f"attention_map_{number}", attention.get_attention_map())

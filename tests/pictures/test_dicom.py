@@ -299,7 +299,8 @@ def test_nothing_about_the_patient_gets_out(
     ]
     # A value that pydicom quotes when it is read.
     unwanted.append(dicom(GREY, NumberOfFrames="123456789012").replace(b"123456789012", name.encode()))
-    caplog.clear()  # pydicom warned of the values when they were written
+    capsys.readouterr()  # pydicom warned of the values when they were written
+    caplog.clear()
     recwarn.clear()
     caplog.set_level("DEBUG")
     assert name in str(dcmread(io.BytesIO(good)))

@@ -22,8 +22,7 @@ from tests.conversation.recorder import Recorder
 from tests.pictures.dicom_files import chest, dicom
 from xraygpt.common.errors import DataError
 from xraygpt.conversation.chat import Chat
-from xraygpt.datasets.datasets.image_stores import ShardedImages
-from xraygpt.datasets.datasets.images import LooseImages
+from xraygpt.datasets.datasets.images import LooseImages, ShardedImages
 from xraygpt.datasets.datasets.shard_index import Member, Shard, write_index
 from xraygpt.demo.session import open_upload
 from xraygpt.evaluation.page.picture_folder import PictureFolder

@@ -10,6 +10,7 @@ import pytest
 
 import evaluate
 from tests.toy import write_config, write_dataset
+from xraygpt.common import command_line
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.runners import launch as launch_module
 from xraygpt.runners.launch import launch
@@ -86,11 +87,12 @@ def test_only_the_main_process_prints(
     storage = write_dataset(tmp_path / "data") if works else tmp_path / "nowhere"
     cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", test_splits=["val"])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--cfg-path", str(cfg)])
-    monkeypatch.setattr(launch_module, "SECONDS_FOR_MESSAGE", 0.0)
+    monkeypatch.setattr(command_line, "SECONDS_FOR_MESSAGE", 0.0)
     monkeypatch.setattr(launch_module, "init_distributed_mode", lambda run: None)
     monkeypatch.setenv("RANK", "1")
     if works:
-        monkeypatch.setattr(launch_module, "launch", lambda *args, **settings: {"val": {"loss": 1.0}})
+        outcome = launch_module.Outcome({"val": {"loss": 1.0}}, ["next: nothing"])
+        monkeypatch.setattr(launch_module, "_launch", lambda *args: outcome)
     assert evaluate.main() == (0 if works else 2)
     captured = capsys.readouterr()
     assert captured.out == ""

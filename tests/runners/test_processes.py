@@ -72,6 +72,25 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
 
 
+def test_accumulation_in_two_processes_is_one_big_batch(tmp_path: Path) -> None:
+    """Twelve samples of uneven weight make three updates, in one process and in two with two batches each."""
+    storage = write_dataset(tmp_path / "data")
+    settings = {"min_lr": 0.01, "max_epoch": 1, "grad_clip": 0.5}
+    one, two = tmp_path / "one", tmp_path / "two"
+    big = {"batch_size_train": 8, "iters_per_epoch": 3}
+    cfg = write_config(tmp_path / "a.yaml", storage, one, **settings, **big)
+    launch(Namespace(cfg_path=str(cfg), options=[]))
+    small = {"batch_size_train": 2, "iters_per_epoch": 6, "accum_grad_iters": 2}
+    cfg = write_config(tmp_path / "b.yaml", storage, two, **settings, **small)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*torchrun, *TOY, "--cfg-path", str(cfg)])
+    assert process.returncode == 0, process.stderr
+    weights = [load_checkpoint(folder / "checkpoint_0.pth")["model"] for folder in (one, two)]
+    for key, value in weights[0].items():
+        # Three updates of at most 0.01, each with a gradient that is exact to about 1e-5 of its size.
+        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("program", [train, evaluate])
 def test_errors_are_one_line_and_exit_status_2(
     tmp_path: Path, program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

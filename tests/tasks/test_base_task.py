@@ -98,6 +98,33 @@ def test_accumulation_equals_the_big_batch() -> None:
     assert accumulated.updates == [(0, 2), (2, 4)]
 
 
+@pytest.mark.parametrize("scale", [None, 1024.0])
+def test_every_target_of_a_step_counts_the_same(scale: float | None) -> None:
+    """The toy model's loss is a mean over targets, of which "value 9" has ten and "value 0" one."""
+    small = batches(5, 3)
+    for batch, value in zip(small, (9, 0, 4, 0, 7), strict=True):
+        batch["caption"] = [f"value {value}"] * 3
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale else None
+    accumulated = train(small, accum_grad_iters=3, scaler=scaler, grad_clip=0.05)
+    big = train([joined(small[:3]), joined(small[3:])], grad_clip=0.05)
+    # Sums of 15 terms in float32, in another order.
+    torch.testing.assert_close(weights(accumulated.model), weights(big.model), rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_a_model_that_names_no_targets_count_by_their_images() -> None:
+    class Silent(ToyModel):
+        def forward(self, samples: Any) -> dict[str, torch.Tensor]:
+            return {"loss": super().forward(samples)["loss"]}
+
+    torch.manual_seed(0)
+    ours, theirs = Silent(), Silent()
+    theirs.load_state_dict(ours.state_dict())
+    small = [*batches(1, 4), *batches(1, 1, seed=1)]
+    accumulated = train(small, accum_grad_iters=2, model=ours)
+    big = train([joined(small)], model=theirs)
+    torch.testing.assert_close(weights(accumulated.model), weights(big.model), rtol=1e-5, atol=1e-6)
+
+
 def test_unfinished_accumulation_is_used_in_its_epoch() -> None:
     small = batches(3, 3)
     accumulated = train(small, accum_grad_iters=2)

@@ -22,12 +22,14 @@ SECONDS_FOR_MESSAGE = 3.0
 PEER_IS_GONE = ("closed by peer", "reset by peer", "broken pipe", "remote process exited", "nccl", "gloo")
 """What PyTorch's messages contain in a process that waits for another one which has ended."""
 WORKER_IS_GONE = "DataLoader worker"
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a program like Ctrl-C; SIGHUP comes when its terminal is closed."""
 
 logger = logging.getLogger(__name__)
 
 
 class Terminated(BaseException):
-    """SIGTERM has arrived."""
+    """A signal of `STOPPING` has arrived; its number is the argument."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,7 +68,7 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     """Call `run`; say in one line on stderr what stopped it, and return the exit status.
 
     The status is what `run` returns; 2 after an error that the user can fix, a full disk included; 130 after
-    Ctrl-C; 143 after SIGTERM; 1 after anything else, whose traceback goes to the log file.
+    Ctrl-C; 143 after SIGTERM; 129 after SIGHUP; 1 after anything else, whose traceback goes to the log file.
 
     Of several processes the main one speaks; of a sample or a file that cannot be used, or of a fault in the
     program, the process that met it.
@@ -75,9 +77,11 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
         advice: returns what to do after anything but an `XrayGPTError`, as the end of a sentence.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPPING)}
     if in_main_thread:
-        signal.signal(signal.SIGTERM, _terminate)
+        for number in STOPPING:
+            if handlers[number] is not signal.SIG_IGN:  # as nohup does with SIGHUP
+                signal.signal(number, _terminate)
     try:
         return run()
     except (SystemExit, GeneratorExit):
@@ -95,8 +99,8 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
 
 def _terminate(number: int, frame: Any) -> None:
     """End the program like an exception, so that files are closed and removed as after Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)
 
 
 def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
@@ -116,7 +120,8 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted", False
     if isinstance(error, Terminated):
-        return 143, "stopped by SIGTERM", False
+        number = signal.Signals(error.args[0])
+        return 128 + number, f"stopped by {number.name}", False
     if isinstance(error, XrayGPTError):
         return 2, f"error: {error}", isinstance(error, DataError)
     if isinstance(error, OSError):

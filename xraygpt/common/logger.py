@@ -253,7 +253,8 @@ def progress(
             if due:
                 last = now
                 line = f"{desc or 'progress'}: {_how_far(first, done, total, now - start)}  {status()}"
-                logger.log(logging.INFO if hidden else logging.DEBUG, "%s", line.rstrip())
+                shown = hidden or (every is not None and done == total)
+                logger.log(logging.INFO if shown else logging.DEBUG, "%s", line.rstrip())
 
 
 def _how_far(first: int, done: int, total: int | None, seconds: float) -> str:

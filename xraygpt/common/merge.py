@@ -140,9 +140,11 @@ def merge_layers(layers: Sequence[Layer], *, resolve: bool = True) -> dict[str, 
         raise ConfigError(f"{', '.join(origins)}: {_reason(error)}") from error
 
 
-def merge_files(paths: Sequence[str | Path], options: Sequence[str] | None = None) -> dict[str, Any]:
+def merge_files(
+    paths: Sequence[str | Path], options: Sequence[str] | None = None, *, resolve: bool = True
+) -> dict[str, Any]:
     """Merge YAML files, later ones first in rank, then ``--options``; no key is checked."""
-    return merge_layers([*(load_yaml(path) for path in paths), parse_options(options)])
+    return merge_layers([*(load_yaml(path) for path in paths), parse_options(options)], resolve=resolve)
 
 
 def select(values: Mapping[str, Any], key: str) -> Any:

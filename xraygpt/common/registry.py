@@ -67,70 +67,37 @@ class Table:
 
 
 class Registry:
-    """One `Table` for each noun, with a method for each thing one does with it."""
+    """One `Table` for each noun, behind the names that LAVIS gave to what one does with it.
+
+    Classes of one noun share no base that this module could name without importing upward: looked up, they
+    are Any.
+    """
 
     def __init__(self) -> None:
         self._models = Table("model", "xraygpt.models")
+        self.register_model = self._models.register
+        self.get_model_class = self._models.get
+        self.list_models = self._models.names
         self._tasks = Table("task", "xraygpt.tasks")
+        self.register_task = self._tasks.register
+        self.get_task_class = self._tasks.get
+        self.list_tasks = self._tasks.names
         self._builders = Table("dataset", "xraygpt.datasets.builders")
+        self.register_builder = self._builders.register
+        self.get_builder_class = self._builders.get
+        self.list_datasets = self._builders.names
         self._processors = Table("processor", "xraygpt.processors")
+        self.register_processor = self._processors.register
+        self.get_processor_class = self._processors.get
+        self.list_processors = self._processors.names
         self._runners = Table("runner", "xraygpt.runners")
+        self.register_runner = self._runners.register
+        self.get_runner_class = self._runners.get
+        self.list_runners = self._runners.names
         self._lr_schedulers = Table("learning-rate schedule", "xraygpt.common.optims")
-
-    def register_model(self, name: str) -> Callable[[C], C]:
-        return self._models.register(name)
-
-    def register_task(self, name: str) -> Callable[[C], C]:
-        return self._tasks.register(name)
-
-    def register_builder(self, name: str) -> Callable[[C], C]:
-        return self._builders.register(name)
-
-    def register_processor(self, name: str) -> Callable[[C], C]:
-        return self._processors.register(name)
-
-    def register_runner(self, name: str) -> Callable[[C], C]:
-        return self._runners.register(name)
-
-    def register_lr_scheduler(self, name: str) -> Callable[[C], C]:
-        return self._lr_schedulers.register(name)
-
-    # The classes of one noun share no base that this module could name without importing upward: Any.
-    def get_model_class(self, name: str) -> Any:
-        return self._models.get(name)
-
-    def get_task_class(self, name: str) -> Any:
-        return self._tasks.get(name)
-
-    def get_builder_class(self, name: str) -> Any:
-        return self._builders.get(name)
-
-    def get_processor_class(self, name: str) -> Any:
-        return self._processors.get(name)
-
-    def get_runner_class(self, name: str) -> Any:
-        return self._runners.get(name)
-
-    def get_lr_scheduler_class(self, name: str) -> Any:
-        return self._lr_schedulers.get(name)
-
-    def list_models(self) -> list[str]:
-        return self._models.names()
-
-    def list_tasks(self) -> list[str]:
-        return self._tasks.names()
-
-    def list_datasets(self) -> list[str]:
-        return self._builders.names()
-
-    def list_processors(self) -> list[str]:
-        return self._processors.names()
-
-    def list_runners(self) -> list[str]:
-        return self._runners.names()
-
-    def list_lr_schedulers(self) -> list[str]:
-        return self._lr_schedulers.names()
+        self.register_lr_scheduler = self._lr_schedulers.register
+        self.get_lr_scheduler_class = self._lr_schedulers.get
+        self.list_lr_schedulers = self._lr_schedulers.names
 
 
 registry = Registry()

@@ -40,18 +40,10 @@ class ChatModel(Protocol):
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def complete(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
+        self, embeds: Tensor, mask: Tensor, generation: GenerationConfig, stops: Sequence[str], /
     ) -> tuple[list[str], Tensor]: ...
     def complete_stream(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
+        self, embeds: Tensor, mask: Tensor, generation: GenerationConfig, stops: Sequence[str], /
     ) -> Iterator[str]: ...
 
 
@@ -206,8 +198,7 @@ class Chat:
     ) -> tuple[Tensor, Tensor, GenerationConfig]:
         """Embeddings, mask, and `generation` with no more new tokens than there is room for."""
         limit = min(max_length, self.model.max_positions)
-        awaiting: Conversation | None = conv.copy()
-        assert awaiting is not None
+        awaiting = conv.copy()
         if not awaiting.messages or awaiting.messages[-1][0] == conv.roles[0]:
             awaiting.append_message(conv.roles[1], None)
         while True:

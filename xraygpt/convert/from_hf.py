@@ -4,22 +4,22 @@ For folders that `to_hf` wrote and for the public ones, whose text model (OPT, T
 """
 
 import copy
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from transformers import AutoTokenizer, Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
+from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
+from xraygpt.common.run_record import writing
 from xraygpt.convert.hf_config import model_section
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, require_new
 from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2
 from xraygpt.models.llama_tokenizer import read_settings
-from xraygpt.models.llm import check_tokenizer
+from xraygpt.models.llm import check_tokenizer, copy_tokenizer, from_folder
 
 PROJECTION = "llama_proj."
 SUFFIXES = (".pth", ".pt")
@@ -83,10 +83,8 @@ def _read_config(folder: Path) -> Blip2Config:
     kind = read_settings(path).get("model_type")
     if kind != "blip-2":
         raise CheckpointError(f"{path}: a model of type {kind!r}, not 'blip-2'")
-    try:
-        return Blip2Config.from_pretrained(str(folder))
-    except Exception as error:  # its checks of types and values raise various classes
-        raise CheckpointError(f"{path}: no usable configuration of BLIP-2: {error}") from error
+    config: Blip2Config = from_folder(Blip2Config, folder, "its configuration")
+    return config
 
 
 def _normalisation(folder: Path) -> dict[str, list[float]]:
@@ -97,10 +95,14 @@ def _normalisation(folder: Path) -> dict[str, list[float]]:
     return {ours: list(settings[theirs]) for ours, theirs in keys.items() if theirs in settings}
 
 
-def _require_tokenizer(folder: Path) -> None:
+def _tokenizer_folder(folder: Path) -> Path:
     own = folder / TOKENIZER_FOLDER
+    return own if own.is_dir() else folder
+
+
+def _require_tokenizer(folder: Path) -> None:
     try:
-        check_tokenizer(own if own.is_dir() else folder)
+        check_tokenizer(_tokenizer_folder(folder))
     except MissingFileError as error:
         raise MissingFileError(
             f"{error}\n  Copy the language model's tokenizer there (tokenizer_config.json with "
@@ -110,20 +112,15 @@ def _require_tokenizer(folder: Path) -> None:
 
 def _write_llm(folder: Path, dtype: torch.dtype | str, target: Path) -> None:
     """Write the language model as it was before a row for the image token was added."""
-    try:
-        loaded: Any = Blip2ForConditionalGeneration.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # the readers of the formats share no base class of their errors
-        raise CheckpointError(f"{folder}: the language model cannot be loaded: {error}") from error
+    loaded = from_folder(
+        Blip2ForConditionalGeneration, folder, "the language model", dtype=dtype, output_loading_info=True
+    )
     llm: PreTrainedModel = loaded[0].language_model
     if missing := sorted(loaded[1]["missing_keys"]):
         raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {missing[:8]}")
     rows = read_settings(folder / ORIGIN_FILE).get("llm_rows")
     if rows is not None:
         llm.resize_token_embeddings(rows)
-    llm.save_pretrained(str(target))
-    if (folder / TOKENIZER_FOLDER).is_dir():
-        shutil.copytree(folder / TOKENIZER_FOLDER, target, dirs_exist_ok=True)
-    else:
-        AutoTokenizer.from_pretrained(str(folder)).save_pretrained(str(target))
+    with writing(target):
+        llm.save_pretrained(str(target))
+        copy_tokenizer(_tokenizer_folder(folder), target)

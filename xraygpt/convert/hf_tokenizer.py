@@ -112,7 +112,7 @@ def _from_sentencepiece(tokenizer: LlamaSentencePieceTokenizer) -> Tokenizer:
         [
             AddedToken(token.content, special=token.special, normalized=False)
             for number, token in added
-            if number not in numbers
+            if number not in numbers or pieces.is_control(number)
         ]
     )
     return backend

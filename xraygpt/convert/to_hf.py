@@ -14,7 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Blip2ForConditionalGeneration, Blip2Processor, PreTrainedTokenizerBase
+from transformers import (
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from xraygpt.common.config import CommandLine, Config
@@ -23,7 +28,6 @@ from xraygpt.common.run_record import write_json, writing
 from xraygpt.conversation.messages import TEMPLATE_SLOT
 from xraygpt.convert.hf_config import blip2_config
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_tokenizer
-from xraygpt.convert.llm_rows import vocabulary_tensors, with_rows
 from xraygpt.convert.model_card import model_card
 from xraygpt.models.key_translation import to_hf_blip2
 from xraygpt.models.llm import embedding_table
@@ -133,6 +137,29 @@ def blip2_model(model: MiniGPT4, tokenizer: PreTrainedTokenizerBase) -> Blip2For
     theirs.load_state_dict(state, assign=True)
     theirs.tie_weights()
     return theirs.eval()
+
+
+def vocabulary_tensors(llm: PreTrainedModel) -> list[str]:
+    """Names of the tensors with a row for each token: embeddings and output layer."""
+    head = llm.get_output_embeddings()
+    tables = [embedding_table(llm).weight, *(() if head is None else head.parameters())]
+    named = llm.named_parameters(remove_duplicate=False)
+    return [name for name, parameter in named if any(parameter is table for table in tables)]
+
+
+def with_rows(state: dict[str, Tensor], names: list[str], rows: int) -> dict[str, Tensor]:
+    """`state` with the tensors `names` filled up to `rows` rows.
+
+    A new row is the mean of the others. In the output layer this makes the token's score the mean of all
+    scores, so that it is never the best one: greedy decoding stays what it was.
+    """
+    changed = dict(state)
+    for name in names:
+        table = state[name]
+        if len(table) < rows:
+            new = table.float().mean(0, keepdim=True).to(table.dtype)
+            changed[name] = torch.cat([table, *[new] * (rows - len(table))])
+    return changed
 
 
 def _origin(model: MiniGPT4) -> dict[str, Any]:

@@ -7,12 +7,11 @@ import logging
 import os
 import shutil
 import signal
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import gradio as gr
@@ -22,8 +21,9 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from xraygpt.common.command_line import STOPPING
 from xraygpt.common.config import CommandLine, Config, merge_files
-from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import setup_logger
 from xraygpt.common.paths import PACKAGE_PREFIX
 from xraygpt.common.precision import resolve_device
@@ -43,7 +43,6 @@ HOST = "127.0.0.1"
 LOCAL_NAMES = (HOST, "localhost", "[::1]")
 UPLOAD_LIMIT = "100mb"
 FOLDER_PREFIX = "xraygpt-demo-"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +55,15 @@ class DemoCommandLine(CommandLine, Protocol):
 
 
 def launch(args: DemoCommandLine) -> None:
-    """Serve the demo that `args` describe until a signal ends it; no uploaded image outlives it.
+    """Serve the demo that `args` describe until it is interrupted; no uploaded image outlives it.
 
     Raises:
         XrayGPTError: anything that the user can fix.
-        SystemExit: a signal ended it; the status is 128 and its number.
+        OSError: the folder for temporary files cannot be written.
     """
     setup_logger()
-    try:
-        with _ended_by_signals(), _private_folder():
-            serve(make_page(args), args.server_port)
-    except OSError as error:
-        place = error.filename or os.environ.get("TMPDIR", "the temporary folder")
-        raise DataError(f"{place}: {error.strerror or error}") from error
+    with _private_folder():
+        serve(make_page(args), args.server_port)
 
 
 def make_page(args: DemoCommandLine) -> Any:
@@ -103,14 +98,15 @@ def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
         nodes = (section or {}).get("vis_processor") or {}
         split = "eval" if "eval" in nodes else "train"
         if split in nodes:
-            processor = _build(cfg.datasets_cfg[name].vis_processor[split])
+            node = cfg.datasets_cfg[name].vis_processor[split]
+            processor = load_processor(node["name"], node)
             if not isinstance(processor, Blip2ImageTrainProcessor):
                 return processor
             logger.info("datasets.%s.vis_processor.%s crops at random: not used here", name, split)
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval.")
-    return _build(node)
+    return load_processor(node["name"], node)
 
 
 def first_question(prompt_list: list[str], template: str) -> str:
@@ -120,6 +116,11 @@ def first_question(prompt_list: list[str], template: str) -> str:
     before, _, after = (template or "{}").partition("{}")
     prompt = prompt_list[0].removeprefix(before).removesuffix(after)
     return prompt.replace(IMAGE_MARK, "").strip()
+
+
+def wait() -> None:
+    """Do nothing until a signal ends it; gradio's own way would end as if all was well."""
+    threading.Event().wait()
 
 
 def serve(blocks: Any, port: int) -> None:
@@ -151,7 +152,7 @@ def serve(blocks: Any, port: int) -> None:
         raise ConfigError(f"--server-port: port {port} is not free") from error
     logger.info("the demo is at http://%s:%d ; end it with Ctrl-C", HOST, port)
     try:
-        blocks.block_thread()
+        wait()
     finally:
         blocks.close(verbose=False)
 
@@ -178,30 +179,6 @@ class LocalOnly:
         await self.app(scope, receive, send)
 
 
-class _EndedBySignal(BaseException):
-    """Raised in the main thread; no handler of ordinary errors may catch it."""
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let signals end the body in an orderly way, and then the program; what is ignored (nohup) stays so."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        raise _EndedBySignal(number)
-
-    handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, end) for number in handled}
-    try:
-        yield
-    except _EndedBySignal as ended:
-        name = signal.Signals(ended.args[0]).name
-        print(f"ended by {name}; no uploaded image is kept", file=sys.stderr)
-        raise SystemExit(128 + ended.args[0]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _private_folder() -> Iterator[None]:
     """Give gradio a folder for its files that only this user can enter, and remove it with all in it.
@@ -221,10 +198,16 @@ def _private_folder() -> Iterator[None]:
     os.environ[UPLOADS] = str(folder)
     try:
         yield
+    except OSError as error:
+        # Pillow does not say which file it could not write.
+        error.filename = error.filename or str(folder)
+        raise
     finally:
-        for number in SIGNALS:  # a second Ctrl-C must not cut this short
-            signal.signal(number, signal.SIG_IGN)
+        # A second Ctrl-C must not cut this short.
+        handlers = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *STOPPING)}
         shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         del os.environ[UPLOADS]
         if lock is not None:
             os.close(lock)
@@ -242,7 +225,3 @@ def _lock(folder: Path, how: int) -> int | None:
             pass
         os.close(descriptor)
     return None
-
-
-def _build(node: Mapping[str, Any]) -> BaseProcessor:
-    return load_processor(node["name"], node)

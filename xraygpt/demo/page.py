@@ -137,22 +137,6 @@ class Page:
         return self.chat.new_conversation().roles[0]
 
 
-@dataclass(frozen=True)
-class Controls:
-    """The parts of the page that do something; gradio components."""
-
-    upload: Any
-    gallery: Any
-    image: Any
-    messages: Any
-    status: Any
-    question: Any
-    send: Any
-    reset: Any
-    beams: Any
-    temperature: Any
-
-
 def build_page(page: Page) -> Any:
     """The page, a `gradio.Blocks`, ready to be served."""
     # Nothing is reported to gradio's makers, and an upload that never came to be read is removed.
@@ -161,19 +145,59 @@ def build_page(page: Page) -> Any:
         gr.Markdown(f"{NOTICE} {page.about}", elem_id="notice")
         with gr.Row():
             with gr.Column(scale=2):
-                left = _radiograph_column(page)
+                upload = gr.File(label="Upload a radiograph (DICOM, PNG, JPEG, TIFF)", height=180)
+                gr.Markdown("Or click on an example. These are synthetic radiographs, not from patients.")
+                gallery = _gallery(page.examples)
+                image = gr.HTML(visible=False, elem_id="radiograph")
             with gr.Column(scale=3):
-                right = _conversation_column(page)
-        _connect(page, Controls(**left, **right))
+                messages = gr.Chatbot(
+                    label="Conversation",
+                    height=420,
+                    render_markdown=False,
+                    feedback_options=None,
+                    buttons=["copy"],
+                    placeholder="The conversation will stand here.",
+                )
+                status = gr.Markdown(START, elem_id="status")
+                question = gr.Textbox(
+                    page.first_question,
+                    label="Question",
+                    placeholder="Ask a follow-up question",
+                    max_lines=4,
+                )
+                with gr.Row():
+                    send = gr.Button("Ask", variant="primary")
+                    reset = gr.Button("Start over")
+                beams, temperature = _sliders(page.generation)
+
+        session = gr.State(None, time_to_live=DAY)
+        everything = [session, image, messages, status, question]
+        for asked in (send.click, question.submit):
+            asked(
+                page.answer,
+                [question, session, beams, temperature],
+                [messages, status, question],
+                validator=page.check,
+                trigger_mode="once",
+                concurrency_limit=1,
+                concurrency_id="model",
+            )
+        upload.upload(page.upload, [session, upload], everything)
+        upload.clear(page.reset, session, everything)
+        gallery.select(page.choose_example, session, everything).then(
+            lambda: None, None, upload, show_progress="hidden"
+        )
+        for start_over in (reset.click, messages.clear):
+            start_over(page.reset, session, everything).then(
+                lambda: (None, gr.Gallery(selected_index=None)), None, [upload, gallery]
+            )
     return blocks
 
 
-def _radiograph_column(page: Page) -> dict[str, Any]:
-    upload = gr.File(label="Upload a radiograph (DICOM, PNG, JPEG, TIFF)", height=180)
-    gr.Markdown("Or click on an example. These are synthetic radiographs, not from patients.")
-    gallery = gr.Gallery(
+def _gallery(examples: list[Example]) -> Any:
+    return gr.Gallery(
         # A function, so that the images are written anew after the cache was emptied.
-        value=lambda: [(example.image, example.caption) for example in page.examples],
+        value=lambda: [(example.image, example.caption) for example in examples],
         label="Examples",
         show_label=False,
         elem_id="examples",
@@ -184,61 +208,6 @@ def _radiograph_column(page: Page) -> dict[str, Any]:
         buttons=[],
         format="png",
     )
-    image = gr.HTML(visible=False, elem_id="radiograph")
-    return {"upload": upload, "gallery": gallery, "image": image}
-
-
-def _conversation_column(page: Page) -> dict[str, Any]:
-    messages = gr.Chatbot(
-        label="Conversation",
-        height=420,
-        render_markdown=False,
-        feedback_options=None,
-        buttons=["copy"],
-        placeholder="The conversation will stand here.",
-    )
-    status = gr.Markdown(START, elem_id="status")
-    question = gr.Textbox(
-        page.first_question, label="Question", placeholder="Ask a follow-up question", max_lines=4
-    )
-    with gr.Row():
-        send = gr.Button("Ask", variant="primary")
-        reset = gr.Button("Start over")
-    beams, temperature = _sliders(page.generation)
-    return {
-        "messages": messages,
-        "status": status,
-        "question": question,
-        "send": send,
-        "reset": reset,
-        "beams": beams,
-        "temperature": temperature,
-    }
-
-
-def _connect(page: Page, c: Controls) -> None:
-    """Say what each control does."""
-    session = gr.State(None, time_to_live=DAY)
-    everything = [session, c.image, c.messages, c.status, c.question]
-    for asked in (c.send.click, c.question.submit):
-        asked(
-            page.answer,
-            [c.question, session, c.beams, c.temperature],
-            [c.messages, c.status, c.question],
-            validator=page.check,
-            trigger_mode="once",
-            concurrency_limit=1,
-            concurrency_id="model",
-        )
-    c.upload.upload(page.upload, [session, c.upload], everything)
-    c.upload.clear(page.reset, session, everything)
-    c.gallery.select(page.choose_example, session, everything).then(
-        lambda: None, None, c.upload, show_progress="hidden"
-    )
-    for start_over in (c.reset.click, c.messages.clear):
-        start_over(page.reset, session, everything).then(
-            lambda: (None, gr.Gallery(selected_index=None)), None, [c.upload, c.gallery]
-        )
 
 
 def _sliders(generation: GenerationConfig) -> tuple[Any, Any]:

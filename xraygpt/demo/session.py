@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -37,7 +37,11 @@ class Session:
 
     def turns(self) -> list[Turn]:
         """What was said, the image marks left out."""
-        return _turns(self.conversation)
+        spoken = [
+            (str(role), str(text or "").replace(IMAGE_MARK, "").strip())
+            for role, text in self.conversation.messages
+        ]
+        return [(role, text) for role, text in spoken if text]
 
 
 def begin(chat: Chat, image: Image.Image) -> Session:
@@ -62,15 +66,15 @@ def ask(
         raise DataError("Choose a radiograph first: upload a file or take an example.")
     if not question.strip():
         raise DataError("Type a question first.")
-    conversation = session.conversation.copy()
-    chat.ask(question.strip(), conversation, MAX_LENGTH)
-    asked = _turns(conversation)
+    attempt = replace(session, conversation=session.conversation.copy())
+    chat.ask(question.strip(), attempt.conversation, MAX_LENGTH)
+    asked = attempt.turns()
     yield asked
-    for text in chat.stream_answer(conversation, session.images, generation):
+    for text in chat.stream_answer(attempt.conversation, session.images, generation):
         if session.ended:
             return
-        yield [*asked, (conversation.roles[1], text)]
-    session.conversation = conversation
+        yield [*asked, (attempt.conversation.roles[1], text)]
+    session.conversation = attempt.conversation
 
 
 def open_upload(path: str | Path) -> Image.Image:
@@ -87,10 +91,3 @@ def preview(image: Image.Image) -> Image.Image:
     shown = to_rgb(image).copy()
     shown.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     return shown
-
-
-def _turns(conversation: Conversation) -> list[Turn]:
-    spoken = (
-        (str(role), str(text or "").replace(IMAGE_MARK, "").strip()) for role, text in conversation.messages
-    )
-    return [(role, text) for role, text in spoken if text]

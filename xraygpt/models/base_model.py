@@ -1,8 +1,10 @@
-"""What every model has in common: where its defaults are, how it is built, saved parts, frozen parts."""
+"""What every model has in common: where its defaults are, how it is built, saved parts, frozen parts, and
+whether the files that its configuration names are there, told all at once before anything is built.
+"""
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,12 +14,48 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
-from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.errors import CheckpointError, MissingFileError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.paths import cached_file, package_root
+from xraygpt.common.paths import PACKAGE_PREFIX, cached_file, is_remote, package_root, require_file
 from xraygpt.models.generation import GeneratedReport
 
 logger = logging.getLogger(__name__)
+
+Check = Callable[[], object]
+"""Raises MissingFileError if something is not there."""
+
+
+def file_check(key: str, path: str | None, what: str, source: str) -> Check:
+    """A check of one file; null and what is fetched from elsewhere pass.
+
+    Args:
+        key: of the configuration, e.g. "model.ckpt".
+        what, source: what it is and where it comes from, see `require_file`.
+    """
+
+    def check() -> None:
+        if path is not None and not is_remote(path):
+            here = path.startswith(PACKAGE_PREFIX)
+            require_file(path, what, "this repository, or `make tiny`" if here else source, where=key)
+
+    return check
+
+
+def require_all(checks: Iterable[Check]) -> None:
+    """Run all checks.
+
+    Raises:
+        MissingFileError: with a paragraph for each that failed, the same one only once.
+    """
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except MissingFileError as error:
+            problems.append(str(error))
+    if problems:
+        raise MissingFileError("\n".join(dict.fromkeys(problems)))
+
 
 # Files of the reference hold these although nothing trains them: tables that follow from the sizes alone.
 COMPUTED_BUFFERS = (r".*\.embeddings\.position_ids$", r".*\.rotary_emb\.inv_freq$")

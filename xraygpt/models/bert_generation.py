@@ -15,9 +15,11 @@ from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.models.generation import GeneratedReport, ending, mean_log_probabilities
 
 
 class ReorderableCache(Protocol):
@@ -235,3 +237,20 @@ def _collect(texts: list[tuple[float, Tensor]], settings: SearchSettings) -> Sea
         if len(text) < width and settings.eos_token_id is not None:
             row[len(text)] = settings.eos_token_id
     return SearchResult(sequences, torch.tensor([score for score, _ in texts], device=sequences.device))
+
+
+def decode_reports(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> list[str]:
+    """The texts of new tokens (B, n), without end token and padding."""
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def bert_reports(
+    tokenizer: PreTrainedTokenizerBase, ids: Tensor, logits_of: Callable[[slice], Tensor]
+) -> list[GeneratedReport]:
+    """The reports of new tokens (B, n); `logits_of` as in `mean_log_probabilities`."""
+    ends = [ending(row, [tokenizer.sep_token_id], tokenizer.pad_token_id) for row in ids.tolist()]
+    means = mean_log_probabilities(logits_of, ids, [length for length, _ in ends])
+    return [
+        GeneratedReport(text, length, reason, mean)
+        for text, (length, reason), mean in zip(decode_reports(tokenizer, ids), ends, means, strict=True)
+    ]

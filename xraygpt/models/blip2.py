@@ -1,23 +1,25 @@
-"""What BLIP-2's models share: vision encoder, Q-Former, tokenizer, and how their weights are loaded.
+"""What BLIP-2's models share: vision encoder, Q-Former, tokenizer, how their weights are loaded, and what the
+Q-Former hands to a language model.
 
-Shapes: B images, N image tokens, V their width, Q query tokens, D the Q-Former's width.
+Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the Q-Former's width (H in
+`Blip2Features`, where D is that of the language model), T text tokens.
 """
 
 import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
-from transformers import BertTokenizer
+from transformers import BertTokenizer, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import load_state
 from xraygpt.common.paths import cached_file
-from xraygpt.models.bert_tokenizer import init_bert_tokenizer
+from xraygpt.models.base_model import Check, file_check, is_frozen
+from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.key_translation import TEXT_HALF, TIED, select_qformer_keys
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
-from xraygpt.models.required_files import Check, file_check
 from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, image_half
 
 logger = logging.getLogger(__name__)
@@ -60,30 +62,6 @@ class Blip2Base(VisionTower):
         """See `init_bert_tokenizer`."""
         return init_bert_tokenizer(source, truncation_side)
 
-    @overload
-    @classmethod
-    def init_Qformer(
-        cls,
-        num_query_token: int,
-        vision_width: int,
-        cross_attention_freq: int = ...,
-        *,
-        config: QformerConfig | None = ...,
-        text: Literal[False] = ...,
-    ) -> tuple[QueryModel, nn.Parameter]: ...
-
-    @overload
-    @classmethod
-    def init_Qformer(
-        cls,
-        num_query_token: int,
-        vision_width: int,
-        cross_attention_freq: int = ...,
-        *,
-        config: QformerConfig | None = ...,
-        text: Literal[True],
-    ) -> tuple[BertLMHeadModel, nn.Parameter]: ...
-
     @classmethod
     def init_Qformer(
         cls,
@@ -115,15 +93,9 @@ class Blip2Base(VisionTower):
         """
         self.init_vision(cfg)
         sizes = cfg.qformer_config()
-        freq = sizes.cross_attention_freq
-        if text:
-            self.Qformer, self.query_tokens = self.init_Qformer(
-                cfg.num_query_token, cfg.vision.embed_dim, freq, config=sizes, text=True
-            )
-        else:
-            self.Qformer, self.query_tokens = self.init_Qformer(
-                cfg.num_query_token, cfg.vision.embed_dim, freq, config=sizes
-            )
+        self.Qformer, self.query_tokens = self.init_Qformer(
+            cfg.num_query_token, cfg.vision.embed_dim, sizes.cross_attention_freq, config=sizes, text=text
+        )
 
     @classmethod
     def part_checks(cls, cfg: Blip2Config) -> list[Check]:
@@ -169,3 +141,40 @@ class Blip2Base(VisionTower):
         """(B, N, V) -> (B, Q, D): what the query tokens read off the image."""
         queries = self.query_tokens.expand(image_embeds.shape[0], -1, -1)
         return self.Qformer.bert(query_embeds=queries, encoder_hidden_states=image_embeds).last_hidden_state
+
+
+class Blip2Features(Blip2Base):
+    """A model with a language model behind the Q-Former, and access to what its three parts give."""
+
+    llama_model: PreTrainedModel
+
+    def encode_queries(self, image: Tensor) -> Tensor:
+        """Images (B, 3, height, width) -> output of the Q-Former (B, Q, H), float32.
+
+        No gradient is kept through parts that are frozen.
+        """
+        patches = self.embed_image(image).float()  # (B, N, V)
+        frozen = is_frozen(self.Qformer) and not (patches.requires_grad or self.query_tokens.requires_grad)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return self.run_queries(patches)
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Images (B, 3, height, width) -> `last_hidden_state` (B, N, V) of the vision encoder, normalised.
+
+        `pooler_output` (B, V) is the class token, normalised once more, as there.
+        """
+        tokens = self.embed_image(pixel_values)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=self.ln_vision(tokens[:, 0])
+        )
+
+    def get_qformer_features(self, pixel_values: Tensor) -> Tensor:
+        """Images (B, 3, height, width) -> what the queries read off them, (B, Q, H) float32."""
+        return self.encode_queries(pixel_values)
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Texts (B, T) int64 -> `last_hidden_state` (B, T, D) of the language model, without output layer."""
+        output = self.llama_model.base_model(input_ids=input_ids, attention_mask=attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state)

@@ -8,7 +8,7 @@ tokens of width V, Q query tokens, L text tokens, D hidden size, E shared embedd
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,20 +18,43 @@ from transformers import BatchEncoding
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
+from xraygpt.models.base_model import file_check, require_all
 from xraygpt.models.batches import captions_of, images_of
-from xraygpt.models.bert_blocks import IGNORED_LABEL
-from xraygpt.models.bert_generation import SearchSettings
-from xraygpt.models.bert_reports import bert_reports, decode_reports
-from xraygpt.models.bert_tokenizer import tokenize
-from xraygpt.models.bert_weights import bert_check, load_bert
-from xraygpt.models.blip2 import Blip2Base
+from xraygpt.models.bert import IGNORED_LABEL
+from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
+from xraygpt.models.bert_pretrained import bert_check, load_bert, tokenize
+from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput, BlipOutputFeatures
-from xraygpt.models.blip2_qformer_config import Blip2QformerConfig
 from xraygpt.models.generation import GeneratedReport
-from xraygpt.models.pair_training import PAIR_PARTS, PairTraining
+from xraygpt.models.pair_training import PAIR_PARTS, PairTraining, PairTrainingConfig
 from xraygpt.models.Qformer import BertLMHeadModel, KeyValueCache
-from xraygpt.models.required_files import file_check, require_all
+
+
+@dataclass
+class Blip2QformerConfig(PairTrainingConfig, Blip2Config):
+    """Settings of the first stage.
+
+    Weights are loaded in this order, each over what was there: `bert_model`, `vit_ckpt` and `q_former_model`,
+    `ckpt`. A file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``.
+    """
+
+    bert_tokenizer: str = "bert-base-uncased"
+    """WordPiece vocabulary file, tokenizer folder or hub name."""
+    bert_model: str | None = None
+    """Weights of a BERT that text and queries start from, as BLIP-2 does from bert-base-uncased; none:
+    random."""
+    ckpt: str | None = None
+    """Checkpoint of such a training, or BLIP-2's own of its first stage; none: the heads start at random."""
+    max_txt_len: int = 32
+    """Longest report in tokens; longer ones are cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        longest = self.qformer.max_position_embeddings
+        if not 2 <= self.max_txt_len <= longest:
+            raise ValueError(f"max_txt_len must lie between 2 and {longest} (max_position_embeddings)")
+
 
 FEATURE_MODES = ("image", "text", "multimodal")
 

@@ -14,15 +14,13 @@ from transformers import BatchEncoding
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
+from xraygpt.models.base_model import file_check, require_all
 from xraygpt.models.batches import images_of
-from xraygpt.models.bert_blocks import IGNORED_LABEL
-from xraygpt.models.bert_generation import SearchSettings
-from xraygpt.models.bert_reports import bert_reports, decode_reports
-from xraygpt.models.bert_tokenizer import ENCODER_START, init_bert_tokenizer
-from xraygpt.models.bert_weights import bert_check, load_bert
+from xraygpt.models.bert import IGNORED_LABEL
+from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
+from xraygpt.models.bert_pretrained import ENCODER_START, bert_check, init_bert_tokenizer, load_bert
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
-from xraygpt.models.required_files import file_check, require_all
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 

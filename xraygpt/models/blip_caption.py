@@ -14,7 +14,7 @@ from torch import Tensor
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.batches import images_of
-from xraygpt.models.bert_tokenizer import count_cut, tokenize
+from xraygpt.models.bert_pretrained import count_cut, tokenize
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel
 from xraygpt.models.pair_training import PAIR_PARTS

@@ -5,7 +5,6 @@ is written as such a folder at the end, which `MiniGPT4` reads.
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +19,15 @@ from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.base_model import BaseModel, file_check, require_all
 from xraygpt.models.batches import source_of
-from xraygpt.models.decoding import lm_loss, write, write_reports
-from xraygpt.models.generation import GeneratedReport, GenerationConfig
+from xraygpt.models.generation import GeneratedReport, GenerationConfig, lm_loss, write, write_reports
 from xraygpt.models.llm import (
     check_llm,
+    check_positions,
     check_tokenizer,
+    check_vocabulary,
+    copy_tokenizer,
     embedding_table,
     load_llm,
     load_tokenizer,
@@ -40,7 +41,6 @@ from xraygpt.models.prompts import (
     read_prompts,
     require_prompts,
 )
-from xraygpt.models.required_files import file_check, require_all
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +152,7 @@ class CausalLM(BaseModel):
         if cfg.llama_model is not None:
             folder = require_llm(cfg.llama_model, "model.llama_model")
             tokenizer, llm = load_tokenizer(folder), load_llm(folder, "fp32")
+            check_vocabulary(llm, tokenizer)
         else:
             folder = _tokenizer_folder(cfg)
             tokenizer = load_tokenizer(folder)
@@ -169,6 +170,7 @@ class CausalLM(BaseModel):
                 list of B texts; without it a prompt that holds ``<ImageHere>`` is left out.
         """
         prompts = self._prompts(samples)
+        check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
         captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
         if not any(captions):
             raise DataError(
@@ -198,9 +200,8 @@ class CausalLM(BaseModel):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self.llama_model.save_pretrained(str(folder))
-            for file in sorted(self._tokenizer_folder.glob("*token*")):
-                if file.is_file() and file.parent != folder:
-                    shutil.copy2(file, folder / file.name)
+            if self._tokenizer_folder.resolve() != folder.resolve():
+                copy_tokenizer(self._tokenizer_folder, folder)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
         rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)

@@ -1,21 +1,30 @@
-"""What a generated report is; stopping at a string, whatever the tokenizer.
+"""What is done with a language model once its inputs are embedded: the loss, writing text, and telling of a
+text how it came about.
 
-The settings of a generation are `GenerationConfig`.
-
-The reference stops at two hard-coded token sequences for ``###``. A tokenizer may merge the mark with the
-characters around it (``.###``), so here the newly generated text itself is searched.
+Shapes: B rows, T positions, D width, V vocabulary. The settings of a generation are `GenerationConfig`.
 """
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import GenerationConfig as HFGenerationConfig
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.generation.streamers import BaseStreamer
 
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.models.llm import check_positions, embedding_table, end_token_ids
+from xraygpt.models.prompts import IGNORE_INDEX
 
 __all__ = [
     "GeneratedReport",
@@ -24,7 +33,11 @@ __all__ = [
     "StopReason",
     "cut_at_stop",
     "ending",
+    "lm_loss",
     "mean_log_probabilities",
+    "write",
+    "write_reports",
+    "write_stream",
 ]
 
 ROWS_WEIGHED = 8
@@ -50,6 +63,10 @@ class GeneratedReport:
 
 class StopOnText(StoppingCriteria):
     """Ends a row as soon as its generated text contains one of `stops`.
+
+    The text itself is searched, since a tokenizer may merge a mark with the characters around it (``.###``).
+    transformers' own `StopStringCriteria` does the same from a table of the vocabulary, and refuses strings
+    for which it finds no token, such as "°" where that is written as two bytes.
 
     Args:
         stops: strings, e.g. ``["###"]``; empty ones are ignored.
@@ -82,17 +99,18 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str:
 
 def ending(
     ids: Sequence[int],
-    end_token: int | None,
+    end_tokens: Collection[int],
     pad_token: int | None,
     holds_stop: Callable[[Sequence[int]], bool] = lambda ids: False,
 ) -> tuple[int, StopReason]:
     """How many of a row's new ids were written before the padding, and what ended them.
 
     Args:
-        pad_token: fills the row behind its end; may be the end token.
+        end_tokens: ids each of which ends a text.
+        pad_token: fills the row behind its end; may be an end token.
         holds_stop: whether ids hold a stop string, which ends the text as soon as it does.
     """
-    end = ids.index(end_token) if end_token in ids else len(ids)
+    end = next((place for place, number in enumerate(ids) if number in end_tokens), len(ids))
     if holds_stop(ids[:end]):
         while ids[end - 1] == pad_token:
             end -= 1
@@ -125,3 +143,158 @@ def _means(logits: Tensor, ids: Tensor, lengths: Sequence[int]) -> list[float]:
     sums = log_probabilities.view(ids.shape).double().masked_fill(padding, 0.0).sum(dim=1)
     means: list[float] = (sums / counts.clamp(min=1)).tolist()
     return means
+
+
+def lm_loss(
+    llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """``loss``, mean cross entropy of the next token over the labelled positions in float32, and
+    ``num_targets``, how many these are.
+
+    inputs_embeds (B, T, D), attention_mask and labels (B, T); labels are `IGNORE_INDEX` where nothing is to
+    be learnt. The output layer runs only at positions where some row of the batch has a label.
+    """
+    targets = labels[:, 1:]
+    columns = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # (n,)
+    logits = llm(
+        inputs_embeds=inputs_embeds.to(llm.dtype),
+        attention_mask=attention_mask,
+        use_cache=False,
+        logits_to_keep=columns,
+    ).logits  # (B, n, V)
+    kept = targets[:, columns].flatten()
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), kept, ignore_index=IGNORE_INDEX)
+    return {"loss": loss, "num_targets": (kept != IGNORE_INDEX).sum()}
+
+
+@torch.no_grad()
+def write(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    generation: GenerationConfig,
+    stops: Sequence[str] = (),
+    streamer: BaseStreamer | None = None,
+) -> tuple[list[str], Tensor]:
+    """Continue embedded prompts; returns the texts, cut before the first stop string, and the ids (B, n).
+
+    inputs_embeds (B, T, D) with padding on the left, attention_mask (B, T). Raises ConfigError if the
+    language model has not enough positions for `generation.max_new_tokens`.
+    """
+    check_positions(llm, inputs_embeds.shape[1], generation.max_new_tokens, "max_new_tokens")
+    criteria = StoppingCriteriaList([StopOnText(tokenizer, stops)] if any(stops) else [])
+    generate: Any = llm.generate
+    ids: Tensor = generate(
+        inputs_embeds=inputs_embeds.to(llm.dtype),
+        attention_mask=attention_mask,
+        generation_config=HFGenerationConfig(
+            **generation.as_kwargs(),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=end_token_ids(llm, tokenizer, stops),
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        stopping_criteria=criteria,
+        streamer=streamer,
+    )
+    texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
+    return [cut_at_stop(text, stops) for text in texts], ids
+
+
+@torch.no_grad()
+def write_reports(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    generation: GenerationConfig,
+    stops: Sequence[str] = (),
+) -> list[GeneratedReport]:
+    """Like `write`, but tells of each text how it came about; shapes as there."""
+
+    def holds_stop(row: Sequence[int]) -> bool:
+        text = str(tokenizer.decode(list(row), skip_special_tokens=True))
+        return any(stop in text for stop in stops if stop)
+
+    texts, ids = write(llm, tokenizer, inputs_embeds, attention_mask, generation, stops)
+    end_tokens = end_token_ids(llm, tokenizer, stops)
+    ends = [ending(row, end_tokens, tokenizer.pad_token_id, holds_stop) for row in ids.tolist()]
+    means = mean_log_probabilities(
+        lambda rows: _logits(llm, inputs_embeds[rows], attention_mask[rows], ids[rows]),
+        ids,
+        [length for length, _ in ends],
+    )
+    return [
+        GeneratedReport(text, length, reason, mean)
+        for text, (length, reason), mean in zip(texts, ends, means, strict=True)
+    ]
+
+
+def _logits(llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+    """The logits (B, n, V) of each of the ids (B, n) behind a prompt (B, T, D)."""
+    embeds = torch.cat([inputs_embeds, embedding_table(llm)(ids).to(inputs_embeds.dtype)], dim=1)[:, :-1]
+    mask = torch.cat([attention_mask, attention_mask.new_ones(ids.shape)], dim=1)[:, :-1]
+    start = inputs_embeds.shape[1] - 1
+    logits: Tensor = llm(
+        inputs_embeds=embeds.to(llm.dtype),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=torch.arange(start, embeds.shape[1], device=ids.device),
+    ).logits
+    return logits
+
+
+def write_stream(
+    llm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    generation: GenerationConfig,
+    stops: Sequence[str] = (),
+) -> Iterator[str]:
+    """Like `write` for one row, but yields the growing text, word by word; the last item is the whole answer.
+
+    A beam search changes its mind about what was written, so with beams only the answer is yielded.
+    """
+    if generation.num_beams > 1:
+        yield write(llm, tokenizer, inputs_embeds, attention_mask, generation, stops)[0][0]
+        return
+    streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
+    answers: list[str] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            answers.extend(
+                write(llm, tokenizer, inputs_embeds, attention_mask, generation, stops, streamer)[0]
+            )
+        except BaseException as error:  # raised again in the caller's thread
+            errors.append(error)
+        finally:
+            # Not `end`, which decodes what it has first and, if that fails, leaves the caller waiting.
+            streamer.on_finalized_text("", stream_end=True)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    written, shown = "", None
+    for piece in streamer:
+        written += piece
+        text = _without_begun_stop(cut_at_stop(written, stops), stops)
+        if text != shown:
+            shown = text
+            yield text
+    thread.join()
+    if errors:
+        raise errors[0]
+    if answers[0] != shown:
+        yield answers[0]
+
+
+def _without_begun_stop(text: str, stops: Sequence[str]) -> str:
+    """`text` without a beginning of a stop string at its end, which the next token may complete."""
+    for stop in stops:
+        for length in range(len(stop) - 1, 0, -1):
+            if text.endswith(stop[:length]):
+                return text[:-length].rstrip()
+    return text

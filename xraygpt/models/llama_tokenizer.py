@@ -6,16 +6,22 @@ blanks at the ends of pieces, and a projection is trained on the ids that result
 SentencePiece itself, as the transformers 4 that the released weights were trained with did.
 """
 
-import json
+import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import AddedToken
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from xraygpt.common.checkpoint import check_weight_file
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.files import load_json
 
-_READ_FROM_CONFIG = ("bos_token", "eos_token", "unk_token", "pad_token", "model_max_length", "add_bos_token")
+logger = logging.getLogger(__name__)
+
+_READ_FROM_CONFIG = ("bos_token", "eos_token", "unk_token", "model_max_length", "add_bos_token")
 
 
 class LlamaSentencePieceTokenizer(SentencePieceBackend):
@@ -54,29 +60,44 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "LlamaSentencePieceTokenizer":
-        """Read ``tokenizer.model``, and ``tokenizer_config.json``, ``added_tokens.json`` where they exist.
+        """Read ``tokenizer.model`` and, where they exist, the JSON files that name special and added tokens.
 
         Raises:
             CheckpointError: one of them cannot be read.
         """
-        config = read_settings(folder / "tokenizer_config.json")
+        config = read_settings(folder / "special_tokens_map.json")
+        config |= read_settings(folder / "tokenizer_config.json")
         kwargs = {name: _plain(config[name]) for name in _READ_FROM_CONFIG if config.get(name) is not None}
         file = folder / "tokenizer.model"
         check_weight_file(file)
+        added = read_settings(folder / "added_tokens.json")  # e.g. the [PAD] of some Vicunas: text -> id
         try:
+            tokens = {int(number): AddedToken(text, normalized=False) for text, number in added.items()}
+            # Marks of turns too, such as [INST], which are control symbols of tokenizer.model.
+            named = config.get("added_tokens_decoder") or {}
+            tokens |= {int(number): AddedToken(**token) for number, token in named.items()}
+            for text in padding_without_row(folder, {n: token.content for n, token in tokens.items()}):
+                tokens = {number: token for number, token in tokens.items() if token.content != text}
+            special = [token.content for token in tokens.values() if token.special]
+            kwargs |= {"added_tokens_decoder": tokens, "extra_special_tokens": special}
             tokenizer = cls(vocab_file=str(file), **kwargs)
+        except (TypeError, AttributeError) as error:
+            raise CheckpointError(f"{folder}: its added tokens cannot be read: {error}") from error
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(
                 f"{file}: no SentencePiece model, truncated or damaged ({file.stat().st_size} bytes): {error}"
             ) from error
-        added = read_settings(folder / "added_tokens.json")  # e.g. the [PAD] of some Vicunas: text -> id
-        if added:
-            tokenizer.add_tokens([text for text, _ in sorted(added.items(), key=lambda item: item[1])])
+        tokenizer._update_total_vocab_size()
         return tokenizer
+
+    def _convert_id_to_token(self, index: int) -> str:
+        """An id without a piece is nothing: tables of embeddings may have more rows than there are pieces."""
+        return str(self.sp_model.IdToPiece(index)) if index < self.vocab_size else ""
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Join pieces into text; a run of text that ends at a special token is set off by a blank."""
         text, run = "", list[str]()
+        tokens = [token for token in tokens if token]
         for position, token in enumerate(tokens):
             if token not in self.all_special_tokens:
                 run.append(token)
@@ -87,15 +108,35 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
         return text + str(self.sp_model.decode(run))
 
 
+def padding_without_row(folder: Path, tokens: Mapping[int, str], pad_token: str | None = None) -> list[str]:
+    """Padding tokens among the added `tokens` that the language model in the folder has no embedding for.
+
+    Llama 2 and many models made of it were published so: a fine-tuning added the token and never used it.
+    They are dropped, since padding uses the end-of-text token here.
+    """
+    config = read_settings(folder / "config.json")
+    rows = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    padding = [
+        text
+        for number, text in tokens.items()
+        if isinstance(rows, int)
+        and number >= rows
+        and (text == pad_token or re.fullmatch(r"\W*pad\W*", text, re.IGNORECASE))
+    ]
+    if padding:
+        logger.info("%s: dropped %s: the weights have no row for padding", folder, ", ".join(padding))
+    return padding
+
+
 def read_settings(file: Path) -> dict[str, Any]:
     """The mapping in a JSON file, empty if there is no such file; CheckpointError if it cannot be read."""
     if not file.is_file():
         return {}
     check_weight_file(file)
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON: {error}") from error
+        settings = load_json(file)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file}: expected names with values, found {type(settings).__name__}")
     return settings

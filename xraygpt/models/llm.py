@@ -1,22 +1,35 @@
 """The language model: any decoder that transformers knows, read from a Hugging Face folder.
 
 LLaMA and Vicuna are the usual choice. The folder holds ``config.json``, the weights (``.safetensors`` or
-``.bin``, whole or in shards) and the tokenizer.
+``.bin``, whole or in shards) and the tokenizer. Code in a folder is never run, and of its
+``generation_config.json`` only the end-of-text ids are taken: how to generate is the configuration's to say.
 """
 
+import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-from xraygpt.common.checkpoint import check_weight_file
+from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.paths import HUB_PREFIX, require_file
 from xraygpt.common.precision import frozen_dtype
-from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, read_settings
+from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row, read_settings
 
 LLM_SOURCE = (
     "a Hugging Face folder with config.json, weights and tokenizer; for XrayGPT the Vicuna-7B fine-tuned on "
@@ -24,6 +37,13 @@ LLM_SOURCE = (
 )
 _COMPUTED = "rotary_emb.inv_freq"
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
+_TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
+_NOT_TOKENIZERS = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -31,10 +51,12 @@ def require_llm(folder: str, where: str) -> Path:
 
     Raises:
         MissingFileError: no such folder, or no ``config.json`` in it.
+        CheckpointError: an adapter.
     """
     if folder.startswith(HUB_PREFIX):
         return _fetched(folder, where)
     path = require_file(folder, what="the language model", source=LLM_SOURCE, where=where)
+    refuse_adapter(path)
     if not (path / "config.json").is_file():
         raise MissingFileError(
             f"{path}: no config.json in it, so it is no language model; it has to be {LLM_SOURCE}"
@@ -45,12 +67,45 @@ def require_llm(folder: str, where: str) -> Path:
 def check_llm(folder: str, where: str) -> None:
     """Raise MissingFileError unless a local folder holds a language model, its weights and its tokenizer.
 
-    What lies on the hub is not looked for.
+    What lies on the hub is not looked for. Raises CheckpointError for a folder that needs its own code.
     """
     if not folder.startswith(HUB_PREFIX):
         path = require_llm(folder, where)
+        refuse_code(path)
         _weight_files(path)
         check_tokenizer(path)
+
+
+def from_folder(cls: Any, folder: Path, what: str, **kwargs: Any) -> Any:
+    """``cls.from_pretrained`` of a local folder; every class of transformers reads its folders through this.
+
+    Args:
+        what: what is read, for messages, e.g. "the language model".
+
+    Raises:
+        CheckpointError: it cannot be read, or only by code in the folder, which is not run.
+    """
+    refuse_code(folder)
+    try:
+        return cls.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **kwargs)
+    except Exception as error:  # the readers of the many formats share no base class of their errors
+        if "trust_remote_code" in str(error):
+            raise _needs_code(folder) from error
+        raise CheckpointError(f"{folder}: {what} cannot be read: {error}") from error
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise CheckpointError if only Python code in the folder could read its model or its tokenizer.
+
+    Many folders hold such code for older versions of a model that transformers knows by now; these pass, and
+    transformers' own class reads them.
+    """
+    config = read_settings(folder / "config.json")
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        raise _needs_code(folder)
+    config = read_settings(folder / "tokenizer_config.json")
+    if "auto_map" in config and tokenizer_class_from_name(str(config.get("tokenizer_class"))) is None:
+        raise _needs_code(folder)
 
 
 def load_llm(folder: Path, precision: str = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
@@ -62,19 +117,23 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
 
     Raises:
         MissingFileError: no weights in the folder.
-        CheckpointError: a weight file that cannot be read, or weights that do not fit ``config.json``.
+        CheckpointError: a weight file that cannot be read, weights that are not finite numbers or do not fit
+            ``config.json``, an adapter, or a folder that needs its own code.
     """
+    refuse_adapter(folder)
     for file in _weight_files(folder):
         check_weight_file(file)
-    dtype = frozen_dtype(precision, device)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # e.g. SafetensorError, which derives from Exception itself
-        raise CheckpointError(f"{folder}: the language model cannot be loaded: {error}") from error
-    model: PreTrainedModel = loaded[0]
-    report: dict[str, Any] = loaded[1]
+    model: PreTrainedModel
+    report: dict[str, Any]
+    model, report = from_folder(
+        AutoModelForCausalLM,
+        folder,
+        "the language model",
+        dtype=frozen_dtype(precision, device),
+        output_loading_info=True,
+        # Else it is read from the folder, and what is in it would change or forbid what a user asks for.
+        generation_config=GenerationConfig(),
+    )
     missing = sorted(report["missing_keys"])
     unexpected = sorted(name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED))
     mismatched = sorted(str(name) for name in report["mismatched_keys"])
@@ -83,6 +142,9 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
             f"{folder}: the weights do not fit config.json: missing {missing[:8]}, "
             f"unexpected {unexpected[:8]}, of another size {mismatched[:8]}."
         )
+    for name, weight in model.named_parameters():
+        check_tensor(name, weight, folder)
+    model.generation_config = _only_end_tokens(model, folder)
     return model
 
 
@@ -95,19 +157,33 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ConfigError: it has no end-of-text token.
     """
     check_tokenizer(folder)
+    tokenizer: PreTrainedTokenizerBase
     if _is_sentencepiece_llama(folder):
-        tokenizer: PreTrainedTokenizerBase = LlamaSentencePieceTokenizer.from_folder(folder)
+        refuse_code(folder)
+        tokenizer = LlamaSentencePieceTokenizer.from_folder(folder)
     else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        except Exception as error:  # the readers of the many formats share no base class of their errors
-            raise CheckpointError(f"{folder}: its tokenizer cannot be read: {error}") from error
+        tokenizer = from_folder(AutoTokenizer, folder, "its tokenizer")
+        added = {number: token.content for number, token in tokenizer.added_tokens_decoder.items()}
+        padding = padding_without_row(folder, added, tokenizer.pad_token)
+        if padding and tokenizer.is_fast:
+            state = json.loads(tokenizer.backend_tokenizer.to_str())
+            state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in padding]
+            tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
     if tokenizer.eos_token is None:
         raise ConfigError(
             f"{folder}: the tokenizer has no end-of-text token; name it in tokenizer_config.json."
         )
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """Copy the files of the tokenizer in `folder`, of whatever kind, and its chat templates, unchanged."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(folder.iterdir()):
+        other = file.name in _NOT_TOKENIZERS or file.name.endswith(".index.json")
+        if file.is_file() and file.suffix in _TEXT_SUFFIXES and not other:
+            shutil.copy2(file, target / file.name)
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -125,12 +201,64 @@ def embedding_table(llm: PreTrainedModel) -> nn.Embedding:
 
 
 def check_vocabulary(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise CheckpointError if the tokenizer knows ids that the language model has no embedding for."""
+    """Raise CheckpointError if the tokenizer knows ids that the language model has no embedding for.
+
+    More embeddings than ids are usual: tables are rounded up to a size that computes well.
+    """
     rows = embedding_table(llm).num_embeddings
-    if len(tokenizer) > rows:
+    without = {token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    if without:
         raise CheckpointError(
             f"the tokenizer has {len(tokenizer)} ids, the language model embeddings for {rows}: "
-            "they do not belong together."
+            f"they do not belong together (no embedding for {', '.join(sorted(without)[:8])})."
+        )
+
+
+def end_token_ids(
+    llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()
+) -> list[int]:
+    """The ids that end a text: the tokenizer's end of text, those that the folder of the language model
+    names, and the special tokens in `stops`.
+
+    Special tokens, such as the ``<|eot_id|>`` of Llama 3, do not show in the text, in which stop strings are
+    looked for.
+    """
+    named = llm.generation_config.eos_token_id if llm.generation_config is not None else None
+    ids = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    added = tokenizer.added_tokens_decoder.items()
+    special = {number for number, token in added if token.special} - {tokenizer.unk_token_id}
+    for stop in stops:
+        ids += [number for number in tokenizer(stop, add_special_tokens=False).input_ids if number in special]
+    return [number for number in dict.fromkeys(ids) if number is not None]
+
+
+def max_positions(llm: PreTrainedModel) -> int:
+    """Most positions, prompt and text together, that a language model is of use for.
+
+    Learned positions end there. With rotary ones a text of any length can be computed, but what is written
+    beyond the positions of the training is of no use. The settings "linear" and "dynamic" stretch the
+    positions that the configuration states; the others state the stretched ones.
+    """
+    positions = getattr(llm.config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return 1 << 30  # e.g. ALiBi, which has no limit
+    rope = getattr(llm.config, "rope_parameters", None) or {}
+    stretched = rope.get("rope_type") in ("linear", "dynamic")
+    return int(positions * rope.get("factor", 1.0)) if stretched else positions
+
+
+def check_positions(llm: PreTrainedModel, before: int, new: int, setting: str) -> None:
+    """Raise ConfigError if a prompt of `before` positions leaves no room for `new` more.
+
+    Args:
+        setting: the key that states `new`, for the message.
+    """
+    limit = max_positions(llm)
+    if before + new > limit:
+        raise ConfigError(
+            f"{setting} is {new} and the prompt with its image takes {before} positions: {before + new} "
+            f"together, of which the language model has {limit}. Set {setting} to {limit - before} at most"
+            + ("" if limit > before else ", with a shorter prompt")
         )
 
 
@@ -154,9 +282,31 @@ def _fetched(name: str, where: str) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")])
-    if not files:
-        raise MissingFileError(
-            f"{folder}: no weights (*.safetensors or pytorch_model*.bin) in it; {LLM_SOURCE}"
-        )
-    return files
+    try:
+        return weight_files(folder)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error}; it has to be {LLM_SOURCE}") from error
+
+
+def _needs_code(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: can only be read by Python code in it (auto_map in its config.json or "
+        "tokenizer_config.json), which is never run; use a model of a type that transformers itself knows"
+    )
+
+
+def _only_end_tokens(llm: PreTrainedModel, folder: Path) -> GenerationConfig:
+    """The generation settings of a folder, all of them left out but the ids that end a text.
+
+    Raises:
+        CheckpointError: the file with these settings cannot be read.
+    """
+    settings = read_settings(folder / "generation_config.json")
+    named = settings.get("eos_token_id", getattr(llm.config, "eos_token_id", None))
+    rows = embedding_table(llm).num_embeddings
+    ids = [
+        number
+        for number in (named if isinstance(named, list) else [named])
+        if isinstance(number, int) and 0 <= number < rows
+    ]
+    return GenerationConfig(eos_token_id=ids or None, bos_token_id=getattr(llm.config, "bos_token_id", None))

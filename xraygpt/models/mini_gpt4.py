@@ -9,9 +9,9 @@ Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -23,36 +23,99 @@ from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
-from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check_template, fill_template
+from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, is_frozen, require_all
 from xraygpt.models.batches import images_of
-from xraygpt.models.blip2_features import Blip2Features
-from xraygpt.models.decoding import lm_loss, write, write_reports, write_stream
-from xraygpt.models.generation import GeneratedReport
+from xraygpt.models.blip2 import Blip2Config, Blip2Features
+from xraygpt.models.fingerprint import check_same_llm, llm_facts
+from xraygpt.models.generation import GeneratedReport, lm_loss, write, write_reports, write_stream
 from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys
 from xraygpt.models.llm import (
     check_llm,
+    check_positions,
     check_vocabulary,
     embedding_table,
     load_llm,
     load_tokenizer,
+    max_positions,
     require_llm,
 )
-from xraygpt.models.llm_identity import check_same_llm, llm_facts
-from xraygpt.models.mini_gpt4_config import MiniGPT4Config
 from xraygpt.models.prompts import (
     IMAGE_SLOT,
     caption_labels,
     caption_rows,
     pad_rows,
     prompt_row,
+    read_prompts,
     require_prompts,
 )
-from xraygpt.models.required_files import file_check, require_all
 
 __all__ = ["MiniGPT4", "MiniGPT4Config"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class MiniGPT4Config(Blip2Config):
+    """Sizes, pretrained files and prompts of a MiniGPT4.
+
+    A pretrained file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``; null
+    means that the part stays as it was initialised, at random, which is said in the log.
+    """
+
+    vit_ckpt: str | None = "weights/eva_vit_g.pth"
+    """Weights of the vision encoder (EVA-CLIP ViT-g at full size)."""
+    q_former_model: str | None = "weights/blip2_pretrained_flant5xxl.pth"
+    """Weights of the Q-Former: keys ``Qformer.*``, ``query_tokens`` and ``ln_vision.*``."""
+    llama_model: str = "weights/xraygpt_llm"
+    """Hugging Face folder of the language model."""
+    llm_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the frozen language model; auto: fp32 on the CPU, bf16 on a GPU that has
+    it, else fp16."""
+    ckpt: str | None = None
+    """Checkpoint with the trained parts, the projection above all; null: the projection starts at random."""
+    vit_precision: str = "fp16"
+    """Number format of a frozen vision encoder's weights: fp16 or fp32; on the CPU always fp32."""
+    freeze_qformer: bool = True
+    """Do not train the Q-Former and its query tokens. `freeze_vit` freezes the norm behind the ViT too."""
+    prompt_path: str = ""
+    """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
+    prompt_template: str = ""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
+    prompt: str = ""
+    """One prompt, instead of a file of them."""
+    max_txt_len: int = 32
+    """Most tokens of a report; a longer one is cut and loses its end symbol."""
+    end_sym: str = "\n"
+    """What closes a report, and ends generation."""
+    low_resource: bool = False
+    """The reference's 8-bit language model, which its demo asks for; not supported: `llm_precision` holds,
+    and the log says so."""
+    device_8bit: int = 0
+    """The reference's GPU for it; accepted and without effect."""
+
+    def __post_init__(self) -> None:
+        if self.vit_precision == "fp16" and not self.freeze_vit:
+            # The default is fp16 as in the reference, whose ViT is trained in fp32 when it is not frozen.
+            self.vit_precision = "fp32"
+        super().__post_init__()
+        check_template(self.prompt_template)
+        if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
+            raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
+        if self.prompt and self.prompt_path:
+            raise ValueError("prompt and prompt_path exclude each other")
+        if self.max_txt_len < 1:
+            raise ValueError("max_txt_len must be at least 1")
+
+    def prompts(self) -> list[str]:
+        """The prompts of the training in their template; none: the image alone.
+
+        Raises:
+            MissingFileError, ConfigError: there is no prompt file, or nothing that can be used in it.
+        """
+        if self.prompt:
+            return [fill_template(self.prompt_template, self.prompt)]
+        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
 
 
 @registry.register_model("mini_gpt4")
@@ -139,7 +202,7 @@ class MiniGPT4(Blip2Features):
     @property
     def max_positions(self) -> int:
         """Most positions the language model was made for."""
-        return int(getattr(self.llama_model.config, "max_position_embeddings", 1 << 30))
+        return max_positions(self.llama_model)
 
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) -> embeddings for the language model (B, Q, D), and ones (B, Q) int64."""
@@ -184,6 +247,7 @@ class MiniGPT4(Blip2Features):
         """
         image = images_of(samples)
         rows = self._prompt_rows(self._prompts(samples))
+        check_positions(self.llama_model, max(map(len, rows)), self.max_txt_len, "model.max_txt_len")
         captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
         if not any(captions):
             raise DataError(

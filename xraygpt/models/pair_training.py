@@ -17,7 +17,7 @@ from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.dist_utils import get_rank, get_world_size
 from xraygpt.models.base_model import BaseModel, all_gather_with_grad
-from xraygpt.models.bert_tokenizer import count_cut, tokenize
+from xraygpt.models.bert_pretrained import count_cut, tokenize
 from xraygpt.models.blip2_losses import (
     Pairs,
     Similarities,

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from xraygpt.common.logger import progress
-from xraygpt.models.bert_tokenizer import tokenize
+from xraygpt.models.bert_pretrained import tokenize
 from xraygpt.models.blip2_losses import best_cosines
 
 NOT_RANKED = -100.0

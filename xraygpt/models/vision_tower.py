@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.paths import cached_file
-from xraygpt.models.base_model import BaseModel, freeze, is_frozen
+from xraygpt.models.base_model import BaseModel, Check, file_check, freeze, is_frozen
 from xraygpt.models.eva_vit import (
     VisionConfig,
     VisionTransformer,
@@ -24,7 +24,6 @@ from xraygpt.models.eva_vit import (
     interpolate_pos_embed,
 )
 from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2, translate_eva_keys
-from xraygpt.models.required_files import Check, file_check
 
 logger = logging.getLogger(__name__)
 

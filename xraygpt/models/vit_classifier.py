@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.base_model import BaseModel, file_check, require_all
 from xraygpt.models.batches import images_of, labels_of
 from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
-from xraygpt.models.required_files import file_check, require_all
 
 
 @dataclass

@@ -7,7 +7,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from xraygpt.pictures.grey import LOOKS_INVERTED, Picture, RefusedPictureError, looks_inverted
@@ -77,6 +76,7 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
     data = source if isinstance(source, bytes) else read_file(source, name)
     picture = decode_picture(data, name, config.refuse_burnt_in, grey=True)
     about_pixels = (LOOKS_INVERTED,) if looks_inverted(picture.image) else ()
+    original_size = f"{picture.image.width}x{picture.image.height}:".encode()
     image = picture.image if config.keep_size else shrink(picture.image, config.longest_side)
     content, suffix = _encode(data, picture, image, config)
     return ConvertedPicture(
@@ -86,7 +86,7 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
         height=image.height,
         original_width=picture.image.width,
         original_height=picture.image.height,
-        pixels=_hash_pixels(picture.image),
+        pixels=hashlib.sha256(original_size + picture.image.tobytes()).hexdigest()[:32],
         view=picture.view,
         notes=picture.notes + about_pixels,
     )
@@ -107,39 +107,14 @@ def _encode(data: bytes, picture: Picture, image: Image.Image, config: PictureCo
     return buffer.getvalue(), ".jpg"
 
 
-def _hash_pixels(image: Image.Image) -> str:
-    digest = hashlib.sha256(f"{image.width}x{image.height}:".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()[:32]
-
-
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:
-    """Return `image` with its longest side brought down to `longest_side`; a smaller one as it is.
+    """Return `image` with its longest side brought down to `longest_side` pixels; a smaller one as it is.
 
-    Each new pixel is the mean of the old ones below it, those at its rim counted in part. Pillow's BOX
-    filter counts them whole or not at all, which drops and doubles lines when the size changes little.
-
-    Args:
-        image: mode ``L``.
-        longest_side: pixels.
+    The filter is nearly the mean of the area below each new pixel. Pillow's BOX counts an old pixel wholly or
+    not at all, which drops and doubles lines when the size changes little.
     """
     if max(image.size) <= longest_side:
         return image
     ratio = max(image.size) / longest_side
-    new_width, new_height = (max(1, round(side / ratio)) for side in image.size)
-    # Whole pixels first, which Pillow does fast; at least a factor of two is left for the exact part.
-    step = max(1, int(ratio / 2))
-    pixels = np.asarray(image.reduce(step), dtype=np.float32)  # (h, w)
-    pixels = _average_columns(pixels, image.width / step, new_width)
-    pixels = _average_columns(np.ascontiguousarray(pixels.T), image.height / step, new_height).T
-    return Image.fromarray(np.rint(pixels).astype(np.uint8))
-
-
-def _average_columns(pixels: np.ndarray, extent: float, count: int) -> np.ndarray:
-    """Average groups of columns, (h, w) -> (h, count); the new ones share the first `extent` evenly."""
-    edges = np.linspace(0.0, extent, count + 1)
-    whole = np.minimum(edges.astype(np.intp), pixels.shape[1] - 1)
-    part = (edges - whole).astype(np.float32)
-    sums = np.cumsum(pixels, axis=1)  # up to and with each column
-    left = sums[:, whole] + (part - 1.0) * pixels[:, whole]  # sum over what is left of each edge
-    return np.diff(left, axis=1) * np.float32(count / extent)
+    width, height = (max(1, round(side / ratio)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.HAMMING)

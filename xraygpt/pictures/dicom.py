@@ -28,14 +28,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.common.image_modes import scale, usual_range
 from xraygpt.pictures.dicom_rules import check_wanted, number, text, turn_upright, view_of
-from xraygpt.pictures.grey import (
-    MAX_FILE_BYTES,
-    NEEDS_PACKAGES,
-    Picture,
-    check_size,
-    looks_inverted,
-    refuse,
-)
+from xraygpt.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, Picture, check_size, looks_inverted, refuse
 
 Array = np.ndarray
 
@@ -188,7 +181,11 @@ def _to_display(stored: Array, dataset: Dataset, invert: bool) -> tuple[Array, t
     rescaled = apply_modality_lut(values, dataset).astype(np.float64)
     table, notes = _window(rescaled, dataset)
     if table is None:
-        low, high = (rescaled.min(), rescaled.max()) if bits == 8 else _range(index, rescaled, padding)
+        low, high = rescaled.min(), rescaled.max()
+        if bits > 8:
+            counts = np.where(padding, 0, np.bincount(index.ravel(), minlength=len(values)))
+            order = np.argsort(rescaled, kind="stable")
+            low, high = usual_range(rescaled[order], counts[order]) if counts.any() else (0.0, 0.0)
         table = scale(rescaled, low, high)
     if invert:
         table = 1.0 - table
@@ -222,14 +219,6 @@ def _window(rescaled: Array, dataset: Dataset) -> tuple[Array | None, tuple[str,
     except Exception:
         return None, ("its window is unusable, and left out",)
     return (table, ()) if np.ptp(table) > 0 else (None, ("its window shows nothing, and is left out",))
-
-
-def _range(index: Array, rescaled: Array, padding: Array) -> tuple[float, float]:
-    """Return the range of the values that occur, but for a few at either end."""
-    counts = np.bincount(index.ravel(), minlength=len(rescaled))
-    counts[padding] = 0
-    order = np.argsort(rescaled, kind="stable")
-    return usual_range(rescaled[order], counts[order]) if counts.any() else (0.0, 0.0)
 
 
 @contextmanager

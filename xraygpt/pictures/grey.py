@@ -19,6 +19,15 @@ MAX_PIXELS = 80_000_000
 LOOKS_INVERTED = "looks inverted: air bright, bone dark"
 """The note on a picture whose grey values are inverted."""
 POLARITY_SIDE = 64
+REGIONS = (
+    (2.0, slice(19, 57), slice(28, 35)),  # spine
+    (1.0, slice(51, 64), slice(12, 51)),  # abdomen
+    (-1.0, slice(16, 38), slice(12, 23)),  # lungs
+    (-1.0, slice(16, 38), slice(40, 51)),
+    (-0.5, slice(0, 7), slice(0, 7)),  # upper corners
+    (-0.5, slice(0, 7), slice(56, 64)),
+)
+"""Weight, rows and columns of what counts for the polarity, in a picture of 64x64 pixels."""
 CERTAIN = 1.5
 """Score beyond which the polarity counts as recognised. Measured on 838 radiographs of public collections
 (768 frontal, 70 lateral; supine, letterboxed and framed ones among them): none scored below minus this, so no
@@ -85,15 +94,8 @@ def polarity(image: Image.Image) -> float:
     The spine and the abdomen, which are dense, are compared with the lungs and the upper corners, which hold
     air, in units of the picture's standard deviation. Inverting the picture changes the sign of the score.
     """
-    pixels = np.asarray(
-        image.resize((POLARITY_SIDE, POLARITY_SIDE), Image.Resampling.BOX, reducing_gap=2.0), dtype=np.float64
-    )
-    spine, abdomen = _mean(pixels, (19, 57), (28, 35)), _mean(pixels, (51, 64), (12, 51))
-    lungs = (_mean(pixels, (16, 38), (12, 23)) + _mean(pixels, (16, 38), (40, 51))) / 2
-    corners = (_mean(pixels, (0, 7), (0, 7)) + _mean(pixels, (0, 7), (56, 64))) / 2
+    small = image.resize((POLARITY_SIDE, POLARITY_SIDE), Image.Resampling.BOX, reducing_gap=2.0)
+    pixels = np.asarray(small, dtype=np.float64)
     spread = float(pixels.std())
-    return (2 * spine + abdomen - 2 * lungs - corners) / spread if spread > 0 else 0.0
-
-
-def _mean(pixels: np.ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> float:
-    return float(pixels[slice(*rows), slice(*columns)].mean())
+    score = sum(weight * float(pixels[rows, columns].mean()) for weight, rows, columns in REGIONS)
+    return score / spread if spread > 0 else 0.0

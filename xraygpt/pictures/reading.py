@@ -68,11 +68,7 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 def decode_picture(
-    data: bytes,
-    name: str,
-    refuse_burnt_in: bool = False,
-    decode_size: int | None = None,
-    grey: bool = False,
+    data: bytes, name: str, refuse_burnt_in: bool = False, decode_size: int | None = None, grey: bool = False
 ) -> Picture:
     """Decode an image file; its kind is told by its content, not by its suffix.
 

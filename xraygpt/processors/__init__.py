@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from xraygpt.common.registry import registry
-from xraygpt.processors.base_processor import BaseProcessor
+from xraygpt.processors.base_processor import BaseProcessor, IdentityProcessor
 from xraygpt.processors.blip_processors import (
     Blip2ImageEvalProcessor,
     Blip2ImageTrainProcessor,
     BlipCaptionProcessor,
     BlipImageBaseProcessor,
 )
-from xraygpt.processors.text_processors import IdentityProcessor
 
 __all__ = [
     "BaseProcessor",

@@ -1,4 +1,4 @@
-"""The base of all processors."""
+"""The base of all processors, and the one that changes nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from xraygpt.common.config import build_typed
+from xraygpt.common.registry import registry
 
 
 @dataclass
@@ -39,3 +40,12 @@ class BaseProcessor:
     def build(cls, **kwargs: Any) -> Self:
         """Build from keyword arguments, checked like a YAML node."""
         return cls.from_config(kwargs)
+
+
+@registry.register_processor("identity")
+class IdentityProcessor(BaseProcessor):
+    """Leaves the text as it is.
+
+    This is what XrayGPT was trained with: its configuration names ``blip_caption``, but its data sets never
+    apply it, so that reports keep their case, punctuation and length.
+    """

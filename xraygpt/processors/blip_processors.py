@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -94,9 +94,17 @@ class BlipImageBaseProcessor(BaseProcessor):
 
     decode_size: int | None = None
     """Shorter side in pixels, below which a file should not be decoded; None means full size."""
+    transform: transforms.Compose | None = None
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
         self.normalize = transforms.Normalize(tuple(mean or CLIP_MEAN), tuple(std or CLIP_STD))
+
+    def __call__(self, item: Image.Image) -> Any:
+        return item if self.transform is None else self.transform(to_8_bit(item))
+
+    def _finish(self, resize: Callable[[Image.Image], Image.Image]) -> None:
+        """Set `transform`: first `resize`, then to a normalised tensor of three channels."""
+        self.transform = transforms.Compose([resize, transforms.ToTensor(), three_channels, self.normalize])
 
 
 @registry.register_processor("blip2_image_eval")
@@ -106,25 +114,11 @@ class Blip2ImageEvalProcessor(BlipImageBaseProcessor):
     config_class: ClassVar[type] = Blip2ImageEvalConfig
 
     def __init__(
-        self,
-        image_size: int = 224,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        self, image_size: int = 224, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
     ) -> None:
         super().__init__(mean=mean, std=std)
         self.decode_size = math.ceil(DECODE_MARGIN * image_size)
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC),
-                transforms.ToTensor(),
-                three_channels,
-                self.normalize,
-            ]
-        )
-
-    def __call__(self, item: Image.Image) -> Tensor:
-        result: Tensor = self.transform(to_8_bit(item))
-        return result
+        self._finish(transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC))
 
 
 @registry.register_processor("blip2_image_train")
@@ -146,20 +140,10 @@ class Blip2ImageTrainProcessor(BlipImageBaseProcessor):
     ) -> None:
         super().__init__(mean=mean, std=std)
         self.decode_size = math.ceil(DECODE_MARGIN * image_size / math.sqrt(min_scale))
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(
-                    image_size, scale=(min_scale, max_scale), interpolation=InterpolationMode.BICUBIC
-                ),
-                transforms.ToTensor(),
-                three_channels,
-                self.normalize,
-            ]
+        scale = (min_scale, max_scale)
+        self._finish(
+            transforms.RandomResizedCrop(image_size, scale=scale, interpolation=InterpolationMode.BICUBIC)
         )
-
-    def __call__(self, item: Image.Image) -> Tensor:
-        result: Tensor = self.transform(to_8_bit(item))
-        return result
 
 
 @registry.register_processor("blip_caption")

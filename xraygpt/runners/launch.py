@@ -42,7 +42,8 @@ def run_program(args: CommandLine, evaluate_only: bool, started: float) -> int:
         if os.environ.get("RANK", "0") == "0":
             for split, values in outcome.metrics.items() if evaluate_only else ():
                 print(f"split {split}\n{metrics_table(values)}")
-            print("\n".join(outcome.closing_lines))
+            for line in outcome.closing_lines:
+                print(line)
         return 0
 
     return guarded(run, lambda: _how_to_resume(args, evaluate_only))

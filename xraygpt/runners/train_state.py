@@ -192,26 +192,23 @@ def restore_training(
     """
     path, content = saved.path, saved.content
     own = trainable_state(model)
+    # Keys and sizes of weights are compared by `load_trainable_state`, which lists them.
+    weights = {name: value for name, value in own.items() if name in content.model}
     problems = [
-        problem
-        for name, value in content.model.items()
-        for problem in _tensor_problems(f"model.{name}", value, own.get(name))
+        *_differences("model", content.model, weights, sizes=False),
+        *_differences("optimizer", content.optimizer, _state_after_a_step(optimizer, content.optimizer)),
     ]
     if isinstance(model, BaseModel):
-        expected = make_manifest(model)
+        known = {key: value for key, value in make_manifest(model).items() if key in content.manifest}
         problems += [
-            f"manifest.{key} is {value!r}, expected something like {expected[key]!r}"
-            for key, value in content.manifest.items()
-            if key in expected and key != "git" and type(value) is not type(expected[key])
+            f"manifest.{key} is {content.manifest[key]!r}, expected something like {value!r}"
+            for key, value in known.items()
+            if key != "git" and type(content.manifest[key]) is not type(value)
         ]
-    parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
-    problems += _optimizer_problems(
-        "optimizer", content.optimizer, optimizer.state_dict(), parameters, may_be_empty=bool(content.scaler)
-    )
     if scaler is not None and content.scaler:
-        own_scaler = scaler.state_dict()
-        problems += [f"scaler.{key} is missing" for key in own_scaler if key not in content.scaler]
-        problems += [f"scaler.{key} is {v}" for key, v in content.scaler.items() if not 0 <= v < math.inf]
+        problems += _differences("scaler", content.scaler, scaler.state_dict())
+    elif not (content.scaler or all(part["state"] for part in _parts(content.optimizer))):
+        problems.append("optimizer.state is empty")
     if problems:
         raise _broken(path, problems)
     if isinstance(model, BaseModel):
@@ -240,76 +237,68 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _tensor_problems(name: str, value: Any, like: Tensor | None) -> Iterator[str]:
-    """Say what keeps `value` from taking the place of a parameter or statistic; sizes are compared later."""
+def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the states of an optimizer's parts: itself, or those of one that is made of others."""
+    if "param_groups" in state:
+        return [state]
+    return [part for part in state.values() if isinstance(part, Mapping) and "state" in part]
+
+
+def _state_after_a_step(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `saved` should look like, for the parameters that gradients have reached."""
+    expected = optimizer.state_dict()
+    parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
+    reached = [part["state"] for part in _parts(saved)]
+    for number, part in enumerate(_parts(expected)):
+        there = reached[number] if number < len(reached) and isinstance(reached[number], Mapping) else {}
+        for group in part["param_groups"]:
+            for index, parameter in zip(group["params"], parameters, strict=False):
+                adamw = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
+                if index in there:
+                    part["state"][index] = adamw if "betas" in group else {"momentum_buffer": parameter}
+    return expected
+
+
+def _differences(name: str, value: Any, like: Any, sizes: bool = True) -> Iterator[str]:
+    """Say where `value` cannot take the place of `like`; what it has beyond that does not matter.
+
+    Args:
+        sizes: compare those of tensors.
+    """
+    if isinstance(like, Mapping):
+        if not isinstance(value, Mapping) or not like.keys() <= value.keys():
+            yield f"{name} should hold {', '.join(map(str, like)) or 'a mapping'}"
+            return
+        for key, item in like.items():
+            place = f"{name}[{key}]" if isinstance(key, int) else f"{name}.{key}"
+            yield from _differences(place, value[key], item, sizes)
+    elif isinstance(like, list | tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(like)
+        if not fits or (name.endswith(".params") and value != like):
+            yield f"{name} should be like {like}"
+            return
+        for number, item in enumerate(like):
+            yield from _differences(f"{name}[{number}]", value[number], item, sizes)
+    elif isinstance(like, Tensor):
+        yield from _tensor_problems(name, value, like, sizes)
+    elif isinstance(like, int | float) and not isinstance(like, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            yield f"{name} is {value!r}, expected a number such as {like}"
+    elif value is not None and like is not None and type(value) is not type(like):
+        yield f"{name} is {value!r}, expected something like {like!r}"
+
+
+def _tensor_problems(name: str, value: Any, like: Tensor, sizes: bool) -> Iterator[str]:
     if not isinstance(value, Tensor):
         yield f"{name} is no tensor but {type(value).__name__}"
     elif value.is_meta or value.layout is not torch.strided:
         yield f"{name} is a tensor without values, or a sparse one"
-    elif like is not None and (value.is_complex(), value.is_floating_point()) != (
-        like.is_complex(),
-        like.is_floating_point(),
-    ):
+    elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
         yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
+    elif sizes and value.shape != like.shape:
+        yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
     elif not value.isfinite().all():
         yield f"{name} holds NaN or infinity"
-
-
-def _optimizer_problems(
-    name: str, saved: Any, own: Mapping[str, Any], parameters: Iterator[nn.Parameter], may_be_empty: bool
-) -> Iterator[str]:
-    """Compare an optimizer's saved state with that of a new one.
-
-    Args:
-        own: of the new one; for an optimizer of several parts a state for each part.
-        parameters: what it updates, in order.
-        may_be_empty: with a scaler all steps so far may have been left out.
-    """
-    if not isinstance(saved, Mapping) or set(saved) != set(own):
-        yield f"{name} should hold {', '.join(own)}"
-        return
-    if "param_groups" not in own:
-        for part in own:
-            yield from _optimizer_problems(f"{name}.{part}", saved[part], own[part], parameters, may_be_empty)
-        return
-    states, groups, number = saved["state"], saved["param_groups"], len(own["param_groups"])
-    if not isinstance(states, Mapping) or not isinstance(groups, list) or len(groups) != number:
-        yield f"{name} should hold a mapping state and {number} param_groups"
-        return
-    if not (states or may_be_empty):
-        yield f"{name}.state is empty"
-    for number, (group, own_group) in enumerate(zip(groups, own["param_groups"], strict=True)):
-        where = f"{name}.param_groups[{number}]"
-        if not isinstance(group, Mapping) or group.get("params") != own_group["params"]:
-            yield f"{where} should hold {len(own_group['params'])} parameters"
-            continue
-        for key, value in own_group.items():
-            if key != "params" and not _is_like(group.get(key), value):
-                yield f"{where}.{key} is {group.get(key)!r}, expected something like {value!r}"
-        needed = {"step", "exp_avg", "exp_avg_sq"} if "betas" in own_group else {"momentum_buffer"}
-        for index, parameter in zip(own_group["params"], parameters, strict=False):
-            yield from _state_problems(f"{name}.state[{index}]", states.get(index), parameter, needed)
-
-
-def _state_problems(name: str, state: Any, parameter: nn.Parameter, needed: set[str]) -> Iterator[str]:
-    if state is None:  # no gradient has reached this parameter so far
-        return
-    if not isinstance(state, Mapping) or not needed <= set(state):
-        yield f"{name} should hold {', '.join(sorted(needed))}"
-        return
-    for key, value in state.items():
-        yield from _tensor_problems(f"{name}.{key}", value, parameter)
-        if isinstance(value, Tensor) and value.shape not in (parameter.shape, ()):
-            yield f"{name}.{key} has the size {tuple(value.shape)}, expected {tuple(parameter.shape)}"
-
-
-def _is_like(value: Any, own: Any) -> bool:
-    """Tell whether a hyperparameter is a finite number where the optimizer's own is one, and so on."""
-    if isinstance(own, list | tuple):
-        return isinstance(value, list | tuple) and len(value) == len(own) and all(map(_is_like, value, own))
-    if isinstance(own, int | float) and not isinstance(own, bool):
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value is None or own is None or type(value) is type(own)
 
 
 def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[str, Any]) -> None:

@@ -222,7 +222,7 @@ def test_an_empty_record_gives_a_summary(tmp_path: Path) -> None:
         ('{"study_id": "a", "outcome": "dropped", "pictures": [1]}', '"pictures"'),
         ('{"unusable": "a"}', '"reason"'),
         (json.dumps(study("a", {"image_id": "x", "outcome": "written"})), "lacks bytes"),
-        ("\udcff", "not valid JSON"),
+        ("\udcff", "not readable as JSON"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: str, said: str) -> None:

@@ -260,3 +260,37 @@ def test_reports_must_be_told_apart_by_the_column_that_joins(tmp_path: Path) -> 
     source = FolderSource(images, columns=FolderColumns(image="filename"), join=Join(reports, "image"))
     with pytest.raises(DataError, match=r"reports.csv: line 3: image Xray PA is that of line 2; join by"):
         split(source)
+
+
+def r2gen(folder: Path, **changes: object) -> dict[str, object]:
+    """A study as R2Gen's annotation files have it, with two images that are there."""
+    name = str(changes.get("id", "CXR1"))
+    (folder / name).mkdir()
+    images = [f"{name}/{number}.png" for number in range(2)]
+    for image in images:
+        (folder / image).touch()
+    return {"id": name, "report": "Clear lungs.", "image_path": images, "split": "train", **changes}
+
+
+R2GEN = FolderColumns(image="image_path", report="report", study="id")
+
+
+@pytest.mark.parametrize("by_split", [True, False])
+def test_several_images_in_one_row(tmp_path: Path, by_split: bool) -> None:
+    first, second = r2gen(tmp_path), r2gen(tmp_path, id="CXR2", split="test")
+    content = {"train": [first], "val": [], "test": [second]} if by_split else [first, second]
+    (tmp_path / "annotation.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    studies, unusable = split(FolderSource(tmp_path / "annotation.json", columns=R2GEN))
+    assert {study.study_id: study.split for study in studies.values()} == {"CXR1": "train", "CXR2": "test"}
+    assert [picture.image_id for picture in studies["CXR2"].pictures] == ["CXR2_0", "CXR2_1"]
+    assert unusable == {}
+
+
+def test_nested_columns_are_called_so(tmp_path: Path) -> None:
+    table = tmp_path / "t.json"
+    table.write_text(json.dumps([r2gen(tmp_path, report={"en": "Clear."})]))
+    with pytest.raises(DataError, match=r"'report' has to be a text or a number, not an object"):
+        split(FolderSource(table, columns=R2GEN))
+    table.write_text(json.dumps([r2gen(tmp_path, id="CXR2", findings=["Clear."])]))
+    with pytest.raises(DataError, match=r"'findings' has to be a text or a number, not a list"):
+        split(FolderSource(table, columns=FolderColumns(image="image_path")))

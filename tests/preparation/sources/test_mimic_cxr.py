@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.mimic_cxr import MimicCXRSource
-from xraygpt.preparation.sources.mimic_files import MAX_REPORT_BYTES
+from xraygpt.preparation.sources.mimic_cxr import MAX_REPORT_BYTES, MimicCXRSource
 from xraygpt.preparation.study import Picture, Study, Unusable
 
 REPORT = " FINDINGS: Clear lungs.\n \n IMPRESSION: Normal.\n"

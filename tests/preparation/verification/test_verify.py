@@ -52,7 +52,7 @@ def sharded(folder: Path) -> Path:
 
 
 def found(folder: Path, **options: Any) -> dict[str, tuple[int, tuple[str, ...]]]:
-    return {p.what: (p.count, p.first) for p in verify_folder(folder, **options).problems}
+    return {p.what: (p.count, tuple(p.first)) for p in verify_folder(folder, **options).problems}
 
 
 def annotations_of(folder: Path) -> list[dict[str, Any]]:

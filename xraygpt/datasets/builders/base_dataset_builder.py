@@ -16,8 +16,7 @@ from xraygpt.datasets.datasets.annotations import (
     read_annotations,
 )
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
-from xraygpt.datasets.datasets.image_stores import open_storage
-from xraygpt.datasets.datasets.images import ImageStore
+from xraygpt.datasets.datasets.images import ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.processors import BaseProcessor, load_processor
 

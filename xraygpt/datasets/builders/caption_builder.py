@@ -16,8 +16,7 @@ from xraygpt.datasets.datasets.annotation_tables import (
 )
 from xraygpt.datasets.datasets.annotations import Annotation
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
-from xraygpt.datasets.datasets.image_stores import open_folder
-from xraygpt.datasets.datasets.images import ImageStore
+from xraygpt.datasets.datasets.images import ImageStore, open_folder
 
 KEY = "datasets.caption.build_info"
 YOURS = "your own data"

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.annotations import Annotation, normalise_split, read_annotations, summarise
-from xraygpt.datasets.datasets.image_stores import open_folder
-from xraygpt.datasets.datasets.images import IMAGE_SUFFIXES, ImageStore
+from xraygpt.datasets.datasets.images import ImageStore, open_folder
+from xraygpt.pictures.reading import IMAGE_SUFFIXES
 from xraygpt.processors.base_processor import BaseProcessor
 
 

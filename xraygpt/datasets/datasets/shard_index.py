@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import load_json
 
 SHARD_FOLDER = "shards"
 INDEX_FILE = "index.json"
@@ -62,12 +64,14 @@ def read_index(folder: Path) -> list[Shard]:
             f"missing file: the index of the shards\n  expected at: {path}\n"
             "  comes from:  the end of the preparation; run its command again"
         )
+    content = load_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}; this program reads version {VERSION}")
         shards = [_shard(node) for node in content["shards"]]
-        _check_ids(shards)
+        counts = Counter(member.image_id for shard in shards for member in shard.images)
+        if counts and (most := counts.most_common(1)[0])[1] > 1:
+            raise ValueError(f"{most[0]} is listed twice")
     except KeyError as error:
         raise DataError(f"{path}: damaged (the key {error} is missing); prepare the shards again") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -77,9 +81,12 @@ def read_index(folder: Path) -> list[Shard]:
 
 def write_index(folder: Path, shards: Sequence[Shard]) -> None:
     """Write ``folder/index.json``, one shard a line; it is there at once or not at all."""
-    lines = ",\n".join(
-        json.dumps(_node(shard), separators=(",", ":"), ensure_ascii=False) for shard in shards
+    nodes = (
+        {"name": shard.name, "bytes": shard.bytes, "sha256": shard.sha256, "samples": len(shard.images)}
+        | {"images": shard.images}
+        for shard in shards
     )
+    lines = ",\n".join(json.dumps(node, separators=(",", ":"), ensure_ascii=False) for node in nodes)
     temporary = folder / f"{INDEX_FILE}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"version":{VERSION},"shards":[\n{lines}\n]}}\n')
@@ -100,16 +107,6 @@ def file_problems(folder: Path, shards: Sequence[Shard]) -> list[str]:
     return problems
 
 
-def _node(shard: Shard) -> dict[str, Any]:
-    return {
-        "name": shard.name,
-        "bytes": shard.bytes,
-        "sha256": shard.sha256,
-        "samples": len(shard.images),
-        "images": shard.images,
-    }
-
-
 def _shard(node: Any) -> Shard:
     shard = Shard(node["name"], node["bytes"], node["sha256"], tuple(Member(*row) for row in node["images"]))
     if not isinstance(shard.name, str) or Path(shard.name).name != shard.name:
@@ -122,12 +119,3 @@ def _shard(node: Any) -> Shard:
         if not 0 <= offset <= offset + size <= shard.bytes:
             raise ValueError(f"{shard.name}: {image_id} lies outside of it")
     return shard
-
-
-def _check_ids(shards: Sequence[Shard]) -> None:
-    seen: set[str] = set()
-    for shard in shards:
-        for member in shard.images:
-            if member.image_id in seen:
-                raise ValueError(f"{member.image_id} is listed twice")
-            seen.add(member.image_id)

@@ -53,7 +53,10 @@ def _save(path: Path, images: np.ndarray) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                np.save(file, images)
+                # np.save would report a full disk without the reason.
+                header = np.lib.format.header_data_from_array_1_0(images)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(images.data)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

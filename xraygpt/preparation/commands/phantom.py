@@ -62,7 +62,7 @@ def phantom_size(text: str) -> int:
 
 def _phantom(args: argparse.Namespace) -> None:
     from xraygpt.common.errors import ConfigError
-    from xraygpt.preparation.sources.phantom import PhantomSource
+    from xraygpt.preparation.synthetic.phantoms import PhantomSource
 
     if args.shape is not None:
         _write_raw(args)

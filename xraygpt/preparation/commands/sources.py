@@ -155,8 +155,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 
 def _openi(args: argparse.Namespace) -> None:
-    from xraygpt.preparation.sources.openi import OpenISource
-    from xraygpt.preparation.sources.splits import read_splits
+    from xraygpt.preparation.sources.openi import OpenISource, read_splits
 
     splits = read_splits(args.splits) if args.splits is not None else None
     source = OpenISource(args.reports, args.images, splits)

@@ -45,8 +45,7 @@ def _add_tiny_parts(commands: Any) -> None:
 
 def _tokenizers(args: argparse.Namespace) -> None:
     from xraygpt.common.config import Config
-    from xraygpt.preparation.tiny_model.texts import training_texts
-    from xraygpt.preparation.tiny_model.tokenizers import train_bert_vocabulary, train_llama_tokenizer
+    from xraygpt.preparation.tiny_model import train_bert_vocabulary, train_llama_tokenizer, training_texts
 
     cfg = Config(args)
     texts = training_texts(cfg, args.reports)
@@ -57,7 +56,7 @@ def _tokenizers(args: argparse.Namespace) -> None:
 
 
 def _tiny_parts(args: argparse.Namespace) -> None:
-    from xraygpt.preparation.tiny_model.tiny_parts import add_projection, assemble_parts
+    from xraygpt.preparation.tiny_model import add_projection, assemble_parts
 
     if args.trained is not None:
         files = assemble_parts(args.trained, args.output)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xraygpt.preparation.record.leakage import Leakage, LeakageSearch, Shared
-from xraygpt.preparation.record.picture_counts import PictureCounts
-from xraygpt.preparation.record.report_counts import ReportCounts, plain_tally
-from xraygpt.preparation.record.study_record import read_record, written_pictures
-from xraygpt.preparation.record.tallies import Places, Tally
+from xraygpt.preparation.record.counts import PictureCounts, Places, ReportCounts, Tally
+from xraygpt.preparation.record.studies import Leakage, LeakageSearch, Shared, read_record, written_pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,8 @@ class Summary:
             "annotations": self.annotations(),
             "studies": self.reports.plain(),
             "pictures": self.pictures.plain(),
-            "unusable": plain_tally(self.unusable),
-            "leakage": self.leakage.plain(),
+            "unusable": self.unusable.plain(),
+            "leakage": dataclasses.asdict(self.leakage),
         }
         return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -131,7 +129,7 @@ def summarise_preparation(
         DataError: a line is not of the record's form; names it.
     """
     reports, pictures, unusable, search = ReportCounts(), PictureCounts(), Tally(), LeakageSearch()
-    for offset, row in read_record(studies):
+    for row in read_record(studies):
         if "unusable" in row:
             unusable.add(row["reason"], row["unusable"])
             continue
@@ -139,8 +137,8 @@ def summarise_preparation(
         reports.add(row)
         pictures.add(row, written)
         if row["outcome"] == "kept":
-            search.add(row, written, offset)
-    return Summary(source, synthetic, text_only, reports, pictures, unusable, search.result(studies))
+            search.add(row, written)
+    return Summary(source, synthetic, text_only, reports, pictures, unusable, search.result())
 
 
 def _shared(what: str, shared: Shared, grave: bool = False) -> Check:

@@ -6,21 +6,24 @@ Its layout is ``summary_page.html`` beside this file.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
 
-from xraygpt.common.html_page import page_environment
+from xraygpt.common.errors import XrayGPTError
+from xraygpt.common.html_page import page_environment, picture_url
+from xraygpt.common.image_modes import to_rgb
+from xraygpt.datasets.datasets.images import ImageStore, open_storage
 from xraygpt.preparation.pipeline.output_folder import new_file
-from xraygpt.preparation.record.picture_counts import side_ranges
-from xraygpt.preparation.record.picture_sheet import picture_tiles
-from xraygpt.preparation.record.report_counts import Example, LabelCounts
+from xraygpt.preparation.record.counts import Example, LabelCounts, ShownPicture, side_ranges
 from xraygpt.preparation.record.summary import Summary
 from xraygpt.preparation.reports.cleaning import KEPT_FOR_LABEL
 
 PAGE_FILE = "preparation.html"
 TEMPLATE = "summary_page.html"
+TILE_SIDE = 256
 
 Marked = list[tuple[str, str]]
 """(what became of the words: "same", "gone" or "new"; the words)."""
@@ -57,6 +60,17 @@ class RuleCard:
     rule: str
     effect: str
     examples: list[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One small image with what stands below it."""
+
+    image_id: str
+    caption: str
+    """Split and view."""
+    url: str
+    """A JPEG as a ``data:`` URL; "" for an image that cannot be read."""
 
 
 def write_page(summary: Summary, folder: Path, settings: str, command: str) -> Path:
@@ -180,3 +194,30 @@ def _effect(rule: str, sentences: int, reports: int) -> str:
     if rule == KEPT_FOR_LABEL:
         return f"left {counted} as they were, for a finding that would be lost"
     return f"changed {counted}"
+
+
+def picture_tiles(folder: Path, pictures: Iterable[ShownPicture]) -> list[Tile]:
+    """Return the tiles of some images of a prepared folder, from its ``image/`` or ``shards/``.
+
+    An image that cannot be read gets an empty tile; to name it is the task of `verify_folder`.
+    """
+    try:
+        store = open_storage(folder)
+    except XrayGPTError:
+        return []
+    return [
+        Tile(
+            picture.image_id,
+            ", ".join(part for part in (picture.split, picture.view) if part),
+            _url(store, picture.image_id),
+        )
+        for picture in pictures
+    ]
+
+
+def _url(store: ImageStore, image_id: str) -> str:
+    try:
+        image = store.read(image_id, TILE_SIDE)
+    except XrayGPTError:
+        return ""
+    return picture_url(image if image.mode == "L" else to_rgb(image), TILE_SIDE)

@@ -17,9 +17,9 @@ from typing import NamedTuple
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.files import is_missing
 from xraygpt.common.paths import leads_outside
-from xraygpt.common.tables import DELIMITERS, JSON_LINES, Row, check_columns, read_table
-from xraygpt.datasets.datasets.annotations import SPLITS, normalise_split, summarise
-from xraygpt.preparation.sources.members import printable
+from xraygpt.common.tables import ENDINGS, SPLITS, Row, check_columns, normalise_split, read_table
+from xraygpt.datasets.datasets.annotations import summarise
+from xraygpt.preparation.sources.archives import printable
 from xraygpt.preparation.sources.names import image_ids
 from xraygpt.preparation.sources.sections import split_report
 from xraygpt.preparation.study import Picture, Study, Unusable
@@ -33,7 +33,7 @@ class FolderColumns:
     """Names of columns. One that is named here has to be in the table."""
 
     image: str = "image"
-    """Path of the image file."""
+    """Path of the image file; in JSON also a list of the paths of a study's images."""
     findings: str | None = None
     """None is ``findings``, if the table has it and `report` is not named."""
     impression: str | None = None
@@ -192,26 +192,27 @@ class FolderSource:
 
     def _read(self) -> tuple[FolderColumns, list[Row], list[Unusable]]:
         """Return the columns, the rows, joined where there is a second table, and rows without a partner."""
-        first = _first_row(self.table)
-        there = dict(first.values)
+        first = self._first_row(self.table)
+        there = [*first.values, *first.nested]
         if self.join is not None:
-            other = _first_row(self.join.table)
+            other = self._first_row(self.join.table)
             for row in (first, other):
                 check_columns(row.place, row.values, [self.join.on])
-            there |= other.values
+            there += [*other.values, *other.nested]
         try:
             columns = self.columns.resolve(there, first.place)
         except DataError as error:
             raise DataError(f"{error}{self._hint(there)}") from error
         needed = [*columns.used(), *self.where]
         if self.join is None:
-            return columns, list(read_table(self.table, needed)), []
+            return columns, list(read_table(self.table, needed, columns.image)), []
         check_columns(first.place, there, self.where)
         needed.append(self.join.on)
-        tables = {self.table: first.values, self.join.table: other.values}
         read = [
-            list(read_table(path, [name for name in needed if name in values]))
-            for path, values in tables.items()
+            list(
+                read_table(row.file, [n for n in needed if n in row.values or n in row.nested], columns.image)
+            )
+            for row in (first, other)
         ]
         images, reports = read if columns.image in first.values else reversed(read)
         texts = {columns.findings, columns.impression, columns.report} - {None}
@@ -219,13 +220,19 @@ class FolderSource:
             columns = replace(columns, study=self.join.on)
         return columns, *_joined(images, reports, self.join.on, self.table)
 
-    def _hint(self, there: Mapping[str, str]) -> str:
+    def _first_row(self, path: Path) -> Row:
+        row = next(read_table(path, each=self.columns.image), None)
+        if row is None:
+            raise DataError(f"{path}: the table has no rows")
+        return row
+
+    def _hint(self, there: Collection[str]) -> str:
         """Name the tables that lie beside this one and have a column of it, as a second one would."""
         lines = ""
         for path in sorted(self.table.parent.iterdir()) if self.join is None else ():
-            if path.name.removesuffix(".gz").endswith((*DELIMITERS, *JSON_LINES)) and path != self.table:
+            if path.name.lower().removesuffix(".gz").endswith(ENDINGS) and path != self.table:
                 try:
-                    columns = _first_row(path).values
+                    columns = self._first_row(path).values
                 except DataError:
                     continue
                 lines += "".join(
@@ -253,13 +260,6 @@ class FolderSource:
             more = ", ..." if len(values) > 10 else ""
             parts.append(f"{column} is one of {', '.join(values[:10])}{more}")
         return "; ".join(parts)
-
-
-def _first_row(path: Path) -> Row:
-    row = next(read_table(path), None)
-    if row is None:
-        raise DataError(f"{path}: the table has no rows")
-    return row
 
 
 def _joined(

@@ -2,26 +2,124 @@
 
 Source: https://openi.nlm.nih.gov/faq, collection NLMCXR; Demner-Fushman et al., JAMIA 23(2), 2016. Of its
 3,955 reports 3,425 have findings and 3,921 an impression; 7,470 images are named in 3,851 of them.
+
+The same image has other names in other places:
+
+- ``CXR1_1_IM-0001-3001`` in the reports and ``CXR1_1_IM-0001-3001.png`` in ``NLMCXR_png.tgz``,
+- ``1/1_IM-0001-3001.dcm`` in ``NLMCXR_dcm.tgz``,
+- ``1_IM-0001-3001.dcm.png`` in the copy on Kaggle.
+
+Of all other studies the report says ``CXR2_IM-0652-1001``; the DICOM file is ``2_IM-0652-1001.dcm``. What
+they have in common is the number before ``_IM`` and what follows it.
+
+The collection is published without splits; a file that others have published may say which study belongs to
+which.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
 
 from xraygpt.common.errors import DataError
-from xraygpt.preparation.sources.archives import read_members
-from xraygpt.preparation.sources.members import MEBIBYTE, Limits, printable
-from xraygpt.preparation.sources.names import is_image, is_safe_id
-from xraygpt.preparation.sources.openi_images import find_images, image_key
-from xraygpt.preparation.sources.openi_reports import OpenIReport, parse_report
-from xraygpt.preparation.sources.splits import NOT_NAMED, assign_splits
+from xraygpt.common.files import is_missing, load_json
+from xraygpt.common.tables import SPLITS, check_columns, normalise_split, read_table
+from xraygpt.datasets.datasets.annotations import summarise
+from xraygpt.preparation.sources.archives import MEBIBYTE, Limits, printable, read_members, walk_files
+from xraygpt.preparation.sources.names import is_image, is_safe_id, stem
 from xraygpt.preparation.study import Picture, Study, Unusable
 
+ROOT = "eCitation"
+TEXTS = "MedlineCitation/Article/Abstract/AbstractText"
 REPORT_LIMITS = Limits(member_bytes=MEBIBYTE, total_bytes=1024 * MEBIBYTE)
 IMAGE_LIMITS = Limits(member_bytes=512 * MEBIBYTE, total_bytes=512 * 1024 * MEBIBYTE)
 """The DICOM archive unpacks to about 100 GiB."""
+_PREFIX = re.compile(r"CXR(?:\d+_(?=\d+_IM))?", re.IGNORECASE)
+ID_COLUMNS = ("study_id", "image_id", "id", "uid", "dicom_id")
+"""Columns or keys that name what belongs to a split; the first that is there."""
+NOT_NAMED = "not in the split file"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenIReport:
+    """What a file says."""
+
+    study_id: str
+    """``CXR1``."""
+    sections: dict[str, str]
+    """Label in lower case -> text, whitespace joined. Text without a label is ``unlabelled``."""
+    image_ids: tuple[str, ...]
+    """``CXR1_1_IM-0001-3001``; each once, in the file's order; whatever the file says, unchecked."""
+
+
+def parse_report(data: bytes) -> OpenIReport:
+    """Read one XML file. Entities are refused, so it cannot grow in memory or reach for other files.
+
+    Raises:
+        DataError: not XML, hostile, or not a report of this collection; says why.
+    """
+    try:
+        root = fromstring(data)
+    except ParseError as error:
+        raise DataError(f"broken XML ({error})") from error
+    except DefusedXmlException as error:
+        raise DataError(f"XML with entities, refused ({printable(str(error))})") from error
+    except (ValueError, LookupError, RecursionError) as error:  # an encoding that nobody knows, and the like
+        raise DataError(f"unreadable XML ({error})") from error
+    if root.tag != ROOT:
+        raise DataError(f"the root element is <{printable(str(root.tag))}>, not <{ROOT}>")
+    study = root.find("uId")
+    study_id = "" if study is None else study.get("id", "").strip()
+    if not is_safe_id(study_id):
+        raise DataError(f"<uId> gives no usable study id ({printable(study_id) or 'none'})")
+    images = (image.get("id", "").strip() for image in root.iter("parentImage"))
+    return OpenIReport(study_id, _sections(root), tuple(dict.fromkeys(images)))
+
+
+def _sections(root: Element) -> dict[str, str]:
+    texts: dict[str, list[str]] = {}
+    for element in root.iterfind(TEXTS):
+        label = " ".join(element.get("Label", "").lower().split()) or "unlabelled"
+        texts.setdefault(label, []).extend(" ".join(element.itertext()).split())
+    return {label: " ".join(words) for label, words in texts.items()}
+
+
+def image_key(name: str) -> str:
+    """Return what all names of an image have in common: ``1_IM-0001-3001``.
+
+    Args:
+        name: an image id, or the path of a file.
+    """
+    return _PREFIX.sub("", stem(name), count=1)
+
+
+def find_images(folder: Path) -> dict[str, Path]:
+    """Return key (see `image_key`) -> file, of all images in a folder and below it. Links are not followed.
+
+    Raises:
+        DataError: there are none, or the same image is there more than once.
+    """
+    found: dict[str, list[Path]] = defaultdict(list)
+    for entry in walk_files(folder):
+        if not isinstance(entry, Unusable) and is_image(entry[0]):
+            found[image_key(entry[0])].append(entry[1])
+    if not found:
+        raise DataError(f"{folder}: there are no images in this folder")
+    several = [", ".join(map(str, files)) for files in found.values() if len(files) > 1]
+    if several:
+        raise DataError(
+            f"{folder}: {summarise('images are there more than once', several)}\n"
+            "name the folder that holds the form you want"
+        )
+    return {key: files[0] for key, files in found.items()}
 
 
 class OpenISource:
@@ -164,3 +262,99 @@ def _names(report: OpenIReport) -> set[str]:
         names.update("-".join(parts[:count]) for count in range(2, len(parts) + 1))
         names.add(image_key(image_id))
     return names
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Read a split file.
+
+    Either a JSON object ``{"train": [...], "val": [...], "test": [...]}`` of ids or of objects with one of
+    `ID_COLUMNS` (R2Gen's ``annotation.json`` has this form), or a table (see `read_table`) with a column
+    ``split`` and one of `ID_COLUMNS`. ``valid``, ``validate`` and ``validation`` are ``val``. An id may be
+    given as the name of an image file.
+
+    Returns:
+        study or image id -> ``train``, ``val`` or ``test``.
+
+    Raises:
+        MissingFileError, DataError: no such file, not of such a form, an unknown split, an id in two of
+            them, or no id at all.
+    """
+    splits: dict[str, str] = {}
+    problems: list[str] = []
+    for place, name, label in _entries(path):
+        split = normalise_split(label.strip().lower())
+        name = stem(name.strip())
+        if split not in SPLITS:
+            problems.append(f"{place}: '{label}' is none of {', '.join(SPLITS)}")
+        elif is_missing(name):
+            problems.append(f"{place}: no id")
+        elif splits.setdefault(name, split) != split:
+            problems.append(f"{place}: {name} is in {splits[name]} and in {split}")
+    if problems:
+        raise DataError(f"{path}: {summarise('entries of the split file are wrong', problems)}")
+    if not splits:
+        raise DataError(f"{path}: the split file names nothing")
+    return splits
+
+
+def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Return study id -> split, for the studies that `splits` names.
+
+    Args:
+        splits: as from `read_splits`.
+        names: study id -> all names that the split file may use for it.
+
+    Raises:
+        DataError: a study is in two splits, or none is in any.
+    """
+    assigned: dict[str, str] = {}
+    torn: list[str] = []
+    for study_id, known in names.items():
+        found = sorted({splits[name] for name in known if name in splits})
+        if len(found) > 1:
+            torn.append(f"{study_id}: {', '.join(found)}")
+        elif found:
+            assigned[study_id] = found[0]
+    if torn:
+        raise DataError(summarise("studies are in more than one split of the split file", torn))
+    if not assigned:
+        raise DataError(
+            f"the split file names none of the {len(names)} studies; its ids are such as "
+            f"'{next(iter(splits))}', the studies are called such as '{next(iter(names), '')}'"
+        )
+    return assigned
+
+
+def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (place, id, split as written)."""
+    content = _json_object(path)
+    if content is not None:
+        for label, entries in content.items():
+            if not isinstance(entries, list):
+                raise DataError(f"{path}: '{label}' has to be a list of ids")
+            for number, entry in enumerate(entries):
+                place = f"{path}: {label}[{number}]"
+                yield place, _id_of(place, entry), label
+        return
+    column = ""
+    for row in read_table(path, ("split",)):
+        if not column:
+            column = next((name for name in ID_COLUMNS if name in row.values), ID_COLUMNS[0])
+        check_columns(row.place, row.values, (column,))
+        yield row.place, row.values[column], row.values["split"]
+
+
+def _json_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a ``.json`` file; None if it is a table."""
+    if path.suffix.lower() != ".json":
+        return None
+    content = load_json(path)
+    return content if isinstance(content, dict) and "annotations" not in content else None
+
+
+def _id_of(place: str, entry: object) -> str:
+    if isinstance(entry, Mapping):
+        entry = next((entry[name] for name in ID_COLUMNS if name in entry), None)
+    if isinstance(entry, bool) or not isinstance(entry, str | int):
+        raise DataError(f"{place}: expected an id, or an object with one of {', '.join(ID_COLUMNS)}")
+    return str(entry)

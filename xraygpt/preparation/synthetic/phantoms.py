@@ -1,9 +1,11 @@
-"""What the synthetic trees have in common: phantoms with their reports, and a new folder with a notice."""
+"""Phantoms with their reports: as a source, and as what the synthetic trees are made of."""
 
 from __future__ import annotations
 
 import io
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.datasets.phantom.patients import phantom_rng, phantom_truth, render_phantom
 from xraygpt.datasets.phantom.render import render
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import Truth, draw_truth
+from xraygpt.preparation.study import Picture, Study, Unusable
 
 SEED = 301
 """No shipped configuration trains or evaluates on phantoms of this seed."""
@@ -31,6 +35,7 @@ the files follow %s. Not for any clinical use.
 JPEG_QUALITY = 90
 NOISE = 6
 """Largest noise that an image has of its own, in grey levels of 255."""
+SECTIONS = re.compile(r"Findings: (?P<findings>.*) Impression: (?P<impression>.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,3 +126,41 @@ def new_tree(folder: Path, collection: str, studies: int) -> None:
         raise DataError(f"{folder}: is there and not an empty folder; name a new one")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")
+
+
+class PhantomSource:
+    """The first phantoms of a seed, the same as the builder ``phantom`` gives for it.
+
+    Args:
+        seed: another seed gives other phantoms.
+        count: number of phantoms.
+        size: side of the images in pixels, 64 or more.
+        split: the split of all of them; None to draw splits.
+    """
+
+    name = "phantom"
+
+    def __init__(self, seed: int, count: int, size: int, split: str | None = None) -> None:
+        self.seed = seed
+        self.count = count
+        self.size = size
+        self.split = split
+        self.skipped_members: list[Unusable] = []
+
+    def studies(self) -> Iterator[Study]:
+        """Yield the phantoms by number."""
+        for index in range(self.count):
+            name = f"phantom-{self.seed}-{index}"
+            report = write_report(phantom_truth(self.seed, index), phantom_rng(self.seed, index, "report"))
+            sections = SECTIONS.fullmatch(report)
+            assert sections is not None, report
+            yield Study(name, sections.groupdict(), (Picture(name, None, "PA"),), split=self.split)
+
+    def picture_files(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
+        """Render the wanted phantoms; yield each with its id, as a PNG file."""
+        for index in range(self.count):
+            name = f"phantom-{self.seed}-{index}"
+            if name in wanted:
+                file = io.BytesIO()
+                Image.fromarray(render_phantom(self.seed, index, self.size)).save(file, "PNG")
+                yield name, file.getvalue()

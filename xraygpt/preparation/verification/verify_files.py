@@ -5,30 +5,81 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
-from xraygpt.common.errors import XrayGPTError
+from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.files import file_sha256
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER, Annotation
-from xraygpt.datasets.datasets.images import IMAGE_SUFFIXES, LooseImages
+from xraygpt.datasets.datasets.images import LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
+from xraygpt.pictures.reading import IMAGE_SUFFIXES, read_image
 from xraygpt.preparation.pipeline.output_folder import CHECKSUM_FILE
 from xraygpt.preparation.pipeline.workers import map_chunks
-from xraygpt.preparation.verification.file_checks import (
-    FileToCheck,
-    Found,
-    check_some_files,
-    check_some_shards,
-)
-from xraygpt.preparation.verification.verification import Verification
+from xraygpt.preparation.record.counts import Places
 
 FILES_AT_ONCE = 64
 CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 T = TypeVar("T")
+# A JPEG is read to its end at an eighth of its size too, in half the time.
+DECODE_SIZE = 1
+
+Found = tuple[str, str]
+"""(what is wrong, with which file)."""
+
+
+@dataclass
+class Problem(Places):
+    """Things that are wrong in the same way: how many, and the first few of them."""
+
+    what: str = ""
+
+
+@dataclass
+class Verification:
+    """What was checked and what is wrong."""
+
+    folder: Path
+    checked: list[str] = field(default_factory=list)
+    """What was looked at, with numbers."""
+    nothing: list[str] = field(default_factory=list)
+    """Checks that had nothing to check, with the reason."""
+    _found: dict[str, Problem] = field(default_factory=dict)
+
+    def add(self, what: str, place: str) -> None:
+        """Note one problem; those with the same `what` are counted together."""
+        self._found.setdefault(what, Problem(what=what)).add(place)
+
+    def add_counted(self, what: str, count: int, first: Iterable[str]) -> None:
+        """Note several problems of which only the first few are known by name."""
+        if count:
+            self._found[what] = Problem(count, list(first), what)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong; empty for a folder that is in order."""
+        return list(self._found.values())
+
+    def text(self) -> str:
+        """Return the lines for a terminal: problems with counts and the first few, then what was checked."""
+        lines: list[str] = []
+        for problem in self.problems:
+            lines.append(f"{problem.what}: {problem.count:,}")
+            lines += [f"  {place}" for place in problem.first]
+            if problem.count > len(problem.first):
+                lines.append(f"  ... and {problem.count - len(problem.first):,} more")
+        lines += [f"checked: {what}" for what in self.checked]
+        lines += [f"not checked: {what}" for what in self.nothing]
+        kinds = len(self.problems)
+        verdict = f"{kinds} kinds of problems" if kinds > 1 else "1 kind of problem" if kinds else "in order"
+        return "\n".join([*lines, f"{self.folder}: {verdict}"])
 
 
 def check_files(
@@ -162,3 +213,86 @@ def _files_below(folder: Path, below: str) -> set[str]:
         for root, _, names in os.walk(folder / below)
         for name in names
     }
+
+
+class FileToCheck(NamedTuple):
+    """A file and what to do with it."""
+
+    path: Path
+    digest: str
+    """Its SHA-256 as hexadecimal digits; "" if that is not known."""
+    is_image: bool
+    """It is to be decoded."""
+
+
+def check_some_files(files: Sequence[FileToCheck]) -> list[Found]:
+    """Return what is wrong with some files."""
+    return [found for file in files for found in _check_file(file)]
+
+
+def check_some_shards(shards: Sequence[Shard], folder: Path, decode: bool) -> list[Found]:
+    """Return what is wrong with tars that have the size that the index says; others are passed over."""
+    return [found for shard in shards for found in _check_shard(folder / shard.name, shard, decode)]
+
+
+def _check_file(file: FileToCheck) -> Iterator[Found]:
+    try:
+        if file.digest and file_sha256(file.path) != file.digest:
+            yield "files that differ from their checksum", str(file.path)
+    except OSError as error:
+        yield "files that cannot be read", f"{file.path} ({error.strerror})"
+        return
+    if file.is_image:
+        try:
+            read_image(file.path, DECODE_SIZE)
+        except DataError as error:
+            yield "images that cannot be decoded", str(error)
+
+
+def _check_shard(path: Path, shard: Shard, decode: bool) -> Iterator[Found]:
+    try:
+        if path.stat().st_size != shard.bytes:
+            return
+        if file_sha256(path) != shard.sha256:
+            yield "shards that differ from the checksum in the index", str(path)
+        with path.open("rb") as file:
+            yield from _check_members(path, file, shard)
+            if decode:
+                yield from _check_images(path, file, shard)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield "files that cannot be read", f"{path} ({error.strerror})"
+
+
+def _check_members(path: Path, file: BinaryIO, shard: Shard) -> Iterator[Found]:
+    """Compare the members of a tar with the index."""
+    images: dict[str, tuple[int, int]] = {}
+    annotations: set[str] = set()
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                image_id = unquote(str(name.with_suffix("")))
+                if name.suffix == ".json":
+                    annotations.add(image_id)
+                else:
+                    images[image_id] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        yield "shards that are no tars", f"{path} ({error})"
+        return
+    indexed = {member.image_id: (member.offset, member.size) for member in shard.images}
+    for image_id in sorted(images.keys() | indexed.keys()):
+        if images.get(image_id) != indexed.get(image_id):
+            yield "images that lie elsewhere in the shard than the index says", f"{path}: {image_id}"
+    for image_id in sorted(images.keys() ^ annotations):
+        yield "images without annotation in the shard, or the reverse", f"{path}: {image_id}"
+
+
+def _check_images(path: Path, file: BinaryIO, shard: Shard) -> Iterator[Found]:
+    for member in shard.images:
+        file.seek(member.offset)
+        try:
+            read_image(file.read(member.size), DECODE_SIZE, f"{path}: {member.image_id}")
+        except DataError as error:
+            yield "images that cannot be decoded", str(error)

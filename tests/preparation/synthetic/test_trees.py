@@ -10,7 +10,7 @@ from xraygpt.preparation.sources.folder import FolderSource
 from xraygpt.preparation.sources.openi import OpenISource
 from xraygpt.preparation.study import Study
 from xraygpt.preparation.synthetic import write_openi_tree, write_simple_folder
-from xraygpt.preparation.synthetic.openi import mesh_terms
+from xraygpt.preparation.synthetic.trees import mesh_terms
 
 
 def test_openi_archives_are_read_by_the_source(tmp_path: Path) -> None:

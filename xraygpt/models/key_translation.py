@@ -1,7 +1,9 @@
-"""Hugging Face's BLIP-2 (`Blip2ForConditionalGeneration`, `Blip2Model`, `Blip2ForImageTextRetrieval`).
+"""From the keys of published weight files to the keys of this package, and back: functions of dictionaries.
 
-The same network under other names. One table serves both directions; only EVA's bias of queries and values
-is stored differently (see `qkv_bias`).
+EVA's attention has biases of queries and values; files often hold them joined, with zeros for the keys. A
+bias of the keys adds the same number to all scores of a query, which softmax takes away again: whatever
+stands in its place has no effect, and leaving it out is exact. Hugging Face's BLIP-2 is the same network
+under other names: one table serves both directions.
 """
 
 import re
@@ -10,7 +12,77 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.key_translation.qkv_bias import JOINED, QUERY, VALUE, join_bias, split_bias
+
+JOINED = "qkv.bias"
+QUERY, VALUE = "q_bias", "v_bias"
+
+
+def split_bias(joined: Tensor) -> dict[str, Tensor]:
+    """``qkv.bias`` (3D,) -> ``q_bias`` and ``v_bias``, (D,) each."""
+    query, _, value = joined.chunk(3)
+    return {QUERY: query.clone(), VALUE: value.clone()}
+
+
+def join_bias(query: Tensor, value: Tensor) -> Tensor:
+    """``q_bias`` and ``v_bias`` (D,) -> ``qkv.bias`` (3D,), zero for the keys."""
+    joined = query.new_zeros(3 * len(query))
+    joined[: len(query)] = query
+    joined[-len(value) :] = value
+    return joined
+
+
+_WRAPPERS = ("module.", "visual_encoder.", "visual.")
+_NOT_BUILT = re.compile(r"^(head|norm|fc_norm|lm_head|mask_token)(\.|$)")
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
+
+
+def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
+    """Keys of an EVA(-CLIP) file -> keys of `VisionTransformer`.
+
+    Takes `eva_vit_g.pth`, a whole EVA-CLIP model (prefix `visual.`), or a checkpoint of BLIP-2, XrayGPT
+    or this package (prefix `visual_encoder.`). The classification head and final norm are left out, as are
+    blocks from `depth` on (BLIP-2 drops the last block), and a joint `qkv.bias` is split.
+    """
+    translated: dict[str, Tensor] = {}
+    for key, value in _vision_part(state).items():
+        block = _BLOCK.match(key)
+        if _NOT_BUILT.match(key) or (block and int(block.group(1)) >= depth):
+            continue
+        if key.endswith(f".attn.{JOINED}"):
+            prefix = key.removesuffix(JOINED)
+            translated |= {f"{prefix}{name}": bias for name, bias in split_bias(value).items()}
+        else:
+            translated[key] = value
+    return translated
+
+
+def _vision_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vision encoder's entries, without the prefixes that wrappers put before them."""
+    part = dict(state)
+    for prefix in _WRAPPERS:
+        wrapped = {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
+        part = wrapped or part
+    return part
+
+
+TEXT_HALF = (
+    r"^Qformer\.cls\.",
+    r"^Qformer\.bert\.embeddings\.(word|position)_embeddings\.",
+    r"^Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\.",
+)
+"""Keys of the Q-Former's text half, which a model that feeds it queries only does not build."""
+
+TIED = (r"^Qformer\.cls\.predictions\.decoder\.(weight|bias)$",)
+"""Second names of parameters that have another name too; a file need not hold them twice."""
+
+QFORMER_PARTS = ("query_tokens", "Qformer.", "ln_vision.")
+"""What a Q-Former weight file is read for; BLIP-2 files hold much more (heads, projections, a ViT)."""
+
+
+def select_qformer_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a BLIP-2, MiniGPT-4 or own checkpoint that make up Q-Former, queries and ln_vision."""
+    return {key: value for key, value in state.items() if key.startswith(QFORMER_PARTS)}
+
 
 HF_LANGUAGE_MODEL = "language_model."
 """What the keys of the text model begin with there."""

@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertForPreTraining
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.models.bert_weights import load_bert
+from xraygpt.models.bert_pretrained import load_bert
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig
 
 SIZES = {

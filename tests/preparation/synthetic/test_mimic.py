@@ -16,8 +16,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.preparation.sources.mimic_cxr import MimicCXRSource
 from xraygpt.preparation.study import Study
 from xraygpt.preparation.synthetic import write_mimic_tree
-from xraygpt.preparation.synthetic.mimic import LABELS, METADATA_COLUMNS, SPLIT_COLUMNS
-from xraygpt.preparation.synthetic.report_layout import PRIOR_SENTENCES
+from xraygpt.preparation.synthetic.mimic import LABELS, METADATA_COLUMNS, PRIOR_SENTENCES, SPLIT_COLUMNS
 
 STUDIES = 150
 

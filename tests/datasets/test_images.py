@@ -15,9 +15,8 @@ from PIL import Image
 
 from tests.toy import write_dataset
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.datasets.datasets import image_stores
-from xraygpt.datasets.datasets.image_stores import ShardedImages, open_folder, open_storage
-from xraygpt.datasets.datasets.images import ImageStore, LooseImages
+from xraygpt.datasets.datasets import images as image_files
+from xraygpt.datasets.datasets.images import ImageStore, LooseImages, ShardedImages, open_folder, open_storage
 from xraygpt.preparation.pipeline.shards import write_shards
 
 
@@ -92,7 +91,7 @@ def test_store_goes_to_another_process_and_opens_its_own_files(storage: Path) ->
     code += "assert 'torch' not in sys.modules\n"
     both = stores(storage)
     expected = [hashlib.sha256(store.read("x3").tobytes()).hexdigest() for store in both]
-    root = Path(image_stores.__file__).parents[3]
+    root = Path(image_files.__file__).parents[3]
     result = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(both), capture_output=True, check=True, cwd=root
     )
@@ -100,7 +99,7 @@ def test_store_goes_to_another_process_and_opens_its_own_files(storage: Path) ->
 
 
 def test_no_more_files_are_open_than_allowed(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_stores, "MAX_OPEN", 2)
+    monkeypatch.setattr(image_files, "MAX_OPEN", 2)
     images = ShardedImages(storage / "shards")
 
     def open_tars() -> int:

@@ -1,24 +1,36 @@
-"""Put together the small pretrained parts that ship with the package, from the trainings that made them.
+"""What a small model is made from: its tokenizers, and the pretrained parts that ship with the package.
 
-The language model becomes a Hugging Face folder, vision encoder and Q-Former files under the reference's key
-names, all in float16. What trained them is kept beside them: log, configuration, figures, hashes.
+The tokenizers learn from a data set's reports: a SentencePiece one in the form of LLaMA's (byte-pair encoding
+with byte fallback), for the language model, and a WordPiece vocabulary in the form of BERT's, for the text
+half of the Q-Former.
+
+Of the trainings that made the parts, the language model becomes a Hugging Face folder, vision encoder and
+Q-Former files under the reference's key names, all in float16. What trained them is kept beside them: log,
+configuration, figures, hashes.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from safetensors.torch import save_file
+from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
-from xraygpt.common.errors import CheckpointError, MissingFileError
+from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import file_sha256
+from xraygpt.common.registry import registry
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
+from xraygpt.models.prompts import read_prompts
 
 STEPS = {
     "llm": "train_configs/tiny/1_llm.yaml",
@@ -35,6 +47,7 @@ PROJECTION_STEPS = {
 LLM_FILES = ("config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors")
 SIZE_LIMIT = 12_000_000
 """Most bytes that the parts may have together."""
+PRINTABLE_ASCII = "".join(map(chr, range(33, 127)))
 
 
 def assemble_parts(trained: Path, target: Path) -> list[Path]:
@@ -155,3 +168,96 @@ def _require(trained: Path, weights: Iterable[str], steps: Mapping[str, str]) ->
         raise MissingFileError(
             f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"
         )
+
+
+def train_llama_tokenizer(
+    texts: Sequence[str], folder: Path, vocab_size: int, symbols: Sequence[str] = ()
+) -> Path:
+    """Write ``tokenizer.model`` and ``tokenizer_config.json``, as a LLaMA folder has them.
+
+    Args:
+        texts: what to learn from.
+        vocab_size: number of pieces, of which 259 are special tokens and bytes.
+        symbols: strings that are always one piece of their own, such as ``###``.
+
+    Returns:
+        The path of ``tokenizer.model``.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        required_chars=PRINTABLE_ASCII,
+        user_defined_symbols=list(symbols),
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "legacy": True,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    path = folder / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def train_bert_vocabulary(texts: Sequence[str], folder: Path, vocab_size: int) -> Path:
+    """Write ``vocab.txt``, a lower-case WordPiece vocabulary; returns its path."""
+    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(
+        texts,
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        initial_alphabet=list(PRINTABLE_ASCII),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_model(str(folder))
+    return folder / "vocab.txt"
+
+
+def training_texts(cfg: Any, reports: int) -> list[str]:
+    """Reports of the training splits, what stands in for their images, and the prompts around them.
+
+    Args:
+        cfg: `Config` of a text-only training.
+        reports: most reports taken from each data set.
+
+    Raises:
+        DataError: a data set has no split "train".
+    """
+    template = cfg.model_cfg.prompt_template
+    pieces = [
+        piece
+        for prompt in read_prompts(cfg.model_cfg.prompt_path, template)
+        for piece in prompt.split(IMAGE_PLACEHOLDER)
+    ]
+    texts: list[str] = []
+    for name, dataset_cfg in cfg.datasets_cfg.items():
+        splits = registry.get_builder_class(name)(dataset_cfg).build_datasets()
+        if "train" not in splits:
+            raise DataError(
+                f"datasets.{name}: no split train to learn from, only {', '.join(splits) or 'none at all'}"
+            )
+        dataset = splits["train"]
+        for number, sample in enumerate(islice((dataset[i] for i in range(len(dataset))), reports)):
+            texts += [sample["caption"], sample.get("image_text", ""), pieces[number % len(pieces)]]
+    return [text for text in texts if text]

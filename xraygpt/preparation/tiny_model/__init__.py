@@ -1,1 +1,0 @@
-"""What a tiny model is put together from: texts, tokenizers, shipped parts."""
