@@ -1,4 +1,4 @@
-"""Command lines: parsed, recorded as they were typed, and run; what is said when one is cut short."""
+"""Command lines: parsed, recorded as they were typed, run, and what is said when one of them fails."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
-    """Run the command that a command line names; return the exit status, see `guarded`.
+    """Run the command that a command line names; return the exit status, see `run_command`.
 
     Args:
         parser: sets ``run``, the function that takes the parsed command line, and may set ``check``, which
@@ -149,39 +149,30 @@ def _log_traceback() -> str:
     return f" (traceback in {os.path.relpath(files[0].baseFilename)})"
 
 
-def program(verb: str | None = None) -> list[str]:
-    """Return how this program was started, or how its sibling `verb` ("train", "evaluate", "demo") is.
-
-    Either as a script, ``python train.py``, or as the installed command, ``xraygpt train``; under torchrun
-    that is part of it, unless another program is asked for.
-    """
-    script, *arguments = sys.argv
-    start = _start(script)
-    if start[-1] != script:
-        start += [verb] if verb else [word for word in arguments[:1] if not word.startswith("-")]
-    elif verb:
-        start = ["python", str(Path(script).with_name(f"{verb}.py"))]
-    return start if verb else _under_torchrun(start)
-
-
 def typed_command(words: Sequence[str] | None = None) -> str:
     """Return a command line as it was typed, for records: ``xraygpt train …`` or ``python train.py …``.
 
     Args:
         words: the program and what follows it; None for those that Python was started with.
     """
-    script, *arguments = sys.argv if words is None else words
-    return shlex.join([*_under_torchrun(_start(script)), *arguments])
+    program, *given = sys.argv if words is None else words
+    return shlex.join([*_under_torchrun(_start_of(program)), *given])
 
 
-def _start(script: str) -> list[str]:
-    """Return the words that start a program, from the name by which Python knows it."""
-    path = Path(script)
-    if path.name == "__main__.py":
-        package = path.parent.name
-        return ["python", "-m", package if package == "xraygpt" else f"xraygpt.{package}"]
-    # What is no script is the installed command, known by its full path.
-    return ["python", script] if path.suffix == ".py" else [path.name.removesuffix(".exe")]
+def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
+    """Return a command line with a configuration as one would type it, for this program or a sibling.
+
+    Args:
+        verb: "train", "evaluate" or "demo"; None for the program that is running, under torchrun if it is.
+    """
+    program, *given = sys.argv
+    start = _start_of(program)
+    if not start[-1].endswith(".py"):  # one program with commands
+        start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
+    elif verb:
+        start[-1] = str(Path(program).with_name(f"{verb}.py"))
+    start = start if verb else _under_torchrun(start)
+    return shlex.join([*start, "--cfg-path", cfg_path, *(["--options", *options] if options else [])])
 
 
 def _under_torchrun(start: list[str]) -> list[str]:
@@ -190,7 +181,10 @@ def _under_torchrun(start: list[str]) -> list[str]:
     return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *start[start[0] == "python" :]]
 
 
-def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
-    """Return the command line of a program with a configuration, as one would type it."""
-    settings = ["--options", *options] if options else []
-    return shlex.join([*program(verb), "--cfg-path", cfg_path, *settings])
+def _start_of(program: str) -> list[str]:
+    """Return how a program is started: as a script, a module, or an installed command, without its folder."""
+    path = Path(program)
+    if path.name == "__main__.py":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        return ["python", "-m", spec.parent if spec else path.parent.name]
+    return ["python", program] if path.suffix == ".py" else [path.name.removesuffix(".exe")]

@@ -1,4 +1,4 @@
-"""Where files are: the package, paths as a configuration writes them, and remote files as local ones."""
+"""Where files are: paths as they are written in a configuration, and remote files as local ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shipped_root() -> Path:
 
 
 def install_hint(extra: str) -> str:
-    """Return the command that adds an extra ("demo", "dicom", …) to the installation that is running."""
+    """Return the command that installs an extra ("demo", "dicom", …) beside the code that is running."""
     if (package_root().parent / "constraints.txt").is_file():
         return f'python -m pip install -c constraints.txt -e ".[{extra}]"'
     return f'python -m pip install "{DISTRIBUTION}[{extra}]"'

@@ -165,6 +165,7 @@ def make_protocol(
         not_computed=scores.not_computed,
         seed=scores.seed,
         rounds=scores.rounds,
+        text="; ".join(filter(None, [TEXT_NOTE, scores.language.note])),
         versions=software_versions(),
         command=command,
     )

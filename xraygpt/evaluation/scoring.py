@@ -10,6 +10,7 @@ from typing import Any
 
 from xraygpt.evaluation.controls import blind_bounds, blind_report, shuffled
 from xraygpt.evaluation.finding_table import FindingScore, score_findings
+from xraygpt.evaluation.language import LanguageCheck, check_language, readable_metrics
 from xraygpt.evaluation.metric_table import MetricTable, make_tables
 from xraygpt.evaluation.metrics.laterality import side_confusion
 from xraygpt.evaluation.metrics.metric import Array, Metric
@@ -40,6 +41,8 @@ class Scores:
     studies: int
     empty: int
     """Generated reports without any text."""
+    language: LanguageCheck
+    """Which of them are not in English."""
     seed: int
     rounds: int
     metrics: Mapping[str, Metric]
@@ -49,7 +52,7 @@ class Scores:
     not_computed: Mapping[str, str]
     """Name of a metric -> why."""
     findings: Mapping[str, FindingScore]
-    """Class of the labeller -> how well it is reported."""
+    """Class of the labeller -> how well it is reported; none where the reports are not in English."""
     sides: Mapping[str, Mapping[str, int]]
     """Side in the reference -> side in the generated report -> number of findings, see `side_confusion`."""
     subgroups: Mapping[str, Sequence[SubgroupScore]]
@@ -69,6 +72,7 @@ class Scores:
             "reports": self.reports,
             "studies": self.studies,
             "empty": self.empty,
+            "language": self.language.to_dict(),
             "seed": self.seed,
             "rounds": self.rounds,
             "scores": _plain_scores(self.scores),
@@ -91,6 +95,14 @@ class Scores:
             "not_computed": dict(self.not_computed),
             "metrics": {name: describe_metric(metric) for name, metric in self.metrics.items()},
         }
+
+
+def by_reason(not_computed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each reason why metrics were not computed -> their names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in not_computed.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def describe_metric(metric: Metric) -> dict[str, Any]:
@@ -130,22 +142,27 @@ def score_predictions(
     groups = {column: group_rows(column, column_values(rows, column)) for column in subgroups}
     references, hypotheses = [row.reference for row in rows], [row.generated for row in rows]
     studies = [row.study_id for row in rows]
+    language = check_language(references, hypotheses)
+    readable, not_english = readable_metrics(metrics, language)
     constant = blind_report(references)
     exchanged = shuffled(hypotheses, studies, seed)
     runs = [hypotheses, [constant] * len(rows), *([exchanged] if exchanged is not None else [])]
-    table, of_blind, *of_exchanged = make_tables(metrics, references, runs)
+    table, of_blind, *of_exchanged = make_tables(readable, references, runs)
     bounds = blind_bounds(references)
     return Scores(
         reports=len(rows),
         studies=len(set(studies)),
         empty=sum(not text.strip() for text in hypotheses),
+        language=language,
         seed=seed,
         rounds=rounds,
         metrics={metric.name: metric for metric in table.metrics},
         scores=_intervals(table, table.values, studies, seed, rounds),
-        not_computed=table.not_computed,
-        findings=score_findings(references, hypotheses, studies, seed=seed, rounds=rounds),
-        sides=side_confusion(references, hypotheses),
+        not_computed={**table.not_computed, **not_english},
+        findings=score_findings(references, hypotheses, studies, seed=seed, rounds=rounds)
+        if language.english
+        else {},
+        sides=side_confusion(references, hypotheses) if language.english else {},
         subgroups={
             column: [
                 _subgroup(table, studies, value, places, seed, rounds) for value, places in parts.items()
@@ -159,7 +176,7 @@ def score_predictions(
                 else {metric.name: math.nan for metric in table.metrics}
             ),
             "blind": of_blind.scores(),
-            "blind_bound": {metric.name: bounds[metric.name] for metric in metrics if metric.name in bounds},
+            "blind_bound": {metric.name: bounds[metric.name] for metric in readable if metric.name in bounds},
         },
         blind_report=constant,
         worst={metric.name: worst_reports(table, metric, rows) for metric in table.metrics},

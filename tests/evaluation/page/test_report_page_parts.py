@@ -47,12 +47,12 @@ def test_cards_tell_columns_that_are_short_and_differ() -> None:
         prediction(0, "a", "b", columns={"prompt": "Describe.", "view": "PA", "note": "x" * 50}),
         prediction(1, "a", "b", columns={"prompt": "Describe.", "view": "", "note": "y"}),
     ]
-    cards = example_cards([(each, "random") for each in rows], [], None, phantoms=False)
+    cards = example_cards([(each, "random") for each in rows], [], None, highlight)
     assert [card.columns for card in cards] == [{"view": "PA"}, {}]
 
 
 def test_an_empty_report_is_an_error() -> None:
-    (card,) = example_cards([(prediction(0, "The lungs are clear.", " "), "worst")], [], None, phantoms=False)
+    (card,) = example_cards([(prediction(0, "The lungs are clear.", " "), "worst")], [], None, highlight)
     assert card.missed == ["any text"]
     assert card.generated == []
     assert card.invented == card.agreed == []

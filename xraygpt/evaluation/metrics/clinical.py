@@ -91,6 +91,7 @@ def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
         ),
         statistics=_statistics(classes, average, uncertain),
         score=micro_f1 if average == "micro" else macro_f1,
+        english_only=True,
     )
 
 

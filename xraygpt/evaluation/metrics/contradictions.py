@@ -163,5 +163,6 @@ CONTRADICTIONS = Metric(
     ),
     statistics=_statistics,
     score=mean_of_values,
+    english_only=True,
     higher_is_better=False,
 )

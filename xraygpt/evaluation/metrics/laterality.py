@@ -58,4 +58,5 @@ LATERALITY_F1 = Metric(
     ),
     statistics=_statistics,
     score=micro_f1,
+    english_only=True,
 )

@@ -155,4 +155,5 @@ METEOR = Metric(
     "PTBTokenizer: of the corpus, 0 to 1",
     statistics=meteor_statistics,
     score=meteor_score,
+    english_only=True,
 )

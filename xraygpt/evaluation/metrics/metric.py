@@ -37,6 +37,8 @@ class Metric:
     """False for rates of errors; None-like metrics (lengths) say so in `equals`."""
     highest: float = 1.0
     """Upper end of the scale (100 for sacrebleu)."""
+    english_only: bool = False
+    """It reads reports by English rules or tables, and says nothing of reports in another language."""
 
     def __call__(self, references: Sequence[str], hypotheses: Sequence[str]) -> float:
         """Return the score of all reports together."""

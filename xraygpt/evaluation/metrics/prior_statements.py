@@ -42,6 +42,7 @@ PRIOR_STATEMENTS: tuple[Metric, ...] = (
         "by this project's rules",
         statistics=_of_reports,
         score=mean_of_values,
+        english_only=True,
         higher_is_better=False,
     ),
     Metric(
@@ -51,6 +52,7 @@ PRIOR_STATEMENTS: tuple[Metric, ...] = (
         "project's rules",
         statistics=_of_sentences,
         score=mean_of_values,
+        english_only=True,
         higher_is_better=False,
     ),
 )

@@ -138,6 +138,7 @@ SURFACE: tuple[Metric, ...] = (
         equals="share of generated reports that the rule labeller calls No Finding; descriptive",
         statistics=_mean_of(is_normal),
         score=mean_of_values,
+        english_only=True,
     ),
     Metric(
         name="normal_reference",
@@ -145,5 +146,6 @@ SURFACE: tuple[Metric, ...] = (
         equals="share of references that the rule labeller calls No Finding; descriptive",
         statistics=_mean_of(is_normal, of_references=True),
         score=mean_of_values,
+        english_only=True,
     ),
 )
