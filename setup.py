@@ -61,7 +61,7 @@ setup(
         "iopath>=0.1.10",
         "jinja2>=3.1",  # the HTML page; PyTorch needs it too
         "numpy>=1.26",
-        "omegaconf>=2.3",
+        "omegaconf>=2.4",
         "pillow>=10.3",
         "pyyaml>=6.0",
         "safetensors>=0.5",

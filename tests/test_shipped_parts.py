@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from xraygpt.datasets.phantom.patients import phantom_truth, render_phantom
+from xraygpt.datasets.phantom.render import phantom_truth, render_phantom
 from xraygpt.evaluation.findings import extract_findings
 from xraygpt.evaluation.metrics.counts import count_set_matches, micro_f1
 from xraygpt.models import GenerationConfig, load_model_and_preprocess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_a_fault_in_the_program_is_a_line_with_its_traceback_in_the_log(
 
 def test_advice_follows_what_is_no_fault_of_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     ends = {
-        Terminated(): (143, "stopped by SIGTERM; resume with: x\n"),
+        Terminated(signal.SIGTERM): (143, "stopped by SIGTERM; resume with: x\n"),
         OSError(28, "full", "a"): (2, "error: a: full; once that is fixed, resume with: x\n"),
         DataError("b: wrong"): (2, "error: b: wrong\n"),
     }

@@ -1,6 +1,8 @@
+import errno
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +39,41 @@ def test_other_processes_only_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     setup_logger(tmp_path)
     assert logging.getLogger().level == logging.WARNING
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_what_libraries_say_is_for_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logger(tmp_path)
+    logging.getLogger("py.warnings").warning("old way")
+    logging.getLogger("transformers.generation").warning("odd flags")
+    logging.getLogger("xraygpt.x").debug("the configuration")
+    logging.getLogger("huggingface_hub.x").error("broken")
+    written = (tmp_path / "log.txt").read_text()
+    assert all(text in written for text in ("old way", "odd flags", "the configuration", "broken"))
+    shown = capsys.readouterr().err
+    assert "broken" in shown
+    assert not any(text in shown for text in ("old way", "odd flags", "the configuration"))
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_a_log_that_cannot_be_written_is_an_error_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup_logger(tmp_path)
+
+    def full(self: logging.StreamHandler[Any]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(logging.StreamHandler, "flush", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*log\.txt'"):
+        logging.getLogger("xraygpt").info("hello")
+
+
+def test_lines_of_a_loop_that_resumes_count_from_its_beginning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        list(progress(range(3), total=10, desc="epoch 2", status=lambda: "loss 1", every=4, first=7))
+    assert [line.split(",")[0] for line in caplog.messages] == ["epoch 2: 8/10", "epoch 2: 10/10"]
+    assert caplog.messages[-1].endswith("about 0 s left  loss 1")
 
 
 def test_metrics_are_appended_one_object_a_line(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_a_stopped_training_says_how_to_resume(
     assert not list((tmp_path / "out").glob(".*"))
     log = (tmp_path / "out" / "log.txt").read_text()
     assert ("Traceback" in log) == (status == 1)
+    assert "Traceback" not in process.stderr
     options = [*command.split("--options ")[1].split(), "model.die_at=0"]
     launch(Namespace(cfg_path=str(cfg), options=options))
     assert [row["step"] for row in metrics_of(tmp_path / "out")] == list(range(1, 13))

@@ -76,31 +76,40 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     Args:
         advice: returns what to do after anything but an `XrayGPTError`, as the end of a sentence.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPPING)}
-    if in_main_thread:
-        for number in STOPPING:
-            if handlers[number] is not signal.SIG_IGN:  # as nohup does with SIGHUP
-                signal.signal(number, _terminate)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        # Not where somebody else has a handler, or where a shell has them ignored (nohup).
+        usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(STOPPING, signal.SIG_DFL)}
+        before = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
+    for number in before:
+        signal.signal(number, _stop)
     try:
         return run()
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        if in_main_thread:  # the message is to be seen whole; torchrun lets a SIGTERM follow a Ctrl-C
-            for number in handlers:
-                signal.signal(number, signal.SIG_IGN)
+        if before:
+            _hold_signals()
         return _report(error, advice)
     finally:
-        if in_main_thread:
-            for number, handler in handlers.items():
-                signal.signal(number, handler or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _terminate(number: int, frame: Any) -> None:
-    """End the program like an exception, so that files are closed and removed as after Ctrl-C."""
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated(number)
+def _stop(number: int, frame: Any) -> None:
+    """End the program like an exception, so that files are closed and removed."""
+    _hold_signals()
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(number)
+
+
+def _hold_signals() -> None:
+    """Let nothing come between the end and its message.
+
+    torchrun sends its processes, and those that load data for them, more than one signal; PyTorch has a
+    handler that raises an error for each loading process that ends.
+    """
+    for number in (signal.SIGINT, *STOPPING, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)  # SIG_IGN would complain about those that are pending
 
 
 def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
@@ -119,6 +128,8 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     """Return exit status, message, and whether it is this process that was hit rather than all of them."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted", False
+    if isinstance(error, RuntimeError) and WORKER_IS_GONE in str(error) and "Terminated" in str(error):
+        error = Terminated(signal.SIGTERM)  # which all processes of a group get, in any order
     if isinstance(error, Terminated):
         number = signal.Signals(error.args[0])
         return 128 + number, f"stopped by {number.name}", False
@@ -130,7 +141,7 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     log = _log_traceback()
     text = str(error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
-    if isinstance(error, RuntimeError) and text.startswith(WORKER_IS_GONE):
+    if isinstance(error, RuntimeError) and WORKER_IS_GONE in text:
         return 1, f"error: a process that loads data has ended: {line} Memory may have run out{log}", True
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return 1, f"error: out of memory ({line}); lower run.batch_size_train or run.num_workers{log}", True

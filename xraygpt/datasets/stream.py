@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -238,7 +239,7 @@ class BatchLoader:
             sampler=numbers,
             collate_fn=_as_it_is,
             num_workers=num_workers,
-            worker_init_fn=_ignore_interruption,
+            worker_init_fn=_end_silently,
             pin_memory=pin_memory,
             # Its own generator: without one, DataLoader draws from torch's global one.
             generator=torch.Generator(),
@@ -275,7 +276,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_interruption(worker: int) -> None:
-    """Leave Ctrl-C to the training process, which ends this one; SIGTERM ends it without a word."""
+def _end_silently(worker: int) -> None:
+    """Leave Ctrl-C to the training process, which ends this one by SIGTERM, maybe while it takes a batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.excepthook = lambda *_: None  # of the thread that hands over batches; errors are sent along with them

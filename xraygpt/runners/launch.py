@@ -23,6 +23,7 @@ from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
 from xraygpt.runners.run_folder import BEST, resumable
+from xraygpt.runners.trackers import check_trackers
 from xraygpt.tasks import BaseTask, setup_task
 from xraygpt.tasks.base_task import Splits
 from xraygpt.tasks.predictions import predictions_file
@@ -82,6 +83,8 @@ def _launch(args: CommandLine, evaluate_only: bool, started: float) -> Outcome:
         raise ConfigError(
             f"run.test_splits is empty, so there is nothing to evaluate; set it ({args.cfg_path})"
         )
+    if not cfg.run_cfg.evaluate:
+        check_trackers(cfg.run_cfg.log_with)
     output_dir = _make_output_dir(cfg.run_cfg.output_dir)
     init_distributed_mode(cfg.run_cfg)
     try:
@@ -166,10 +169,10 @@ def _make_output_dir(setting: str) -> Path:
 
 
 def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, Any]]:
+    setup_logger(output_dir)
     if is_main_process():
         remove_run_record(output_dir)
-    setup_logger(output_dir)
-    logger.debug("configuration: %s", json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False))
+        logger.debug("configuration: %s", json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False))
     # The same in every process, so that all begin with the same weights.
     seed_everything(cfg.run_cfg.seed)
     task = setup_task(cfg)

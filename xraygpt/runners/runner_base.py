@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,8 +21,8 @@ from xraygpt.common.logger import METRICS_FILE, MetricsWriter
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import registry
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.stream import BatchLoader, EvalStream, SizedDataset, TrainStream
 from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_config import RunConfig
@@ -36,7 +37,7 @@ from xraygpt.runners.run_folder import (
     set_earlier_run_aside,
     take_over,
 )
-from xraygpt.runners.trackers import check_trackers, open_trackers
+from xraygpt.runners.trackers import open_trackers
 from xraygpt.runners.train_state import (
     TrainProgress,
     check_settings,
@@ -124,15 +125,7 @@ class RunnerBase:
         for split in (*self.run.valid_splits, *self.run.test_splits):
             datasets_of(datasets, split)
         if not self.run.evaluate:
-            check_trackers(self.run.log_with)
-            self.stream = build_train_stream(
-                self.run,
-                datasets,
-                {name: section.sample_ratio for name, section in cfg.datasets_cfg.items()},
-                prompts=self.prompts,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
+            self.stream = self._build_stream()
             self.iters_per_epoch = self.run.iters_per_epoch or self._one_pass()
             self.progress = TrainProgress(iters_per_epoch=self.iters_per_epoch, world_size=self.world_size)
             self.optimizer = build_optimizer(self.model, self.run)
@@ -152,7 +145,12 @@ class RunnerBase:
             return self._evaluate_only()
         if is_main_process():
             log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
-        writer = self._start_or_resume()
+        with closing(self._start_or_resume()) as writer:
+            self._train_epochs(writer)
+            return self.evaluate(skip_reload=True, writer=writer)
+
+    def _train_epochs(self, writer: MetricsWriter) -> None:
+        """Train what is left of the epochs; the model is the best one then."""
         context = TrainContext(
             device=self.device,
             precision=self.precision,
@@ -173,9 +171,6 @@ class RunnerBase:
             self._reload_best_model()
         if is_main_process():
             self.model.export(self.output_dir)
-        metrics = self.evaluate(skip_reload=True, writer=writer)
-        writer.close()
-        return metrics
 
     def train_epoch(self, epoch: int, batches: Iterator[Batch], context: TrainContext) -> dict[str, float]:
         """Train the rest of one epoch; return its mean losses."""
@@ -208,17 +203,10 @@ class RunnerBase:
         if self.world_size > 1:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
-        trackers = (
-            open_trackers(
-                self.run.log_with,
-                self.output_dir,
-                step=self.progress.global_step,
-                config=self.config.to_dict(),
-            )
-            if is_main_process()
-            else []
+        names, step = self.run.log_with if is_main_process() else [], self.progress.global_step
+        return MetricsWriter(
+            metrics, open_trackers(names, self.output_dir, step=step, config=self.config.to_dict())
         )
-        return MetricsWriter(metrics, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
@@ -371,6 +359,29 @@ class RunnerBase:
         samples = sum(len(dataset) for dataset in self.stream.datasets)
         return -(-samples // (self.run.batch_size_train * self.world_size))
 
+    def _build_stream(self) -> TrainStream:
+        """Return the stream over the training splits of all data sets, mixed by their `sample_ratio`.
+
+        Raises:
+            DataError: a training split is in no data set.
+        """
+        chosen: list[tuple[SizedDataset, float]] = []
+        for split in self.run.train_splits:
+            datasets_of(self.datasets, split)
+            wanted = normalise_split(split)
+            for name, splits in self.datasets.items():
+                if wanted in splits:
+                    chosen.append((splits[wanted], self.config.datasets_cfg[name].sample_ratio))
+        return TrainStream(
+            [dataset for dataset, _ in chosen],
+            [ratio for _, ratio in chosen],
+            batch_size=self.run.batch_size_train,
+            seed=self.run.seed,
+            rank=self.rank,
+            world_size=self.world_size,
+            prompts=self.prompts,
+        )
+
     def _build_lr_scheduler(self) -> Any:
         return registry.get_lr_scheduler_class(self.run.lr_sched)(
             optimizer=self.optimizer,
@@ -416,36 +427,6 @@ def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[SizedDataset
         there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
         raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
     return found
-
-
-def build_train_stream(
-    run: RunConfig,
-    datasets: Mapping[str, Splits],
-    ratios: Mapping[str, float],
-    *,
-    prompts: Sequence[str],
-    rank: int,
-    world_size: int,
-) -> TrainStream:
-    """Return the stream over the training splits of all data sets, mixed by `ratios`.
-
-    Raises:
-        DataError: a training split is in no data set.
-    """
-    chosen: list[tuple[SizedDataset, float]] = []
-    for split in run.train_splits:
-        datasets_of(datasets, split)
-        wanted = normalise_split(split)
-        chosen += [(splits[wanted], ratios[name]) for name, splits in datasets.items() if wanted in splits]
-    return TrainStream(
-        [dataset for dataset, _ in chosen],
-        [ratio for _, ratio in chosen],
-        batch_size=run.batch_size_train,
-        seed=run.seed,
-        rank=rank,
-        world_size=world_size,
-        prompts=prompts,
-    )
 
 
 def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:

@@ -51,13 +51,14 @@ class TensorBoardTracker:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow, and an extra
 
         self._writer = SummaryWriter(
-            str(output_dir / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None, flush_secs=10
+            str(output_dir / TENSORBOARD_FOLDER), purge_step=step + 1 if step else None
         )
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Log the numbers of one line of `metrics.jsonl`."""
         for name, value in scalars(record):
             self._writer.add_scalar(name, value, record["step"])
+        self._writer.flush()  # like `metrics.jsonl`, so that a killed run keeps what it wrote
 
     def close(self) -> None:
         """Write what is left."""

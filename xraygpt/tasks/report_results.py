@@ -13,7 +13,7 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
-from xraygpt.datasets.datasets.annotations import normalise_split
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.stream import SizedDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs

@@ -16,20 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.errors import DataError, MissingFileError, did_you_mean
+from xraygpt.common.errors import DataError, MissingFileError, did_you_mean, summarise
 from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.paths import leads_outside
-from xraygpt.common.tables import SPLITS as SPLITS
-from xraygpt.common.tables import Row, read_table
-from xraygpt.common.tables import normalise_split as normalise_split
+from xraygpt.common.tables import SPLITS, Row, normalise_split, read_table
 from xraygpt.datasets.datasets.images import ImageStore
 
 ANNOTATION_FILE = "filter_cap.json"
-IMAGE_FOLDER = "image"
-"""What lies in the folder of a data set."""
 WITHOUT_REPORTS = "test"
 """The split of images that nothing can be learnt from."""
-MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,13 +228,6 @@ def _problems(
             problems["images are named twice"].append(f"{named} (before at {first[image]})")
         first.setdefault(image, row.place)
     return problems
-
-
-def summarise(what: str, problems: Sequence[str]) -> str:
-    """Return the number of problems and the first few of them, one a line."""
-    lines = "".join(f"\n  {problem}" for problem in problems[:MAX_NAMED])
-    more = f"\n  ... and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
-    return f"{len(problems)} {what}:{lines}{more}"
 
 
 def read_rows(path: Path) -> list[Any]:
