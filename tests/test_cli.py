@@ -111,7 +111,7 @@ def test_a_missing_file_names_both_places(
     [
         (["/venv/bin/xraygpt", "evaluate", "score", "a b.csv"], "xraygpt evaluate score 'a b.csv'"),
         (["../train.py", "--cfg-path", "c.yaml"], "python ../train.py --cfg-path c.yaml"),
-        (["python -m xraygpt", "train"], "python -m xraygpt train"),
+        (["python", "-m", "xraygpt", "train"], "python -m xraygpt train"),
     ],
 )
 def test_the_command_as_it_was_typed(words: list[str], typed: str, monkeypatch: pytest.MonkeyPatch) -> None:

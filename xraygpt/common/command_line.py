@@ -55,7 +55,7 @@ def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = 
     args = parser.parse_args(argv)
     if "check" in args:
         args.check(args)
-    args.command_line = typed_command() if argv is None else typed_command([parser.prog, *argv])
+    args.command_line = typed_command() if argv is None else typed_command([*parser.prog.split(), *argv])
     return run_command(args)
 
 
@@ -167,7 +167,7 @@ def typed_command(words: Sequence[str] | None = None) -> str:
         words: the program and what follows it; None for those that Python was started with.
     """
     program, *given = sys.argv if words is None else words
-    return shlex.join([*_start_of(program), *given])
+    return shlex.join([*_under_torchrun(_start_of(program)), *given])
 
 
 def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
@@ -182,14 +182,14 @@ def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) 
         start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
     elif verb:
         start[-1] = str(Path(program).with_name(f"{verb}.py"))
-    if verb is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        start = [
-            "torchrun",
-            "--nproc-per-node",
-            os.environ["LOCAL_WORLD_SIZE"],
-            *start[start[0] == "python" :],
-        ]
+    start = start if verb else _under_torchrun(start)
     return shlex.join([*start, "--cfg-path", cfg_path, *(["--options", *options] if options else [])])
+
+
+def _under_torchrun(start: list[str]) -> list[str]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return start
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *start[start[0] == "python" :]]
 
 
 def _start_of(program: str) -> list[str]:
