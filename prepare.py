@@ -1,10 +1,14 @@
-"""Prepare what a training needs: ``python prepare.py COMMAND --help``."""
+"""Turn raw data into a folder to train on; the same as ``xraygpt prepare``.
 
-from __future__ import annotations
+python prepare.py openi --reports NLMCXR_reports.tgz --images NLMCXR_png.tgz --out dataset/openi
+"""
 
 import sys
+from functools import partial
 
-from xraygpt.preparation.cli import main
+from xraygpt.cli import run_script
+
+main = partial(run_script, "prepare")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,18 +1,41 @@
 """Packaging. `pip install -c constraints.txt -e .[demo,dicom,metrics,test]` is for development."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "xraygpt/__init__.py").read_text(), re.MULTILINE)
-assert VERSION is not None
 README = ROOT / "README.md"
+SHIPPED_FOLDERS = ("train_configs", "eval_configs", "prompts")  # as in xraygpt/common/paths.py
+
+
+def constant(name: str, file: str) -> str:
+    """Return a constant of the package, which is not imported because what it needs may not be there yet."""
+    return re.findall(rf'^{name} = "(.+)"$', (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+
+class BuildWithSettings(build_py):
+    """Put the folders of settings, which lie beside the package in a checkout, into an installed package."""
+
+    def run(self) -> None:
+        """Build; an editable installation reads the folders where they are."""
+        super().run()
+        if not self.editable_mode:
+            for name in SHIPPED_FOLDERS:
+                folder = Path(self.build_lib, "xraygpt", name)
+                shutil.rmtree(folder, ignore_errors=True)  # files of an earlier build
+                shutil.copytree(ROOT / name, folder)
+
 
 setup(
-    name="xraygpt",
-    version=VERSION.group(1),
+    # "xraygpt" on the package index is somebody else's tool for e-books.
+    name=constant("DISTRIBUTION", "xraygpt/common/paths.py"),
+    version=constant("__version__", "xraygpt/__init__.py"),
+    cmdclass={"build_py": BuildWithSettings},
+    entry_points={"console_scripts": ["xraygpt = xraygpt.cli:main"]},
     description="Reports and chat on chest radiographs: EVA-ViT, Q-Former, linear projection, LLaMA",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
@@ -21,7 +44,6 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["xraygpt", "xraygpt.*"]),
-    include_package_data=True,
     package_data={
         "xraygpt": [
             "configs/**/*.yaml",
@@ -39,7 +61,7 @@ setup(
         "iopath>=0.1.10",
         "jinja2>=3.1",  # the HTML page; PyTorch needs it too
         "numpy>=1.26",
-        "omegaconf>=2.3",
+        "omegaconf>=2.4",
         "pillow>=10.3",
         "pyyaml>=6.0",
         "safetensors>=0.5",

@@ -27,7 +27,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
-from xraygpt.datasets.phantom.patients import render_phantom
+from xraygpt.datasets.phantom.render import render_phantom
 from xraygpt.pictures.convert import PictureConfig, convert_picture
 from xraygpt.pictures.reading import read_image
 from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD, Blip2ImageTrainProcessor

@@ -2,7 +2,7 @@
 
     python -m benchmarks.text_metrics --reports NLMCXR_reports.tgz [--pairs 500]
 
-prints a Markdown table. It needs ``pip install 'xraygpt[metrics,test]'``. Each of the drawn reports is the
+prints a Markdown table. It needs what `make install` installs. Each of the drawn reports is the
 reference of seven hypotheses; each kind of hypothesis is a corpus. On the published side, COCO's metrics get
 the tokens of COCO's own PTBTokenizer (Java).
 """

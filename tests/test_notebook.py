@@ -14,7 +14,7 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 @pytest.fixture(scope="module")
 def notebook() -> Any:
     for package in NEEDED:
-        pytest.importorskip(package, reason=f"the notebook needs {package}: pip install xraygpt[notebook]")
+        pytest.importorskip(package, reason=f"the notebook needs {package}: make install")
     import nbformat
 
     return nbformat.read(NOTEBOOK, as_version=4)

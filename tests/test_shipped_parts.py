@@ -11,9 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from xraygpt.datasets.phantom.patients import phantom_truth, render_phantom
+from xraygpt.datasets.phantom.render import phantom_truth, render_phantom
 from xraygpt.evaluation.findings import extract_findings
-from xraygpt.evaluation.metrics.counts import count_set_matches, micro_f1
+from xraygpt.evaluation.metrics.metric import count_set_matches, micro_f1
 from xraygpt.models import GenerationConfig, load_model_and_preprocess
 
 ROOT = Path(__file__).parents[1]

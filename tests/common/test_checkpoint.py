@@ -1,6 +1,8 @@
 """Weight files: what is read, what is refused and why, and that a save is all or nothing."""
 
+import argparse
 import json
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -11,7 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from xraygpt.common.checkpoint import load_checkpoint, load_state, load_weights, save_checkpoint
+from xraygpt.common.checkpoint import (
+    load_checkpoint,
+    load_state,
+    load_weights,
+    save_checkpoint,
+    weight_files,
+)
 from xraygpt.common.errors import CheckpointError, MissingFileError
 
 
@@ -148,3 +156,101 @@ def test_a_save_replaces_the_file_whole_or_not_at_all(
         save_checkpoint(path, {"epoch": 2})
     assert load_checkpoint(path) == {"epoch": 1}
     assert [entry.name for entry in path.parent.iterdir()] == ["checkpoint.pth"]
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_wrappers_put_before_all_keys_is_taken_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, prefix: str
+) -> None:
+    path, tensors = tmp_path / f"weights{suffix}", {f"{prefix}{key}": torch.ones(2) for key in ("a.x", "b.x")}
+    if suffix == ".pth":
+        torch.save({"model": tensors}, path)
+    else:
+        save_file(tensors, path)
+    with caplog.at_level(logging.INFO):
+        assert set(load_weights(path)) == {"a.x", "b.x"}
+    assert prefix in caplog.text
+    assert set(load_weights(path, skip=("b.",))) == {"a.x"}
+
+
+def test_a_prefix_that_some_keys_lack_belongs_to_the_names(tmp_path: Path) -> None:
+    torch.save({"module.a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "a.pth")
+    assert set(load_weights(tmp_path / "a.pth")) == {"module.a", "b"}
+
+
+def test_a_refused_pickle_names_the_class_that_was_met(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"an object of argparse\.Namespace") as caught:
+        load_weights(tmp_path / "a.pth")
+    assert "\x1b" not in str(caught.value)
+
+
+NO_WEIGHTS = {
+    "NaN": torch.tensor([1.0, float("nan")]),
+    "infinity": torch.tensor([1.0, -float("inf")], dtype=torch.bfloat16),
+    "complex": torch.ones(2, dtype=torch.complex64),
+    "sparse": torch.eye(2).to_sparse(),
+    "meta": torch.ones(2, device="meta"),
+    "float8_e4m3fn": torch.ones(2).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.parametrize("kind", NO_WEIGHTS)
+def test_tensors_that_are_no_weights_are_named(tmp_path: Path, kind: str) -> None:
+    tensors = {"good": torch.ones(2), "bad.weight": NO_WEIGHTS[kind]}
+    files = [tmp_path / "a.pth"]
+    torch.save({"model": tensors}, files[0])
+    if kind not in ("sparse", "meta"):  # safetensors cannot hold these
+        (tmp_path / "shards").mkdir()
+        files += [tmp_path / "a.safetensors", tmp_path / "shards" / "one.safetensors"]
+        for file in files[1:]:
+            save_file(tensors, file)
+        index = tmp_path / "shards" / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(tensors, "one.safetensors")}))
+    for file in files:
+        with pytest.raises(CheckpointError, match=f"the tensor bad\\.weight .*{kind}") as caught:
+            load_weights(file if file.name != "one.safetensors" else file.parent)
+        assert str(file) in str(caught.value)
+
+
+def test_whole_numbers_are_no_weights_of_a_layer() -> None:
+    with pytest.raises(CheckpointError, match=r"weight: file torch\.int8, model torch\.float32"):
+        load_state(nn.Linear(2, 2, bias=False), {"weight": torch.ones(2, 2, dtype=torch.int8)}, where="f")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"weight_map": {"w": "model.safetensors.index.json"}}',
+        '{"weight_map": {"w": "."}}',
+        '{"weight_map": {"w": "../a.safetensors"}}',
+        '{"weight_map": {"w": "/a.safetensors"}}',
+        '{"weight_map": {"w": "folder.bin"}}',
+        '{"weight_map": {"w": 3}}',
+        '{"weight_map": {"w": ["a.safetensors"]}}',
+        '{"weight_map": {"w": "a.safetensors", "v": 3}}',
+        '{"weight_map": {}}',
+        '{"weight_map": "a.safetensors"}',
+        "[]",
+        "[" * 100_000,
+        "1" * 6_000,
+    ],
+)
+def test_an_index_names_files_beside_it_only(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "folder.bin").mkdir(parents=True)
+    save_file({"w": torch.ones(1)}, tmp_path / "a.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(content)
+    for read in (load_weights, weight_files):
+        with pytest.raises(CheckpointError) as caught:
+            read(folder)
+        assert str(index) in str(caught.value)
+
+
+def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
+    save_file({"base_model.model.w.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/vicuna"}')
+    with pytest.raises(CheckpointError, match=r"an adapter .* for some/vicuna, .*merge_and_unload"):
+        load_weights(tmp_path)

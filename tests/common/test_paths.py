@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from xraygpt.common import paths
 from xraygpt.common.errors import MissingFileError
-from xraygpt.common.paths import cached_file, package_root, require_file, resolve_path
+from xraygpt.common.paths import cached_file, package_root, require_file, resolve_path, shipped_root
 
 
 def test_package_paths_lie_in_the_package() -> None:
@@ -51,3 +52,38 @@ def test_malformed_hub_name() -> None:
 def test_a_failed_download_is_one_clear_error() -> None:
     with pytest.raises(MissingFileError, match="could not fetch hf://owner/repo/file.bin"):
         cached_file("hf://owner/repo/file.bin")  # the tests are offline
+
+
+def test_a_shipped_file_stands_in_for_a_missing_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "prompts/alignment.txt"
+    assert resolve_path(name) == resolve_path(f"./{name}") == shipped_root() / name
+    assert cached_file(name).read_text() == (shipped_root() / name).read_text()
+    (tmp_path / "prompts").mkdir()  # of the user's own, with other files
+    assert resolve_path(name) == shipped_root() / name
+    (tmp_path / name).write_text("mine")
+    assert resolve_path(name) == Path(name)
+
+
+@pytest.mark.parametrize("name", ["prompts/../setup.py", "prompts", "alignment.txt", "README.md"])
+def test_only_files_of_the_shipped_folders_stand_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_path(name) == Path(name)
+
+
+def test_an_error_names_every_place_that_was_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFileError) as caught:
+        require_file("prompts/aligment.txt", what="the prompts", source="xraygpt", where="model.prompt_path")
+    for part in (str(tmp_path), str(shipped_root()), "did you mean 'prompts/alignment.txt'?"):
+        assert part in str(caught.value)
+
+
+def test_an_extra_is_installed_as_the_package_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.install_hint("dicom") == 'python -m pip install -c constraints.txt -e ".[dicom]"'
+    monkeypatch.setattr(paths, "package_root", lambda: tmp_path / "site-packages/xraygpt")
+    assert paths.install_hint("dicom") == 'python -m pip install "xraygpt-cxr[dicom]"'

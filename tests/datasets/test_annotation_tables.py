@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError
-from xraygpt.datasets.datasets.annotation_tables import Columns, read_annotation_tables
+from xraygpt.datasets.datasets.annotations import Columns, read_annotation_tables
 from xraygpt.datasets.datasets.images import LooseImages
 
 COLUMNS = Columns(image="file", caption="report", split="part", study_id="exam")
@@ -123,3 +123,51 @@ def test_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     path.write_bytes(CSV.encode("latin-1"))
     with pytest.raises(DataError, match=r"t\.csv: line 5 is not UTF-8"):
         read_annotation_tables([path], COLUMNS, None)
+
+
+STUDIES = [
+    {"id": "s1", "report": "Clear.", "image_path": ["s1/0.png", "s1/1.png"], "split": "train"},
+    {"id": "nan", "report": "Edema.", "image_path": ["s2/0.png"], "split": "test"},
+]
+
+
+@pytest.mark.parametrize("by_split", [True, False])
+def test_studies_with_several_images_give_a_row_for_each(tmp_path: Path, by_split: bool) -> None:
+    content = {row["split"]: [row] for row in STUDIES} if by_split else STUDIES
+    path = table(tmp_path, "annotation.json", "\ufeff" + json.dumps(content))
+    columns = Columns(image="image_path", caption="report", study_id="id")
+    rows = read_annotation_tables([path], columns, None)
+    assert [(row.image_id, row.caption, row.split, row.study_id) for row in rows] == [
+        ("s1/0.png", "Clear.", "train", "s1"),
+        ("s1/1.png", "Clear.", "train", "s1"),
+        ("s2/0.png", "Edema.", "test", "s2/0.png"),
+    ]
+
+
+def test_images_without_reports_may_be_lists_too(tmp_path: Path) -> None:
+    path = table(tmp_path, "t.json", json.dumps(STUDIES))
+    rows = read_annotation_tables([path], Columns(image="image_path", caption=None), None)
+    assert [(row.image_id, row.split) for row in rows] == [
+        ("s1/0.png", "test"),
+        ("s1/1.png", "test"),
+        ("s2/0.png", "test"),
+    ]
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NA", " NULL ", "<NA>", "none"])
+def test_a_missing_id_is_no_id(tmp_path: Path, missing: str) -> None:
+    text = f"image_id,caption,split,study_id\na,x,{missing},{missing}\nb,x,{missing},{missing}\n"
+    rows = read_annotation_tables([table(tmp_path, "t.csv", text)], Columns(), None)
+    assert [(row.split, row.study_id) for row in rows] == [("train", "a"), ("train", "b")]
+    text = f"image_id,caption\n{missing},x\nb,{missing}\n"
+    with pytest.raises(DataError, match=r"1 rows name no image:(.|\n)*line 2(.|\n)*1 rows have no caption"):
+        read_annotation_tables([table(tmp_path, "t.csv", text)], Columns(), None)
+
+
+def test_a_nested_column_is_not_called_missing(tmp_path: Path) -> None:
+    path = table(tmp_path, "t.json", json.dumps([{"image_id": "a", "caption": ["x", "y"]}]))
+    with pytest.raises(
+        DataError, match=r"t\.json: row \[0\]: 'caption' has to be a text, not a list"
+    ) as caught:
+        read_annotation_tables([path], Columns(), None)
+    assert "no column" not in str(caught.value)

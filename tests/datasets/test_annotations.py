@@ -35,24 +35,83 @@ def test_an_image_is_a_study_of_its_own_unless_it_says_otherwise(tmp_path: Path)
     assert [row.study_id for row in got] == ["a", "s", "5"]
 
 
+R2GEN = {
+    "train": [
+        {"id": "s1", "report": "Clear.", "image_path": ["s1/0.png", "s1/1.png"], "split": "train"},
+        {"id": None, "report": "Edema.", "image_path": ["s2/0.png"]},
+    ],
+    "val": [],
+    "test": [{"id": "NA", "report": "Effusion.", "image_path": "s3/0.png", "split": "nan"}],
+}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_r2gen_files_give_a_row_for_each_image(tmp_path: Path, flat: bool) -> None:
+    studies = [{**row, "split": split} for split, rows in R2GEN.items() for row in rows]
+    got = read_annotations(write(tmp_path, studies if flat else R2GEN))
+    assert [(row.image_id, row.caption, row.split, row.study_id) for row in got] == [
+        ("s1/0.png", "Clear.", "train", "s1"),
+        ("s1/1.png", "Clear.", "train", "s1"),
+        ("s2/0.png", "Edema.", "train", "s2/0.png"),
+        ("s3/0.png", "Effusion.", "test", "s3/0.png"),
+    ]
+
+
+def test_missing_studies_and_splits_are_none(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": name, "caption": " x ", "study_id": study, "split": split}
+        for name, study, split in (
+            ("a", "nan", "NA"),
+            ("b", "NA", None),
+            ("c", " ", "NULL"),
+            ("d", None, "Val"),
+        )
+    ]
+    got = read_annotations(write(tmp_path, {"annotations": rows}))
+    assert [(row.study_id, row.split) for row in got] == [
+        ("a", "train"),
+        ("b", "train"),
+        ("c", "train"),
+        ("d", "val"),
+    ]
+    assert got[0].caption == " x "
+
+
+@pytest.mark.parametrize("text", ["[" * 50_000, '{"annotations": [{"image_id": ' + "9" * 6000 + "}]}"])
+def test_deep_nesting_and_endless_numbers_are_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"filter_cap\.json"):
+        read_annotations(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{'annotations': []}", "filter_cap.json: not valid JSON"),
-        ('{"annotations": [{"image_id": "a", ', "filter_cap.json: not valid JSON"),
-        ([], 'a list under the key "annotations"'),
-        ({"annotation": []}, 'a list under the key "annotations"'),
+        ("{'annotations': []}", "filter_cap.json: a key: not valid JSON"),
+        ('{"annotations": [{"image_id": "a", ', r"filter_cap.json: row \[0\]: not valid JSON"),
+        ([], "is empty"),
+        ({"annotation": []}, 'a list of objects, or one under the key "annotations"'),
         ({"annotations": []}, "is empty"),
         (
             {"annotations": [{"image_id": "a", "caption": "x"}, {"image_id": "b"}]},
             r'\[1\]: the key "caption"',
         ),
-        ({"annotations": [{"caption": "x"}]}, r'annotations\[0\]: the key "image_id" is missing'),
-        ({"annotations": ["a"]}, r"annotations\[0\]: expected an object, found str"),
-        ({"annotations": [{"image_id": "", "caption": "x"}]}, r'\[0\]: "image_id" must be'),
-        ({"annotations": [{"image_id": "a", "caption": None}]}, r'\[0\]: "caption" must be a text'),
+        ({"annotations": [{"caption": "x"}]}, r'row \[0\]: the key "image_id" is missing'),
+        ({"annotations": ["a"]}, r"row \[0\]: expected an object, found str"),
+        ({"annotations": [{"image_id": "", "caption": "x"}]}, r'\[0\]: "image_id" must name an'),
+        ({"annotations": [{"image_id": "NA", "caption": "x"}]}, r'\[0\]: "image_id" must name an'),
+        ({"annotations": [{"image_id": ["a"], "caption": "x"}]}, r'"image_id" must be .*, not a list'),
+        (
+            {"train": [{"id": "s", "report": "x", "image_path": []}]},
+            r"row train\[0\]: 'image_path' is an empty",
+        ),
+        (
+            {"test": [{"id": "s", "report": "x", "image_path": "a", "split": "val"}]},
+            "stands under 'test' and",
+        ),
+        ({"train": [{"id": "s", "image_path": ["a"]}]}, r'row train\[0\], image_path\[0\]: the key "report"'),
+        ({"annotations": [{"image_id": "a", "caption": None}]}, r"row \[0\]: the report is missing"),
         ({"annotations": [{"image_id": "a", "caption": "x", "study_id": []}]}, r'\[0\]: "study_id" must be'),
-        ({"annotations": [{"image_id": "a", "caption": "x", "split": 1}]}, r'\[0\]: "split" must be'),
+        ({"annotations": [{"image_id": "a", "caption": "x", "split": {}}]}, r'\[0\]: "split" must be'),
     ],
 )
 def test_malformed_file_is_named_with_the_place(tmp_path: Path, content: Any, message: str) -> None:
@@ -63,7 +122,7 @@ def test_malformed_file_is_named_with_the_place(tmp_path: Path, content: Any, me
 
 def test_many_problems_are_counted_and_the_first_ones_named(tmp_path: Path) -> None:
     path = write(tmp_path, {"annotations": [{"image_id": str(i)} for i in range(40)]})
-    with pytest.raises(DataError, match=r"40 unusable annotations(.|\n)*annotations\[4\](.|\n)*and 35 more"):
+    with pytest.raises(DataError, match=r"40 unusable annotations(.|\n)*row \[4\](.|\n)*and 35 more"):
         read_annotations(path)
 
 

@@ -75,9 +75,7 @@ def test_all_absent_images_are_counted_at_the_start(tmp_path: Path) -> None:
     storage = write_dataset(tmp_path / "d")
     for index in range(7):
         (storage / "image" / f"x{index}.png").unlink()
-    message = (
-        r"7 images are named but absent(.|\n)*x4 \(.*filter_cap\.json: annotations\[4\]\)\n(.|\n)*and 2 more"
-    )
+    message = r"7 images are named but absent(.|\n)*x4 \(.*filter_cap\.json: row \[4\]\)\n(.|\n)*and 2 more"
     with pytest.raises(DataError, match=message):
         OpenIBuilder(config(storage)).build_datasets()
 
@@ -94,7 +92,7 @@ def test_corrupt_image_is_named_with_its_annotation(tmp_path: Path, damage: byte
     storage = write_dataset(tmp_path / "d")
     path = storage / "image" / "x3.png"
     path.write_bytes(path.read_bytes()[:150] if isinstance(damage, str) else damage)
-    place = r"filter_cap\.json: annotations\[3\]: .*x3\.png"
+    place = r"filter_cap\.json: row \[3\]: .*x3\.png"
     with pytest.raises(DataError, match=place + r".*skip_corrupt: true"):
         OpenIBuilder(config(storage)).build_datasets()["train"][3]
     with pytest.raises(SkippedImageError, match=place):

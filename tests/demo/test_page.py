@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-pytest.importorskip("gradio", reason="the demo needs gradio: pip install xraygpt[demo]")
+pytest.importorskip("gradio", reason="the demo needs gradio: make install")
 
 import gradio_client
 

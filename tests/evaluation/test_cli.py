@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -217,6 +218,32 @@ def test_command_lines_that_make_no_sense(command: list[str], capsys: pytest.Cap
     assert "usage: " in capsys.readouterr().err
 
 
-def test_the_configuration_is_read_as_before() -> None:
-    args = evaluate.parse_args(["--cfg-path", "a.yaml", "--options", "run.seed=1", "model.ckpt=b"])
-    assert (args.cfg_path, args.options) == ("a.yaml", ["run.seed=1", "model.ckpt=b"])
+def test_losses_of_other_runs_are_laid_over_each_other_on_the_page(tmp_path: Path) -> None:
+    write(tmp_path / "p.jsonl", run(4, 2))
+    for name, loss in (("plain", 2.0), ("lora & more", 1.0)):
+        (tmp_path / name).mkdir()
+        lines = [{"event": "train", "step": step, "loss": loss / step} for step in (1, 2)]
+        lines.append({"event": "valid", "step": 2, "loss": loss})
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curves = ["--curves", str(tmp_path / "plain"), str(tmp_path / "lora & more" / "metrics.jsonl")]
+    command = ["score", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"), *FAST]
+    assert evaluate.main([*command, *curves]) == 0
+    training = (tmp_path / "out/report.html").read_text(encoding="utf-8").split('id="training"')[1]
+    assert 'aria-label="Loss curves of plain, lora &amp; more"' in training
+    assert "last validation loss 2</span>" in training
+    assert evaluate.main([*command, "--curves", str(tmp_path / "absent")]) == 2
+
+
+def test_the_study_column_is_named_as_in_prepare(tmp_path: Path) -> None:
+    rows = [{"image_id": f"i{n}", "exam": f"s{n // 2}", "generated": "x", "reference": "x"} for n in range(4)]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    command = ["score", str(tmp_path / "p.json"), "--out", str(tmp_path / "out"), *FAST]
+    assert evaluate.main([*command, "--study-column", "exam"]) == 0
+    assert json.loads((tmp_path / "out/scores.json").read_text())["studies"] == 2
+
+
+def test_scoring_needs_no_pytorch(tmp_path: Path) -> None:
+    write(tmp_path / "p.jsonl", run(4, 2))
+    arguments = ["score", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"), *FAST]
+    code = f"import sys, evaluate; sys.exit(evaluate.main({arguments!r}) or 'torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

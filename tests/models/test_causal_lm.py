@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.models.tiny import SENTENCES, TEMPLATE
 from xraygpt.common.config import build_typed
@@ -101,3 +103,19 @@ def test_all_that_is_missing_is_said(tmp_path: Path) -> None:
         with pytest.raises(MissingFileError) as caught:
             CausalLM.check_files(CausalLMConfig(**where, **{key: str(tmp_path / "folder")}))
         assert all(part in str(caught.value) for part in ("c.pth", "p.txt", "folder", f"model.{key}"))
+
+
+def test_a_tokenizer_of_two_files_is_exported_too(tmp_path: Path) -> None:
+    """vocab.json and merges.txt, as GPT-2, OPT and BioGPT have them."""
+    folder, end = tmp_path / "gpt2", "<|endoftext|>"
+    sizes = {"vocab_size": 257, "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 16}
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=256, eos_token_id=256)).save_pretrained(str(folder))
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), end]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), end)
+    settings = json.dumps({"tokenizer_class": "GPT2Tokenizer", **names})
+    (folder / "tokenizer_config.json").write_text(settings)
+    CausalLM.from_config(CausalLMConfig(llama_model=str(folder))).export(tmp_path / "out")
+    again = CausalLM.from_config(CausalLMConfig(llama_model=str(tmp_path / "out")))
+    assert again.llama_tokenizer("heart").input_ids == load_tokenizer(folder)("heart").input_ids

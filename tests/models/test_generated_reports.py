@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AddedToken
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.models.generation import GenerationConfig, ending, mean_log_probabilities
 from xraygpt.models.mini_gpt4 import MiniGPT4
 
@@ -116,3 +118,52 @@ def test_sampling_tells_the_models_own_probabilities(make_model: Make, batch: Ba
     torch.manual_seed(0)
     greedy = model.generate_detailed(batch, GenerationConfig(max_new_tokens=8))
     assert model.generate_detailed(batch, sharp) == greedy
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "generation",
+    [
+        GREEDY,
+        GenerationConfig(max_new_tokens=20, num_beams=3),
+        GenerationConfig(max_new_tokens=20, do_sample=True, temperature=1e-4),
+    ],
+)
+def test_a_special_token_as_end_symbol_ends_a_report(
+    make_model: Make, batch: Batch, generation: GenerationConfig
+) -> None:
+    """As Llama 3, Qwen, Gemma and Phi end a turn: by a token that shows in no text."""
+    model = make_model()
+    tokenizer = model.llama_tokenizer
+    embeds, mask = model._embed_samples(batch)
+    row = model.complete(embeds, mask, generation, [])[1][0].tolist()
+    known = {tokenizer.eos_token_id, tokenizer.unk_token_id}
+    place = next(n for n in range(2, len(row)) if row[n] not in {*known, *row[:n]})
+    mark = str(tokenizer.convert_ids_to_tokens(row[place]))
+    tokenizer.add_tokens([AddedToken(mark, normalized=False, special=True)])
+    tokenizer.add_special_tokens({"extra_special_tokens": [mark]})
+    model.end_sym = mark
+    report = model.generate_detailed(batch, generation)[0]
+    if generation.num_beams == 1:
+        text = str(tokenizer.decode(row[:place], skip_special_tokens=True)).strip()
+        assert (report.text, report.tokens, report.stop_reason) == (text, place + 1, "end_token")
+        assert report.mean_log_probability == pytest.approx(by_hand(model, batch, 0, place + 1)[1], abs=1e-5)
+    assert report.text == model.generate(batch, generation)[0]
+    assert mark not in report.text
+    streamed = list(model.complete_stream(embeds[:1], mask[:1], generation, model.stop_strings))
+    assert streamed[-1] == report.text
+
+
+def test_more_tokens_than_positions_are_refused(make_model: Make, batch: Batch) -> None:
+    model = make_model()
+    before = model._embed_samples(batch)[0].shape[1]
+    room = 256 - before
+    message = rf"max_new_tokens is {room + 1} .* {before} positions: 257 .* has 256\..* to {room} at most"
+    with pytest.raises(ConfigError, match=message):
+        model.generate(batch, GenerationConfig(max_new_tokens=room + 1))
+    assert len(model.generate(batch, GenerationConfig(max_new_tokens=room))) == 2
+    model.max_txt_len = room + 1
+    with pytest.raises(ConfigError, match=r"model\.max_txt_len is"):
+        model(batch)
+    model.max_txt_len = room
+    assert model(batch)["loss"].isfinite()

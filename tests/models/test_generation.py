@@ -1,13 +1,15 @@
 """Settings of generation, and stopping at a string."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from xraygpt.models.generation import GenerationConfig, StopOnText, cut_at_stop
+from xraygpt.models.generation import GenerationConfig, StopOnText, cut_at_stop, write_stream
 from xraygpt.models.llm import load_tokenizer
+from xraygpt.models.mini_gpt4 import MiniGPT4
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,27 @@ def test_rows_stop_on_their_own(tokenizer_folder: Path) -> None:
 def test_cutting() -> None:
     assert cut_at_stop(" a b ### c", ["###"]) == "a b"
     assert cut_at_stop(" a b ", ["###", ""]) == "a b"
+
+
+def test_a_stop_string_may_be_written_as_several_bytes(tokenizer_folder: Path) -> None:
+    """Where transformers' own criterion raises: no token of the vocabulary is a part of such a string."""
+    tokenizer = load_tokenizer(tokenizer_folder)
+    ids = tokenizer("37 °C", add_special_tokens=False).input_ids
+    stop = StopOnText(tokenizer, ["°"])
+    assert not stop(torch.tensor([ids[:-2]])).item()
+    assert stop(torch.tensor([ids[:-1]])).item()
+
+
+def test_a_stream_that_cannot_be_decoded_ends_with_the_error(
+    make_model: Callable[..., MiniGPT4], batch: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    embeds, mask = model._embed_samples(batch)
+
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise IndexError("no such piece")
+
+    monkeypatch.setattr(model.llama_tokenizer, "decode", fail)
+    settings = GenerationConfig(max_new_tokens=3)
+    with pytest.raises(IndexError, match="no such piece"):
+        list(write_stream(model.llama_model, model.llama_tokenizer, embeds[:1], mask[:1], settings))

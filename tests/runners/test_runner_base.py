@@ -338,7 +338,7 @@ def test_corrupt_images_are_listed(tmp_path: Path, storage: Path) -> None:
     (storage / "image" / "x3.png").write_bytes(b"damaged")
     out = tmp_path / "out"
     cfg = write_config(tmp_path / "c.yaml", storage, out)
-    with pytest.raises(DataError, match=r"annotations\[3\].*x3.png"):
+    with pytest.raises(DataError, match=r"row \[3\].*x3.png"):
         run(cfg)
     run(cfg, "datasets.openi.skip_corrupt=true")
     (line,) = (out / "skipped_images.txt").read_text().splitlines()

@@ -1,20 +1,21 @@
-"""Running the command that a parsed command line names, and what is said when it does not come to its end."""
+"""Command lines: parsed, recorded as they were typed, run, and what is said when one of them fails."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.errors import DataError, XrayGPTError, did_you_mean
 
 SECONDS_FOR_MESSAGE = 3.0
 """torchrun stops all processes once one has failed, so the others let the main one say why first."""
@@ -29,6 +30,33 @@ logger = logging.getLogger(__name__)
 
 class Terminated(BaseException):
     """A signal of `STOPPING` has arrived; its number is the argument."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names the nearest choice for a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the error; exit with status 2."""
+        wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            known = [name.strip("' ") for name in wrong[2].split(",")]
+            message = f"no such choice: '{wrong[1]}'{did_you_mean(wrong[1], known)} Known: {', '.join(known)}"
+        super().error(message)
+
+
+def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Run the command that a command line names; return the exit status, see `run_command`.
+
+    Args:
+        parser: sets ``run``, the function that takes the parsed command line, and may set ``check``, which
+            refuses arguments that do not go together.
+        argv: the words after the program's name; None for those that the program was started with.
+    """
+    args = parser.parse_args(argv)
+    if "check" in args:
+        args.check(args)
+    args.command_line = typed_command() if argv is None else typed_command([*parser.prog.split(), *argv])
+    return run_command(args)
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -134,28 +162,42 @@ def _log_traceback() -> str:
     return f" (traceback in {os.path.relpath(files[0].baseFilename)})"
 
 
-def program(verb: str | None = None) -> list[str]:
-    """Return how this program was started, or how its sibling `verb` ("train", "evaluate", "demo") is.
+def typed_command(words: Sequence[str] | None = None) -> str:
+    """Return a command line as it was typed, for records: ``xraygpt train …`` or ``python train.py …``.
 
-    Either as a script, ``python train.py``, or as the installed command, ``xraygpt train``; under torchrun
-    that is part of it, unless another program is asked for.
+    Args:
+        words: the program and what follows it; None for those that Python was started with.
     """
-    script, *arguments = sys.argv
-    words = [argument for argument in arguments[:1] if not argument.startswith("-")]
-    path = Path(script)
-    if path.name == "__main__.py":
-        start = ["python", "-m", path.parent.name, *([verb] if verb else words)]
-    elif path.suffix == ".py":
-        start = ["python", str(path.with_name(f"{verb}.py")) if verb else script]
-    else:
-        start = [path.name, *([verb] if verb else words)]
-    if verb is None and "TORCHELASTIC_RUN_ID" in os.environ:
-        number = os.environ["LOCAL_WORLD_SIZE"]
-        start = ["torchrun", "--nproc-per-node", number, *start[start[0] == "python" :]]
-    return start
+    program, *given = sys.argv if words is None else words
+    return shlex.join([*_under_torchrun(_start_of(program)), *given])
 
 
 def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) -> str:
-    """Return the command line of a program with a configuration, as one would type it."""
-    settings = ["--options", *options] if options else []
-    return shlex.join([*program(verb), "--cfg-path", cfg_path, *settings])
+    """Return a command line with a configuration as one would type it, for this program or a sibling.
+
+    Args:
+        verb: "train", "evaluate" or "demo"; None for the program that is running, under torchrun if it is.
+    """
+    program, *given = sys.argv
+    start = _start_of(program)
+    if not start[-1].endswith(".py"):  # one program with commands
+        start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
+    elif verb:
+        start[-1] = str(Path(program).with_name(f"{verb}.py"))
+    start = start if verb else _under_torchrun(start)
+    return shlex.join([*start, "--cfg-path", cfg_path, *(["--options", *options] if options else [])])
+
+
+def _under_torchrun(start: list[str]) -> list[str]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return start
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], *start[start[0] == "python" :]]
+
+
+def _start_of(program: str) -> list[str]:
+    """Return how a program is started: as a script, a module, or an installed command, without its folder."""
+    path = Path(program)
+    if path.name == "__main__.py":
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        return ["python", "-m", spec.parent if spec else path.parent.name]
+    return ["python", program] if path.suffix == ".py" else [path.name.removesuffix(".exe")]

@@ -7,7 +7,10 @@ with status 2. Every message says what was wrong, where, and what to do about it
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+MAX_NAMED = 5
+"""How many problems of one kind `summarise` names."""
 
 
 class XrayGPTError(Exception):
@@ -72,3 +75,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or a full stop when nothing comes close."""
     match = nearest(name, known)
     return f"; did you mean '{match}'?" if match else "."
+
+
+def summarise(what: str, problems: Sequence[str]) -> str:
+    """Return the number of problems and the first few of them, one a line."""
+    lines = "".join(f"\n  {problem}" for problem in problems[:MAX_NAMED])
+    more = f"\n  ... and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return f"{len(problems)} {what}:{lines}{more}"

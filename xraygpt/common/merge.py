@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.files import read_text
-from xraygpt.common.paths import resolve_path
+from xraygpt.common.paths import resolve_path, searched
 from xraygpt.common.typed import show
 
 OPTIONS = "--options"
@@ -67,7 +67,8 @@ def load_yaml(path: str | Path, what: str = "the configuration file") -> Layer:
     """
     file = Path(resolve_path(path))
     if not file.is_file():
-        raise MissingFileError(f"{'a folder' if file.is_dir() else 'missing file'}: {what} {file}")
+        kind = f"a folder: {what} {file}" if file.is_dir() else f"missing file: {what} {searched(file)}"
+        raise MissingFileError(kind)
     text = read_text(file)
     try:
         _check_structure(text)

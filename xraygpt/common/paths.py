@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import importlib.resources
+import logging
 import re
+from functools import cache
 from pathlib import Path
 
-from xraygpt.common.errors import MissingFileError
+from xraygpt.common.errors import MissingFileError, did_you_mean
 
+DISTRIBUTION = "xraygpt-cxr"
+"""Name of the package for pip; ``xraygpt`` on the package index is an unrelated tool for e-books."""
 PACKAGE_PREFIX = "package:"
 HUB_PREFIX = "hf://"
 URL_PREFIXES = ("http://", "https://")
+SHIPPED_FOLDERS = ("train_configs", "eval_configs", "prompts")
+"""Folders of a checkout that an installed package carries inside it."""
+
+logger = logging.getLogger(__name__)
 
 
 def package_root() -> Path:
     """Return the folder of the installed ``xraygpt`` package."""
     return Path(str(importlib.resources.files("xraygpt")))
+
+
+def shipped_root() -> Path:
+    """Return the folder that holds `SHIPPED_FOLDERS`: the installed package, or the checkout."""
+    packed = package_root() / SHIPPED_FOLDERS[0]
+    return package_root() if packed.is_dir() else package_root().parent
+
+
+def install_hint(extra: str) -> str:
+    """Return the command that installs an extra ("demo", "dicom", …) beside the code that is running."""
+    if (package_root().parent / "constraints.txt").is_file():
+        return f'python -m pip install -c constraints.txt -e ".[{extra}]"'
+    return f'python -m pip install "{DISTRIBUTION}[{extra}]"'
 
 
 def is_remote(text: str) -> bool:
@@ -27,7 +48,9 @@ def resolve_path(text: str | Path) -> Path | str:
     """Turn a path as written in a configuration into a path on this machine.
 
     ``package:weights/tiny`` lies inside the installed package; ``~`` is the home folder; a relative path
-    counts from the current folder. Web addresses and ``hf://`` names are returned as they are, as `str`.
+    counts from the current folder. Where there is no such file and the path begins with one of
+    `SHIPPED_FOLDERS`, the shipped file of that name stands in: ``prompts/alignment.txt`` works in any folder,
+    and your own file of that name wins. Web addresses and ``hf://`` names are returned as they are, as `str`.
     The file need not exist.
     """
     text = str(text)
@@ -35,7 +58,35 @@ def resolve_path(text: str | Path) -> Path | str:
         return text
     if text.startswith(PACKAGE_PREFIX):
         return package_root() / text.removeprefix(PACKAGE_PREFIX).lstrip("/")
-    return Path(text).expanduser()
+    path = Path(text).expanduser()
+    shipped = _shipped(path)
+    if shipped is None or path.exists() or not shipped.is_file():
+        return path
+    _note(path, shipped)
+    return shipped
+
+
+def searched(path: Path) -> str:
+    """Return a path that leads to no file, with every place that `resolve_path` looked in, for a message."""
+    if _shipped(path) is None:
+        return str(path)
+    root = shipped_root()
+    known = [file.relative_to(root).as_posix() for file in root.glob(f"{path.parts[0]}/**/*.*")]
+    elsewhere = "" if root == Path.cwd() else f", and among the files that ship with xraygpt, {root}"
+    places = f"looked in the current folder, {Path.cwd()}{elsewhere}"
+    return f"{path} ({places}{did_you_mean(path.as_posix(), known).rstrip('.')})"
+
+
+def _shipped(path: Path) -> Path | None:
+    """Return where a path lies among the shipped files; None if it cannot lie there."""
+    if path.parts[:1] and path.parts[0] in SHIPPED_FOLDERS and ".." not in path.parts:
+        return shipped_root() / path
+    return None
+
+
+@cache  # says it once
+def _note(path: Path, shipped: Path) -> None:
+    logger.info("%s is not in the current folder; using the shipped %s", path, shipped)
 
 
 def require_file(text: str | Path, what: str, source: str, where: str = "") -> Path:
@@ -54,7 +105,8 @@ def require_file(text: str | Path, what: str, source: str, where: str = "") -> P
     if isinstance(path, Path) and path.exists():
         return path
     place = f"put it there or set {where} to where it is" if where else "put it there"
-    raise MissingFileError(f"missing file: {what}\n  expected at: {path} ({place})\n  comes from:  {source}")
+    found = searched(path) if isinstance(path, Path) else path
+    raise MissingFileError(f"missing file: {what}\n  expected at: {found} ({place})\n  comes from:  {source}")
 
 
 def cached_file(url_or_path: str | Path) -> Path:
@@ -69,7 +121,7 @@ def cached_file(url_or_path: str | Path) -> Path:
     path = resolve_path(url_or_path)
     if isinstance(path, Path):
         if not path.exists():
-            raise MissingFileError(f"missing file: {path}")
+            raise MissingFileError(f"missing file: {searched(path)}")
         return path
     try:
         return _fetch_from_hub(path) if path.startswith(HUB_PREFIX) else _fetch_from_web(path)

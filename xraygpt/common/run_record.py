@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.command_line import typed_command
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import load_json
 from xraygpt.common.paths import package_root
@@ -103,7 +104,8 @@ def write_run_record(folder: Path, *, config: str, started: str, seconds: float)
         started: local time, ISO 8601.
         seconds: wall time from the start of the program to its end.
     """
-    write_json(folder / RUN_FILE, {"config": config, "started": started, "seconds": round(seconds, 2)})
+    record = {"command": typed_command(), "config": config, "started": started}
+    write_json(folder / RUN_FILE, record | {"seconds": round(seconds, 2)})
 
 
 def remove_run_record(folder: Path) -> None:

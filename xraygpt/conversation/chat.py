@@ -105,8 +105,10 @@ class Chat:
         Raises:
             DataError: it is far too long.
         """
-        positions = min(self.model.max_positions, max_length or self.model.max_positions)
-        if len(text) > (limit := CHARACTERS_PER_POSITION * positions):
+        # Without a model, as in the reference, questions can still be put.
+        positions = (getattr(self.model, "max_positions", None), max_length)
+        limits = [CHARACTERS_PER_POSITION * count for count in positions if count is not None]
+        if limits and len(text) > (limit := min(limits)):
             raise DataError(f"the question has {len(text):,} characters; shorten it to {limit:,} at most")
 
     def ask(self, text: str, conv: Conversation, max_length: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""``python -m xraygpt.convert to-hf …`` and ``… from-hf …``."""
+"""``python -m xraygpt.convert …``, the same as ``xraygpt convert …``."""
 
 from __future__ import annotations
 

@@ -1,30 +1,28 @@
-"""The commands of ``python -m xraygpt.convert``; heavy imports wait until one runs, so --help is quick."""
+"""The commands of ``xraygpt convert``; heavy imports wait until one runs, so --help is quick."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xraygpt.common.command_line import run_command
+from xraygpt.common.command_line import Parser, parse_and_run
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status, see `run_command`."""
-    return run_command(_parser().parse_args(argv))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of ``python -m xraygpt.convert``; return the exit status, see `run_command`."""
+    parser = Parser(prog="python -m xraygpt.convert")
+    add_commands(parser)
+    return parse_and_run(parser, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m xraygpt.convert",
-        description="Exchange models with Hugging Face's BLIP-2 (Blip2ForConditionalGeneration). "
-        "docs/checkpoints.md describes both ways.",
-    )
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add ``to-hf`` and ``from-hf``."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_to_hf(commands)
     _add_from_hf(commands)
-    return parser
 
 
 def _add_to_hf(commands: Any) -> None:

@@ -66,10 +66,7 @@ class Page:
         return self.show(session, self.examples[int(event.index)].image)
 
     def upload(self, session: Session | None, path: str) -> tuple[Any, ...]:
-        """Begin with an uploaded file; a file that cannot be read leaves an empty page and says so.
-
-        The file does not stay on the disk.
-        """
+        """Begin with an uploaded file, which is removed; one that cannot be read leaves an empty page."""
         try:
             return self.show(session, open_upload(path))
         except Exception as error:  # whatever it is, it must not leave the page with another radiograph

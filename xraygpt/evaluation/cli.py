@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
 COLUMNS = {
-    "image_id": "names the image",
-    "generated": "holds the generated report",
-    "reference": "holds the reference",
-    "study_id": "names the study, if there is such a column; each image is a study of its own otherwise",
+    "image_id": ("--image-id-column", "names the image"),
+    "generated": ("--generated-column", "holds the generated report"),
+    "reference": ("--reference-column", "holds the reference"),
+    "study_id": (
+        "--study-column",
+        "names the study, if there is such a column; each image is its own otherwise",
+    ),
 }
-"""What of a prediction is needed -> what its column does."""
+"""What of a prediction is needed -> the option that names its column, and what the column does."""
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,6 +37,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     score.add_argument("file", type=Path, metavar="FILE", help=PREDICTIONS)
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
     score.add_argument("--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them")
+    score.add_argument(
+        "--curves",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="output folders of trainings, or their metrics.jsonl: the page shows their losses in one chart",
+    )
     score.add_argument(
         "--subgroup",
         action="append",
@@ -68,15 +79,15 @@ def run_score(args: argparse.Namespace) -> None:
     """Score a file.
 
     Raises:
-        XrayGPTError: anything that the user can mend.
+        XrayGPTError: anything that the user can fix.
     """
-    from xraygpt.evaluation.generation_facts import read_generation_facts
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
+    from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.page.picture_folder import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import predictions_file
-    from xraygpt.evaluation.protocol import make_protocol
+    from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
     from xraygpt.evaluation.results import PAGE_FILE, counted, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
     from xraygpt.evaluation.statistics import plain
@@ -84,6 +95,7 @@ def run_score(args: argparse.Namespace) -> None:
     _check_subgroups(args)
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     pictures = PictureFolder(args.images) if args.images else None
+    compared_runs = read_runs(args.curves)
     predictions = _read(args.file, args)
     file = predictions_file(args.file)
     generation = read_generation_facts(file)
@@ -109,6 +121,7 @@ def run_score(args: argparse.Namespace) -> None:
         predictions,
         protocol,
         pictures=pictures,
+        compared_runs=compared_runs,
         synthetic=args.synthetic,
         output=args.out / PAGE_FILE,
     )
@@ -122,7 +135,7 @@ def run_compare(args: argparse.Namespace) -> None:
     """Compare two files.
 
     Raises:
-        XrayGPTError: anything that the user can mend.
+        XrayGPTError: anything that the user can fix.
     """
     from xraygpt.common.run_record import write_json
     from xraygpt.evaluation.comparison import check_same_task, compare_predictions
@@ -164,9 +177,10 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
     )
     columns = parser.add_argument_group("columns of the tables")
-    for name, words in COLUMNS.items():
-        option = f"--{name.replace('_', '-')}-column"
-        columns.add_argument(option, default=name, metavar="NAME", help=f"{words}; default {name}")
+    for name, (option, words) in COLUMNS.items():
+        columns.add_argument(
+            option, dest=f"{name}_column", default=name, metavar="NAME", help=f"{words}; default {name}"
+        )
 
 
 def _columns(args: argparse.Namespace) -> PredictionColumns:
@@ -191,7 +205,7 @@ def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:
 
 def _check_subgroups(args: argparse.Namespace) -> None:
     """Raise a DataError for a subgroup whose column has another meaning."""
-    for name, words in COLUMNS.items():
+    for name, (_, words) in COLUMNS.items():
         column = getattr(args, f"{name}_column")
         if column in args.subgroup:
             raise DataError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.evaluation.language import LanguageCheck, check_language, readable_metrics
 from xraygpt.evaluation.metric_table import MetricTable, make_tables
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import Prediction
@@ -67,6 +68,8 @@ class Comparison:
     studies: int
     same_texts: int
     """Images of which both runs say the same."""
+    language: LanguageCheck
+    """Which reports are not in English, in the run with more of them."""
     seed: int
     rounds: int
     metrics: Mapping[str, Metric]
@@ -82,6 +85,7 @@ class Comparison:
             "reports": self.reports,
             "studies": self.studies,
             "same_texts": self.same_texts,
+            "language": self.language.to_dict(),
             "seed": self.seed,
             "rounds": self.rounds,
             "differences": {name: row.to_dict() for name, row in self.differences.items()},
@@ -116,13 +120,16 @@ def compare_predictions(
     rows_a, rows_b = (sorted(rows, key=lambda row: row.image_id) for rows in (a, b))
     references, studies = [row.reference for row in rows_a], [row.study_id for row in rows_a]
     runs = [[row.generated for row in rows] for rows in (rows_a, rows_b)]
-    table_a, table_b = make_tables(metrics, references, runs)
+    language = max((check_language(references, texts) for texts in runs), key=lambda check: check.pairs)
+    readable, not_english = readable_metrics(metrics, language)
+    table_a, table_b = make_tables(readable, references, runs)
     return Comparison(
         reports=len(rows_a),
         studies=len(set(studies)),
         same_texts=sum(
             x.generated.split() == y.generated.split() for x, y in zip(rows_a, rows_b, strict=True)
         ),
+        language=language,
         seed=seed,
         rounds=rounds,
         metrics={metric.name: metric for metric in table_b.metrics},
@@ -130,7 +137,7 @@ def compare_predictions(
         most_different={
             metric.name: _most_different(metric, table_a, table_b, rows_a) for metric in table_b.metrics
         },
-        not_computed=table_b.not_computed,
+        not_computed={**table_b.not_computed, **not_english},
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import is_missing
 from xraygpt.common.tables import Row, check_columns, read_table
 
 PREDICTIONS_FILES = "predictions*.jsonl"
@@ -134,14 +135,10 @@ def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
     return Prediction(
         image_id=image_id,
         study_id=values[columns.study_id].strip() if columns.study_id in values else image_id,
-        reference="" if _is_missing(values[columns.reference]) else values[columns.reference],
+        reference="" if is_missing(values[columns.reference]) else values[columns.reference],
         generated=values[columns.generated],
         columns={name: value for name, value in values.items() if name not in own},
     )
-
-
-def _is_missing(reference: str) -> bool:
-    return reference.strip().lower() in ("", NOT_A_NUMBER)
 
 
 def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
@@ -149,16 +146,17 @@ def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_r
     problems = []
     values = row.values
     image_id = values[columns.image_id].strip()
-    if not image_id:
-        problems.append(f"no image id ('{columns.image_id}' is empty)")
+    if is_missing(image_id):
+        problems.append(f"no image id ('{columns.image_id}' is {image_id or 'empty'})")
     elif image_id in seen:
         problems.append(f"the image '{image_id}' stands in {seen[image_id]} already")
     else:
         seen[image_id] = row.position
-    if not values.get(columns.study_id, "a study").strip():
-        problems.append(f"no study ('{columns.study_id}' is empty)")
+    study_id = values.get(columns.study_id, "a study").strip()
+    if is_missing(study_id):
+        problems.append(f"no study ('{columns.study_id}' is {study_id or 'empty'})")
     reference = values[columns.reference].strip()
-    if need_references and _is_missing(reference):
+    if need_references and is_missing(reference):
         problems.append(f"no reference ('{columns.reference}' is {reference or 'empty'})")
     if values[columns.generated].strip().lower() == NOT_A_NUMBER:
         problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")

@@ -9,9 +9,10 @@ from typing import Any
 
 from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
+from xraygpt.evaluation.language import LanguageCheck
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.scoring import Scores
+from xraygpt.evaluation.scoring import Scores, by_reason
 from xraygpt.evaluation.statistics import Interval
 
 SCORES_FILE = "scores.json"
@@ -39,7 +40,7 @@ def score_lines(scores: Scores) -> list[str]:
     for name, metric in scores.metrics.items():
         values = [_number(scores.controls[control].get(name, math.nan)) for control in controls]
         rows.append([metric.title, *_cells(scores.scores[name]), *values])
-    return [*_aligned(rows), *_not_computed(scores.not_computed)]
+    return [*_aligned(rows), *_not_computed(scores.not_computed), *_note(scores.language)]
 
 
 def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
@@ -64,6 +65,7 @@ def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
         *_aligned(rows),
         "each p is of one metric alone; of many metrics some fall below 0.05 by chance",
         *_not_computed(comparison.not_computed),
+        *_note(comparison.language),
         *_most_different(comparison),
     ]
 
@@ -122,4 +124,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _not_computed(reasons: Mapping[str, str]) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in reasons.items()]
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason(reasons).items()]
+
+
+def _note(language: LanguageCheck) -> list[str]:
+    return [f"note: {language.note}"] if language.note else []

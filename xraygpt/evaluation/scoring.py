@@ -8,14 +8,85 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from xraygpt.evaluation.controls import blind_bounds, blind_report, shuffled
-from xraygpt.evaluation.finding_table import FindingScore, score_findings
+from xraygpt.evaluation.labeller import CLASSES
+from xraygpt.evaluation.language import LanguageCheck, check_language, readable_metrics
 from xraygpt.evaluation.metric_table import MetricTable, make_tables
-from xraygpt.evaluation.metrics.laterality import side_confusion
-from xraygpt.evaluation.metrics.metric import Array, Metric
+from xraygpt.evaluation.metrics.clinical import class_counts, side_confusion
+from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, micro_f1
 from xraygpt.evaluation.predictions import Prediction, column_values
 from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, plain, resampled_sums, sums_by_study
 from xraygpt.evaluation.subgroups import group_rows
+
+
+@dataclass(frozen=True, slots=True)
+class FindingScore:
+    """How well one class of the labeller is reported."""
+
+    f1: Interval
+    """NaN where no report has the finding."""
+    precision: Interval
+    recall: Interval
+    cases: int
+    """References with the finding, and how many of these were `missed`."""
+    missed: int
+    reported: int
+    """Generated reports with the finding, and how many of these were `invented`."""
+    invented: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "f1": self.f1.to_dict(),
+            "precision": self.precision.to_dict(),
+            "recall": self.recall.to_dict(),
+            "cases": self.cases,
+            "missed": self.missed,
+            "reported": self.reported,
+            "invented": self.invented,
+        }
+
+
+def score_findings(
+    references: Sequence[str], hypotheses: Sequence[str], studies: Sequence[str], *, seed: int, rounds: int
+) -> dict[str, FindingScore]:
+    """Return the score of each class that a reference or a generated report has, in CheXpert's order.
+
+    Args:
+        studies: of each report; they are what the bootstrap draws.
+    """
+    counts = class_counts(references, hypotheses)
+    sums = sums_by_study(counts.reshape(len(counts), -1), studies)
+    resampled = resampled_sums(sums, seed=seed, rounds=rounds)
+    return {
+        name: _finding_score(sums[:, 3 * i : 3 * i + 3], resampled[:, 3 * i : 3 * i + 3])
+        for i, name in enumerate(CLASSES)
+        if counts[:, i].any()
+    }
+
+
+def _finding_score(sums: Array, resampled: Array) -> FindingScore:
+    hits, false_alarms, misses = (int(count) for count in sums.sum(axis=0))
+    return FindingScore(
+        f1=interval(micro_f1, sums, resampled),
+        precision=interval(_precision, sums, resampled),
+        recall=interval(_recall, sums, resampled),
+        cases=hits + misses,
+        missed=misses,
+        reported=hits + false_alarms,
+        invented=false_alarms,
+    )
+
+
+def _precision(counts: Array) -> Array:
+    return mean_of_values(np.stack([counts[..., 0], counts[..., 0] + counts[..., 1]], axis=-1))
+
+
+def _recall(counts: Array) -> Array:
+    return mean_of_values(np.stack([counts[..., 0], counts[..., 0] + counts[..., 2]], axis=-1))
+
 
 WORST = 20
 """How many of the worst reports are named for each metric."""
@@ -40,6 +111,8 @@ class Scores:
     studies: int
     empty: int
     """Generated reports without any text."""
+    language: LanguageCheck
+    """Which of them are not in English."""
     seed: int
     rounds: int
     metrics: Mapping[str, Metric]
@@ -49,7 +122,7 @@ class Scores:
     not_computed: Mapping[str, str]
     """Name of a metric -> why."""
     findings: Mapping[str, FindingScore]
-    """Class of the labeller -> how well it is reported."""
+    """Class of the labeller -> how well it is reported; none where the reports are not in English."""
     sides: Mapping[str, Mapping[str, int]]
     """Side in the reference -> side in the generated report -> number of findings, see `side_confusion`."""
     subgroups: Mapping[str, Sequence[SubgroupScore]]
@@ -69,6 +142,7 @@ class Scores:
             "reports": self.reports,
             "studies": self.studies,
             "empty": self.empty,
+            "language": self.language.to_dict(),
             "seed": self.seed,
             "rounds": self.rounds,
             "scores": _plain_scores(self.scores),
@@ -91,6 +165,14 @@ class Scores:
             "not_computed": dict(self.not_computed),
             "metrics": {name: describe_metric(metric) for name, metric in self.metrics.items()},
         }
+
+
+def by_reason(not_computed: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each reason why metrics were not computed -> their names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in not_computed.items():
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def describe_metric(metric: Metric) -> dict[str, Any]:
@@ -130,22 +212,27 @@ def score_predictions(
     groups = {column: group_rows(column, column_values(rows, column)) for column in subgroups}
     references, hypotheses = [row.reference for row in rows], [row.generated for row in rows]
     studies = [row.study_id for row in rows]
+    language = check_language(references, hypotheses)
+    readable, not_english = readable_metrics(metrics, language)
     constant = blind_report(references)
     exchanged = shuffled(hypotheses, studies, seed)
     runs = [hypotheses, [constant] * len(rows), *([exchanged] if exchanged is not None else [])]
-    table, of_blind, *of_exchanged = make_tables(metrics, references, runs)
+    table, of_blind, *of_exchanged = make_tables(readable, references, runs)
     bounds = blind_bounds(references)
     return Scores(
         reports=len(rows),
         studies=len(set(studies)),
         empty=sum(not text.strip() for text in hypotheses),
+        language=language,
         seed=seed,
         rounds=rounds,
         metrics={metric.name: metric for metric in table.metrics},
         scores=_intervals(table, table.values, studies, seed, rounds),
-        not_computed=table.not_computed,
-        findings=score_findings(references, hypotheses, studies, seed=seed, rounds=rounds),
-        sides=side_confusion(references, hypotheses),
+        not_computed={**table.not_computed, **not_english},
+        findings=score_findings(references, hypotheses, studies, seed=seed, rounds=rounds)
+        if language.english
+        else {},
+        sides=side_confusion(references, hypotheses) if language.english else {},
         subgroups={
             column: [
                 _subgroup(table, studies, value, places, seed, rounds) for value, places in parts.items()
@@ -159,7 +246,7 @@ def score_predictions(
                 else {metric.name: math.nan for metric in table.metrics}
             ),
             "blind": of_blind.scores(),
-            "blind_bound": {metric.name: bounds[metric.name] for metric in metrics if metric.name in bounds},
+            "blind_bound": {metric.name: bounds[metric.name] for metric in readable if metric.name in bounds},
         },
         blind_report=constant,
         worst={metric.name: worst_reports(table, metric, rows) for metric in table.metrics},

@@ -18,8 +18,7 @@ from transformers import BatchEncoding
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import file_check, require_all
-from xraygpt.models.batches import captions_of, images_of
+from xraygpt.models.base_model import captions_of, file_check, images_of, require_all
 from xraygpt.models.bert import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
 from xraygpt.models.bert_pretrained import bert_check, load_bert, tokenize

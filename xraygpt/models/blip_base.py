@@ -14,8 +14,7 @@ from transformers import BatchEncoding
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
-from xraygpt.models.base_model import file_check, require_all
-from xraygpt.models.batches import images_of
+from xraygpt.models.base_model import file_check, images_of, require_all
 from xraygpt.models.bert import IGNORED_LABEL
 from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
 from xraygpt.models.bert_pretrained import ENCODER_START, bert_check, init_bert_tokenizer, load_bert

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel
-from xraygpt.models.batches import images_of
+from xraygpt.models.base_model import BaseModel, images_of
 from xraygpt.models.bert_pretrained import count_cut, tokenize
 from xraygpt.models.blip_base import BlipBase, BlipConfig
 from xraygpt.models.med import BertLMHeadModel

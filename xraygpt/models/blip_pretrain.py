@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import BatchEncoding
 
 from xraygpt.common.registry import registry
-from xraygpt.models.batches import images_of
+from xraygpt.models.base_model import images_of
 from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput
 from xraygpt.models.blip_base import BlipBase, BlipConfig

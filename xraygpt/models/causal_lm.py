@@ -19,8 +19,7 @@ from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
-from xraygpt.models.base_model import BaseModel, file_check, require_all
-from xraygpt.models.batches import source_of
+from xraygpt.models.base_model import BaseModel, file_check, require_all, source_of
 from xraygpt.models.generation import GeneratedReport, GenerationConfig, lm_loss, write, write_reports
 from xraygpt.models.llm import (
     check_llm,
@@ -250,7 +249,7 @@ class CausalLM(BaseModel):
 
 
 def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
-    source = "`prepare.py tokenizers`, or the folder of another language model"
+    source = "`xraygpt tokenizers`, or the folder of another language model"
     return require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
 
 

@@ -22,23 +22,9 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.generation import GenerationConfig as GenerationConfig
 from xraygpt.models.llm import check_positions, embedding_table, end_token_ids
 from xraygpt.models.prompts import IGNORE_INDEX
-
-__all__ = [
-    "GeneratedReport",
-    "GenerationConfig",
-    "StopOnText",
-    "StopReason",
-    "cut_at_stop",
-    "ending",
-    "lm_loss",
-    "mean_log_probabilities",
-    "write",
-    "write_reports",
-    "write_stream",
-]
 
 ROWS_WEIGHED = 8
 """Rows whose logits over the whole vocabulary are in memory at once."""
@@ -70,23 +56,18 @@ class StopOnText(StoppingCriteria):
 
     Args:
         stops: strings, e.g. ``["###"]``; empty ones are ignored.
-        prompt_length: number of leading ids that are not generated (0 when generating from embeddings).
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str], prompt_length: int = 0
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self.tokenizer = tokenizer
         self.stops = [stop for stop in stops if stop]
-        self.prompt_length = prompt_length
         # Every token adds at least one byte, so a stop string lies within this many last tokens; the two
         # extra ones keep a leading-space marker, which decoding removes, away from the search.
         self.window = max((len(stop.encode()) for stop in self.stops), default=0) + 2
 
     def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> Any:
-        """input_ids (B, T) -> bool (B,): which rows are done."""
-        start = max(self.prompt_length, input_ids.shape[1] - self.window)
-        tails = self.tokenizer.batch_decode(input_ids[:, start:].tolist(), skip_special_tokens=True)
+        """input_ids (B, T), all of them generated, as prompts are embeddings -> bool (B,): rows done."""
+        tails = self.tokenizer.batch_decode(input_ids[:, -self.window :].tolist(), skip_special_tokens=True)
         done = [any(stop in tail for stop in self.stops) for tail in tails]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 

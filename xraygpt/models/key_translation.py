@@ -1,4 +1,4 @@
-"""From the keys of published weight files to the keys of this package, and back: functions of dictionaries.
+"""From the keys of published weight files to the keys of this package, and back; pure functions.
 
 EVA's attention has biases of queries and values; files often hold them joined, with zeros for the keys. A
 bias of the keys adds the same number to all scores of a query, which softmax takes away again: whatever

@@ -7,7 +7,7 @@ LLaMA and Vicuna are the usual choice. The folder holds ``config.json``, the wei
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,9 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
             f"{folder}: the weights do not fit config.json: missing {missing[:8]}, "
             f"unexpected {unexpected[:8]}, of another size {mismatched[:8]}."
         )
+    places = _places(folder)
     for name, weight in model.named_parameters():
-        check_tensor(name, weight, folder)
+        check_tensor(name, weight, folder / places.get(name, places.get("", "")))
     model.generation_config = _only_end_tokens(model, folder)
     return model
 
@@ -286,6 +287,15 @@ def _weight_files(folder: Path) -> list[Path]:
         return weight_files(folder)
     except MissingFileError as error:
         raise MissingFileError(f"{error}; it has to be {LLM_SOURCE}") from error
+
+
+def _places(folder: Path) -> Mapping[str, str]:
+    """Parameter -> name of the weight file that holds it, as far as known; "" -> the only one there is."""
+    files = weight_files(folder)
+    if len(files) == 1:
+        return {"": files[0].name}
+    maps = [read_settings(index).get("weight_map", {}) for index in sorted(folder.glob("*.index.json"))]
+    return {name: file for places in maps for name, file in places.items()}
 
 
 def _needs_code(folder: Path) -> CheckpointError:

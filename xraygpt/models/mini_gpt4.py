@@ -24,8 +24,7 @@ from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check_template, fill_template
-from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, is_frozen, require_all
-from xraygpt.models.batches import images_of
+from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
 from xraygpt.models.blip2 import Blip2Config, Blip2Features
 from xraygpt.models.fingerprint import check_same_llm, llm_facts
 from xraygpt.models.generation import GeneratedReport, lm_loss, write, write_reports, write_stream

@@ -25,7 +25,7 @@ IGNORE_INDEX = -100
 
 def require_prompts(path: str, where: str = "model.prompt_path") -> Path:
     """The file of prompts; raises MissingFileError if it is not there."""
-    source = "prompts/alignment.txt of this repository"
+    source = "prompts/alignment.txt, which ships with xraygpt"
     file = require_file(path, what="the prompts for training", source=source, where=where)
     if not file.is_file():
         raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel, file_check, require_all
-from xraygpt.models.batches import images_of, labels_of
+from xraygpt.models.base_model import BaseModel, file_check, images_of, labels_of, require_all
 from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
 
 

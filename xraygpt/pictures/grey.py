@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.common.paths import install_hint
 
-NEEDS_PACKAGES = 'is DICOM, which needs more packages: pip install "xraygpt[dicom]"'
+NEEDS_PACKAGES = f"is DICOM, which needs more packages: {install_hint('dicom')}"
 MAX_FILE_BYTES = 256 * 1024**2
 """Larger files are refused unread; a radiograph has up to 60 MB, uncompressed."""
 MAX_PIXELS = 80_000_000

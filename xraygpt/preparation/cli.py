@@ -1,29 +1,23 @@
-"""The commands of prepare.py. What they need is imported when they run, so that --help is quick."""
+"""The commands of ``xraygpt prepare``. What they need is imported when they run, so that --help is quick."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
+from collections.abc import Sequence
 
-from xraygpt.common.command_line import run_command
+from xraygpt.common.command_line import Parser, parse_and_run
 from xraygpt.preparation.commands import phantom, sources, tiny_model
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; return the exit status, see `run_command`."""
-    given = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(given)
-    args.command_line = shlex.join(["python", "prepare.py", *given])
-    return run_command(args)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of ``prepare.py``; return the exit status, see `run_command`."""
+    parser = Parser(prog="prepare.py")
+    add_commands(parser)
+    return parse_and_run(parser, argv)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="prepare.py",
-        description="Turn raw data into a folder that trains, and prepare what else a training needs.",
-    )
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add the sources, ``verify``, ``phantom``, ``contact-sheet``, ``tokenizers`` and ``tiny-parts``."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (sources, phantom, tiny_model):
         module.add_commands(commands)
-    return parser

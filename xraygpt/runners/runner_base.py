@@ -21,8 +21,8 @@ from xraygpt.common.logger import METRICS_FILE, MetricsWriter
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import registry
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.stream import BatchLoader, EvalStream, SizedDataset, TrainStream
 from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_config import RunConfig

@@ -11,6 +11,7 @@ from typing import Any
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import Tracker
+from xraygpt.common.paths import install_hint
 
 TENSORBOARD_FOLDER = "tensorboard"
 WANDB_FOLDER = "wandb"
@@ -22,7 +23,7 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing:
         raise ConfigError(
             f"run.log_with: {', '.join(missing)} is not installed; install it with "
-            f"`pip install {' '.join(missing)}`, or take it out of run.log_with"
+            f"`{install_hint(','.join(missing))}`, or take it out of run.log_with"
         )
 
 

@@ -18,8 +18,8 @@ from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import registry
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, to_device
-from xraygpt.datasets.datasets.annotations import normalise_split
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
+from xraygpt.common.command_line import typed_command
 from xraygpt.common.dist_utils import get_rank, is_main_process
 from xraygpt.common.errors import ConfigError, DataError, did_you_mean
 from xraygpt.common.registry import registry
@@ -149,7 +148,7 @@ class ReportGenerationTask(ImageTextPretrainTask):
             if context.event == "test":
                 journals = self.journals.get(split_name, {})
                 file = timing_file(context.output_dir, split_name)
-                write_timing(file, [*journals.values()], _command())
+                write_timing(file, [*journals.values()], typed_command())
         pairs = [(row["reference"], row["generated"]) for row in val_result if row["reference"]]
         if len(pairs) < len(val_result):
             logger.warning(
@@ -194,14 +193,16 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 datasets,
                 files={split: predictions_file(output_dir, split) for split in scored},
                 generation={
-                    split: generation_facts([j.settings for j in self.journals[split].values()], _command())
+                    split: generation_facts(
+                        [j.settings for j in self.journals[split].values()], typed_command()
+                    )
                     for split in scored
                 },
                 output_dir=output_dir,
                 elapsed=elapsed,
                 config=self.cfg.to_dict(),
                 seed=self.cfg.run_cfg.seed,
-                command=_command(),
+                command=typed_command(),
             )
             metrics = metrics | complete
         if is_main_process() and (output_dir / JOURNAL_FOLDER).is_dir():
@@ -214,10 +215,6 @@ def default_best_metric(datasets: Collection[str]) -> str:
     language if there is nothing but phantoms, else the rule labeller's.
     """
     return "phantom_f1" if set(datasets) == {"phantom"} else "rule_f1_micro_14"
-
-
-def _command() -> str:
-    return shlex.join(["python", *sys.argv])
 
 
 def _check_subgroups(names: Collection[str], dataset: str, columns: Iterable[Mapping[str, str]]) -> None:

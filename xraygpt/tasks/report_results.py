@@ -13,10 +13,10 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
-from xraygpt.datasets.datasets.annotations import normalise_split
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.stream import SizedDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
-from xraygpt.evaluation.page.curves import RunSummary, read_curves
+from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
 from xraygpt.evaluation.page.page_config import PageConfig
 from xraygpt.evaluation.page.report_page import write_report_page
 from xraygpt.evaluation.predictions import Prediction
@@ -55,6 +55,7 @@ class ReportResults:
         for folder in map(Path, page.runs):
             curves = read_curves(folder / METRICS_FILE)
             self.runs.append(RunSummary(folder.name, read_run_seconds(folder), curves))
+        self.compared_runs = read_runs([Path(path) for path in page.compare_runs])
         if page.untrained is not None:
             folder = Path(page.untrained)
             self.untrained = _read_scores(folder / SCORES_FILE)
@@ -116,6 +117,7 @@ class ReportResults:
                 output=output_dir / PAGE_FILE,
                 pictures=_pictures(rows[split], own),
                 curves=[*self.runs, run],
+                compared_runs=self.compared_runs,
                 synthetic=_all_synthetic(rows[split], own),
                 examples=self.page.examples,
                 comparisons=self._comparisons(scores),

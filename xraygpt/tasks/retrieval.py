@@ -21,8 +21,7 @@ from xraygpt.common.run_record import write_json
 from xraygpt.datasets.batch import Batch, to_device
 from xraygpt.evaluation.results import SCORES_FILE
 from xraygpt.evaluation.retrieval import RECALL_AT, best_ranks, chance_recalls, recalls
-from xraygpt.models.base_model import BaseModel
-from xraygpt.models.batches import images_of
+from xraygpt.models.base_model import BaseModel, images_of
 from xraygpt.models.retrieval import RetrievalModel, encode_gallery, in_full_order, rerank
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits
 

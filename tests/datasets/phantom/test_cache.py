@@ -9,7 +9,7 @@ import pytest
 
 from xraygpt.datasets.phantom import cache
 from xraygpt.datasets.phantom.cache import cache_folder, rendered_split
-from xraygpt.datasets.phantom.patients import render_phantom
+from xraygpt.datasets.phantom.render import render_phantom
 
 
 def refuse(*args: object) -> NoReturn:
@@ -41,7 +41,7 @@ def test_edited_renderer_meets_no_stale_image(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(cache, "_render_all", refuse)
     (sources / "report.py").write_text("# another phrasing\n")
     rendered_split(1, 2, 64, tmp_path)
-    for source in ("findings.py", "thorax.py", "truth.py", "anatomy.py", "shapes.py"):
+    for source in ("findings.py", "thorax.py", "truth.py", "canvas.py", "render.py"):
         original = (sources / source).read_text()
         (sources / source).write_text(original + "# edited\n")
         with pytest.raises(AssertionError, match="rendered again"):

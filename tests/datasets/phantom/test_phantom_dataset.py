@@ -13,7 +13,7 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.datasets.builders import load_dataset
 from xraygpt.datasets.builders.phantom_builder import PhantomBuilder, PhantomConfig
 from xraygpt.datasets.datasets.phantom_dataset import PHANTOM_LABELS, PhantomDataset
-from xraygpt.datasets.phantom.patients import phantom_rng
+from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.truth import draw_truth
 from xraygpt.evaluation.findings import extract_findings
 from xraygpt.processors import Blip2ImageEvalProcessor

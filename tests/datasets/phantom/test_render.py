@@ -11,8 +11,7 @@ import random
 import numpy as np
 import pytest
 
-from xraygpt.datasets.phantom.patients import render_phantom
-from xraygpt.datasets.phantom.render import render
+from xraygpt.datasets.phantom.render import render, render_phantom
 from xraygpt.datasets.phantom.truth import Finding, all_findings
 
 SIZE = 96

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from xraygpt.datasets.phantom import report as texts
-from xraygpt.datasets.phantom.patients import phantom_rng
+from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.report import keywords, write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
 from xraygpt.evaluation.findings import extract_findings

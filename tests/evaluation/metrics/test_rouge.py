@@ -39,3 +39,17 @@ def test_nothing_shared_is_zero(metric, reference: str, hypothesis: str) -> None
 
 def test_score_is_the_mean_over_reports() -> None:
     assert ROUGE_1([REFERENCE, REFERENCE], [REFERENCE, ""]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "text", ["双肺清晰。未见急性异常。", "Лёгкие без изменений.", "ปอดปกติ", "पल्मोनरी स्पष्ट"]
+)
+def test_identical_reports_in_other_scripts_agree(text: str) -> None:
+    assert rouge_l(text, text) == rouge_n(text, text, 1) == 1
+    assert rouge_l(text, "Normal.") == 0
+
+
+def test_scripts_without_spaces_are_cut_into_characters() -> None:
+    assert rouge_tokens("CT: 双肺清晰。T1清") == ["ct", "双", "肺", "清", "晰", "t1", "清"]
+    assert rouge_tokens("Лёгкие чистые.") == ["лёгкие", "чистые"]
+    assert rouge_tokens("µ café Ω") == ["caf"]  # as rouge_score

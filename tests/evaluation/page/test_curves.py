@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.evaluation.page.curves import MAX_POINTS, Curves, draw_chart, nice_ticks, read_curves
+from xraygpt.evaluation.page.curves import MAX_POINTS, Curves, draw_chart, nice_ticks, read_curves, read_runs
 
 
 def test_reads_training_and_validation_losses(tmp_path: Path) -> None:
@@ -32,15 +32,16 @@ def test_absent_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 def test_chart_keeps_to_its_box_and_falls_with_the_loss() -> None:
     curves = Curves([(i + 1, 3 / (i + 1)) for i in range(1000)], [(500, 0.5), (1000, 0.4)])
-    chart = draw_chart(curves)
+    chart = draw_chart({"run": curves})
     assert chart is not None
-    assert 1 < len(chart.train) <= MAX_POINTS
-    for x, y in [*chart.train, *chart.valid]:
+    (line,) = chart.lines
+    assert 1 < len(line.train) <= MAX_POINTS
+    for x, y in [*line.train, *line.valid]:
         assert chart.left <= x <= chart.right
         assert 0 <= y <= chart.bottom
-    ys = [y for _, y in chart.train]
+    ys = [y for _, y in line.train]
     assert ys == sorted(ys)  # y points downwards
-    assert chart.valid[-1] == (chart.right, pytest.approx(chart.valid[0][1], abs=30))
+    assert line.valid[-1] == (chart.right, pytest.approx(line.valid[0][1], abs=30))
     assert [label for _, label in chart.x_ticks] == ["0", "500", "1000"]
     assert [label for _, label in chart.y_ticks] == ["0.5", "1"]  # means of five steps each, from 1.37 down
 
@@ -49,14 +50,39 @@ def test_chart_keeps_to_its_box_and_falls_with_the_loss() -> None:
     "curves", [Curves([(1, 2.0)], []), Curves([], [(5, 0.0)]), Curves([(1, 1), (2, 1)], [])]
 )
 def test_chart_of_hardly_anything(curves: Curves) -> None:
-    chart = draw_chart(curves)
+    chart = draw_chart({"run": curves})
     assert chart is not None
-    assert len(chart.train) == len(curves.train)
-    assert len(chart.valid) == len(curves.valid)
+    (line,) = chart.lines
+    assert len(line.train) == len(curves.train)
+    assert len(line.valid) == len(curves.valid)
 
 
 def test_no_points_no_chart() -> None:
-    assert draw_chart(Curves([], [])) is None
+    assert draw_chart({"run": Curves([], [])}) is None
+    assert draw_chart({}) is None
+
+
+def test_runs_are_laid_over_each_other_on_the_same_axes() -> None:
+    short, long = Curves([(1, 4.0), (50, 3.0)], [(50, 2.0)]), Curves([(1, 4.0), (100, 1.0)], [])
+    chart = draw_chart({"short": short, "long": long})
+    assert chart is not None
+    first, second = chart.lines
+    assert (first.name, first.last_valid, second.name, second.last_valid) == ("short", 2.0, "long", None)
+    assert first.train[0] == second.train[0]  # step 1, loss 4
+    assert first.valid[0][0] == first.train[1][0] < second.train[1][0] == chart.right
+    assert first.train[1][1] < first.valid[0][1] < second.train[1][1]
+
+
+def test_runs_are_called_by_their_folders(tmp_path: Path) -> None:
+    for folder in ("a/one", "b/one", "b/two"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "metrics.jsonl").write_text('{"event": "train", "step": 1, "loss": 2.0}\n')
+    same = [tmp_path / "a/one", tmp_path / "b/one"]
+    assert list(read_runs([tmp_path / "a/one", tmp_path / "b/two/metrics.jsonl"])) == ["one", "two"]
+    assert list(read_runs(same)) == [str(path) for path in same]
+    (tmp_path / "b/two/metrics.jsonl").write_text('{"event": "test", "step": 1}\n')
+    with pytest.raises(DataError, match=r"two/metrics\.jsonl: holds no loss to draw"):
+        read_runs([tmp_path / "b/two"])
 
 
 def test_ticks_are_round() -> None:

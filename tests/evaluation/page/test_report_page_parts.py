@@ -8,11 +8,10 @@ import pytest
 
 from tests.evaluation.runs import prediction
 from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
-from xraygpt.evaluation.page.highlighting import highlight
 from xraygpt.evaluation.page.page_examples import choose_examples, example_cards
-from xraygpt.evaluation.page.page_marks import highlight_phantom, marked_pieces, names_of
+from xraygpt.evaluation.page.page_marks import highlight, highlight_phantom, marked_pieces, names_of
 from xraygpt.evaluation.page.page_scores import WORDING, ScoreRow, comparison_rows, grouped_rows, verdict
-from xraygpt.evaluation.page.page_text import duration, figure, percent_of, sort_key
+from xraygpt.evaluation.page.report_page import duration, figure, percent_of, sort_key
 
 
 def row(value: float, low: float = math.nan, high: float = math.nan, **options: float) -> ScoreRow:
@@ -47,12 +46,12 @@ def test_cards_tell_columns_that_are_short_and_differ() -> None:
         prediction(0, "a", "b", columns={"prompt": "Describe.", "view": "PA", "note": "x" * 50}),
         prediction(1, "a", "b", columns={"prompt": "Describe.", "view": "", "note": "y"}),
     ]
-    cards = example_cards([(each, "random") for each in rows], [], None, phantoms=False)
+    cards = example_cards([(each, "random") for each in rows], [], None, highlight)
     assert [card.columns for card in cards] == [{"view": "PA"}, {}]
 
 
 def test_an_empty_report_is_an_error() -> None:
-    (card,) = example_cards([(prediction(0, "The lungs are clear.", " "), "worst")], [], None, phantoms=False)
+    (card,) = example_cards([(prediction(0, "The lungs are clear.", " "), "worst")], [], None, highlight)
     assert card.missed == ["any text"]
     assert card.generated == []
     assert card.invented == card.agreed == []

@@ -109,7 +109,7 @@ def test_folder_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_phantoms_are_those_of_the_builder(tmp_path: Path) -> None:
     given = ["phantom", "--studies", "6", "--seed", "5", "--out", str(tmp_path / "out"), "--processes", "1"]
     assert main([*given, "--options", "cleaning.join_sections=false", "pictures.keep_size=true"]) == 0
-    from xraygpt.datasets.phantom.patients import phantom_rng, phantom_truth
+    from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth
     from xraygpt.datasets.phantom.report import write_report
 
     for row in annotations(tmp_path / "out"):

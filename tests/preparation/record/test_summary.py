@@ -80,6 +80,12 @@ def test_an_annotation_is_a_report_where_there_are_no_images(tmp_path: Path) -> 
     assert "images" not in summary.text()
 
 
+def test_uncleaned_reports_are_counted_and_told(tmp_path: Path) -> None:
+    summary = summarise(tmp_path, [study("a"), study("b", detail="not in English"), study("c")])
+    assert "reports kept without cleaning: 1\n  1 × not in English: b" in summary.text()
+    assert json.loads(summary.to_json())["studies"]["uncleaned"]["not in English"]["count"] == 1
+
+
 def test_words_are_those_of_kept_captions(tmp_path: Path) -> None:
     rows = [study(str(n), caption="word " * n) for n in range(1, 101)]
     rows.append(refused("x", "some_rule", caption="word " * 5000))

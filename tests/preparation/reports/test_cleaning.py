@@ -12,6 +12,7 @@ from xraygpt.preparation.reports import cleaning
 from xraygpt.preparation.reports.cleaning import (
     KEPT_FOR_LABEL,
     LABEL_PRESERVATION,
+    NOT_ENGLISH,
     RESTORED_WORDS,
     SENTENCE_CASE,
     SENTENCE_RULES,
@@ -331,3 +332,33 @@ def test_capitals_make_no_difference(findings: str, change: Callable[[str], str]
     )
     assert other.changes[0].rule == SENTENCE_CASE
     assert other.changes[0].before == change(findings)
+
+
+@pytest.mark.parametrize("change", [str, str.upper])
+@pytest.mark.parametrize(
+    ("findings", "impression"),
+    [
+        (
+            "El corazón es de tamaño normal y los pulmones están claros. No hay cambios desde el previo.",
+            "Sin derrame pleural.",
+        ),
+        (
+            "Das Herz ist nicht vergrößert, und die Lunge ist frei. Kein Pleuraerguss im Verlauf.",
+            "Kein Erguss.",
+        ),
+        (
+            "Сердце не увеличено в размерах. Лёгкие чистые, без изменений по сравнению с предыдущим.",
+            "Без выпота.",
+        ),
+    ],
+)
+def test_other_languages_are_left_as_they_are(
+    findings: str, impression: str, change: Callable[[str], str]
+) -> None:
+    report = clean(change(findings), change(impression))
+    assert (report.outcome, report.detail) == ("kept", NOT_ENGLISH)
+    assert report.caption == change(f"{findings} {impression}")
+    assert report.changes == ()
+    assert report.labels_before == report.labels_after == {}
+    short = clean(change(findings), change(impression), min_findings_words=50)
+    assert (short.outcome, short.rule) == ("dropped", "min_findings_words")

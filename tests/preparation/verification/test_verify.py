@@ -117,12 +117,17 @@ def test_an_empty_folder_has_problems(tmp_path: Path) -> None:
 
 def test_all_problems_of_the_annotations_are_found_at_once(folder: Path) -> None:
     rows = annotations_of(folder)
-    rows += [rows[0], {"caption": "x"}, 3, {"image_id": "e", "caption": " "}]
+    rows += [
+        rows[0],
+        {"caption": "x"},
+        {"image_id": ["h"], "caption": "x"},
+        {"image_id": "e", "caption": " "},
+    ]
     rows += [{"image_id": "f", "caption": "x", "split": "dev"}, {**rows[1], "image_id": "g", "split": "test"}]
     write_annotations(folder, rows)
     problems = found(folder)
     assert problems["unusable annotations"][0] == 2
-    assert "annotations[5]" in problems["unusable annotations"][1][0]
+    assert "row [5]" in problems["unusable annotations"][1][0]
     assert problems["image ids that are annotated twice"][1][0].startswith("a_1 (")
     assert problems["empty captions"][1][0].startswith("e (")
     assert problems["splits that are none of train, val, test"][1][0].startswith("'dev' (")

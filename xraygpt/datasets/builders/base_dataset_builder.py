@@ -9,14 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
-from xraygpt.datasets.datasets.annotations import (
-    ANNOTATION_FILE,
-    IMAGE_FOLDER,
-    Annotation,
-    read_annotations,
-)
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, read_annotations
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
-from xraygpt.datasets.datasets.images import ImageStore, open_storage
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.processors import BaseProcessor, load_processor
 

@@ -9,12 +9,12 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
-from xraygpt.datasets.datasets.annotation_tables import (
+from xraygpt.datasets.datasets.annotations import (
+    Annotation,
     Columns,
     annotations_without_reports,
     read_annotation_tables,
 )
-from xraygpt.datasets.datasets.annotations import Annotation
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
 from xraygpt.datasets.datasets.images import ImageStore, open_folder
 
@@ -29,9 +29,9 @@ class CaptionBuildInfo(BuildInfo):
     images: str | None = None
     """Folder that the images lie in or below."""
     annotations: list[str] | str | None = None
-    """Table or tables of the reports: .csv, .tsv, .json (a list, or one under the key ``annotations``) or
-    .jsonl, in UTF-8. null: every image in or below the folder, without a report, as the split ``test``, to
-    write reports for."""
+    """Table or tables of the reports: .csv, .tsv, .json (a list, or one under the key ``annotations`` or
+    under the names of splits) or .jsonl, in UTF-8. null: every image in or below the folder, without a
+    report, as the split ``test``, to write reports for."""
     columns: Columns = field(default_factory=Columns)
     """Which of their columns holds what."""
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from torch.utils.data import Dataset
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, summarise
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, Sample, collate
-from xraygpt.datasets.datasets.annotations import Annotation, normalise_split, read_annotations, summarise
+from xraygpt.datasets.datasets.annotations import Annotation, read_annotations
 from xraygpt.datasets.datasets.images import ImageStore, open_folder
 from xraygpt.pictures.reading import IMAGE_SUFFIXES
 from xraygpt.processors.base_processor import BaseProcessor

@@ -19,7 +19,7 @@ class CaptionDataset(BaseDataset):
     """Yields an image and its report; the one `__getitem__` of all image-report data here."""
 
     name = "caption"
-    obtained_from = "python prepare.py (see its --help)"
+    obtained_from = "xraygpt prepare (see its --help)"
 
     def __getitem__(self, index: int) -> Sample:
         """Read sample `index`.

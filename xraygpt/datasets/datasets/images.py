@@ -11,12 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.paths import leads_outside
-from xraygpt.datasets.datasets.annotations import IMAGE_FOLDER, summarise
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER, file_problems, has_index, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, is_image_file, read_image
 
+IMAGE_FOLDER = "image"
+"""What the loose images lie in, below the folder of a data set."""
 MAX_OPEN = 128
 """Shards that a process keeps open."""
 

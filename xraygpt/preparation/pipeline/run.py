@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.run_record import write_text
 from xraygpt.preparation.pipeline.config import PreparationConfig
 from xraygpt.preparation.pipeline.output_folder import (
     RECORD_FILE,
     REPORT_FILE,
     OutputFolder,
-    new_file,
     write_checksums,
     write_files,
 )
@@ -140,7 +140,6 @@ def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
     write_checksums(folder.path, folder.scratch)
     write_page(summary, folder.path, yaml.safe_dump(job.settings(), sort_keys=False), job.command)
     content = {"settings": job.settings(), **json.loads(summary.to_json())}
-    with new_file(folder.path / REPORT_FILE, folder.scratch) as file:
-        file.write(json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_text(folder.path / REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     folder.close()
     return summary

@@ -12,15 +12,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xraygpt.common.errors import DataError
-from xraygpt.datasets.datasets.annotations import (
-    ANNOTATION_FILE,
-    IMAGE_FOLDER,
-    problem_of,
-    read_rows,
-    summarise,
-)
-from xraygpt.datasets.datasets.images import LooseImages
+from xraygpt.common.errors import DataError, summarise
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, problem_of, read_rows
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Member, Shard, write_index
 from xraygpt.preparation.pipeline.output_folder import new_file
 

@@ -129,6 +129,8 @@ class ReportCounts:
         """Reports by outcome: kept, dropped, rejected."""
         self.refusals: dict[str, Tally] = {"dropped": Tally(), "rejected": Tally()}
         """Outcome -> rule -> studies."""
+        self.uncleaned = Tally()
+        """Reason -> reports that are kept as they were."""
         self.kept_in: Counter[str] = Counter()
         """Kept reports of each split."""
         self.words: Counter[int] = Counter()
@@ -148,6 +150,8 @@ class ReportCounts:
         if outcome == "kept":
             self.kept_in[row.get("split") or ""] += 1
             self.words[len(row["caption"].split())] += 1
+            if row.get("detail"):
+                self.uncleaned.add(row["detail"], study_id)
         else:
             rule = row.get("rule") or "unnamed rule"
             self.refusals[outcome].add(rule, study_id)
@@ -179,6 +183,7 @@ class ReportCounts:
             "read": self.outcomes.total(),
             **{outcome: self.outcomes[outcome] for outcome in ("kept", "dropped", "rejected")},
             "refused_by": {outcome: tally.plain() for outcome, tally in self.refusals.items()},
+            **({"uncleaned": self.uncleaned.plain()} if len(self.uncleaned) else {}),
             "kept_in_split": dict(self.kept_in),
             "words_of_kept": self.word_figures(),
             "changed_reports": dict(self.changed_reports),

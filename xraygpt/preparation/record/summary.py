@@ -54,11 +54,13 @@ class Summary:
             _tallied("images that cannot be used", self.pictures.refused),
             _tallied("images with something to look at", self.pictures.notes),
         ]
+        uncleaned = _tallied("reports kept without cleaning", self.reports.uncleaned)
         checks = [
             self._patient_check(),
             _shared("studies in more than one split", leakage.studies_in_splits, grave=True),
             _shared("studies listed more than once", leakage.studies_repeated),
             *([] if self.text_only else of_images),
+            *([uncleaned] if uncleaned.count else []),
             _tallied("raw items that gave no study", self.unusable),
             _tallied("reports rejected (findings changed, or no usable answer)", rejected),
         ]

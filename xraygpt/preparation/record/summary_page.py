@@ -15,8 +15,8 @@ from pathlib import Path
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.html_page import page_environment, picture_url
 from xraygpt.common.image_modes import to_rgb
+from xraygpt.common.run_record import write_text
 from xraygpt.datasets.datasets.images import ImageStore, open_storage
-from xraygpt.preparation.pipeline.output_folder import new_file
 from xraygpt.preparation.record.counts import Example, LabelCounts, ShownPicture, side_ranges
 from xraygpt.preparation.record.summary import Summary
 from xraygpt.preparation.reports.cleaning import KEPT_FOR_LABEL
@@ -83,9 +83,8 @@ def write_page(summary: Summary, folder: Path, settings: str, command: str) -> P
         command: the command line that made the folder.
     """
     path = folder / PAGE_FILE
-    with new_file(path, folder) as file:
-        # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
-        file.write(render_page(summary, folder, settings, command).encode("utf-8", "replace"))
+    # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
+    write_text(path, render_page(summary, folder, settings, command), errors="replace")
     return path
 
 

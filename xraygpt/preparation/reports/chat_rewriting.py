@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from xraygpt.common.errors import ConfigError, DataError, XrayGPTError
-from xraygpt.preparation.pipeline.output_folder import naming
+from xraygpt.common.run_record import writing
 
 INSTRUCTION = (
     "You are given the findings and the impression of a chest radiograph's report. Join them into one "
@@ -101,7 +101,7 @@ class AnswerCache:
         """Remember an answer; it is on the disk when this returns."""
         line = (json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n").encode()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(self._path), self._path.open("ab") as file:
+        with writing(self._path), self._path.open("ab") as file:
             file.truncate(self._size)
             file.write(line)
             file.flush()

@@ -10,6 +10,8 @@ whether it concerns a sentence, and a rewriter. If a rewritten sentence still fa
 the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the report would lose
 a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the end the labels
 of the whole report are compared once more (`lost_findings`).
+
+All of this is for English. A report in another language stays as it was published, noted as `NOT_ENGLISH`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Literal
 from xraygpt.common.errors import ConfigError
 from xraygpt.evaluation.labeller import Status, find_mentions, label_report, sides_of
 from xraygpt.evaluation.labeller_lexicon import NO_FINDING
+from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
@@ -34,6 +37,7 @@ KEPT_FOR_LABEL = "kept_for_label"
 LABEL_PRESERVATION = "label_preservation"
 RESTORED_WORDS = "restored_words"
 SENTENCE_CASE = "sentence_case"
+NOT_ENGLISH = "not in English: left as published, without labels"
 Findings = frozenset[tuple[str, str]]
 
 
@@ -83,7 +87,7 @@ class CleanedReport:
     rule: str = ""
     """Name of the rule that dropped or rejected it."""
     detail: str = ""
-    """The reason, for people."""
+    """The reason, for people; `NOT_ENGLISH` for a report that was kept uncleaned."""
     changes: tuple[Change, ...] = ()
     labels_before: Mapping[str, int] = field(default_factory=dict)
     """Class -> `Status` of the sections as published, with the words that `restore_words` puts back."""
@@ -111,6 +115,9 @@ SECTIONS = ("findings", "impression")
 def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
     """Turn the sections ``findings`` and ``impression`` into a caption."""
     published = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
+    whole = " ".join(published.values())
+    if not check_language([whole], [whole]).english:
+        return _as_published(published, config)
     texts = {name: sentence_case(text) for name, text in published.items()}
     recased = [
         Change(SENTENCE_CASE, text, texts[name]) for name, text in published.items() if text != texts[name]
@@ -132,6 +139,16 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
     if detail := _difference(before, after):
         return CleanedReport("", "rejected", LABEL_PRESERVATION, detail, changes, before, after)
     return CleanedReport(caption, "kept", "", "", changes, before, after)
+
+
+def _as_published(texts: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
+    for name, rule in DROP_RULES.items():
+        if detail := rule(texts, config):
+            return CleanedReport("", "dropped", name, detail)
+    join = join_sections if config.join_sections else _with_headers
+    return CleanedReport(
+        join({name: split_sentences(text) for name, text in texts.items()}), "kept", "", NOT_ENGLISH
+    )
 
 
 def lost_findings(before: str, after: str) -> str:

@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from xraygpt.common.errors import ConfigError, DataError
+from xraygpt.common.errors import ConfigError, DataError, summarise
 from xraygpt.common.files import is_missing
 from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import ENDINGS, SPLITS, Row, check_columns, normalise_split, read_table
-from xraygpt.datasets.datasets.annotations import summarise
 from xraygpt.preparation.sources.archives import printable
 from xraygpt.preparation.sources.names import image_ids
 from xraygpt.preparation.sources.sections import split_report

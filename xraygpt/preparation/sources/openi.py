@@ -29,10 +29,9 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.tables import SPLITS, check_columns, normalise_split, read_table
-from xraygpt.datasets.datasets.annotations import summarise
 from xraygpt.preparation.sources.archives import MEBIBYTE, Limits, printable, read_members, walk_files
 from xraygpt.preparation.sources.names import is_image, is_safe_id, stem
 from xraygpt.preparation.study import Picture, Study, Unusable

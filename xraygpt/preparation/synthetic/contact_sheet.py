@@ -8,8 +8,7 @@ from itertools import count, islice
 
 from PIL import Image, ImageDraw, ImageFont
 
-from xraygpt.datasets.phantom.patients import phantom_truth
-from xraygpt.datasets.phantom.render import render
+from xraygpt.datasets.phantom.render import phantom_truth, render
 from xraygpt.datasets.phantom.truth import Truth, all_findings
 
 COLUMNS = 6

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from xraygpt.common.errors import MissingFileError
+from xraygpt.common.paths import install_hint
 from xraygpt.datasets.phantom.truth import Truth
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.preparation.sources.mimic_cxr import REPORTS_ZIP
@@ -406,7 +407,7 @@ def dicom_bytes(image: np.ndarray, view: str, study: int, number: int, inverted:
         from pydicom.dataset import Dataset, FileMetaDataset
         from pydicom.uid import UID, DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
     except ImportError as error:
-        raise MissingFileError("DICOM files need pydicom: pip install 'xraygpt[dicom]'") from error
+        raise MissingFileError(f"DICOM files need pydicom: {install_hint('dicom')}") from error
     stored = image.astype(np.uint16) << (BITS - 8)
     if inverted:
         stored = (1 << BITS) - 1 - stored

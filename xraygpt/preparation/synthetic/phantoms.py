@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from xraygpt.common.errors import DataError
-from xraygpt.datasets.phantom.patients import phantom_rng, phantom_truth, render_phantom
-from xraygpt.datasets.phantom.render import render
+from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth, render, render_phantom
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import Truth, draw_truth
 from xraygpt.preparation.study import Picture, Study, Unusable

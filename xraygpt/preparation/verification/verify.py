@@ -7,14 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xraygpt.common.errors import MissingFileError, XrayGPTError
-from xraygpt.datasets.datasets.annotations import (
-    ANNOTATION_FILE,
-    IMAGE_FOLDER,
-    SPLITS,
-    Annotation,
-    normalise_split,
-    scan_annotations,
-)
+from xraygpt.common.tables import SPLITS, normalise_split
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, scan_annotations
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.preparation.pipeline.output_folder import RECORD_FILE, WORK_FOLDER
 from xraygpt.preparation.record.studies import LeakageSearch, Row, read_record, written_pictures

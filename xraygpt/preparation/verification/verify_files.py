@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.common.files import file_sha256
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, IMAGE_FOLDER, Annotation
-from xraygpt.datasets.datasets.images import LooseImages
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, read_image
 from xraygpt.preparation.pipeline.output_folder import CHECKSUM_FILE
