@@ -110,6 +110,7 @@ def test_commands_are_given_as_they_were_typed(
     argv: list[str], verb: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # that of pytest
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     assert command_text(verb=verb, cfg_path="c.yaml", options=["a.b=1"]) == expected
 
