@@ -110,6 +110,7 @@ def test_released_stage_1(tmp_path: Path) -> None:
         ROOT / "train_configs/xraygpt_mimic_pretrain.yaml",
         "run.device=cuda",
         "run.output_dir=output/mimic",
+        "run.next=null",
         "run.checkpoint_steps=null",
     )
     assert cfg.run_cfg == ours.run_cfg
@@ -128,6 +129,7 @@ def test_released_stage_2(tmp_path: Path) -> None:
         ROOT / "train_configs/xraygpt_openi_finetune.yaml",
         "run.device=cuda",
         "run.output_dir=output/openi",
+        "run.next=null",
         "run.checkpoint_steps=null",
         "model.ckpt=./somewhere/checkpoint.pth",
     )

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from xraygpt.datasets.phantom.render import phantom_truth, render_phantom
 from xraygpt.evaluation.findings import extract_findings
-from xraygpt.evaluation.metrics.counts import count_set_matches, micro_f1
+from xraygpt.evaluation.metrics.metric import count_set_matches, micro_f1
 from xraygpt.models import GenerationConfig, load_model_and_preprocess
 
 ROOT = Path(__file__).parents[1]
@@ -54,8 +55,10 @@ def test_files_are_the_ones_that_the_record_names() -> None:
     ],
 )
 def test_every_part_came_out_of_the_file_that_is_shipped(name: str, config: str) -> None:
-    kept = (PARTS / "training" / f"{name}.yaml").read_text(encoding="utf-8")
-    assert kept == (ROOT / "train_configs" / f"{config}.yaml").read_text(encoding="utf-8")
+    kept = yaml.safe_load((PARTS / "training" / f"{name}.yaml").read_text(encoding="utf-8"))
+    shipped = yaml.safe_load((ROOT / "train_configs" / f"{config}.yaml").read_text(encoding="utf-8"))
+    shipped["run"].pop("next", None)  # is only said at the end
+    assert kept == shipped
     assert RECORD["trainings"][name]["steps"] > 0
 
 

@@ -6,8 +6,7 @@ import math
 import pytest
 
 from xraygpt.evaluation.controls import blind_bounds, blind_f1, blind_macro_f1, blind_report, shuffled
-from xraygpt.evaluation.metrics.clinical import RULE_F1
-from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
+from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 
 REFERENCES = [
     "The lungs are clear.",

@@ -118,7 +118,9 @@ def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
         message += f"; {'once that is fixed, ' if status == 2 else ''}{advice()}"
     rank = os.environ.get("RANK", "0")
     if rank == "0" or of_this_process:
-        print(message if rank == "0" else f"process {rank}: {message}", file=sys.stderr, flush=True)
+        # The end of the line with it: processes and torchrun share stderr.
+        sys.stderr.write(f"{message}\n" if rank == "0" else f"process {rank}: {message}\n")
+        sys.stderr.flush()
     if rank != "0" and isinstance(error, Exception):
         time.sleep(SECONDS_FOR_MESSAGE)
     return status

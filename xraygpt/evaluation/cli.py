@@ -81,14 +81,13 @@ def run_score(args: argparse.Namespace) -> None:
     Raises:
         XrayGPTError: anything that the user can fix.
     """
-    from xraygpt.evaluation.generation_facts import read_generation_facts
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
     from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.page.picture_folder import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import predictions_file
-    from xraygpt.evaluation.protocol import make_protocol
+    from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
     from xraygpt.evaluation.results import PAGE_FILE, counted, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
     from xraygpt.evaluation.statistics import plain

@@ -11,8 +11,7 @@ from itertools import chain
 
 from xraygpt.evaluation.findings import extract_detailed_findings, extract_findings
 from xraygpt.evaluation.labeller import CLASSES
-from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES, present_classes
-from xraygpt.evaluation.metrics.laterality import sided_findings
+from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES, present_classes, sided_findings
 
 
 def shuffled(hypotheses: Sequence[str], studies: Sequence[str], seed: int) -> list[str] | None:

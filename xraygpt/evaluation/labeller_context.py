@@ -5,8 +5,119 @@ from __future__ import annotations
 import re
 from enum import IntEnum
 
-from xraygpt.evaluation import labeller_cues as cues
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
+
+BE = r"(?:is|are|was|were|has|have|had)"
+SEEN = (
+    r"(?:seen|identified|present|visuali[sz]ed|evident|appreciated|demonstrated|noted|detected|found|"
+    r"apparent|visible|suspected|observed)"
+)
+
+NOT_A_NEGATION = re.compile(
+    r"\b(?:no|without|not)\b"
+    r"(?: (?:any|definite|significant|interval|appreciable|substantial|new|evidence of|\w+ly|xxxx|or))*"
+    r" (?:changed?|increased?|decreased?|improve(?:d|ment)|worsening|progression|difference)\b"
+    r"|\bnot only\b|\bno doubt\b"
+    rf"|\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)"
+    r"|\b(?:not|almost|near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?|largely|mostly|somewhat"
+    r"|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly|le)?)"
+    r"(?:[ -](?:yet|entirely|fully|complete(?:ly)?|interval))* (?:resol\w+(?: of)?|cleared)\b"
+)
+"""A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'."""
+
+DOUBT = "|".join(
+    (
+        r"\b(?:may|might|could|can)\b(?! be seen)",
+        r"\bpossib(?:le|ly|ility)\b|\bperhaps\b|\bquestion(?:able|ed)?\b|\bequivocal\b",
+        r"\bpotential(?:ly)?\b|\bdoubtful\b|\bpresum\w+|\bunclear\b|\bborderline\b",
+        r"\b(?:cannot|can ?not|not) (?:be )?(?:\w+ )?(?:exclude|rule out)",
+        r"\brule out\b|\br/o\b|\bexclude\b|\bdifficult to exclude\b",
+        r"\bversus\b|\bvs\b|\beither\b|\bdifferential\b",
+        r"\bsuspect(?:ed)?\b|\bif (?:any|there is)\b|\bless likely\b|\bunlikely\b|\bfavor",
+    )
+)
+LINK = r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for"
+"""Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
+DENIAL = "|".join(
+    (
+        rf"\b(?:no|without|nor|neither|none|denies)\b|\bnot\b(?! (?:been |be )?(?:\w+ly )?{SEEN})",
+        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )\b(?:absent|resolved)\b",
+        r"\b(?:negative for|free (?:of|from)|clear of|rather than|failed to)\b",
+        r"\b(?:absence|lack|resolution|removal) of\b",
+    )
+)
+BEFORE = re.compile(rf"(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<denial>{DENIAL})")
+
+DOUBT_AFTER = "|".join(
+    (
+        r"\b(?:cannot|can ?not|could not|may not)\b[^,;]{0,30}\b(?:excluded|ruled out)",
+        r"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bdifficult to exclude",
+        r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|a possibility|questioned|considered)|\bsuspected\b",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,2}consideration|\bshould be considered",
+        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)",
+        r"\bdifferential\b|\bimpossible\b|\bpresumed\b|\bif (?:any|present)\b|\bless likely|\bunlikely",
+    )
+)
+DENIAL_AFTER = "|".join(
+    (
+        rf"(?:\w+ly )?(?:not|no longer) (?:been |be )?(?:\w+ly )?(?:{SEEN}|enlarged|widened)",
+        r"\b(?:been |interval )?removed\b|\bresolved\b|\bcleared\b|\b(?:is|are) absent\b",
+        r"\b(?:excluded|ruled out)\b",
+        r"\bwithin (?:normal limits|limits of normal)|: ?(?:no|none|absent|negative)\b",
+    )
+)
+AFTER = re.compile(
+    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))"
+)
+AFTER_DEVICE = re.compile(
+    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>\bquestioned\b)"
+    r"|(?P<denial>(?:interval |since )?removed\b|\bno longer\b|: ?(?:no|none|absent)\b))"
+)
+"""Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
+ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
+"""Behind a term: it is one of two readings."""
+ASIDE = re.compile(r"\([^)]*\)|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+OTHER_SUBJECT = re.compile(r",[^,]*\w[^,]*$")
+"""Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
+OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
+"""The same where the term holds a verb: 'heart is enlarged[ and vascularity] is within normal limits'."""
+VERB = re.compile(rf"\b{BE}\b")
+LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b")
+"""From a term to the end of a cue that is said of all before: 'effusion[, edema and scars are not seen]'."""
+
+CLAUSE = (
+    r"\b(?:but|however|although|though|except|other than|apart from|aside from|despite|otherwise|"
+    r"there (?:is|are|has|have|remains?))\b"
+)
+AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
+DOUBT_END = re.compile(CLAUSE)
+DENIAL_END = re.compile(
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because)\b"
+    rf"|(?:\b(?:is|are) (?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
+    rf"|(?:,| and) (?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
+    rf"|\bwith (?:an? )?(?:{AMOUNT}|bilateral|left|right)\b"
+)
+GOES_ON = re.compile(
+    r"[^,;]{0,20} (?:is|are|has|have|remains?)\b[^,;]{0,20}"
+    r"(?:unchanged|stable|persist|increas|decreas|improv|worse|larger|smaller)"
+    r"|[^,;]{0,20} (?:persists?|remains?)\b"
+)
+"""Behind a term: it is there; 'no edema, the effusion is unchanged'."""
+STATEMENT = re.compile(
+    rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b"
+    r"|\brepresent|\bsuggest"
+)
+"""What a cue behind a term cannot reach back over."""
+
+NOT_SAID_BEFORE = re.compile(
+    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $"
+    r"|\b(?:sensitiv\w+ (?:in|for|to)|mistaken for|evaluat\w+ (?:for|of)|(?:to|please) (?:assess|evaluate))"
+    r"(?: [\w-]+){0,6} $"
+)
+NOT_SAID_AFTER = re.compile(
+    r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent|evident)"
+)
+"""The past, a question, or what the method could not show: 'fractures may not be seen on radiographs'."""
 
 
 class Status(IntEnum):
@@ -19,12 +130,12 @@ class Status(IntEnum):
 
 def mask_changes(sentence: str) -> str:
     """Blank out negations of a change, which deny no finding; the length stays."""
-    return cues.NOT_A_NEGATION.sub(lambda match: "#" * len(match.group()), sentence)
+    return NOT_A_NEGATION.sub(lambda match: "#" * len(match.group()), sentence)
 
 
 def judge(sentence: str, term: Term) -> Status | None:
     """Return what a sentence (see `mask_changes`) says of the term; None where it says nothing of now."""
-    if cues.NOT_SAID_BEFORE.search(sentence, 0, term.start) or cues.NOT_SAID_AFTER.match(sentence, term.end):
+    if NOT_SAID_BEFORE.search(sentence, 0, term.start) or NOT_SAID_AFTER.match(sentence, term.end):
         return None
     if term.kind != "finding":
         return Status.UNCERTAIN if term.kind == "borderline" else Status.NEGATIVE
@@ -40,10 +151,10 @@ def judge(sentence: str, term: Term) -> Status | None:
 def _status_before(sentence: str, term: Term) -> Status | None:
     """What the nearest cue in front of the term, or within it, makes of it."""
     status = None
-    for cue in reversed(list(cues.BEFORE.finditer(sentence, 0, term.end))):
+    for cue in reversed(list(BEFORE.finditer(sentence, 0, term.end))):
         if cue["denial"]:
             return Status.NEGATIVE if _is_denied(sentence, cue.end(), term) else status
-        if cues.DOUBT_END.search(sentence, cue.end(), term.start):
+        if DOUBT_END.search(sentence, cue.end(), term.start):
             return status
         status = Status.UNCERTAIN
         if cue["doubt"]:
@@ -52,17 +163,17 @@ def _status_before(sentence: str, term: Term) -> Status | None:
 
 
 def _is_denied(sentence: str, cue_end: int, term: Term) -> bool:
-    if cues.DENIAL_END.search(sentence, cue_end, term.start):
+    if DENIAL_END.search(sentence, cue_end, term.start):
         return False
-    return "," not in sentence[cue_end : term.start] or not cues.GOES_ON.match(sentence, term.end)
+    return "," not in sentence[cue_end : term.start] or not GOES_ON.match(sentence, term.end)
 
 
 def _status_after(sentence: str, term: Term) -> Status | None:
-    if cues.ALTERNATIVE.match(sentence, term.end):
+    if ALTERNATIVE.match(sentence, term.end):
         return Status.UNCERTAIN
-    pattern = cues.AFTER_DEVICE if term.label == SUPPORT_DEVICES else cues.AFTER
+    pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
-    if cue is None or cues.STATEMENT.search(sentence, term.end, cue.start()):
+    if cue is None or STATEMENT.search(sentence, term.end, cue.start()):
         return None
     if _has_other_subject(sentence, term, cue):
         return None
@@ -74,9 +185,9 @@ def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
 
     Of "edema, effusion and atelectasis are not seen" it is said of all.
     """
-    between = cues.ASIDE.sub("", sentence[term.end : cue.start()])
-    if cues.VERB.search(sentence, term.start, term.end):
-        return cues.OTHER_SUBJECT_OF_CLAUSE.search(between) is not None
-    if cues.OTHER_SUBJECT.search(between) is None:
+    between = ASIDE.sub("", sentence[term.end : cue.start()])
+    if VERB.search(sentence, term.start, term.end):
+        return OTHER_SUBJECT_OF_CLAUSE.search(between) is not None
+    if OTHER_SUBJECT.search(between) is None:
         return False
-    return cues.LIST.search(sentence, term.end, cue.end()) is None
+    return LIST.search(sentence, term.end, cue.end()) is None

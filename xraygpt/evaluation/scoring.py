@@ -8,15 +8,85 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from xraygpt.evaluation.controls import blind_bounds, blind_report, shuffled
-from xraygpt.evaluation.finding_table import FindingScore, score_findings
+from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.language import LanguageCheck, check_language, readable_metrics
 from xraygpt.evaluation.metric_table import MetricTable, make_tables
-from xraygpt.evaluation.metrics.laterality import side_confusion
-from xraygpt.evaluation.metrics.metric import Array, Metric
+from xraygpt.evaluation.metrics.clinical import class_counts, side_confusion
+from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, micro_f1
 from xraygpt.evaluation.predictions import Prediction, column_values
 from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, plain, resampled_sums, sums_by_study
 from xraygpt.evaluation.subgroups import group_rows
+
+
+@dataclass(frozen=True, slots=True)
+class FindingScore:
+    """How well one class of the labeller is reported."""
+
+    f1: Interval
+    """NaN where no report has the finding."""
+    precision: Interval
+    recall: Interval
+    cases: int
+    """References with the finding, and how many of these were `missed`."""
+    missed: int
+    reported: int
+    """Generated reports with the finding, and how many of these were `invented`."""
+    invented: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "f1": self.f1.to_dict(),
+            "precision": self.precision.to_dict(),
+            "recall": self.recall.to_dict(),
+            "cases": self.cases,
+            "missed": self.missed,
+            "reported": self.reported,
+            "invented": self.invented,
+        }
+
+
+def score_findings(
+    references: Sequence[str], hypotheses: Sequence[str], studies: Sequence[str], *, seed: int, rounds: int
+) -> dict[str, FindingScore]:
+    """Return the score of each class that a reference or a generated report has, in CheXpert's order.
+
+    Args:
+        studies: of each report; they are what the bootstrap draws.
+    """
+    counts = class_counts(references, hypotheses)
+    sums = sums_by_study(counts.reshape(len(counts), -1), studies)
+    resampled = resampled_sums(sums, seed=seed, rounds=rounds)
+    return {
+        name: _finding_score(sums[:, 3 * i : 3 * i + 3], resampled[:, 3 * i : 3 * i + 3])
+        for i, name in enumerate(CLASSES)
+        if counts[:, i].any()
+    }
+
+
+def _finding_score(sums: Array, resampled: Array) -> FindingScore:
+    hits, false_alarms, misses = (int(count) for count in sums.sum(axis=0))
+    return FindingScore(
+        f1=interval(micro_f1, sums, resampled),
+        precision=interval(_precision, sums, resampled),
+        recall=interval(_recall, sums, resampled),
+        cases=hits + misses,
+        missed=misses,
+        reported=hits + false_alarms,
+        invented=false_alarms,
+    )
+
+
+def _precision(counts: Array) -> Array:
+    return mean_of_values(np.stack([counts[..., 0], counts[..., 0] + counts[..., 1]], axis=-1))
+
+
+def _recall(counts: Array) -> Array:
+    return mean_of_values(np.stack([counts[..., 0], counts[..., 0] + counts[..., 2]], axis=-1))
+
 
 WORST = 20
 """How many of the worst reports are named for each metric."""

@@ -16,8 +16,7 @@ from xraygpt.common.files import file_sha256
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.precision import DTYPES
 from xraygpt.datasets.stream import EvalStream, SizedDataset
-from xraygpt.evaluation.generation_facts import OTHER_REFERENCES, facts_from_settings
-from xraygpt.evaluation.protocol import GenerationFacts
+from xraygpt.evaluation.protocol import OTHER_REFERENCES, GenerationFacts, facts_from_settings
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.fingerprint import weights_fingerprint
 from xraygpt.tasks.base_task import EvalContext

@@ -11,7 +11,6 @@ from xraygpt.evaluation.metrics.clinical import (
     FIVE_CLASSES,
     RULE_F1,
     class_counts,
-    finding_table,
     present_classes,
 )
 from xraygpt.evaluation.metrics.metric import Metric
@@ -91,22 +90,11 @@ def test_a_score_of_many_sums_at_once() -> None:
     assert both[1] == pytest.approx(metric(REFERENCES[:2], HYPOTHESES[:2]))
 
 
-def test_counts_of_reports_add_up_to_the_table() -> None:
+def test_counts_of_reports() -> None:
     counts = class_counts(REFERENCES, HYPOTHESES)
     assert counts.shape == (4, 14, 3)
-    table = finding_table(REFERENCES, HYPOTHESES)
-    assert list(table) == list(CLASSES)
-    assert [[row["tp"], row["fp"], row["fn"]] for row in table.values()] == counts.sum(axis=0).tolist()
-    assert table["Pleural Effusion"] == {
-        "tp": 1,
-        "fp": 0,
-        "fn": 1,
-        "support": 2,
-        "precision": 1.0,
-        "recall": 0.5,
-        "f1": pytest.approx(2 / 3),
-    }
-    assert table["Fracture"]["f1"] == table["Fracture"]["precision"] == table["Fracture"]["recall"] == 0
+    assert counts[:, CLASSES.index("Pleural Effusion")].sum(axis=0).tolist() == [1, 0, 1]
+    assert not counts[:, CLASSES.index("Fracture")].any()
 
 
 def test_uncertain_mentions_are_absent_unless_asked_for() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from xraygpt.evaluation.metrics.laterality import LATERALITY_F1, SIDES, side_confusion, sided_findings
+from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, SIDES, side_confusion, sided_findings
 
 
 def test_pairs_of_class_and_side() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from xraygpt.evaluation.metrics.prior_statements import PRIOR_STATEMENTS, count_prior_statements
+from xraygpt.evaluation.metrics.surface import PRIOR_STATEMENTS, count_prior_statements
 
 REPORTS, SENTENCES = PRIOR_STATEMENTS
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from xraygpt.evaluation.page.highlighting import Span, highlight
+from xraygpt.evaluation.page.page_marks import Span, highlight
 
 
 def marked(text: str, spans: list[Span]) -> list[tuple[str, str]]:

@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.evaluation.runs import ABSENT, prediction
 from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
-from xraygpt.evaluation.metrics.clinical import RULE_F1
-from xraygpt.evaluation.metrics.laterality import LATERALITY_F1
+from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import SURFACE

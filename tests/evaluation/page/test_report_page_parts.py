@@ -8,11 +8,10 @@ import pytest
 
 from tests.evaluation.runs import prediction
 from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
-from xraygpt.evaluation.page.highlighting import highlight
 from xraygpt.evaluation.page.page_examples import choose_examples, example_cards
-from xraygpt.evaluation.page.page_marks import highlight_phantom, marked_pieces, names_of
+from xraygpt.evaluation.page.page_marks import highlight, highlight_phantom, marked_pieces, names_of
 from xraygpt.evaluation.page.page_scores import WORDING, ScoreRow, comparison_rows, grouped_rows, verdict
-from xraygpt.evaluation.page.page_text import duration, figure, percent_of, sort_key
+from xraygpt.evaluation.page.report_page import duration, figure, percent_of, sort_key
 
 
 def row(value: float, low: float = math.nan, high: float = math.nan, **options: float) -> ScoreRow:

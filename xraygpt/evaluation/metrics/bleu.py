@@ -18,8 +18,7 @@ from functools import partial
 import numpy as np
 
 from xraygpt.evaluation.metrics.metric import Array, Metric
-from xraygpt.evaluation.metrics.ngrams import count_ngrams
-from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.metrics.tokens import coco_tokens, count_ngrams
 
 ORDERS = 4
 NO_GUESS = 1e-9

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from itertools import chain
 
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
-from xraygpt.evaluation.metrics.ngrams import Ngram, count_ngrams
-from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.metrics.tokens import Ngram, coco_tokens, count_ngrams
 
 ORDERS = 4
 SIGMA = 6.0

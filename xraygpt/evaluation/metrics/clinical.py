@@ -1,4 +1,4 @@
-"""Agreement on CheXpert's 14 classes, as the rule labeller reads them: rule-F1, and a table of findings.
+"""Agreement on CheXpert's 14 classes, as the rule labeller reads them: rule-F1, alone and with sides.
 
 A class counts as present in a report where the labeller says positive; the metrics ``..._uncertain`` count
 uncertain as present too. The two conventions are the U-Zeros and U-Ones of Irvin et al. 2019
@@ -18,10 +18,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CLASSES, Status
-from xraygpt.evaluation.metrics.counts import f1_of_counts, macro_f1, micro_f1
-from xraygpt.evaluation.metrics.metric import Array, Metric
-from xraygpt.evaluation.readings import read_report
+from xraygpt.evaluation.labeller import CLASSES, Status, read_report
+from xraygpt.evaluation.labeller_sides import WITHOUT_SIDE
+from xraygpt.evaluation.metrics.metric import (
+    Array,
+    Metric,
+    count_set_matches,
+    macro_f1,
+    micro_f1,
+)
 
 FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """CheXpert's competition tasks."""
@@ -41,29 +46,6 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
     truth = present_classes(references, uncertain=uncertain)
     found = present_classes(hypotheses, uncertain=uncertain)
     return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
-
-
-def finding_table(
-    references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False
-) -> dict[str, dict[str, float]]:
-    """Return for every class ``tp``, ``fp``, ``fn``, ``support``, ``precision``, ``recall`` and ``f1``.
-
-    `support` is the number of references with the class. A ratio without a denominator is 0.
-    """
-    counts = class_counts(references, hypotheses, uncertain=uncertain).sum(axis=0)
-    return {name: _table_row(*map(int, row)) for name, row in zip(CLASSES, counts, strict=True)}
-
-
-def _table_row(tp: int, fp: int, fn: int) -> dict[str, float]:
-    return {
-        "tp": tp,
-        "fp": fp,
-        "fn": fn,
-        "support": tp + fn,
-        "precision": tp / (tp + fp) if tp + fp else 0.0,
-        "recall": tp / (tp + fn) if tp + fn else 0.0,
-        "f1": float(f1_of_counts(np.array([tp, fp, fn], dtype=np.float64), 0.0)),
-    }
 
 
 def _statistics(
@@ -100,4 +82,52 @@ RULE_F1: tuple[Metric, ...] = tuple(
     for uncertain in (False, True)
     for classes in (CLASSES, FIVE_CLASSES)
     for average in ("micro", "macro")
+)
+
+
+SIDES = ("left", "right", "bilateral", "unspecified")
+"""Rows (reference) and columns (generated) of `side_confusion`."""
+
+
+def sided_findings(text: str) -> frozenset[tuple[str, str]]:
+    """Return the (class, side) pairs that a report asserts."""
+    return frozenset(
+        (label, side) for label, sides in read_report(text).sides.items() for side in sides or ("",)
+    )
+
+
+def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return how often a finding of the reference's side was reported on each side.
+
+    Only classes that both reports of a pair assert, and that can have a side, are counted, each once per
+    pair: ``result["left"]["right"]`` findings are left in the reference and right in the generated report.
+    """
+    table = {row: dict.fromkeys(SIDES, 0) for row in SIDES}
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        truth, found = read_report(reference).sides, read_report(hypothesis).sides
+        for label in truth.keys() & found.keys() - set(WITHOUT_SIDE):
+            table[_side_name(truth[label])][_side_name(found[label])] += 1
+    return table
+
+
+def _side_name(sides: frozenset[str]) -> str:
+    if len(sides) > 1:
+        return "bilateral"
+    return next(iter(sides), "unspecified")
+
+
+def _sided_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    return count_set_matches([*map(sided_findings, references)], [*map(sided_findings, hypotheses)])
+
+
+LATERALITY_F1 = Metric(
+    name="laterality_f1",
+    title="finding F1 with side",
+    equals=(
+        "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller "
+        "reads them; a class without a side is a pair of its own"
+    ),
+    statistics=_sided_statistics,
+    score=micro_f1,
+    english_only=True,
 )

@@ -23,12 +23,11 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from xraygpt.evaluation.labeller import SIDES, Mention, Status, sides_of
+from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, read_report, sides_of
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
 from xraygpt.evaluation.labeller_sentences import Sentence, split_report
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
 from xraygpt.evaluation.priors import MARK
-from xraygpt.evaluation.readings import CACHED_TEXTS, read_report
 
 IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
 MIXED_CLASSES = frozenset(

@@ -8,7 +8,8 @@ Shapes: N reports, K numbers for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,3 +56,35 @@ def mean_of_values(sums: Array) -> Array:
 def with_counts(values: Sequence[float]) -> Array:
     """Return the statistics (value, 1) of each report, for `mean_of_values`."""
     return np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
+
+
+def count_set_matches(
+    references: Sequence[AbstractSet[Hashable]], hypotheses: Sequence[AbstractSet[Hashable]]
+) -> Array:
+    """Return the counts (N, 3) of each pair of sets."""
+    counts = [(len(r & h), len(h - r), len(r - h)) for r, h in zip(references, hypotheses, strict=True)]
+    return np.array(counts, dtype=np.float64).reshape(len(references), 3)
+
+
+def f1_of_counts(counts: Array, of_nothing: float) -> Array:
+    """Return the F1 (...) of counts (..., 3); `of_nothing` where nothing is there and nothing was found."""
+    hits = 2 * counts[..., 0]
+    total = hits + counts[..., 1] + counts[..., 2]
+    result: Array = np.where(total > 0, hits / np.where(total > 0, total, 1), of_nothing)
+    return result
+
+
+def micro_f1(sums: Array) -> Array:
+    """Return the F1 of counts (..., 3); NaN where nothing is there and nothing was found."""
+    return f1_of_counts(sums, np.nan)
+
+
+def macro_f1(sums: Array) -> Array:
+    """Return the mean F1 of classes, from their counts in a row (..., 3 * classes).
+
+    A class that is nowhere has an F1 of 0, as with ``zero_division=0`` of scikit-learn; if all are, the
+    mean is NaN.
+    """
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    result: Array = f1_of_counts(counts, 0.0).mean(axis=-1)
+    return np.where(sums.sum(axis=-1) > 0, result, np.nan)

@@ -9,8 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xraygpt.evaluation.findings import extract_detailed_findings, extract_findings
-from xraygpt.evaluation.metrics.counts import count_set_matches, f1_of_counts
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import (
+    Array,
+    Metric,
+    count_set_matches,
+    f1_of_counts,
+    mean_of_values,
+    with_counts,
+)
 
 
 def _counts_of(read: Callable[[str], set[str]]) -> Callable[[Sequence[str], Sequence[str]], Array]:

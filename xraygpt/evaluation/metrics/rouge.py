@@ -13,7 +13,7 @@ from functools import partial
 
 from xraygpt.evaluation.language import is_latin
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
-from xraygpt.evaluation.metrics.ngrams import count_ngrams
+from xraygpt.evaluation.metrics.tokens import count_ngrams
 
 WORD = re.compile(r"[a-z0-9]+")
 """Everything else separates words, letters outside of ASCII too."""

@@ -9,13 +9,15 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
-from xraygpt.evaluation.labeller import Status
+from xraygpt.evaluation.labeller import CACHED_TEXTS, Status, read_report
 from xraygpt.evaluation.labeller_lexicon import NO_FINDING
+from xraygpt.evaluation.labeller_sentences import image_sections
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
-from xraygpt.evaluation.readings import read_report
+from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 
 WORD = re.compile(r"\w+")
@@ -147,5 +149,45 @@ SURFACE: tuple[Metric, ...] = (
         statistics=_mean_of(is_normal, of_references=True),
         score=mean_of_values,
         english_only=True,
+    ),
+)
+
+
+@lru_cache(maxsize=CACHED_TEXTS)
+def count_prior_statements(text: str) -> tuple[int, int]:
+    """Return how many sentences of a report compare with an earlier examination, and how many it has."""
+    sentences = [s for start, end in image_sections(text) for s in split_sentences(text[start:end])]
+    return sum(map(compares_with_prior, sentences)), len(sentences)
+
+
+def _of_reports(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    return with_counts([count_prior_statements(text)[0] > 0 for text in hypotheses])
+
+
+def _of_sentences(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    counts = [count_prior_statements(text) for text in hypotheses]
+    return np.array(counts, dtype=np.float64).reshape(len(hypotheses), 2)
+
+
+PRIOR_STATEMENTS: tuple[Metric, ...] = (
+    Metric(
+        name="prior_reports",
+        title="reports with a comparison",
+        equals="share of generated reports with a sentence that compares with an earlier examination, "
+        "by this project's rules",
+        statistics=_of_reports,
+        score=mean_of_values,
+        english_only=True,
+        higher_is_better=False,
+    ),
+    Metric(
+        name="prior_sentences",
+        title="sentences with a comparison",
+        equals="share of all generated sentences that compare with an earlier examination, by this "
+        "project's rules",
+        statistics=_of_sentences,
+        score=mean_of_values,
+        english_only=True,
+        higher_is_better=False,
     ),
 )

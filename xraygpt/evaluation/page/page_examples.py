@@ -12,8 +12,7 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.common.html_page import picture_url
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.page.highlighting import Span
-from xraygpt.evaluation.page.page_marks import Piece, marked_pieces, names_of
+from xraygpt.evaluation.page.page_marks import Piece, Span, marked_pieces, names_of
 from xraygpt.evaluation.page.page_scores import ScoreRow
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import name_hash
