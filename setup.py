@@ -99,6 +99,7 @@ setup(
             "ruff>=0.9",
             "sacrebleu>=2.4",
             "scikit-learn>=1.5",
+            "setuptools>=68",  # builds the wheel that a test installs
             "tensorboard>=2.19",
             "wandb>=0.19",
             "webdataset>=1.0",  # reads the shards that are written here

@@ -122,7 +122,7 @@ def check_other_program(words: list[str]) -> None:
         return
     assert words[0] in {"python", "python3", ".venv/bin/python"}, words
     assert words[1] == "-m", words
-    assert importlib.util.find_spec(words[2]) is not None
+    assert words[2] in {"pip", "venv"} or importlib.util.find_spec(words[2]) is not None
     if words[2:4] == ["pip", "install"]:
         extras = ast.literal_eval(
             re.search(r"extras_require=(\{.*?\n    \}),", (ROOT / "setup.py").read_text(), re.DOTALL)[1]  # type: ignore[index]

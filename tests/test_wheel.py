@@ -132,8 +132,9 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
 def test_what_is_installed(installed: Installed) -> None:
     assert installed.run("xraygpt", "--version") == f"xraygpt {__version__}\n"
     code = (
-        "import importlib.metadata as m, xraygpt; from xraygpt.common import paths as v; "
-        f"print(m.version('{DISTRIBUTION}'), xraygpt.__file__, v.install_hint('demo'), v.git_hash())"
+        "import importlib.metadata as m, xraygpt, xraygpt.common.run_record as r; "
+        "from xraygpt.common import paths as v; "
+        f"print(m.version('{DISTRIBUTION}'), xraygpt.__file__, v.install_hint('demo'), r.git_hash())"
     )
     version, file, hint = installed.run("python", "-c", code).split(maxsplit=2)
     assert version == __version__

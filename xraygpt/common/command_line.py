@@ -198,6 +198,6 @@ def _start_of(program: str) -> list[str]:
     """Return how a program is started: as a script, a module, or an installed command, without its folder."""
     path = Path(program)
     if path.name == "__main__.py":
-        spec = getattr(sys.modules["__main__"], "__spec__", None)
-        return ["python", "-m", spec.parent if spec else path.parent.name]
+        package = path.parent.name
+        return ["python", "-m", package if package == "xraygpt" else f"xraygpt.{package}"]
     return ["python", program] if path.suffix == ".py" else [path.name.removesuffix(".exe")]
