@@ -24,7 +24,7 @@ from xraygpt.datasets.datasets.images import ImageStore
 
 ANNOTATION_FILE = "filter_cap.json"
 WITHOUT_REPORTS = "test"
-"""The split of images that nothing can be learnt from."""
+"""The split of images that nothing can be learnt from, and the only one whose images may lack a report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +76,24 @@ R2GEN = Columns(image="image_path", caption="report", study_id="id")
 def read_annotations(path: Path) -> list[Annotation]:
     """Read one annotation file, of the reference's form or of R2Gen's.
 
+    Only images of the split ``test`` may come without a report; theirs is "".
+
     Raises:
         MissingFileError: no such file.
         DataError: not JSON, or not of these forms; names the file, the row and the key.
     """
     annotations, problems = scan_annotations(path)
-    problems += [f"{row.place}: the report is missing" for row in annotations if is_missing(row.caption)]
+    without = {row.place for row in annotations if is_missing(row.caption)}
+    problems += [
+        f"{row.place}: the report is missing"
+        for row in annotations
+        if row.place in without and row.split != WITHOUT_REPORTS
+    ]
     if problems:
         raise DataError(summarise("unusable annotations", problems))
     if not annotations:
         raise DataError(f"{path}: the list of annotations is empty")
-    return annotations
+    return [replace(row, caption="") if row.place in without else row for row in annotations]
 
 
 def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
