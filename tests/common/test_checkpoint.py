@@ -254,3 +254,12 @@ def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/vicuna"}')
     with pytest.raises(CheckpointError, match=r"an adapter .* for some/vicuna, .*merge_and_unload"):
         load_weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "manifest", ["x", [1], None, {"llama_model": torch.zeros(3)}, {"a": [torch.ones(1)]}]
+)
+def test_a_manifest_of_anything_but_plain_values_is_refused(tmp_path: Path, manifest: Any) -> None:
+    torch.save({"model": {"w": torch.ones(1)}, "manifest": manifest}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: its entry 'manifest' is not a table"):
+        load_weights(tmp_path / "a.pth")

@@ -80,13 +80,26 @@ def load_weights_and_manifest(
     tensors = {str(name): value for name, value in payload.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CheckpointError(_without_tensors(path, payload))
-    manifest = checkpoint.get("manifest")
+    manifest = checkpoint.get("manifest", {})
+    if not isinstance(manifest, Mapping) or not all(map(_is_plain, manifest.values())):
+        raise CheckpointError(
+            f"{path}: its entry 'manifest' is not a table of names, numbers and lists of them; the file is "
+            "damaged, or not one of this project"
+        )
     prefix = _wrapper_prefix(tensors, path)
     tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     kept = {name: value for name, value in tensors.items() if not name.startswith(skip)}
     for name, value in kept.items():
         check_tensor(prefix + name, value, path)
-    return kept, dict(manifest) if isinstance(manifest, Mapping) else {}
+    return kept, dict(manifest)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, str | int | float)
 
 
 def weight_files(folder: Path) -> list[Path]:
