@@ -97,6 +97,8 @@ def test_other_processes_tell_only_what_hit_them_alone(
     [
         (["train.py", "--cfg-path", "a"], None, "python train.py --cfg-path c.yaml --options a.b=1"),
         (["train.py"], "evaluate", "python evaluate.py --cfg-path c.yaml --options a.b=1"),
+        (["/a/mine.py"], None, "python /a/mine.py --cfg-path c.yaml --options a.b=1"),
+        (["/a/mine.py"], "evaluate", "python -m xraygpt evaluate --cfg-path c.yaml --options a.b=1"),
         (["/usr/bin/xraygpt", "train", "--x"], None, "xraygpt train --cfg-path c.yaml --options a.b=1"),
         (["/usr/bin/xraygpt", "train"], "demo", "xraygpt demo --cfg-path c.yaml --options a.b=1"),
         (
@@ -109,6 +111,7 @@ def test_other_processes_tell_only_what_hit_them_alone(
 def test_commands_are_given_as_they_were_typed(
     argv: list[str], verb: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # that of pytest
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)

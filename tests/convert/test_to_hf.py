@@ -20,7 +20,7 @@ from tests.tolerance import rounding
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
 from xraygpt.convert.hf_tokenizer import PROBES, check_same_ids, processor_prompt, processor_tokenizer
-from xraygpt.convert.to_hf import export_blip2, export_configuration, model_card
+from xraygpt.convert.to_hf import export_blip2, export_configuration, model_card, new_folder
 from xraygpt.datasets.phantom.render import render_phantom
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -252,3 +252,16 @@ def test_a_difference_that_matters_is_said(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         export_blip2(model, Blip2ImageEvalProcessor(image_size=16), tmp_path / "hf")
     assert "post_layernorm.eps = 1e-5" in caplog.text
+
+
+def test_a_failed_export_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+
+    def fail() -> None:
+        with new_folder(folder):
+            (folder / "config.json").write_text("{}")
+            raise RuntimeError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*hf'"):
+        fail()
+    assert not folder.exists()

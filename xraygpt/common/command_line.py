@@ -183,7 +183,8 @@ def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) 
     if not start[-1].endswith(".py"):  # one program with commands
         start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
     elif verb:
-        start[-1] = str(Path(program).with_name(f"{verb}.py"))
+        sibling = Path(program).with_name(f"{verb}.py")
+        start = ["python", str(sibling)] if sibling.is_file() else ["python", "-m", "xraygpt", verb]
     start = start if verb else _under_torchrun(start)
     return shlex.join([*start, "--cfg-path", cfg_path, *(["--options", *options] if options else [])])
 

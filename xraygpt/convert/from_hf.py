@@ -14,9 +14,8 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedM
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.common.run_record import writing
 from xraygpt.convert.hf_config import model_section
-from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, require_new
+from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
 from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2
 from xraygpt.models.llama_tokenizer import read_settings
 from xraygpt.models.llm import check_tokenizer, copy_tokenizer, from_folder
@@ -121,6 +120,6 @@ def _write_llm(folder: Path, dtype: torch.dtype | str, target: Path) -> None:
     rows = read_settings(folder / ORIGIN_FILE).get("llm_rows")
     if rows is not None:
         llm.resize_token_embeddings(rows)
-    with writing(target):
+    with new_folder(target):
         llm.save_pretrained(str(target))
         copy_tokenizer(_tokenizer_folder(folder), target)

@@ -12,7 +12,9 @@ The folder's README.md, the model card, says how it is used, and what it was tra
 import json
 import logging
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,14 +138,29 @@ def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_si
             "model.vision_model.post_layernorm.eps = 1e-5",
             difference,
         )
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder):
         theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
         processor.save_pretrained(str(folder))
         model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
         write_json(folder / ORIGIN_FILE, _origin(model))
         (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
     return difference
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and write into it; nothing of it stays if that fails, so that it can be tried again.
+
+    Raises:
+        OSError: the disk is full, or the folder may not be written to.
+    """
+    with writing(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def require_new(path: Path) -> None:
