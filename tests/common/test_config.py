@@ -83,7 +83,15 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             table.package = "xraygpt.common"
     models = {"small": "small.yaml", "other": "other.yaml"}
     toys.register_model("toy")(
-        type("Toy", (), {"config_class": ToyModelConfig, "PRETRAINED_MODEL_CONFIG_DICT": models})
+        type(
+            "Toy",
+            (),
+            {
+                "config_class": ToyModelConfig,
+                "PRETRAINED_MODEL_CONFIG_DICT": models,
+                "MODEL_TYPE_REQUIRED": True,
+            },
+        )
     )
     toys.register_builder("xrays")(
         type(

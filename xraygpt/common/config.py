@@ -69,6 +69,12 @@ class Config:
         self._raise_problems()
 
     @property
+    def arch(self) -> str:
+        """The registered name of the model."""
+        assert self._arch is not None  # else __init__ has raised
+        return self._arch
+
+    @property
     def run_cfg(self) -> Any:
         """The `run` section, an instance of the runner's `config_class`."""
         return self._run
@@ -124,7 +130,7 @@ class Config:
         if self._model_class is None:
             return []
         known = self._model_class.PRETRAINED_MODEL_CONFIG_DICT
-        required = getattr(self._model_class, "MODEL_TYPE_REQUIRED", True)
+        required = self._model_class.MODEL_TYPE_REQUIRED
         if self._model_type is None:
             if known and required:
                 self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")

@@ -108,7 +108,7 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     """
     require_new(folder)
     cfg = Config(args)
-    arch = cfg.to_dict()["model"]["arch"]
+    arch = cfg.arch
     if arch != "mini_gpt4":
         raise ConfigError(f"{args.cfg_path}: model.arch is {arch}; only mini_gpt4 has a counterpart there")
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")

@@ -32,6 +32,7 @@ from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.demo.examples import make_examples
 from xraygpt.demo.page import STYLE, UPLOADS, Page, build_page
+from xraygpt.models.base_model import BaseModel
 from xraygpt.processors import Blip2ImageTrainProcessor, load_processor
 from xraygpt.processors.base_processor import BaseProcessor
 
@@ -70,12 +71,11 @@ def make_page(args: DemoCommandLine) -> Any:
     """Build the model and the page (a `gradio.Blocks`) around it."""
     cfg = Config(args)
     device = resolve_device(args.device or cfg.run_cfg.device)
-    arch = cfg.to_dict()["model"]["arch"]
-    model_class = registry.get_model_class(arch)
+    model_class = registry.get_model_class(cfg.arch, BaseModel)
     if not hasattr(model_class, "embed_prompt"):
-        raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {arch}; use mini_gpt4.")
+        raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {cfg.arch}; use mini_gpt4.")
     processor = vis_processor(args, cfg)
-    model = model_class.from_config(cfg.model_cfg, device=device).to(device).eval()
+    model: Any = model_class.from_config(cfg.model_cfg, device=device).to(device).eval()
     page = Page(
         chat=Chat(model, processor),
         generation=cfg.run_cfg.generate,

@@ -58,7 +58,7 @@ def load_model(
         UnknownNameError: no such name or type.
         MissingFileError, CheckpointError: weights that are not there, or do not fit.
     """
-    model: BaseModel = registry.get_model_class(name).from_pretrained(model_type, device=device)
+    model = registry.get_model_class(name, BaseModel).from_pretrained(model_type, device=device)
     if checkpoint is not None:
         model.load_checkpoint(checkpoint)
     return model.to(device).train(not is_eval)
@@ -81,7 +81,7 @@ def load_model_and_preprocess(
     checkpoint: str | Path | None = None,
 ) -> tuple[BaseModel, Processors, Processors]:
     """`load_model`, with the image and text processors that go with this type."""
-    section = registry.get_model_class(name).default_config(model_type).get("preprocess")
+    section = registry.get_model_class(name, BaseModel).default_config(model_type).get("preprocess")
     vis_processors, text_processors = load_preprocess(section)
     return load_model(name, model_type, is_eval, device, checkpoint), vis_processors, text_processors
 

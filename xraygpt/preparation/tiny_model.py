@@ -30,6 +30,7 @@ from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import file_sha256
 from xraygpt.common.registry import registry
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
+from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.models.prompts import read_prompts
 
 STEPS = {
@@ -252,7 +253,7 @@ def training_texts(cfg: Any, reports: int) -> list[str]:
     ]
     texts: list[str] = []
     for name, dataset_cfg in cfg.datasets_cfg.items():
-        splits = registry.get_builder_class(name)(dataset_cfg).build_datasets()
+        splits = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_cfg).build_datasets()
         if "train" not in splits:
             raise DataError(
                 f"datasets.{name}: no split train to learn from, only {', '.join(splits) or 'none at all'}"

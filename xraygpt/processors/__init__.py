@@ -27,5 +27,4 @@ __all__ = [
 
 def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> BaseProcessor:
     """Build the processor registered as `name` from the settings in `cfg` (a key ``name`` is ignored)."""
-    processor: BaseProcessor = registry.get_processor_class(name).from_config(cfg)
-    return processor
+    return registry.get_processor_class(name, BaseProcessor).from_config(cfg)

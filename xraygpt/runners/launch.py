@@ -22,7 +22,9 @@ from xraygpt.common.run_record import remove_run_record, write_run_record
 from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_folder import BEST, resumable
+from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
 from xraygpt.tasks import BaseTask, setup_task
 from xraygpt.tasks.base_task import Splits
@@ -143,7 +145,7 @@ def _next_command(args: CommandLine, cfg: Config, checkpoint: Path) -> str | Non
     if not run.evaluate and splits:
         options += [f"run.resume_ckpt_path={checkpoint}", f"run.test_splits=[{','.join(splits)}]"]
         return command_text(verb="evaluate", cfg_path=args.cfg_path, options=options)
-    if hasattr(registry.get_model_class(cfg.to_dict()["model"]["arch"]), "embed_prompt"):
+    if hasattr(registry.get_model_class(cfg.arch), "embed_prompt"):
         weights = [] if run.evaluate else [f"model.ckpt={checkpoint}"]
         options = [option for option in options if option.startswith("model.")] + weights
         return command_text(verb="demo", cfg_path=args.cfg_path, options=options)
@@ -178,9 +180,9 @@ def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, A
     task = setup_task(cfg)
     datasets = _build_datasets(task, cfg)
     model = task.build_model(cfg)
-    runner_cls = registry.get_runner_class(cfg.run_cfg.runner)
+    runner_cls = registry.get_runner_class(cfg.run_cfg.runner, RunnerBase)
     runner = runner_cls(cfg=cfg, job_id=now(), task=task, model=model, datasets=datasets)
-    metrics: dict[str, dict[str, Any]] = runner.train()
+    metrics = runner.train()
     if is_main_process():
         metrics = task.after_run(
             metrics, datasets, output_dir=output_dir, elapsed=lambda: time.time() - started
@@ -197,7 +199,7 @@ def _build_datasets(task: BaseTask, cfg: Config) -> dict[str, Splits]:
     missing: list[str] = []
     datasets: dict[str, Splits] = {}
     try:
-        registry.get_model_class(cfg.to_dict()["model"]["arch"]).check_files(cfg.model_cfg)
+        registry.get_model_class(cfg.arch, BaseModel).check_files(cfg.model_cfg)
     except MissingFileError as error:
         missing.append(str(error))
     try:

@@ -20,7 +20,7 @@ from xraygpt.common.errors import DataError, MissingFileError, NonFiniteLossErro
 from xraygpt.common.logger import METRICS_FILE, MetricsWriter
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
-from xraygpt.common.registry import registry
+from xraygpt.common.registry import LRScheduler, registry
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import BatchLoader, EvalStream, SizedDataset, TrainStream
@@ -382,7 +382,7 @@ class RunnerBase:
             prompts=self.prompts,
         )
 
-    def _build_lr_scheduler(self) -> Any:
+    def _build_lr_scheduler(self) -> LRScheduler:
         return registry.get_lr_scheduler_class(self.run.lr_sched)(
             optimizer=self.optimizer,
             max_epoch=self.run.max_epoch,

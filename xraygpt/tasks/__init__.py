@@ -28,7 +28,7 @@ def setup_task(cfg: Any) -> BaseTask:
     Raises:
         ConfigError: settings do not fit the task.
     """
-    task_class: type[BaseTask] = registry.get_task_class(cfg.run_cfg.task)
+    task_class = registry.get_task_class(cfg.run_cfg.task, BaseTask)
     if cfg.run_cfg.best_metric is not None and not task_class.chooses_by_metric:
         raise ConfigError(
             f"run.best_metric is {cfg.run_cfg.best_metric}, and run.task {cfg.run_cfg.task} has a score of "

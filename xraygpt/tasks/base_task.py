@@ -20,6 +20,7 @@ from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import registry
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel
@@ -94,10 +95,8 @@ class BaseTask:
 
     def build_model(self, cfg: Any) -> BaseModel:
         """Return the model that the configuration describes, its weights loaded, on this process's device."""
-        model_cls = registry.get_model_class(cfg.to_dict()["model"]["arch"])
         device = resolve_device(cfg.run_cfg.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-        model: BaseModel = model_cls.from_config(cfg.model_cfg, device=device)
-        return model
+        return registry.get_model_class(cfg.arch, BaseModel).from_config(cfg.model_cfg, device=device)
 
     def build_datasets(self, cfg: Any) -> dict[str, Splits]:
         """Return {name of the data set: {split: data set}}.
@@ -108,7 +107,7 @@ class BaseTask:
         datasets: dict[str, Splits] = {}
         missing: list[str] = []
         for name, dataset_config in cfg.datasets_cfg.items():
-            builder = registry.get_builder_class(name)(dataset_config)
+            builder = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_config)
             try:
                 built = builder.build_datasets()
             except MissingFileError as error:

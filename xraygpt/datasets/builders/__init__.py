@@ -38,16 +38,15 @@ def load_dataset(
         vis_path: storage folder, in place of the one configured.
         data_type: in place of the one configured.
     """
-    builder_cls = registry.get_builder_class(name)
+    builder_cls = registry.get_builder_class(name, BaseDatasetBuilder)
     paths = [builder_cls.default_config_path(), *([cfg_path] if cfg_path is not None else [])]
     section = merge_files(paths).get("datasets", {}).get(name, {})
     if vis_path is not None:
         section["build_info"] = {**section.get("build_info", {}), "storage": str(vis_path)}
     if data_type is not None:
         section["data_type"] = data_type
-    cfg = build_typed(builder_cls.config_class, section, where=f"datasets.{name}")
-    datasets: dict[str, BaseDataset] = builder_cls(cfg).build_datasets()
-    return datasets
+    cfg: object = build_typed(builder_cls.config_class, section, where=f"datasets.{name}")
+    return builder_cls(cfg).build_datasets()
 
 
 class DatasetZoo:

@@ -74,6 +74,10 @@ class BaseDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.annotation)
 
+    def caption(self, index: int) -> str:
+        """Return the report of sample `index`, processed."""
+        raise NotImplementedError(f"{type(self).__name__} has to give the report of a sample.")
+
     def collater(self, samples: Sequence[Sample]) -> Batch:
         """Put samples together (see `xraygpt.datasets.batch.collate`)."""
         return collate(samples)
