@@ -33,6 +33,7 @@ from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.demo.examples import make_examples
 from xraygpt.demo.page import STYLE, UPLOADS, Page, build_page
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.encoders import preprocessing_for
 from xraygpt.processors import Blip2ImageTrainProcessor, load_processor
 from xraygpt.processors.base_processor import BaseProcessor
 
@@ -94,19 +95,20 @@ def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
     ``preprocess.vis_processor.eval``, as in evaluation.
     """
     wanted = merge_files([args.cfg_path], args.options)
+    preprocessing = preprocessing_for(cfg.to_dict()["model"])
     for name, section in (wanted.get("datasets") or {}).items():
         nodes = (section or {}).get("vis_processor") or {}
         split = "eval" if "eval" in nodes else "train"
         if split in nodes:
             node = cfg.datasets_cfg[name].vis_processor[split]
-            processor = load_processor(node["name"], node)
+            processor = load_processor(node["name"], node, preprocessing)
             if not isinstance(processor, Blip2ImageTrainProcessor):
                 return processor
             logger.info("datasets.%s.vis_processor.%s crops at random: not used here", name, split)
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval.")
-    return load_processor(node["name"], node)
+    return load_processor(node["name"], node, preprocessing)
 
 
 def first_question(prompt_list: list[str], template: str) -> str:

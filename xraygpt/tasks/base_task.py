@@ -24,6 +24,7 @@ from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.encoders import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
     Losses,
@@ -106,8 +107,9 @@ class BaseTask:
         """
         datasets: dict[str, Splits] = {}
         missing: list[str] = []
+        preprocessing = preprocessing_for(cfg.to_dict()["model"])
         for name, dataset_config in cfg.datasets_cfg.items():
-            builder = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_config)
+            builder = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_config, preprocessing)
             try:
                 built = builder.build_datasets()
             except MissingFileError as error:
