@@ -8,7 +8,17 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from xraygpt.common.errors import ConfigError, did_you_mean
 
@@ -32,6 +42,16 @@ class Problem:
 
 class _Mismatch(Exception):
     """A value does not have the type that a field asks for; the argument says so."""
+
+
+@runtime_checkable
+class ChoosesTypes(Protocol):
+    """A dataclass in which what one field says decides about the type of another."""
+
+    @classmethod
+    def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
+        """The types of such fields for a section; raises ValueError if the deciding field is of no use."""
+        ...
 
 
 def build_typed(config_class: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
@@ -60,6 +80,12 @@ def collect(
     before = len(problems)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(config_class) if f.init}  # type: ignore[arg-type]
     hints = get_type_hints(config_class)
+    if issubclass(config_class, ChoosesTypes):
+        try:
+            hints |= config_class.field_types(mapping)
+        except ValueError as error:
+            problems.append(Problem(_blame(str(error), where, known), str(error)))
+            return None
     for name in mapping:
         if name not in known:
             problems.append(Problem(f"{where}.{name}", f"unknown key{did_you_mean(str(name), known)}"))

@@ -199,6 +199,7 @@ class BaseModel(nn.Module):
         """
         file = cached_file(url_or_filename)
         weights, manifest = load_weights_and_manifest(file)
+        weights = self.translate_keys(weights)
         self.check_origin(weights, manifest, str(file))
         ignored = [re.compile(pattern) for pattern in self.IGNORED_KEYS]
         state = {
@@ -221,6 +222,10 @@ class BaseModel(nn.Module):
             expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
         )
         logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
+
+    def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of a checkpoint, which may be of another project -> keys of this model."""
+        return dict(state)
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
         """Raise CheckpointError if a checkpoint, or its manifest, is not meant for this model.

@@ -24,7 +24,7 @@ from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream, SizedDataset
 from xraygpt.models.base_model import BaseModel
-from xraygpt.models.encoders import preprocessing_for
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
     Losses,
@@ -107,7 +107,7 @@ class BaseTask:
         """
         datasets: dict[str, Splits] = {}
         missing: list[str] = []
-        preprocessing = preprocessing_for(cfg.to_dict()["model"])
+        preprocessing = preprocessing_for(cfg.model_cfg)
         for name, dataset_config in cfg.datasets_cfg.items():
             builder = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_config, preprocessing)
             try:
