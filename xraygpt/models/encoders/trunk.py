@@ -65,8 +65,8 @@ class TrunkEncoder(VisionEncoder):
             raise ConfigError(f"model.vision.layer {config.layer}: {label} has {len(self.layers())} blocks")
         if patch_size and preprocessing.image_size % patch_size:
             raise ConfigError(
-                f"model.vision.img_size {preprocessing.image_size} is not a multiple of {patch_size}, the side "
-                f"of a patch of {label}"
+                f"model.vision.img_size {preprocessing.image_size} is not a multiple of {patch_size}, the "
+                f"side of a patch of {label}"
             )
         shape = self._probe()
         self.width = shape[-1]
