@@ -3,7 +3,7 @@
 A class announces itself with a decorator, ``@registry.register_model("mini_gpt4")``, and is found again by
 name, ``registry.get_model_class("mini_gpt4", BaseModel)``. The package that holds a noun's classes is
 imported on the first look-up, so that a look-up works without the caller importing anything, and this module
-imports nothing.
+imports nothing from above.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, Generic, Protocol, TypeVar, overload
 
 from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.run_config import RunConfig
 
 B = TypeVar("B")
 C = TypeVar("C", bound=type)
@@ -40,6 +41,13 @@ class ConfiguredBuilder(Configured, Protocol):
 
     DATASET_CONFIG_DICT: ClassVar[Mapping[str, str]]
     """File of defaults of each ``type``, relative to the package."""
+
+
+class ConfiguredRunner(Protocol):
+    """What a configuration reads of a runner's class."""
+
+    config_class: ClassVar[type[RunConfig]]
+    """Dataclass of the section ``run``."""
 
 
 class LRScheduler(Protocol):
@@ -144,7 +152,7 @@ class Registry:
         self.register_processor = self._processors.register
         self.get_processor_class = self._processors.get
         self.list_processors = self._processors.names
-        self._runners = Table[Configured]("runner", "xraygpt.runners")
+        self._runners = Table[ConfiguredRunner]("runner", "xraygpt.runners")
         self.register_runner = self._runners.register
         self.get_runner_class = self._runners.get
         self.list_runners = self._runners.names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import (
@@ -74,9 +74,17 @@ def build_typed(config_class: type[T], mapping: Mapping[str, Any] | None, where:
 
 
 def collect(
-    config_class: type[T], mapping: Mapping[str, Any], where: str, problems: list[Problem]
+    config_class: type[T],
+    mapping: Mapping[str, Any],
+    where: str,
+    problems: list[Problem],
+    elsewhere: Iterable[str] = (),
 ) -> T | None:
-    """Like `build_typed`, but append to `problems` and return None if there were any."""
+    """Like `build_typed`, but append to `problems` and return None if there were any.
+
+    Args:
+        elsewhere: further keys that the mapping may hold; passed over.
+    """
     before = len(problems)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(config_class) if f.init}  # type: ignore[arg-type]
     hints = get_type_hints(config_class)
@@ -87,8 +95,9 @@ def collect(
             problems.append(Problem(_blame(str(error), where, known), str(error)))
             return None
     for name in mapping:
-        if name not in known:
-            problems.append(Problem(f"{where}.{name}", f"unknown key{did_you_mean(str(name), known)}"))
+        if name not in known and name not in elsewhere:
+            hint = did_you_mean(str(name), [*known, *elsewhere])
+            problems.append(Problem(f"{where}.{name}", f"unknown key{hint}"))
     values: dict[str, Any] = {}
     for name, declared in known.items():
         key = f"{where}.{name}"

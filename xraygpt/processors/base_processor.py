@@ -39,6 +39,8 @@ class BaseProcessor:
     """
 
     config_class: ClassVar[type] = ProcessorConfig
+    decode_size: int | None = None
+    """Shorter side in pixels, below which an image file should not be decoded; None means full size."""
 
     def __call__(self, item: Any) -> Any:
         return item

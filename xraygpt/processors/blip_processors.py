@@ -91,8 +91,6 @@ def three_channels(image: Tensor) -> Tensor:
 class BlipImageBaseProcessor(BaseProcessor):
     """Holds the normalisation; the base class leaves the image as it is."""
 
-    decode_size: int | None = None
-    """Shorter side in pixels, below which a file should not be decoded; None means full size."""
     transform: transforms.Compose | None = None
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:

@@ -28,7 +28,7 @@ from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
 from xraygpt.tasks import BaseTask, setup_task
 from xraygpt.tasks.base_task import Splits
-from xraygpt.tasks.predictions import predictions_file
+from xraygpt.tasks.predictions import predictions_path
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def _closing_lines(args: CommandLine, cfg: Config, output_dir: Path, started: fl
     if not run.evaluate and not checkpoint.is_file():
         checkpoint = max(resumable(output_dir), key=lambda path: path.stat().st_mtime, default=checkpoint)
     written = [("metrics", output_dir / METRICS_FILE)] if not run.evaluate else []
-    written += [(f"reports of {split}", predictions_file(output_dir, split)) for split in run.test_splits]
+    written += [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
     written += [("scores", output_dir / SCORES_FILE), ("page", output_dir / PAGE_FILE)]
     files = [(what, path) for what, path in written if path.is_file() and path.stat().st_mtime >= started - 1]
     if not run.evaluate:

@@ -15,17 +15,19 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt.common.checkpoint import load_weights
+from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import barrier, init_distributed_mode, is_main_process
 from xraygpt.common.errors import DataError, MissingFileError, NonFiniteLossError
 from xraygpt.common.logger import METRICS_FILE, MetricsWriter
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import LRScheduler, registry
+from xraygpt.common.run_config import RunConfig
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch
-from xraygpt.datasets.stream import BatchLoader, EvalStream, SizedDataset, TrainStream
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
+from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
-from xraygpt.runners.run_config import RunConfig
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
@@ -71,10 +73,10 @@ class RunnerBase:
         DataError: a split that is asked for is not there.
     """
 
-    config_class: ClassVar[type] = RunConfig
+    config_class: ClassVar[type[RunConfig]] = RunConfig
 
     # What is run
-    config: Any
+    config: Config
     run: RunConfig
     task: BaseTask
     datasets: dict[str, Splits]
@@ -97,14 +99,14 @@ class RunnerBase:
     iters_per_epoch: int
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
-    lr_scheduler: Any
+    lr_scheduler: LRScheduler
 
     # How far it is, and what it met
     progress: TrainProgress
     skipped: SkippedImages
 
     def __init__(
-        self, cfg: Any, task: BaseTask, model: BaseModel, datasets: dict[str, Splits], job_id: str
+        self, cfg: Config, task: BaseTask, model: BaseModel, datasets: dict[str, Splits], job_id: str
     ) -> None:
         self.config, self.run, self.task, self.datasets, self.job_id = (
             cfg,
@@ -152,9 +154,16 @@ class RunnerBase:
     def _train_epochs(self, writer: MetricsWriter) -> None:
         """Train what is left of the epochs; the model is the best one then."""
         context = TrainContext(
+            model=self.wrapped_model,
+            optimizer=self.optimizer,
+            lr_scheduler=self.lr_scheduler,
             device=self.device,
             precision=self.precision,
             seed=self.run.seed,
+            iters_per_epoch=self.iters_per_epoch,
+            scaler=self.scaler,
+            accum_grad_iters=self.run.accum_grad_iters,
+            log_freq=self.run.log_freq,
             grad_clip=self.run.grad_clip,
             writer=writer,
             on_update=self._after_update,
@@ -174,19 +183,8 @@ class RunnerBase:
 
     def train_epoch(self, epoch: int, batches: Iterator[Batch], context: TrainContext) -> dict[str, float]:
         """Train the rest of one epoch; return its mean losses."""
-        return self.task.train_epoch(
-            epoch=epoch,
-            model=self.wrapped_model,
-            data_loader=batches,
-            optimizer=self.optimizer,
-            lr_scheduler=self.lr_scheduler,
-            scaler=self.scaler,
-            log_freq=self.run.log_freq,
-            accum_grad_iters=self.run.accum_grad_iters,
-            iters_per_epoch=self.iters_per_epoch,
-            start_iters=self.progress.global_step - epoch * self.iters_per_epoch,
-            context=context,
-        )
+        start = self.progress.global_step - epoch * self.iters_per_epoch
+        return self.task.train_epoch(epoch, batches, context, start_iters=start)
 
     def _start_or_resume(self) -> MetricsWriter:
         """Bring model, optimizer and files to where the training begins."""
@@ -324,9 +322,7 @@ class RunnerBase:
             stream = EvalStream(
                 dataset, self.run.batch_size_eval, self.run.seed, *part, prompt=self.prompts[0]
             )
-            self.task.before_evaluation(model=self.model, dataset=dataset)
-            stream = self.task.remaining(stream, self.model, context=context)
-            rows += self.task.evaluation(self.model, self._loader(stream), context=context)
+            rows += self.task.evaluate_split(self.model, stream, self._loader, context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
         metrics = self.task.after_evaluation(rows, split_name, cur_epoch, context=context)
@@ -365,7 +361,7 @@ class RunnerBase:
         Raises:
             DataError: a training split is in no data set.
         """
-        chosen: list[tuple[SizedDataset, float]] = []
+        chosen: list[tuple[ReportDataset, float]] = []
         for split in self.run.train_splits:
             datasets_of(self.datasets, split)
             wanted = normalise_split(split)
@@ -415,7 +411,7 @@ class RunnerBase:
         )
 
 
-def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[SizedDataset]:
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
     """Return the data sets that have a split.
 
     Raises:

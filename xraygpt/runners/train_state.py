@@ -313,10 +313,10 @@ def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[s
     """
     before = saved.run
     problems = [
-        f"run.{key} was {before[key]} in {saved.path} and is now {run[key]}; it cannot change within a "
+        f"run.{key} was {before[key]} in {saved.path} and is now {run.get(key)}; it cannot change within a "
         f"training: set it back, or start a new training from the weights (model.ckpt)"
         for key in FIXED
-        if key in before and before[key] != run[key]
+        if key in before and before[key] != run.get(key)
     ]
     if saved.progress.iters_per_epoch != progress.iters_per_epoch:
         problems.append(

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from xraygpt.common.config import Config
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
 from xraygpt.common.tables import normalise_split
-from xraygpt.datasets.stream import SizedDataset
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
 from xraygpt.evaluation.page.page_config import PageConfig
@@ -24,6 +23,7 @@ from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
 from xraygpt.tasks.base_task import Splits
+from xraygpt.tasks.predictions import predictions_path
 
 Row = Mapping[str, Any]
 """An object of ``predictions_<split>.jsonl``."""
@@ -65,13 +65,11 @@ class ReportResults:
         self,
         rows: Mapping[str, Sequence[Row]],
         datasets: Mapping[str, Splits],
-        *,
-        files: Mapping[str, Path],
         generation: Mapping[str, GenerationFacts],
+        *,
         output_dir: Path,
         elapsed: Callable[[], float],
-        config: Mapping[str, Any],
-        seed: int,
+        cfg: Config,
         command: str,
     ) -> dict[str, dict[str, float]]:
         """Write ``scores.json``, ``protocol.txt`` and, if wanted, ``report.html`` about the first split.
@@ -81,7 +79,6 @@ class ReportResults:
 
         Args:
             rows: of each test split, those that have a reference.
-            files: where the rows of each split are written.
             generation: how the reports of each split were made.
             elapsed: seconds since the start of the program; ``seconds`` in the scores adds to it the wall
                 time of the runs before.
@@ -89,12 +86,20 @@ class ReportResults:
         Returns:
             For each split the score by name of the metric.
         """
-        scored = {split: self._score(of_split, datasets, split, seed) for split, of_split in rows.items()}
+        scored = {
+            split: self._score(of_split, datasets, split, cfg.run_cfg.seed)
+            for split, of_split in rows.items()
+        }
         split, *others = scored
         predictions, scores = scored[split]
         own = _by_source(datasets, split)
         protocols = {
-            name: make_protocol(*result, file=files[name], command=command, generation=generation[name])
+            name: make_protocol(
+                *result,
+                file=predictions_path(output_dir, name),
+                command=command,
+                generation=generation[name],
+            )
             for name, result in scored.items()
         }
         protocol = protocols[split]
@@ -109,19 +114,21 @@ class ReportResults:
         write_scores(scores, protocol, output_dir, more)
         logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
         if self.page.enabled:
+            first = next(iter(scores.scores), "")
+            sources = {row["image_id"]: row["source"] for row in rows[split]}
             run = RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)
             write_report_page(
                 scores,
                 predictions,
                 protocol,
                 output=output_dir / PAGE_FILE,
-                pictures=_pictures(rows[split], own),
+                pictures=lambda image_id: own[sources[image_id]].picture(image_id),
                 curves=[*self.runs, run],
                 compared_runs=self.compared_runs,
                 synthetic=_all_synthetic(rows[split], own),
                 examples=self.page.examples,
-                comparisons=self._comparisons(scores),
-                settings=json.dumps(config, indent=2, ensure_ascii=False),
+                comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
+                settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
             )
             logger.info("page written to %s", output_dir / PAGE_FILE)
         return {
@@ -145,11 +152,6 @@ class ReportResults:
         metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
         return predictions, score_predictions(predictions, metrics, seed=seed, subgroups=self.subgroups)
 
-    def _comparisons(self, scores: Scores) -> dict[str, float]:
-        """Return what the page's first score is held against."""
-        first = next(iter(scores.scores), "")
-        return {"untrained": self.untrained[first]} if first in self.untrained else {}
-
 
 def _read_scores(path: Path) -> dict[str, float]:
     content = read_json(path)
@@ -160,30 +162,12 @@ def _read_scores(path: Path) -> dict[str, float]:
         raise DataError(f"{path}: holds no scores of an evaluation of reports") from error
 
 
-def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, SizedDataset]:
+def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, ReportDataset]:
     """Return the data sets of one split by the name that they put into their samples."""
     split = normalise_split(split)
-    having = {name: splits[split] for name, splits in datasets.items() if split in splits}
-    return {getattr(dataset, "name", name): dataset for name, dataset in having.items()}
+    having = [splits[split] for splits in datasets.values() if split in splits]
+    return {dataset.name: dataset for dataset in having}
 
 
-def _pictures(
-    rows: Sequence[Row], datasets: Mapping[str, SizedDataset]
-) -> Callable[[str], Image.Image | None]:
-    """Return what gives the image of an id; None of a data set that has no `picture` to look at."""
-    sources = {row["image_id"]: row["source"] for row in rows}
-
-    def picture(image_id: str) -> Image.Image | None:
-        of: Callable[[str], Image.Image] | None = getattr(datasets[sources[image_id]], "picture", None)
-        return of(image_id) if of is not None else None
-
-    return picture
-
-
-def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, SizedDataset]) -> bool:
-    return all(is_synthetic(datasets[row["source"]]) for row in rows)
-
-
-def is_synthetic(dataset: SizedDataset) -> bool:
-    """Tell whether the images of a data set are drawn by this project."""
-    return bool(getattr(dataset, "synthetic", False))
+def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, ReportDataset]) -> bool:
+    return all(datasets[row["source"]].synthetic for row in rows)

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_world_size, is_main_process
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import progress
@@ -38,6 +39,18 @@ Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class RetrievalConfig:
+    """The keys of the section ``run`` that only the task "retrieval" reads."""
+
+    k_test: int = 128
+    """How many of the best reports for an image, and images for a report, the matching head ranks again."""
+
+    def __post_init__(self) -> None:
+        if self.k_test < 1:
+            raise ValueError(f"k_test must be at least 1, got {self.k_test}")
+
+
 @registry.register_task("retrieval")
 class RetrievalTask(BaseTask):
     """Ranks all reports of a split for each image and all images for each report.
@@ -46,24 +59,25 @@ class RetrievalTask(BaseTask):
     with the same words are one candidate, so that a text which many studies share takes one rank. The
     ranks are written to ``retrieval_<split>.json`` in the output folder, at the end of a run the recalls of
     all test splits to ``scores.json``. Data sets are searched one by one. Training is that of the model.
+
+    Raises:
+        ConfigError: the data would be divided between processes.
     """
 
-    @classmethod
-    def setup_task(cls, **kwargs: Any) -> Self:
-        """Return the task for a configuration (`cfg`).
+    config_class = RetrievalConfig
 
-        Raises:
-            ConfigError: the data would be divided between processes.
-        """
-        if get_world_size() > 1 and kwargs["cfg"].run_cfg.use_dist_eval_sampler:
+    def __init__(self, cfg: Config, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
+        assert isinstance(cfg.task_cfg, RetrievalConfig)
+        self.k_test, self.batch_size = cfg.task_cfg.k_test, cfg.run_cfg.batch_size_eval
+        if get_world_size() > 1 and cfg.run_cfg.use_dist_eval_sampler:
             raise ConfigError(
                 "run.task retrieval compares all images with all reports and needs them in one process: "
                 "start it without torchrun, or set run.use_dist_eval_sampler to false, so that each process "
                 "does the whole"
             )
-        return cls(**kwargs)
 
-    def build_model(self, cfg: Any) -> BaseModel:
+    def build_model(self, cfg: Config) -> BaseModel:
         """Return the model that the configuration describes.
 
         Raises:
@@ -83,17 +97,12 @@ class RetrievalTask(BaseTask):
     ) -> list[dict[str, Any]]:
         """Return a row for each image-report pair (`retrieval_rows`)."""
         model.eval()
-        run = self.cfg.run_cfg
         batches: list[Batch] = []
         reports: dict[str, None] = {}
         with context.precision.autocast():
-            gallery = encode_gallery(
-                model,
-                _images(data_loader, context.device, batches, reports),
-                reports,
-                batch_size=run.batch_size_eval,
-            )
-            reranked = rerank(model, gallery, run.k_test, run.batch_size_eval)
+            images = _images(data_loader, context.device, batches, reports)
+            gallery = encode_gallery(model, images, reports, batch_size=self.batch_size)
+            reranked = rerank(model, gallery, self.k_test, self.batch_size)
         contrastive = gallery.similarity, gallery.similarity.T
         orders = tuple(in_full_order(*pair) for pair in zip(reranked, contrastive, strict=True))
         scores = {
@@ -122,7 +131,7 @@ class RetrievalTask(BaseTask):
         """Write ``scores.json``: the first test split's metrics, the others' under ``other_splits``."""
         if metrics:
             (_, first), *others = metrics.items()
-            content = {**first, "k_test": self.cfg.run_cfg.k_test, "seconds": round(elapsed(), 2)}
+            content = {**first, "k_test": self.k_test, "seconds": round(elapsed(), 2)}
             write_json(output_dir / SCORES_FILE, content | ({"other_splits": dict(others)} if others else {}))
             logger.info("scores written to %s", output_dir / SCORES_FILE)
         return metrics

@@ -10,7 +10,7 @@ from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, B
 from xraygpt.datasets.builders.caption_builder import CaptionBuilder
 from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
 from xraygpt.datasets.builders.phantom_builder import PhantomBuilder
-from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 
 __all__ = [
     "BaseDatasetBuilder",
@@ -30,7 +30,7 @@ def load_dataset(
     cfg_path: str | Path | None = None,
     vis_path: str | Path | None = None,
     data_type: str | None = None,
-) -> dict[str, BaseDataset]:
+) -> dict[str, ReportDataset]:
     """Build the splits of a registered data set by hand, for a notebook.
 
     Args:

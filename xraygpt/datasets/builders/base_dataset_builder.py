@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, read_annotations
-from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.datasets.datasets.base_dataset import BaseDataset, ReportDataset
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
 from xraygpt.processors import BaseProcessor, Preprocessing, load_processor
@@ -67,7 +67,7 @@ class BaseDatasetBuilder:
         self.vis_processors: dict[str, BaseProcessor] = {}
         self.text_processors: dict[str, BaseProcessor] = {}
 
-    def build_datasets(self) -> dict[str, BaseDataset]:
+    def build_datasets(self) -> dict[str, ReportDataset]:
         """Return the data set of each split there is.
 
         Raises:
@@ -89,10 +89,10 @@ class BaseDatasetBuilder:
             "eval": self._build(text.get("eval") or text_train),
         }
 
-    def build(self) -> dict[str, BaseDataset]:
+    def build(self) -> dict[str, ReportDataset]:
         """Return {split: data set}."""
         annotations, images = self.read()
-        datasets: dict[str, BaseDataset] = {}
+        datasets: dict[str, ReportDataset] = {}
         for split in sorted({row.split for row in annotations}):
             kind = "train" if split == "train" else "eval"
             dataset_cls = self.train_dataset_cls if split == "train" else self.eval_dataset_cls

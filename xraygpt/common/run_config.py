@@ -6,13 +6,15 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xraygpt.evaluation.page.page_config import PageConfig
-from xraygpt.models.generation import GenerationConfig
+from xraygpt.common.generation import GenerationConfig
 
 
 @dataclass
 class RunConfig:
-    """Everything a runner needs to know; keys and meanings of the reference where it has them."""
+    """What every run has; keys and meanings of the reference where it has them.
+
+    A task's own keys are in its `config_class`.
+    """
 
     task: str = "image_text_pretrain"
     """Registered name of the task: what a training step and an evaluation are."""
@@ -49,15 +51,6 @@ class RunConfig:
     """Splits to train on."""
     valid_splits: list[str] = field(default_factory=list)
     """Splits scored after each epoch; the checkpoint that scores best on the first one is kept."""
-    best_metric: str | None = None
-    """Name of the metric of generated reports that says which checkpoint is best, such as "rouge_l" or
-    "rule_f1_micro_14"; null: "phantom_f1" where all data are phantoms, else "rule_f1_micro_14". Only for
-    the task "report_generation"."""
-    metrics: list[str] = field(default_factory=list)
-    """Names of the metrics that the task "report_generation" computes at the end; empty: all that need no
-    weights."""
-    subgroups: list[str] = field(default_factory=list)
-    """Columns of the annotations, such as "view", whose values the task "report_generation" scores apart."""
     test_splits: list[str] = field(default_factory=list)
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1
@@ -121,19 +114,13 @@ class RunConfig:
     """Program and configuration to name at the end as the next step, such as "evaluate
     eval_configs/quickstart.yaml"; null names one that uses what this run has made."""
     generate: GenerationConfig = field(default_factory=GenerationConfig)
-    """How reports are generated for scoring."""
-    k_test: int = 128
-    """How many of the best reports for an image, and images for a report, the matching head ranks again; only
-    for the task "retrieval"."""
-    page: PageConfig = field(default_factory=PageConfig)
-    """An HTML page about the first test split, and what its scores are held against; only for the task
-    "report_generation"."""
+    """How reports are generated, for scoring and in the demo."""
 
     def __post_init__(self) -> None:
         if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
             raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
-        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "k_test"]
+        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size"]
         for name in at_least_one:
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -141,8 +128,6 @@ class RunConfig:
         for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.page.enabled and not self.test_splits:
-            raise ValueError("page.enabled needs a split to report on in test_splits")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must not be larger than init_lr ({self.init_lr})")
         if not 0.0 <= self.beta2 < 1.0:

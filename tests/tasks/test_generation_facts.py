@@ -11,7 +11,7 @@ import pytest
 
 from xraygpt.datasets.datasets.phantom_dataset import PhantomDataset
 from xraygpt.processors.base_processor import BaseProcessor
-from xraygpt.tasks.generation_settings import checkpoint_of, data_fingerprint, reference_sections
+from xraygpt.tasks.predictions import checkpoint_of, data_fingerprint, reference_sections
 
 
 def phantoms(seed: int, count: int = 5, size: int = 64) -> PhantomDataset:

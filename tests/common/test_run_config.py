@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.run_config import RunConfig
 from xraygpt.common.typed import build_typed
-from xraygpt.runners.run_config import RunConfig
 
 
 def test_defaults_obey_their_own_rules() -> None:
@@ -23,7 +23,6 @@ def test_generation_settings_are_nested() -> None:
         ("max_epoch", 0, "at least 1"),
         ("iters_per_epoch", 0, "at least 1"),
         ("batch_size_train", 0, "at least 1"),
-        ("k_test", 0, "at least 1"),
         ("accum_grad_iters", 0, "at least 1"),
         ("checkpoint_steps", 0, "at least 1"),
         ("num_workers", -1, "not be negative"),
