@@ -173,9 +173,13 @@ class BaseModel(nn.Module):
     @classmethod
     def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
         """Build and load the model with the defaults of `model_type`; `device` as in `from_config`."""
+        return cls.from_config(cls.type_config(model_type), device=device)
+
+    @classmethod
+    def type_config(cls, model_type: str) -> Any:
+        """The defaults of `model_type` as an instance of `config_class`."""
         section = without_selectors(cls.default_config(model_type)["model"], MODEL_SELECTORS)
-        where = cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
-        return cls.from_config(build_typed(cls.config_class, section, where=where), device=device)
+        return build_typed(cls.config_class, section, where=cls.PRETRAINED_MODEL_CONFIG_DICT[model_type])
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
