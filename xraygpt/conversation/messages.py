@@ -28,8 +28,8 @@ def check_template(template: str) -> None:
 
 
 def fill_template(template: str, prompt: str) -> str:
-    """Put a prompt into its template; an empty one leaves it as it is."""
-    return template.replace(TEMPLATE_SLOT, prompt) if template else prompt
+    """Put a prompt into its template; an empty one, or `CHAT`, leaves it as it is."""
+    return template.replace(TEMPLATE_SLOT, prompt) if template not in ("", CHAT) else prompt
 
 
 class SeparatorStyle(Enum):

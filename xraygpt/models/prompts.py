@@ -7,7 +7,6 @@ times `IMAGE_SLOT`, to be replaced by its embeddings.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,26 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.files import read_text
 from xraygpt.common.paths import require_file
-from xraygpt.conversation.messages import (
-    CHAT,
-    IMAGE_PLACEHOLDER,
-    TEMPLATE_SLOT,
-    Turn,
-    fill_template,
-)
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT, Turn, fill_template
 
 IMAGE_SLOT = -1
 IGNORE_INDEX = -100
 """Target of a position at which nothing is to be learnt."""
-
-
-def require_prompts(path: str, where: str = "model.prompt_path") -> Path:
-    """The file of prompts; raises MissingFileError if it is not there."""
-    source = "prompts/alignment.txt, which ships with xraygpt"
-    file = require_file(path, what="the prompts for training", source=source, where=where)
-    if not file.is_file():
-        raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")
-    return file
 
 
 def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> list[str]:
@@ -46,14 +30,16 @@ def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> 
         MissingFileError: no such file.
         ConfigError: no usable line, or one with several placeholders.
     """
-    file = require_prompts(path, where)
-    lines = [line.strip() for line in read_text(file).splitlines()]
+    source = "prompts/alignment.txt, which ships with xraygpt"
+    file = require_file(path, what="the prompts for training", source=source, where=where)
+    if not file.is_file():
+        raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if line.count(IMAGE_PLACEHOLDER) > 1:
             raise ConfigError(f"{file}, line {number}: holds {IMAGE_PLACEHOLDER} more than once.")
         if IMAGE_PLACEHOLDER in line:
-            prompts.append(fill_template(template, line))
+            prompts.append(fill_template(template, line.strip()))
     if not prompts:
         raise ConfigError(f"{file}: no line holds {IMAGE_PLACEHOLDER}, so there is no prompt in it.")
     return prompts
