@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError, MissingFileError
@@ -142,11 +143,6 @@ def caption_labels(ids: Tensor, mask: Tensor, prompt_lengths: Sequence[int]) -> 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """Rows of ids -> ids (B, T) and attention mask (B, T), both int64; `side` says where the padding goes."""
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[number, place] = torch.tensor(row, dtype=torch.long)
-        mask[number, place] = 1
-    return ids, mask
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True, padding_side=side)
+    return pad_sequence(tensors, batch_first=True, padding_value=pad_id, padding_side=side), mask
