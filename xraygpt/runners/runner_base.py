@@ -36,7 +36,7 @@ from xraygpt.runners.run_folder import (
     find_best,
     find_resume_checkpoint,
     remove_unfinished_saves,
-    set_earlier_run_aside,
+    set_aside,
     take_over,
 )
 from xraygpt.runners.trackers import open_trackers
@@ -194,7 +194,7 @@ class RunnerBase:
         checkpoint = find_resume_checkpoint(self.run.resume_ckpt_path, self.output_dir)
         if checkpoint is None:
             if is_main_process():
-                set_earlier_run_aside(self.output_dir)
+                set_aside(self.output_dir)
         else:
             self._resume(checkpoint)
         barrier()
