@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ class TrainProgress:
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trainable parameters, and buffers of modules that own such parameters.
 
-    The second kind are running statistics (BatchNorm); tables that follow from the sizes alone belong to
-    modules without trained parameters of their own and stay out. A weight with two names (tied) has both.
+    The second kind are running statistics (BatchNorm). A weight with two names (tied) has both.
     """
     named = model.named_parameters(remove_duplicate=False)
     kept = {name for name, parameter in named if parameter.requires_grad}
@@ -175,33 +175,31 @@ def restore_training(
     Raises:
         CheckpointError: it is of another model or optimizer, or something in it is damaged.
     """
-    path, own = saved.path, trainable_state(model)
     # Keys and sizes of weights are compared by `load_trainable_state`, which lists them.
-    weights = {name: value for name, value in own.items() if name in saved.model}
+    weights = {name: value for name, value in trainable_state(model).items() if name in saved.model}
     problems = [
         *_differences("model", saved.model, weights, sizes=False),
         *_differences("optimizer", saved.optimizer, _state_after_a_step(optimizer, saved.optimizer)),
     ]
     if isinstance(model, BaseModel):
-        known = {key: value for key, value in make_manifest(model).items() if key in saved.manifest}
         problems += [
             f"manifest.{key} is {saved.manifest[key]!r}, expected something like {value!r}"
-            for key, value in known.items()
-            if key != "git" and type(saved.manifest[key]) is not type(value)
+            for key, value in make_manifest(model).items()
+            if key in saved.manifest and key != "git" and type(saved.manifest[key]) is not type(value)
         ]
     if scaler is not None and saved.scaler:
         problems += _differences("scaler", saved.scaler, scaler.state_dict())
     elif not (saved.scaler or all(part["state"] for part in _parts(saved.optimizer))):
         problems.append("optimizer.state is empty")
     if problems:
-        raise _broken(path, problems)
+        raise _broken(saved.path, problems)
     if isinstance(model, BaseModel):
-        model.check_origin(saved.model, saved.manifest, where=str(path))
-    load_trainable_state(model, saved.model, where=str(path))
+        model.check_origin(saved.model, saved.manifest, where=str(saved.path))
+    load_trainable_state(model, saved.model, where=str(saved.path))
     try:
         optimizer.load_state_dict(saved.optimizer)
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: the optimizer's state does not fit: {error}") from error
+        raise CheckpointError(f"{saved.path}: the optimizer's state does not fit: {error}") from error
     if scaler is not None and saved.scaler:
         scaler.load_state_dict(saved.scaler)
 
@@ -224,13 +222,11 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer, saved: Mapping[str, An
     """Return what `saved` should look like, for the parameters that gradients have reached."""
     expected = optimizer.state_dict()
     parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
-    reached = [part["state"] for part in _parts(saved)]
-    for number, part in enumerate(_parts(expected)):
-        there = reached[number] if number < len(reached) and isinstance(reached[number], Mapping) else {}
-        for group in part["param_groups"]:
+    for part, there in zip_longest(_parts(expected), [part["state"] for part in _parts(saved)]):
+        for group in part["param_groups"] if part else ():
             for index, parameter in zip(group["params"], parameters, strict=False):
                 adamw = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
-                if index in there:
+                if isinstance(there, Mapping) and index in there:
                     part["state"][index] = adamw if "betas" in group else {"momentum_buffer": parameter}
     return expected
 
@@ -256,25 +252,21 @@ def _differences(name: str, value: Any, like: Any, sizes: bool = True) -> Iterat
         for number, item in enumerate(like):
             yield from _differences(f"{name}[{number}]", value[number], item, sizes)
     elif isinstance(like, Tensor):
-        yield from _tensor_problems(name, value, like, sizes)
+        if not isinstance(value, Tensor):
+            yield f"{name} is no tensor but {type(value).__name__}"
+        elif value.is_meta or value.layout is not torch.strided:
+            yield f"{name} is a tensor without values, or a sparse one"
+        elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
+            yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
+        elif sizes and value.shape != like.shape:
+            yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
+        elif not value.isfinite().all():
+            yield f"{name} holds NaN or infinity"
     elif isinstance(like, int | float) and not isinstance(like, bool):
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             yield f"{name} is {value!r}, expected a number such as {like}"
     elif value is not None and like is not None and type(value) is not type(like):
         yield f"{name} is {value!r}, expected something like {like!r}"
-
-
-def _tensor_problems(name: str, value: Any, like: Tensor, sizes: bool) -> Iterator[str]:
-    if not isinstance(value, Tensor):
-        yield f"{name} is no tensor but {type(value).__name__}"
-    elif value.is_meta or value.layout is not torch.strided:
-        yield f"{name} is a tensor without values, or a sparse one"
-    elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
-        yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
-    elif sizes and value.shape != like.shape:
-        yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
-    elif not value.isfinite().all():
-        yield f"{name} holds NaN or infinity"
 
 
 def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The builders: the released recipe's two data sets, anyone's own images and reports, synthetic radiographs."""
+"""The builders: the released recipe's two data sets, anyone's images and reports, synthetic radiographs."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class CaptionBuilder(BaseDatasetBuilder):
 
 def _not_set() -> ConfigError:
     return ConfigError(
-        f"{CAPTION_KEY}: set images (a folder) and annotations (a table), or storage (a prepared folder); images "
-        "without annotations are for writing reports"
+        f"{CAPTION_KEY}: set images (a folder) and annotations (a table), or storage (a prepared folder); "
+        "images without annotations are for writing reports"
     )
 
 
