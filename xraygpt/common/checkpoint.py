@@ -9,7 +9,7 @@ import logging
 import os
 import pickle
 import re
-import tempfile
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, load_json, mistaken_download
-from xraygpt.common.run_record import writing
+from xraygpt.common.run_record import replacing, writing
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def load_weights_and_manifest(
     if not tensors:
         raise CheckpointError(_without_tensors(path, payload))
     manifest = checkpoint.get("manifest", {})
-    if not isinstance(manifest, Mapping) or not all(map(_is_plain, manifest.values())):
+    if not isinstance(manifest, Mapping) or not is_plain(manifest):
         raise CheckpointError(
             f"{path}: its entry 'manifest' is not a table of names, numbers and lists of them; the file is "
             "damaged, or not one of this project"
@@ -94,12 +94,13 @@ def load_weights_and_manifest(
     return kept, dict(manifest)
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+def is_plain(value: object) -> bool:
+    """Tell whether something holds nothing but texts, numbers, lists and mappings with texts as keys."""
     if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, str | int | float)
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -150,8 +151,11 @@ def check_tensor(name: str, tensor: Tensor, where: str | os.PathLike[str]) -> No
         raise CheckpointError(f"{where}: the tensor {name} {problem}")
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
     """Read a whole `.pth` checkpoint onto the CPU without executing anything in it.
+
+    Args:
+        mmap: read a tensor only when it is used, from the file, which must stay as it is until then.
 
     Raises:
         MissingFileError: no such file.
@@ -160,7 +164,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     check_weight_file(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        mmap = mmap and zipfile.is_zipfile(path)
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if met := _REFUSED_CLASS.search(str(error)):
             raise CheckpointError(
@@ -176,32 +181,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> Path:
-    """Write `payload` to `path` so that a reader sees the old file or the new one, never half of one.
-
-    The data goes to a temporary name in the same folder, is flushed to the disk and then renamed.
-
-    Raises:
-        OSError: the disk is full, or `path` may not be written.
-    """
+    """Write `payload` to `path`, whole or not at all (see `replacing`); its folder is made if need be."""
+    path = Path(path)
     with writing(path):
-        return _save(Path(path), payload)
-
-
-def _save(path: Path, payload: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            torch.save(dict(payload), handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # mkstemp creates the file for its owner only; a checkpoint gets the usual permissions.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        torch.save(dict(payload), file)
     return path
 
 
@@ -348,24 +333,3 @@ def _matches(name: str, patterns: list[re.Pattern[str]]) -> bool:
 def _listed(names: list[str]) -> str:
     more = f", … and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(names[:_MAX_LISTED]) + more
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every file system can flush a folder, which is no error."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ import yaml
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import ConfigError
 from xraygpt.datasets.builders import load_dataset
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder, PhantomConfig
+from xraygpt.datasets.builders.image_text_pair_builder import PhantomBuilder, PhantomConfig
 from xraygpt.datasets.datasets.phantom_dataset import PHANTOM_LABELS, PhantomDataset
 from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.truth import draw_truth

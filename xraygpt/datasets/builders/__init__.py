@@ -7,9 +7,12 @@ from pathlib import Path
 from xraygpt.common.config import build_typed, merge_files
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
-from xraygpt.datasets.builders.caption_builder import CaptionBuilder
-from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder
+from xraygpt.datasets.builders.image_text_pair_builder import (
+    CaptionBuilder,
+    MIMICBuilder,
+    OpenIBuilder,
+    PhantomBuilder,
+)
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 
 __all__ = [
