@@ -1,4 +1,4 @@
-"""Synthetic copies of OpenI, archives of reports and of images, and of a folder of images with a table."""
+"""Synthetic raw data in the shape of a collection: OpenI, a folder of images with a table, MIMIC-CXR."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import gzip
 import io
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from tqdm import tqdm
 
-from xraygpt.datasets.phantom.truth import Finding, Truth
-from xraygpt.preparation.synthetic.phantoms import (
-    SEED,
-    PhantomReport,
-    Phantoms,
-    encode,
-    new_tree,
-)
+from xraygpt.common.errors import DataError
+from xraygpt.datasets.phantom.truth import Truth
+from xraygpt.preparation.synthetic.mimic import write_mimic_tree
+from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode
 
+SEED = 301
+"""No shipped configuration trains or evaluates on phantoms of this seed."""
+NOTICE_FILE = "SYNTHETIC.txt"
+NOTICE = """\
+Everything in this folder is synthetic. The images are drawn by a program (phantoms), the reports are put
+together from a few dozen sentences written for the purpose, and all numbers, dates and labels are drawn at
+random. Nothing was taken from a patient or from a collection of medical data; only the names and the form of
+the files follow %s. Not for any clinical use.
+"""
 REPORTS_ARCHIVE = "NLMCXR_reports.tgz"
 IMAGES_ARCHIVE = "NLMCXR_png.tgz"
 MARK = "XXXX"
@@ -86,7 +92,8 @@ SPLITS = ("train", "train", "train", "train", "train", "train", "train", "valida
 """Of the patients, in turn."""
 
 
-def write_openi_tree(
+def write_tree(
+    shape: str,
     output: Path,
     studies: int,
     *,
@@ -94,22 +101,35 @@ def write_openi_tree(
     image_size: int = 512,
     distinct_images: int | None = None,
 ) -> None:
-    """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``.
+    """Write synthetic raw data.
 
-    The same arguments give the same files.
+    The same arguments give the same files, byte for byte (DICOM files: as long as pydicom stays the same).
 
     Args:
+        shape: one of `SHAPES`.
         output: a new or empty folder.
-        studies: number of reports.
+        studies: number of studies.
         seed: another seed gives other studies.
         image_size: side of an image in pixels, 64 or more.
-        distinct_images: see `Phantoms`.
+        distinct_images: see `Phantoms`; that many are rendered, which takes most of the time.
 
     Raises:
         DataError: the folder is not empty, or a number is too small.
+        MissingFileError: DICOM files are asked for, and pydicom is not installed.
     """
     phantoms = Phantoms(seed, image_size, distinct_images)
-    new_tree(output, "OpenI", studies)
+    if studies < 1:
+        raise DataError(f"a synthetic collection needs at least one study, not {studies}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: is there and not an empty folder; name a new one")
+    output.mkdir(parents=True, exist_ok=True)
+    collection, write = SHAPES[shape]
+    (output / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")
+    write(output, studies, phantoms)
+
+
+def _write_openi(output: Path, studies: int, phantoms: Phantoms) -> None:
+    """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``."""
     with _archive(output / REPORTS_ARCHIVE) as reports, _archive(output / IMAGES_ARCHIVE) as pictures:
         for index in tqdm(range(studies), "synthetic studies", mininterval=1):
             rng = phantoms.rng("study", index)
@@ -123,12 +143,8 @@ def write_openi_tree(
 
 def mesh_terms(truth: Truth) -> list[str]:
     """Return the findings as the collection's terms, e.g. ``Pleural Effusion/left/small``."""
-    return [_term(finding) for finding in truth] or ["normal"]
-
-
-def _term(finding: Finding) -> str:
-    attributes = (ZONES.get(finding.zone or ""), finding.side, finding.size)
-    return "/".join([finding.name.title(), *(word for word in attributes if word)])
+    terms = [(f.name.title(), ZONES.get(f.zone or ""), f.side, f.size) for f in truth]
+    return ["/".join(filter(None, term)) for term in terms] or ["normal"]
 
 
 def _image_ids(number: int, rng: random.Random) -> list[str]:
@@ -141,10 +157,8 @@ def _image_ids(number: int, rng: random.Random) -> list[str]:
 
 
 def _report_xml(number: int, report: PhantomReport, image_ids: list[str], rng: random.Random) -> str:
-    findings = report.findings
     has_prior = rng.random() < PRIOR_RATE
-    if has_prior:
-        findings = f"{rng.choice(PRIOR_SENTENCES)} {findings}"
+    findings = f"{rng.choice(PRIOR_SENTENCES)} {report.findings}" if has_prior else report.findings
     sections = {
         "COMPARISON": MARK if has_prior else "None.",
         "INDICATION": rng.choice(INDICATIONS),
@@ -182,30 +196,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def write_simple_folder(
-    output: Path,
-    studies: int,
-    *,
-    seed: int = SEED,
-    image_size: int = 512,
-    distinct_images: int | None = None,
-) -> None:
-    """Write ``images/*.jpg`` and ``reports.csv`` with the columns of `COLUMNS`, one row for each image.
+def _write_folder(output: Path, studies: int, phantoms: Phantoms) -> None:
+    """Write ``images/*.jpg`` and ``reports.csv``, a row for each image, a patient for two studies.
 
-    Every third study has a lateral image as well. The same arguments give the same files.
-
-    Args:
-        output: a new or empty folder.
-        studies: number of studies, two for each patient.
-        seed: another seed gives other studies.
-        image_size: side of an image in pixels, 64 or more.
-        distinct_images: see `Phantoms`.
-
-    Raises:
-        DataError: the folder is not empty, or a number is too small.
+    Every third study has a lateral image as well.
     """
-    phantoms = Phantoms(seed, image_size, distinct_images)
-    new_tree(output, "no collection", studies)
     (output / "images").mkdir()
     with (output / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -219,3 +214,12 @@ def write_simple_folder(
                 (output / name).write_bytes(encode(film, "JPEG"))
                 ids = (name, f"phantom{index:06}", f"patient{patient:06}", view)
                 writer.writerow((*ids, report.findings, report.impression, SPLITS[patient % len(SPLITS)]))
+
+
+SHAPES: dict[str, tuple[str, Callable[[Path, int, Phantoms], None]]] = {
+    "mimic-cxr": ("MIMIC-CXR", partial(write_mimic_tree, dicom=False)),
+    "mimic-cxr-dicom": ("MIMIC-CXR", partial(write_mimic_tree, dicom=True)),
+    "openi": ("OpenI", _write_openi),
+    "folder": ("no collection", _write_folder),
+}
+"""Name on the command line -> name in the notice, and what writes the files."""
