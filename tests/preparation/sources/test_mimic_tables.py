@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.mimic_tables import Image, find_table, read_images
+from xraygpt.preparation.sources.mimic_cxr import find_table, read_images
 from xraygpt.preparation.study import Unusable
 
 
@@ -36,11 +36,11 @@ def test_images_by_study_in_the_order_of_the_numbers(tmp_path: Path) -> None:
     )
     table = read_images(split, metadata_table(tmp_path, d1="pa ", d3="LATERAL", d9=""))
     assert list(table.studies()) == [
-        (10000000, 50000005, "train", [Image(dicom(4), None)]),
-        (10000000, 50000007, "train", [Image(dicom(1), "PA"), Image(dicom(3), "LATERAL")]),
-        (10000001, 50000002, "test", [Image(dicom(9), "")]),
+        (10000000, 50000005, "train", [(dicom(4), None)]),
+        (10000000, 50000007, "train", [(dicom(1), "PA"), (dicom(3), "LATERAL")]),
+        (10000001, 50000002, "test", [(dicom(9), "")]),
     ]
-    assert table.problems == ()
+    assert table.problems == []
     assert table.conflicts == {}
 
 
@@ -50,7 +50,7 @@ def test_a_missing_value_is_none(tmp_path: Path, missing: str) -> None:
     columns = "dicom_id,study_id,subject_id,split"
     split = write(tmp_path, "split", columns, good, f"{dicom(2)},50000001,{missing},train")
     table = read_images(split, metadata_table(tmp_path, d1=missing))
-    assert list(table.studies()) == [(10000001, 50000001, "train", [Image(dicom(1), "")])]
+    assert list(table.studies()) == [(10000001, 50000001, "train", [(dicom(1), "")])]
     assert [problem.place for problem in table.problems] == [f"{split}: line 3"]
 
 
@@ -70,14 +70,14 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     metadata = metadata_table(tmp_path, d1="AP", d8="AP")
     table = read_images(split, metadata)
     assert [split for _, _, split, _ in table.studies()] == ["val"]
-    assert table.problems == (
+    assert table.problems == [
         Unusable(f"{split}: line 3", "subject_id '20000001' is not 8 digits that begin with 1"),
         Unusable(f"{split}: line 4", "study_id 's50000001' is not 8 digits that begin with 5"),
         Unusable(f"{split}: line 5", "dicom_id '../../x' is not five groups of eight hexadecimal digits"),
         Unusable(f"{split}: line 6", "split 'dev' is none of train, validate, test"),
         Unusable(f"{split}: {dicom(1)}", "is listed more than once; the first row counts"),
         Unusable(f"{metadata}: {dicom(8)}", f"is not in {split.name}"),
-    )
+    ]
 
 
 def test_contradictions_are_found(tmp_path: Path) -> None:
