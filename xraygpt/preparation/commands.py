@@ -37,7 +37,7 @@ def mimic(args: argparse.Namespace) -> None:
 
 def folder(args: argparse.Namespace) -> None:
     """Prepare a folder of images with a table."""
-    from xraygpt.preparation.sources.folder import FolderColumns, FolderSource, Join
+    from xraygpt.preparation.sources.folder import FolderSource, Join
 
     named = {name: getattr(args, f"{name}_column") for name in COLUMN_OPTIONS}
     columns = {name: column for name, column in named.items() if column is not None}
@@ -47,7 +47,7 @@ def folder(args: argparse.Namespace) -> None:
     if (args.join is None) != (args.on is None):
         raise ConfigError("--join names a second table and --on the column that joins it; give both")
     join = Join(args.join, args.on) if args.join is not None else None
-    source = FolderSource(args.table, args.images, FolderColumns(**columns), where, join)
+    source = FolderSource(args.table, args.images, columns, where, join)
     inputs = {"table": args.table, "images": args.images, "columns": columns, "where": where}
     _prepare(args, source, inputs | (join._asdict() if join else {}), args.table.parent)
 
