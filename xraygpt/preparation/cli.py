@@ -29,59 +29,67 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_openi(openi: argparse.ArgumentParser) -> None:
-    openi.add_argument("--reports", type=Path, required=True, metavar="FILE", help="archive, or its folder")
+    add = openi.add_argument
+    add("--reports", type=Path, required=True, metavar="FILE", help="archive, or its folder")
     images = openi.add_mutually_exclusive_group(required=True)
     images.add_argument("--images", type=Path, metavar="FILE", help="archive of the images, or its folder")
     images.add_argument("--no-images", action="store_true", help="prepare the reports alone")
-    openi.add_argument(
-        "--splits",
-        type=Path,
-        metavar="FILE",
-        help="published splits: JSON {split: [ids]} or a table with an id and a split column; studies that "
-        "it does not name are left out (default: drawn by study)",
+    splits = (
+        "published splits: JSON {split: [ids]} or a table with an id and a split column; studies that it "
+        "does not name are left out (default: drawn by study)"
     )
+    add("--splits", type=Path, metavar="FILE", help=splits)
     _add_common(openi, commands.openi)
 
 
 def _add_mimic(mimic: argparse.ArgumentParser) -> None:
-    mimic.add_argument("root", type=Path, metavar="ROOT", help="the folder that holds files/")
-    mimic.add_argument(
-        "--reports",
-        type=Path,
-        help="mimic-cxr-reports.zip or the folder that holds its files/ (default: ROOT)",
-    )
-    mimic.add_argument("--tables", type=Path, help="folder of the tables (default: ROOT)")
-    mimic.add_argument(
-        "--views",
-        nargs="+",
-        metavar="VIEW",
-        default=["PA", "AP"],
-        help="values of ViewPosition to keep (default: PA AP)",
-    )
+    add = mimic.add_argument
+    add("root", type=Path, metavar="ROOT", help="the folder that holds files/")
+    reports = "mimic-cxr-reports.zip or the folder that holds its files/ (default: ROOT)"
+    add("--reports", type=Path, help=reports)
+    add("--tables", type=Path, help="folder of the tables (default: ROOT)")
+    views = "values of ViewPosition to keep (default: PA AP)"
+    add("--views", nargs="+", metavar="VIEW", default=["PA", "AP"], help=views)
     _add_common(mimic, commands.mimic)
 
 
 def _add_folder(folder: argparse.ArgumentParser) -> None:
-    folder.add_argument("table", type=Path, metavar="TABLE", help="the table")
-    folder.add_argument(
-        "--images", type=Path, help="folder that the table's images lie in (default: the table's)"
-    )
-    folder.add_argument(
-        "--join", type=Path, metavar="TABLE", help="a second table; TABLE's columns come first"
-    )
-    folder.add_argument("--on", metavar="COLUMN", help="the column that joins the two tables")
+    add = folder.add_argument
+    add("table", type=Path, metavar="TABLE", help="the table")
+    add("--images", type=Path, help="folder that the table's images lie in (default: the table's)")
+    add("--join", type=Path, metavar="TABLE", help="a second table; TABLE's columns come first")
+    add("--on", metavar="COLUMN", help="the column that joins the two tables")
     for name in commands.COLUMN_OPTIONS:
-        folder.add_argument(f"--{name}-column", metavar="NAME", help=f"column of the {name}")
-    folder.add_argument(
-        "--where",
-        nargs="+",
-        action="extend",
-        type=_condition,
-        default=[],
-        metavar="COLUMN=VALUE",
-        help="keep only rows with this value; several have to hold together",
-    )
+        add(f"--{name}-column", metavar="NAME", help=f"column of the {name}")
+    where = "keep only rows with this value; several have to hold together"
+    form = "COLUMN=VALUE"
+    add("--where", nargs="+", action="extend", type=_condition, default=[], metavar=form, help=where)
     _add_common(folder, commands.folder)
+
+
+def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Add what all sources have, after their own arguments, and what the command runs."""
+    add = parser.add_argument
+    out = "folder to write; go on if it was interrupted"
+    add("--out", type=Path, required=True, metavar="DIR", help=out)
+    add("--cfg-path", type=Path, metavar="YAML", help="settings of the preparation")
+    options = "settings in place of those in the file, e.g. cleaning.min_findings_words=5 splits.seed=1"
+    add("--options", nargs="+", default=[], metavar="KEY=VALUE", help=options)
+    keep_size = "leave images at their size; the same as pictures.keep_size=true"
+    add("--keep-size", action="store_true", help=keep_size)
+    send = (
+        "send reports to the server that the section 'rewriting' of the settings names, and go on; without "
+        "it, only what would be sent is shown"
+    )
+    add("--send", action="store_true", help=send)
+    add("--shards", action="store_true", help="pack the images into tar files (webdataset)")
+    add("--shard-size", type=_bytes, help="largest tar file, e.g. 1G (default: 256 MiB)")
+    _add_processes(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=_whole_number(1), help="processes to use (default: one a core)")
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
@@ -92,49 +100,35 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
 
 
 def _add_phantom(phantom: argparse.ArgumentParser) -> None:
-    phantom.add_argument(
-        "--studies", type=_whole_number(1), default=100, help="number of studies (default: 100)"
-    )
+    add = phantom.add_argument
+    add("--studies", type=_whole_number(1), default=100, help="number of studies (default: 100)")
     # 301: of no phantom that a shipped configuration trains or tests on.
-    phantom.add_argument("--seed", type=int, default=301, help="another seed gives other patients")
-    phantom.add_argument(
-        "--size", type=_whole_number(MIN_SIZE), default=MIN_SIZE, help="side of an image in pixels"
-    )
-    phantom.add_argument(
-        "--as",
-        dest="shape",
-        choices=["mimic-cxr", "mimic-cxr-dicom", "openi", "folder"],
-        help="write raw data in this shape instead of preparing it",
-    )
-    phantom.add_argument(
-        "--distinct-images",
-        type=_whole_number(1),
-        help="with --as: draw only so many different images and use them again, which is much faster",
-    )
+    add("--seed", type=int, default=301, help="another seed gives other patients")
+    add("--size", type=_whole_number(MIN_SIZE), default=MIN_SIZE, help="side of an image in pixels")
+    shapes = ["mimic-cxr", "mimic-cxr-dicom", "openi", "folder"]
+    add("--as", dest="shape", choices=shapes, help="write raw data in this shape instead of preparing it")
+    distinct = "with --as: draw only so many different images and use them again, which is much faster"
+    add("--distinct-images", type=_whole_number(1), help=distinct)
     _add_common(phantom, commands.phantom)
 
 
 def _add_contact_sheet(sheet: argparse.ArgumentParser) -> None:
-    sheet.add_argument("output", type=Path, metavar="OUT.png", help="image file to write")
-    sheet.add_argument(
-        "--size", type=_whole_number(MIN_SIZE), default=256, help="side of each radiograph in pixels"
-    )
-    sheet.add_argument("--seed", type=int, default=0, help="another seed gives other patients")
+    add = sheet.add_argument
+    add("output", type=Path, metavar="OUT.png", help="image file to write")
+    add("--size", type=_whole_number(MIN_SIZE), default=256, help="side of each radiograph in pixels")
+    add("--seed", type=int, default=0, help="another seed gives other patients")
     sheet.set_defaults(run=commands.contact_sheet)
 
 
 def add_tokenizer_arguments(tokenizers: argparse.ArgumentParser) -> None:
     """Add the arguments of ``tokenizers`` and what it runs."""
-    tokenizers.add_argument("--cfg-path", required=True, help="YAML file of the training with the reports")
-    tokenizers.add_argument(
-        "--options", nargs="+", metavar="KEY=VALUE", help="settings in place of those in the file"
-    )
-    tokenizers.add_argument(
-        "--output", type=Path, required=True, help="folder to write llama/ and bert/ into"
-    )
-    tokenizers.add_argument("--llama-vocab", type=int, default=768, help="pieces of the LLaMA tokenizer")
-    tokenizers.add_argument("--bert-vocab", type=int, default=600, help="pieces of the BERT vocabulary")
-    tokenizers.add_argument("--reports", type=int, default=4000, help="number of reports to learn from")
+    add = tokenizers.add_argument
+    add("--cfg-path", required=True, help="YAML file of the training with the reports")
+    add("--options", nargs="+", metavar="KEY=VALUE", help="settings in place of those in the file")
+    add("--output", type=Path, required=True, help="folder to write llama/ and bert/ into")
+    add("--llama-vocab", type=int, default=768, help="pieces of the LLaMA tokenizer")
+    add("--bert-vocab", type=int, default=600, help="pieces of the BERT vocabulary")
+    add("--reports", type=int, default=4000, help="number of reports to learn from")
     tokenizers.set_defaults(run=commands.tokenizers)
 
 
@@ -142,9 +136,8 @@ def _add_tiny_parts(parts: argparse.ArgumentParser) -> None:
     source = parts.add_mutually_exclusive_group(required=True)
     source.add_argument("--trained", type=Path, help="folder of the trainings in train_configs/tiny")
     source.add_argument("--projection", type=Path, help="folder of a quickstart, for its projection")
-    parts.add_argument(
-        "--output", type=Path, default=Path("xraygpt/weights/tiny"), help="folder of the shipped parts"
-    )
+    target = Path("xraygpt/weights/tiny")
+    parts.add_argument("--output", type=Path, default=target, help="folder of the shipped parts")
     parts.set_defaults(run=commands.tiny_parts)
 
 
@@ -199,39 +192,6 @@ COMMANDS: tuple[tuple[str, Callable[[argparse.ArgumentParser], None], str, str |
     ("tiny-parts", _add_tiny_parts, "put the small pretrained parts that ship together", None),
 )
 """Name, what adds its arguments, line in the list of commands, and description, of each command."""
-
-
-def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder to write; go on if it was interrupted"
-    )
-    parser.add_argument("--cfg-path", type=Path, metavar="YAML", help="settings of the preparation")
-    parser.add_argument(
-        "--options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings in place of those in the file, e.g. cleaning.min_findings_words=5 splits.seed=1",
-    )
-    parser.add_argument(
-        "--keep-size",
-        action="store_true",
-        help="leave images at their size; the same as pictures.keep_size=true",
-    )
-    parser.add_argument(
-        "--send",
-        action="store_true",
-        help="send reports to the server that the section 'rewriting' of the settings names, and go on; "
-        "without it, only what would be sent is shown",
-    )
-    parser.add_argument("--shards", action="store_true", help="pack the images into tar files (webdataset)")
-    parser.add_argument("--shard-size", type=_bytes, help="largest tar file, e.g. 1G (default: 256 MiB)")
-    _add_processes(parser)
-    parser.set_defaults(run=run)
-
-
-def _add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=_whole_number(1), help="processes to use (default: one a core)")
 
 
 def _condition(text: str) -> tuple[str, str]:
