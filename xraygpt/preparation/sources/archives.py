@@ -1,9 +1,7 @@
 """Files out of a `.tgz`, `.tar`, `.zip` or a folder: one after another, in memory, none of them trusted.
 
 Archives are read from the beginning to the end and never unpacked to the disk. A folder is read in the same
-way, so that whoever unpacked the archive gets the same result. `tarfile` takes a broken header in the middle
-of an archive for the archive's end; here it is an error, so that half an archive is never taken for a whole
-one.
+way, so that whoever unpacked the archive gets the same result.
 """
 
 from __future__ import annotations
@@ -220,7 +218,7 @@ def _content(tar: TarFile, member: TarInfo) -> bytes:
 
 
 class _StrictTarInfo(TarInfo):
-    """A header that has to be sound: a damaged one is an error, not the end of the archive."""
+    """A header that has to be sound: `tarfile` takes a damaged one for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> _StrictTarInfo:

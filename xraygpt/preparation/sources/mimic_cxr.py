@@ -8,7 +8,6 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -41,17 +40,14 @@ _REPORT = re.compile(r"(?:^|/)p1[0-9]/p1[0-9]{7}/s(5[0-9]{7})\.txt$")
 class MimicCXRSource:
     """The tree ``files/p10/p10000032/s50414267/<image>.jpg`` (or ``.dcm``) with its reports and tables.
 
-    Studies come by the numbers of patient and study. A study without a report, a patient in several splits
-    and a row that cannot be read come as `Unusable`; an image of another view, without metadata or without a
-    file is among a study's ``skipped_pictures``. Symbolic links that lead out of the tree are not followed.
+    Symbolic links that lead out of the tree are not followed.
 
     Args:
         root: the folder with ``files/``; JPEG or DICOM, as it is found there.
         reports: the folder with the ``files/`` of the reports, or ``mimic-cxr-reports.zip``; None looks for
-            the zip file in `root`, then for reports among the images. MIMIC-CXR-JPG is published without
-            reports.
+            the zip file in `root`, then for reports among the images.
         tables: the folder with ``mimic-cxr-*-split.csv.gz`` and ``...-metadata.csv.gz``, compressed or not;
-            None is `root`. MIMIC-CXR (the DICOM files) is published without them.
+            None is `root`.
         views: the values of ``ViewPosition`` that are wanted.
 
     Raises:
@@ -78,12 +74,21 @@ class MimicCXRSource:
         self.reports = ReportZip(reports) if reports.is_file() else _report_tree(reports)
 
     def studies(self) -> Iterator[Study | Unusable]:
-        """Go through all studies; report texts and files are looked up as they come.
+        """Go through all studies by the numbers of patient and study.
+
+        A study without a report, a patient in several splits and a row that cannot be read come as
+        `Unusable`; an image of another view, without metadata or without a file is among a study's
+        ``skipped_pictures``.
 
         Raises:
             DataError: a table is damaged or lacks a column, or no image has a wanted view.
         """
-        table = self._table
+        table = read_images(self.split_table, self.metadata_table)
+        counts = Counter(table.views.get(entry.dicom_id, "") for entry in table.entries)
+        if not self.views & counts.keys():
+            there = ", ".join(f"{view or 'none given'} ({count})" for view, count in sorted(counts.items()))
+            wanted = ", ".join(sorted(self.views))
+            raise DataError(f"{self.metadata_table}: no image has the view {wanted}; there are: {there}")
         yield from table.problems
         for subject, study, split, images in table.studies():
             conflict = table.conflicts.get(study) or table.conflicts.get(subject)
@@ -108,26 +113,13 @@ class MimicCXRSource:
                     pictures.append(Picture(dicom_id, file, view))
             yield Study(str(study), sections, tuple(pictures), str(subject), split, skipped)
 
-    @cached_property
-    def _table(self) -> ImageTable:
-        table = read_images(self.split_table, self.metadata_table)
-        counts = Counter(table.views.get(entry.dicom_id, "") for entry in table.entries)
-        if not self.views & counts.keys():
-            there = ", ".join(f"{view or 'none given'} ({count})" for view, count in sorted(counts.items()))
-            wanted = ", ".join(sorted(self.views))
-            raise DataError(f"{self.metadata_table}: no image has the view {wanted}; there are: {there}")
-        return table
-
 
 class UnusableFileError(DataError):
     """A file of one study that cannot be used; the message is the reason."""
 
 
 class Tree:
-    """The folder ``files/`` as published; no link is followed out of it.
-
-    Args:
-        root: the folder that holds ``files/``.
+    """The folder `root` with ``files/`` as published; no link is followed out of it.
 
     Raises:
         MissingFileError: there is no such folder.
@@ -198,10 +190,7 @@ def _report_tree(folder: Path) -> Tree:
 
 
 class ReportZip:
-    """``mimic-cxr-reports.zip`` as published, read in place, with the methods of `Tree`.
-
-    Args:
-        path: the zip file; any folders above ``p10/p10000032/s50414267.txt`` will do.
+    """``mimic-cxr-reports.zip``, read in place; any folders above ``p10/p10000032/s50414267.txt`` will do.
 
     Raises:
         DataError: not a zip file, or without reports.
@@ -254,9 +243,10 @@ class Entry(NamedTuple):
 
 
 class ImageTable(NamedTuple):
-    """All images, in the order of subject, study and image."""
+    """What the tables say of all images."""
 
     entries: list[Entry]
+    """In the order of subject, study and image."""
     views: Mapping[str, str]
     """Image -> ViewPosition, in capitals."""
     conflicts: dict[int, str]
@@ -331,19 +321,15 @@ def read_images(split_table: Path, metadata_table: Path) -> ImageTable:
 def _conflicts(rows: Sequence[Entry]) -> dict[int, str]:
     """Say which patients and studies are in several splits, and which studies have several patients."""
     conflicts: dict[int, str] = {}
-    for number, splits in _ambiguous(rows, "subject", "split"):
-        conflicts[number] = f"patient {number} is in several splits ({splits})"
-    for number, splits in _ambiguous(rows, "study", "split"):
-        conflicts[number] = f"is in several splits ({splits})"
-    for number, subjects in _ambiguous(rows, "study", "subject"):
-        conflicts[number] = f"belongs to several patients ({subjects})"
+    for key, value, conflict in (
+        ("subject", "split", "patient {} is in several splits"),
+        ("study", "split", "is in several splits"),
+        ("study", "subject", "belongs to several patients"),
+    ):
+        pairs = sorted(set(map(attrgetter(key, value), rows)))
+        for number, group in groupby(pairs, itemgetter(0)):
+            values = [found for _, found in group]
+            if len(values) > 1:
+                listed = ", ".join(map(str, sorted(values, key=(*SPLITS, *values).index)))
+                conflicts[number] = f"{conflict.format(number)} ({listed})"
     return conflicts
-
-
-def _ambiguous(rows: Sequence[Entry], key: str, value: str) -> Iterator[tuple[int, str]]:
-    """Yield the keys that come with more than one value, with these values."""
-    pairs = sorted(set(map(attrgetter(key, value), rows)))
-    for number, group in groupby(pairs, itemgetter(0)):
-        values = [found for _, found in group]
-        if len(values) > 1:
-            yield number, ", ".join(map(str, sorted(values, key=(*SPLITS, *values).index)))

@@ -11,9 +11,6 @@ The same image has other names in other places:
 
 Of all other studies the report says ``CXR2_IM-0652-1001``; the DICOM file is ``2_IM-0652-1001.dcm``. What
 they have in common is the number before ``_IM`` and what follows it.
-
-The collection is published without splits; a file that others have published may say which study belongs to
-which.
 """
 
 from __future__ import annotations
@@ -55,17 +52,9 @@ class OpenIReport(NamedTuple):
     image_ids: tuple[str, ...]
     """``CXR1_1_IM-0001-3001``; each once, in the file's order; whatever the file says, unchecked."""
 
-    @property
-    def number(self) -> tuple[int, str]:
-        """What reports are sorted by."""
-        digits = re.search(r"\d+", self.study_id)
-        return int(digits[0]) if digits else 0, self.study_id
-
     def names(self) -> set[str]:
-        """Return all names by which a split file may call the study: its own, its images', their beginnings.
-
-        R2Gen's ``annotation.json`` says ``CXR2384_IM-0942`` of the study with ``CXR2384_IM-0942-1001``.
-        """
+        """Return the names that a split file may use: the study's, its images', their beginnings."""
+        # R2Gen's annotation.json says CXR2384_IM-0942 of the study with CXR2384_IM-0942-1001.
         names = {self.study_id, self.study_id.removeprefix("CXR"), *map(image_key, self.image_ids)}
         for image_id in self.image_ids:
             parts = image_id.split("-")
@@ -202,7 +191,12 @@ class OpenISource:
         if not reports:
             reasons = "".join(f"\n  {entry.place}: {entry.reason}" for entry in unusable[:5])
             raise DataError(f"{self.reports}: there is no OpenI report (.xml) in it{reasons}")
-        return sorted(reports.values(), key=lambda report: report.number), unusable
+
+        def number(report: OpenIReport) -> tuple[int, str]:
+            digits = re.search(r"\d+", report.study_id)
+            return int(digits[0]) if digits else 0, report.study_id
+
+        return sorted(reports.values(), key=number), unusable
 
     def _find_images(self, reports: list[OpenIReport]) -> dict[str, Path] | None:
         """Return key (see `image_key`) -> file of all images in a folder; None if they are not in a folder.
@@ -233,19 +227,15 @@ class OpenISource:
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Read a split file.
+    """Return study or image id -> ``train``, ``val`` or ``test``, of a split file.
 
     Either a JSON object ``{"train": [...], "val": [...], "test": [...]}`` of ids or of objects with one of
     `ID_COLUMNS` (R2Gen's ``annotation.json`` has this form), or a table (see `read_table`) with a column
-    ``split`` and one of `ID_COLUMNS`. ``valid``, ``validate`` and ``validation`` are ``val``. An id may be
-    given as the name of an image file.
-
-    Returns:
-        study or image id -> ``train``, ``val`` or ``test``.
+    ``split`` and one of `ID_COLUMNS`. An id may be given as the name of an image file.
 
     Raises:
-        MissingFileError, DataError: no such file, not of such a form, an unknown split, an id in two of
-            them, or no id at all.
+        MissingFileError, DataError: no such file, not of such a form, an unknown split, an id in two splits,
+            or no id at all.
     """
     splits: dict[str, str] = {}
     problems: list[str] = []
@@ -266,11 +256,7 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Return study id -> split, for the studies that `splits` names.
-
-    Args:
-        splits: as from `read_splits`.
-        names: study id -> all names that the split file may use for it.
+    """Return study id -> split, for the studies that `splits` (see `read_splits`) names by any of `names`.
 
     Raises:
         DataError: a study is in two splits, or none is in any.
