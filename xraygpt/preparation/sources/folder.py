@@ -23,13 +23,9 @@ from xraygpt.preparation.sources.sections import split_report
 from xraygpt.preparation.study import Picture, Study, Unusable
 
 USUAL_COLUMNS = {
-    "image": "image",
-    "findings": "findings",
-    "impression": "impression",
+    **{name: name for name in ("image", "findings", "impression", "split", "view")},
     "study": "study_id",
     "patient": "patient_id",
-    "split": "split",
-    "view": "view",
 }
 """Field -> the column that is read where none is named. The field ``report``, which holds findings and
 impression in one piece (see `split_report`), is read in place of both, if a column is named for it."""
@@ -57,11 +53,12 @@ class _Image:
         """Without ``./``."""
         self.study = self.texts.get("study") or self.path
         self.split = normalise_split(self.texts.get("split", "").lower())
-        others = ((name, row.values[name].strip(), wish.strip()) for name, wish in where.items())
-        self.left_out = next(
-            (f"{n} is '{v}'" for n, v, wish in others if v.casefold() != wish.casefold()), ""
-        )
-        """The condition that it does not meet."""
+        self.left_out = ""
+        """The first condition that it does not meet."""
+        for name, wish in where.items():
+            value = row.values[name].strip()
+            if value.casefold() != wish.strip().casefold():
+                self.left_out = self.left_out or f"{name} is '{value}'"
 
 
 class FolderSource:
@@ -259,11 +256,7 @@ class FolderSource:
 def _joined(
     images: Sequence[Row], reports: Sequence[Row], on: str, preferred: Path
 ) -> tuple[list[Row], list[Unusable]]:
-    """Put what the row of a report says beside each row of an image.
-
-    Args:
-        preferred: the table whose value counts where both have a column.
-    """
+    """Put what the row of a report says beside each row of an image; where both do, `preferred` counts."""
     unusable: list[Unusable] = []
     partners: dict[str, Row] = {}
     for row in reports:
@@ -276,15 +269,14 @@ def _joined(
     joined: set[str] = set()
     for row in images:
         key = row.values[on].strip()
-        if is_missing(key) or key not in partners:
-            reason = (
-                f"has no {on}" if is_missing(key) else f"no row of {reports[0].file.name} has its {on}, {key}"
-            )
-            unusable.append(_refused(row, reason))
-            continue
-        joined.add(key)
-        both = sorted((partners[key], row), key=lambda row: row.file == preferred)
-        rows.append(row._replace(values=both[0].values | both[1].values))
+        if is_missing(key):
+            unusable.append(_refused(row, f"has no {on}"))
+        elif key not in partners:
+            unusable.append(_refused(row, f"no row of {reports[0].file.name} has its {on}, {key}"))
+        else:
+            joined.add(key)
+            less, more = sorted((partners[key], row), key=lambda row: row.file == preferred)
+            rows.append(row._replace(values=less.values | more.values))
     for key, row in partners.items():
         if key not in joined:
             unusable.append(_refused(row, f"no row of {images[0].file.name} has its {on}, {key}"))
@@ -312,12 +304,9 @@ def _file_problem(folder: Path, path: str) -> str:
 
 def _check_splits(table: Path, images: Sequence[_Image]) -> None:
     """Raise a DataError if a split is unknown, or a study or patient is in several."""
-    unknown = [
-        f"{image.row.place}: '{image.texts.get('split', '')}'"
-        for image in images
-        if image.split not in SPLITS
-    ]
-    if unknown:
+    wrong = [image for image in images if image.split not in SPLITS]
+    if wrong:
+        unknown = [f"{image.row.place}: '{image.texts.get('split', '')}'" for image in wrong]
         raise DataError(f"{table}: " + summarise(f"splits are none of {', '.join(SPLITS)}", unknown))
     for field, what in (("study", "studies"), ("patient", "patients")):
         splits: dict[str, set[str]] = defaultdict(set)

@@ -28,10 +28,10 @@ NO_FILE = "no such file"
 NO_REPORT = "there is no report"
 IMAGE_SUFFIXES = (".jpg", ".dcm")
 COLUMNS = {
-    "subject_id": (r"1[0-9]{7}", "not 8 digits that begin with 1"),
-    "study_id": (r"5[0-9]{7}", "not 8 digits that begin with 5"),
-    "dicom_id": (r"[0-9a-f]{8}(-[0-9a-f]{8}){4}", "not five groups of eight hexadecimal digits"),
-    "split": (r"train|validate|test", "none of train, validate, test"),
+    "subject_id": (re.compile(r"1[0-9]{7}"), "not 8 digits that begin with 1"),
+    "study_id": (re.compile(r"5[0-9]{7}"), "not 8 digits that begin with 5"),
+    "dicom_id": (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}"), "not five groups of eight hexadecimal digits"),
+    "split": (re.compile(r"train|validate|test"), "none of train, validate, test"),
 }
 """Columns of the table of splits -> form of their values, and what one is that has another."""
 _REPORT = re.compile(r"(?:^|/)p1[0-9]/p1[0-9]{7}/s(5[0-9]{7})\.txt$")
@@ -290,9 +290,7 @@ def read_images(split_table: Path, metadata_table: Path) -> ImageTable:
     rows: list[Entry] = []
     for line in read_table(split_table, tuple(COLUMNS)):
         values = line.values
-        wrong = next(
-            (name for name, (form, _) in COLUMNS.items() if not re.fullmatch(form, values[name])), ""
-        )
+        wrong = next((name for name, (form, _) in COLUMNS.items() if not form.fullmatch(values[name])), "")
         if wrong:
             reason = f"{wrong} '{values[wrong]}' is {COLUMNS[wrong][1]}"
             problems.append(Unusable(line.place, printable(reason)))
