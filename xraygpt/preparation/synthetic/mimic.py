@@ -75,20 +75,25 @@ ALWAYS_STATED = ("Cardiomegaly", "Pleural Effusion", "Pneumothorax")
 """Classes that a phantom's report denies where it does not affirm them."""
 LINE_LENGTH = 79
 TITLE = " " * 33 + "FINAL REPORT"
-ADDENDUM_TITLE = " " * 33 + "FINAL ADDENDUM"
-ADDENDUM_END = " " + "_" * 78
-
-KINDS = {
-    "usual": 0.78,
-    "conclusion": 0.03,
-    "described study": 0.03,
-    "no findings": 0.08,
-    "no impression": 0.02,
-    "addendum": 0.03,
-    "no headers": 0.02,
-    "one header": 0.01,
+ADDENDUM = (" " * 33 + "FINAL ADDENDUM", "ADDENDUM:  {addendum}", " " + "_" * 78)
+BEFORE = (
+    *("EXAMINATION:  {examination}", "INDICATION:  {indication}"),
+    *("TECHNIQUE:  {technique}", "COMPARISON:  {comparison}"),
+)
+FINDINGS = ("FINDINGS: ", "{findings}")
+IMPRESSION = ("IMPRESSION: ", "{impression}")
+FORMS = {
+    (TITLE, *BEFORE, *FINDINGS, *IMPRESSION): 0.78,
+    (TITLE, *BEFORE, *FINDINGS, "CONCLUSION: ", "{impression}"): 0.03,
+    (TITLE, "INDICATION:  {indication}", "{described}:  {findings}", "IMPRESSION:  {impression}"): 0.03,
+    (TITLE, *BEFORE, *IMPRESSION): 0.08,
+    (TITLE, *BEFORE, *FINDINGS): 0.02,
+    (*ADDENDUM, TITLE, *BEFORE, *FINDINGS, *IMPRESSION): 0.03,
+    (TITLE, "{headline}", "{findings}", "{impression}"): 0.02,
+    (TITLE, "REASON FOR EXAM:  {indication}", "{findings}", "{impression}"): 0.01,
 }
-"""Kind of report -> its share."""
+"""Paragraphs of a report -> share of the reports. One that begins with a blank is a single line as it is, and
+one that ends with a blank the header of the next."""
 PRIOR_RATE = 0.5
 """Of the studies of a patient who has earlier ones, how many mention them in the findings."""
 VIEW_RATE = 0.2
@@ -238,44 +243,32 @@ def write_mimic_report(report: PhantomReport, view: str, has_prior: bool, rng: r
         report: what there is to say.
         view: ``PA``, ``AP`` or "" for an unknown one.
         has_prior: the patient has been examined before.
-        rng: draws the kind of report and what is said besides.
+        rng: draws the form of the report and what is said besides.
 
     Returns:
         Lines of up to 79 characters, each after one blank.
     """
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    findings = _findings(report, view, has_prior, rng)
-    is_short = rng.random() < SHORT_IMPRESSION_RATE
-    impression = rng.choice(SHORT_IMPRESSIONS) if is_short else report.impression
-    indication = rng.choice(INDICATIONS)
-    comparison = rng.choice(COMPARISONS if has_prior else NO_COMPARISON)
-    match kind:
-        case "no headers":
-            paragraphs = [EXAMINATIONS[view].capitalize(), findings, impression]
-        case "one header":
-            paragraphs = [f"REASON FOR EXAM:  {indication}", findings, impression]
-        case "described study":
-            paragraphs = [f"INDICATION:  {indication}", f"{DESCRIPTIONS[view]}:  {findings}"]
-            paragraphs.append(f"IMPRESSION:  {impression}")
-        case _:
-            paragraphs = [f"EXAMINATION:  {EXAMINATIONS[view]}", f"INDICATION:  {indication}"]
-            paragraphs += [f"TECHNIQUE:  {TECHNIQUES[view]}", f"COMPARISON:  {comparison}"]
-            if kind != "no findings":
-                paragraphs += ["FINDINGS: ", findings]
-            if kind != "no impression":
-                paragraphs += ["CONCLUSION: " if kind == "conclusion" else "IMPRESSION: ", impression]
-    lines = [TITLE, *_wrapped(paragraphs)]
-    if kind == "addendum":
-        lines = [ADDENDUM_TITLE, *_wrapped([f"ADDENDUM:  {rng.choice(ADDENDA)}"]), ADDENDUM_END, *lines]
+    form = rng.choices(list(FORMS), list(FORMS.values()))[0]
+    said = report.impression
+    texts = {
+        "findings": _findings(report, view, has_prior, rng),
+        "impression": rng.choice(SHORT_IMPRESSIONS) if rng.random() < SHORT_IMPRESSION_RATE else said,
+        "indication": rng.choice(INDICATIONS),
+        "comparison": rng.choice(COMPARISONS if has_prior else NO_COMPARISON),
+        "addendum": rng.choice(ADDENDA) if form[0] != TITLE else "",
+        "examination": EXAMINATIONS[view],
+        "headline": EXAMINATIONS[view].capitalize(),
+        "described": DESCRIPTIONS[view],
+        "technique": TECHNIQUES[view],
+    }
+    lines: list[str] = []
+    for paragraph in form:
+        text = paragraph.format(**texts)
+        if text.startswith(" "):
+            lines.append(text)
+        else:  # the line below it is empty but for a blank
+            lines += [*([f" {text}"] if text.endswith(" ") else _wrapper.wrap(text)), " "]
     return "\n".join(lines) + "\n"
-
-
-def _wrapped(paragraphs: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of each paragraph and the one below it; an empty line has a blank too."""
-    for text in paragraphs:
-        # A header that stands alone keeps the blank at its end, which the wrapper would strip.
-        yield from [f" {text}"] if text.endswith(": ") else _wrapper.wrap(text)
-        yield " "
 
 
 def _findings(report: PhantomReport, view: str, has_prior: bool, rng: random.Random) -> str:
