@@ -21,7 +21,7 @@ from xraygpt.datasets.phantom.canvas import (
     segment_distance,
     step,
 )
-from xraygpt.datasets.phantom.findings import draw_device, draw_lung_finding, draw_pleural_line, side_sign
+from xraygpt.datasets.phantom.findings import draw_device, draw_lung_finding, draw_pleural_line
 from xraygpt.datasets.phantom.truth import Truth, draw_truth
 
 PNEUMOTHORAX_GAP = {"small": (0.055, 0.07), "large": (0.13, 0.16)}
@@ -44,7 +44,7 @@ def render(truth: Truth, rng: random.Random, size: int) -> np.ndarray:
     lungs = dict(canvas.cage)
     air = {f: rng.uniform(*PNEUMOTHORAX_GAP[str(f.size)]) for f in truth if f.name == "pneumothorax"}
     for finding, gap in air.items():
-        lungs[side_sign(finding)] = canvas.lung(side_sign(finding), gap)
+        lungs[finding.sign] = canvas.lung(finding.sign, gap)
     density = np.zeros_like(image)
     engorged = any(finding.name == "pulmonary edema" for finding in truth)
     for side in (-1, 1):
@@ -55,9 +55,9 @@ def render(truth: Truth, rng: random.Random, size: int) -> np.ndarray:
     image = image * (1 - cavity) + density * cavity
     image = _draw_heart(canvas, image)
     for finding in truth:
-        image = draw_lung_finding(canvas, image, finding, rng, lungs[side_sign(finding)])
+        image = draw_lung_finding(canvas, image, finding, rng, lungs[finding.sign])
     for finding, gap in air.items():
-        image = draw_pleural_line(canvas, image, side_sign(finding), gap)
+        image = draw_pleural_line(canvas, image, finding.sign, gap)
     image = _draw_bones(canvas, image)
     for finding in truth:
         image = draw_device(canvas, image, finding, rng)

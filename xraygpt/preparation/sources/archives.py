@@ -13,7 +13,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
@@ -33,7 +32,6 @@ FREE_BYTES = 64 << 20
 """So much may be unpacked before the ratio counts."""
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 """How the standard library answers damage, unknown compression and passwords."""
-FOLDER = "a folder"
 _BLOCK_BYTES = 1 << 16
 
 
@@ -45,8 +43,7 @@ class Member(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How much is read before an archive is held to be damaged or hostile."""
 
     member_bytes: int
@@ -54,7 +51,7 @@ class Limits:
     total_bytes: int
     """An archive that unpacks to more than this is refused."""
     members: int = 1_000_000
-    """An archive with more members, wanted or not, is refused."""
+    """An archive with more files, wanted or not, is refused."""
 
 
 Wanted = Callable[[str], bool]
@@ -62,12 +59,12 @@ Wanted = Callable[[str], bool]
 
 
 class _Entry(NamedTuple):
-    """What an archive says of one of its members."""
+    """What an archive says of one of its members that is no folder."""
 
     name: str
     size: int
     kind: str
-    """What it is other than a plain file, such as `FOLDER` or ``a symbolic link``; "" for a plain file."""
+    """What it is other than a plain file, such as ``a symbolic link``; "" for a plain file."""
     read: Callable[[], bytes]
 
 
@@ -123,9 +120,9 @@ def _archive_members(path: Path, wanted: Wanted, limits: Limits, is_zip: bool) -
         for name, size, kind, read in (_zip_entries if is_zip else _tar_entries)(path, wanted, limits):
             if count == limits.members:
                 raise DataError(f"{path}: has more than {limits.members:,} members; refused")
-            if kind and kind != FOLDER:
+            if kind:
                 yield Unusable(printable(name), f"is {kind}, not a plain file; left out")
-            elif not kind and (leads_outside(name) or wanted(name)):
+            elif leads_outside(name) or wanted(name):
                 yield _read(name, size, read, limits)
             count += 1
     except DAMAGES as error:
@@ -176,10 +173,9 @@ def _zip_entries(path: Path, wanted: Wanted, limits: Limits) -> Iterator[_Entry]
         if total > min(limits.total_bytes, max(FREE_BYTES, MAX_RATIO * path.stat().st_size)):
             raise DataError(f"{path}: unpacks to {total:,} bytes, as a zip bomb does; refused")
         for entry in archive.infolist():
-            kind = FOLDER if entry.is_dir() else ""
-            if stat.S_ISLNK(entry.external_attr >> 16):
-                kind = "a symbolic link"
-            yield _Entry(entry.filename, entry.file_size, kind, partial(archive.read, entry))
+            kind = "a symbolic link" if stat.S_ISLNK(entry.external_attr >> 16) else ""
+            if kind or not entry.is_dir():
+                yield _Entry(entry.filename, entry.file_size, kind, partial(archive.read, entry))
 
 
 def _tar_entries(path: Path, wanted: Wanted, limits: Limits) -> Iterator[_Entry]:
@@ -197,14 +193,13 @@ def _tar_entries(path: Path, wanted: Wanted, limits: Limits) -> Iterator[_Entry]
             if member.size < 0:
                 raise ReadError("a member of negative size")
             stream.check(member.offset_data + (0 if member.issparse() else member.size))
-            yield _Entry(member.name, member.size, _kind(member), partial(_content, tar, member))
+            if not member.isdir():
+                yield _Entry(member.name, member.size, _kind(member), partial(_content, tar, member))
         while stream.read(_BLOCK_BYTES):  # the checksum stands at the end
             pass
 
 
 def _kind(member: TarInfo) -> str:
-    if member.isdir():
-        return FOLDER
     if member.issparse():
         return "a sparse file"
     if member.isreg():

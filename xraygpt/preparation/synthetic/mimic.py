@@ -7,7 +7,6 @@ purpose. DICOM files say of themselves that they are synthetic.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import random
 import textwrap
@@ -26,7 +25,7 @@ from xraygpt.common.errors import MissingFileError
 from xraygpt.common.paths import install_hint
 from xraygpt.datasets.phantom.truth import Truth
 from xraygpt.evaluation.labeller import CLASSES
-from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode
+from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode, packed
 
 VERSION = "2.0.0"
 SPLIT_SHARES = {"validate": 0.0076, "test": 0.0045}
@@ -197,12 +196,8 @@ def write_mimic_tree(output: Path, studies: int, phantoms: Phantoms, *, dicom: b
 
 @contextmanager
 def _table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], Any]]:
-    """Open a compressed table and give what writes a row; the file has no time in it."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        TextIOWrapper(packed, encoding="ascii", newline="") as text,
-    ):
+    """Open a compressed table and give what writes a row."""
+    with packed(path) as file, TextIOWrapper(file, encoding="ascii", newline="") as text:
         write = csv.writer(text, lineterminator="\n").writerow
         write(columns)
         yield write

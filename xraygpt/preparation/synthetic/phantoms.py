@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count, islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +102,13 @@ class Phantoms:
 def _sections(report: str) -> dict[str, str]:
     findings, _, impression = report.removeprefix("Findings: ").partition(" Impression: ")
     return {"findings": findings, "impression": impression}
+
+
+@contextmanager
+def packed(path: Path) -> Iterator[gzip.GzipFile]:
+    """Open a file that is compressed by gzip for writing, with no name and no time in it."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        yield file
 
 
 def encode(image: np.ndarray, kind: str) -> bytes:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import random
 import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -18,7 +16,7 @@ from tqdm import tqdm
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.phantom.truth import Truth
 from xraygpt.preparation.synthetic.mimic import write_mimic_tree
-from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode
+from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode, packed
 
 SEED = 301
 """No shipped configuration trains or evaluates on phantoms of this seed."""
@@ -76,6 +74,7 @@ TEMPLATE = """\
 {images}
 </eCitation>
 """
+TEXT_TEMPLATE = '            <AbstractText Label="{name}">{text}</AbstractText>'
 IMAGE_TEMPLATE = """\
    <parentImage id="{image_id}">
       <figureId>F{figure}</figureId>
@@ -88,7 +87,7 @@ IMAGE_TEMPLATE = """\
 TABLE = "reports.csv"
 COLUMNS = ("image", "study_id", "patient_id", "view", "findings", "impression", "split")
 STUDIES_OF_A_PATIENT = 2
-SPLITS = ("train", "train", "train", "train", "train", "train", "train", "validate", "test", "test")
+SPLITS = (*["train"] * 7, "validate", "test", "test")
 """Of the patients, in turn."""
 
 
@@ -130,7 +129,12 @@ def write_tree(
 
 def _write_openi(output: Path, studies: int, phantoms: Phantoms) -> None:
     """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``."""
-    with _archive(output / REPORTS_ARCHIVE) as reports, _archive(output / IMAGES_ARCHIVE) as pictures:
+    with (
+        packed(output / REPORTS_ARCHIVE) as reports_file,
+        packed(output / IMAGES_ARCHIVE) as pictures_file,
+        tarfile.open(fileobj=reports_file, mode="w|") as reports,
+        tarfile.open(fileobj=pictures_file, mode="w|") as pictures,
+    ):
         for index in tqdm(range(studies), "synthetic studies", mininterval=1):
             rng = phantoms.rng("study", index)
             image_ids = _image_ids(index + 1, rng)
@@ -165,29 +169,11 @@ def _report_xml(number: int, report: PhantomReport, image_ids: list[str], rng: r
         "FINDINGS": "" if rng.random() < NO_FINDINGS_RATE else findings,
         "IMPRESSION": "" if rng.random() < NO_IMPRESSION_RATE else report.impression,
     }
-    texts = [
-        f'            <AbstractText Label="{name}">{escape(text)}</AbstractText>'
-        for name, text in sections.items()
-    ]
+    texts = [TEXT_TEMPLATE.format(name=name, text=escape(text)) for name, text in sections.items()]
     terms = [f"      <major>{escape(term)}</major>" for term in mesh_terms(report.truth)]
-    images = [
-        IMAGE_TEMPLATE.format(image_id=image_id, figure=figure)
-        for figure, image_id in enumerate(image_ids, 1)
-    ]
-    return TEMPLATE.format(
-        number=number, texts="\n".join(texts), terms="\n".join(terms), images="\n".join(images)
-    )
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a ``.tgz`` for writing, with no time in it."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|") as tar,
-    ):
-        yield tar
+    images = [IMAGE_TEMPLATE.format(image_id=name, figure=i) for i, name in enumerate(image_ids, 1)]
+    lists = {"texts": "\n".join(texts), "terms": "\n".join(terms), "images": "\n".join(images)}
+    return TEMPLATE.format(number=number, **lists)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
