@@ -128,6 +128,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self.inside = os.path.join(self.root, "")
         files = self.root / "files"
         if not files.is_dir():
             raise MissingFileError(f"{root}: has no folder 'files' (with p10/p10000032/... in it)")
@@ -137,7 +138,7 @@ class Tree:
     def image(self, subject: int, study: int, dicom_id: str) -> Path | str:
         """Return the file of an image, or why it cannot be used."""
         for suffix in IMAGE_SUFFIXES:
-            path = self.root / _folder(subject) / f"s{study}" / f"{dicom_id}{suffix}"
+            path = self.root / f"{_folder(subject)}/s{study}/{dicom_id}{suffix}"
             problem = self._problem(path)
             if problem != NO_FILE:
                 return problem or path
@@ -166,7 +167,7 @@ class Tree:
     def _problem(self, path: Path) -> str:
         """Return why a file cannot be used; "" if it can."""
         # Path.resolve would fail at a link to itself.
-        if not os.path.realpath(path).startswith(f"{self.root}{os.sep}"):
+        if not os.path.realpath(path).startswith(self.inside):
             return OUTSIDE
         try:
             mode = path.stat().st_mode
