@@ -14,7 +14,7 @@ import pytest
 
 from tests.preparation.toy_source import hashes
 from xraygpt.preparation.cli import main
-from xraygpt.preparation.synthetic import write_mimic_tree, write_openi_tree, write_simple_folder
+from xraygpt.preparation.synthetic.trees import write_tree
 
 STUDIES = 6
 
@@ -64,7 +64,7 @@ def link(name: str, target: str) -> tarfile.TarInfo:
 
 
 def test_hostile_members_of_an_archive(tmp_path: Path, raw: Path) -> None:
-    write_openi_tree(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("openi", raw, STUDIES, image_size=64, distinct_images=2)
     bomb = b'<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><eCitation>&b;</eCitation>'
     hostile: dict[str, bytes | tarfile.TarInfo] = {
         "../evil.xml": b"<eCitation/>",
@@ -83,7 +83,7 @@ def test_hostile_members_of_an_archive(tmp_path: Path, raw: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0.3, 0.98])
 def test_an_archive_that_is_cut_short(raw: Path, kept: float, capsys: pytest.CaptureFixture[str]) -> None:
-    write_openi_tree(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("openi", raw, STUDIES, image_size=64, distinct_images=2)
     archive = raw / "NLMCXR_reports.tgz"
     archive.write_bytes(archive.read_bytes()[: int(kept * archive.stat().st_size)])
     assert openi(raw) == 2
@@ -92,14 +92,14 @@ def test_an_archive_that_is_cut_short(raw: Path, kept: float, capsys: pytest.Cap
 
 
 def test_a_bomb(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_openi_tree(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("openi", raw, STUDIES, image_size=64, distinct_images=2)
     add_members(raw / "NLMCXR_reports.tgz", {"ecgen-radiology/9.xml": bytes(80 << 20)})
     assert openi(raw) == 2
     assert "NLMCXR_reports.tgz" in capsys.readouterr().err
 
 
 def test_damaged_images_are_listed(raw: Path) -> None:
-    write_openi_tree(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("openi", raw, STUDIES, image_size=64, distinct_images=2)
     images = raw / "NLMCXR_png.tgz"
     with tarfile.open(images) as tar:
         first = next(member for member in tar if member.name.endswith(".png"))
@@ -120,7 +120,7 @@ def test_damaged_images_are_listed(raw: Path) -> None:
 def test_wrong_headers_of_mimic_tables(
     raw: Path, table: str, old: bytes, new: bytes, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_mimic_tree(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("mimic-cxr", raw, STUDIES, image_size=64, distinct_images=2)
     (path,) = raw.glob(f"mimic-cxr-*-{table}.csv.gz")
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).replace(old, new, 1)))
     assert mimic(raw) == 2
@@ -130,7 +130,7 @@ def test_wrong_headers_of_mimic_tables(
 
 
 def test_a_mimic_tree_with_holes_and_links(tmp_path: Path, raw: Path) -> None:
-    write_mimic_tree(raw, 40, image_size=64, distinct_images=2)
+    write_tree("mimic-cxr", raw, 40, image_size=64, distinct_images=2)
     assert mimic(raw) == 0
     kept = [row for row in record(raw) if row["outcome"] == "kept" and len(row["pictures"]) >= 1]
     (tmp_path / "out").rename(tmp_path / "first")
@@ -154,7 +154,7 @@ def test_a_mimic_tree_with_holes_and_links(tmp_path: Path, raw: Path) -> None:
 
 
 def test_a_table_with_wrong_paths(tmp_path: Path, raw: Path) -> None:
-    write_simple_folder(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("folder", raw, STUDIES, image_size=64, distinct_images=2)
     table = raw / "reports.csv"
     header, first, second, *rest = table.read_text().splitlines()
     name = first.split(",")[0]
@@ -171,7 +171,7 @@ def test_a_table_with_wrong_paths(tmp_path: Path, raw: Path) -> None:
 
 
 def test_an_old_link_in_the_place_of_an_image_is_replaced(tmp_path: Path, raw: Path) -> None:
-    write_simple_folder(raw, STUDIES, image_size=64, distinct_images=2)
+    write_tree("folder", raw, STUDIES, image_size=64, distinct_images=2)
     assert folder(raw) == 0
     out = tmp_path / "out"
     (out / "preparation.json").unlink()

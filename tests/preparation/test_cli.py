@@ -17,9 +17,9 @@ import pytest
 from tests.preparation.toy_source import hashes
 from xraygpt.preparation.cli import main
 from xraygpt.preparation.pipeline import run
-from xraygpt.preparation.synthetic import write_mimic_tree, write_openi_tree, write_simple_folder
+from xraygpt.preparation.synthetic.trees import write_tree
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def annotations(folder: Path) -> list[dict[str, str]]:
@@ -30,7 +30,7 @@ def annotations(folder: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def mimic_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree = tmp_path_factory.mktemp("raw") / "mimic"
-    write_mimic_tree(tree, 120, image_size=64, distinct_images=8)
+    write_tree("mimic-cxr", tree, 120, image_size=64, distinct_images=8)
     return tree
 
 
@@ -77,7 +77,7 @@ def test_a_killed_preparation_goes_on_to_the_same_result(tmp_path: Path, mimic_t
 
 
 def test_openi_from_archives_and_with_published_splits(tmp_path: Path) -> None:
-    write_openi_tree(tmp_path / "raw", 12, image_size=64, distinct_images=3)
+    write_tree("openi", tmp_path / "raw", 12, image_size=64, distinct_images=3)
     reports, images = (str(tmp_path / "raw" / f"NLMCXR_{name}.tgz") for name in ("reports", "png"))
     given = ["openi", "--reports", reports, "--images", images, "--processes", "1"]
     assert main([*given, "--out", str(tmp_path / "drawn")]) == 0
@@ -93,7 +93,7 @@ def test_openi_from_archives_and_with_published_splits(tmp_path: Path) -> None:
 
 def test_folder_with_named_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "raw"
-    write_simple_folder(raw, 8, image_size=64, distinct_images=2)
+    write_tree("folder", raw, 8, image_size=64, distinct_images=2)
     table = raw / "reports.csv"
     table.write_text(table.read_text().replace("findings", "what_is_seen", 1))
     given = ["folder", str(table), "--out", str(tmp_path / "out"), "--processes", "1"]
