@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError
-from xraygpt.preparation.pipeline.progress import Progress, StudyRow
+from xraygpt.preparation.pipeline.output_folder import Progress, StudyRow
 
 SETTINGS = {"source": "openi", "seed": 0}
 
 
 def study(name: str, *image_ids: str, file: Path | None = Path("a.png")) -> StudyRow:
     wanted = tuple((image_id, file) for image_id in image_ids)
-    return StudyRow({"study_id": name, "outcome": "kept"}, wanted)
+    return {"study_id": name, "outcome": "kept"}, wanted
 
 
 @pytest.fixture
@@ -57,8 +57,13 @@ def test_a_study_that_is_dropped_later_wants_no_images(path: Path) -> None:
 def test_forgotten_images_are_pending_again(path: Path) -> None:
     with Progress(path, SETTINGS) as progress:
         progress.add_studies([study("s1", "i1")])
-        progress.add_pictures([{"image_id": "i1", "outcome": "written"}])
-        progress.forget_pictures(["i1"])
+        written = {"image_id": "i1", "outcome": "written", "file": "i1.jpg", "bytes": 3}
+        progress.add_pictures([written])
+        (path.parent / "i1.jpg").write_bytes(b"abc")
+        progress.forget_pictures(path.parent)
+        assert progress.pending_count() == 0
+        (path.parent / "i1.jpg").write_bytes(b"ab")
+        progress.forget_pictures(path.parent)
         assert progress.pending_count() == 1
 
 
@@ -100,7 +105,7 @@ def test_a_full_disk_is_said_so(path: Path) -> None:
     def fill() -> None:
         with Progress(path, SETTINGS) as progress:
             progress._db.execute("PRAGMA max_page_count = 8")
-            progress.add_studies(StudyRow({"study_id": "s" * 5000}) for _ in range(50))
+            progress.add_studies(({"study_id": "s" * 5000}, ()) for _ in range(50))
 
     with pytest.raises(DataError, match=r"progress\.sqlite: cannot be .*written .*full"):
         fill()

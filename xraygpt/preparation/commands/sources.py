@@ -204,8 +204,7 @@ def run_job(
         inputs: what names the raw data, for the record.
         raw: the folder of the raw data, which says whether they are synthetic; None if they are.
     """
-    from xraygpt.preparation.pipeline.config import read_config
-    from xraygpt.preparation.pipeline.run import Job, plan, prepare
+    from xraygpt.preparation.pipeline.run import Job, plan, prepare, read_config
     from xraygpt.preparation.pipeline.shards import SHARD_BYTES
     from xraygpt.preparation.pipeline.workers import available_cores
     from xraygpt.preparation.synthetic.phantoms import NOTICE_FILE
@@ -252,8 +251,8 @@ def _plain(value: Any) -> Any:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from xraygpt.preparation.pipeline.verify import verify_folder
     from xraygpt.preparation.pipeline.workers import available_cores
-    from xraygpt.preparation.verification.verify import verify_folder
 
     result = verify_folder(args.folder, quick=args.quick, workers=args.processes or available_cores())
     print(result.text())

@@ -22,7 +22,7 @@ from tests.preparation.prepared import (
 )
 from xraygpt.common.errors import MissingFileError
 from xraygpt.preparation.pipeline.shards import write_shards
-from xraygpt.preparation.verification.verify import verify_folder
+from xraygpt.preparation.pipeline.verify import verify_folder
 
 ROWS = [
     study("a", picture("a_1"), picture("a_2")),
@@ -310,7 +310,7 @@ def test_a_shard_may_differ_from_the_checksums(sharded: Path) -> None:
 
 def test_neither_verification_nor_summary_needs_torch() -> None:
     code = (
-        "import sys, xraygpt.preparation.verification.verify, xraygpt.preparation.record.summary_page\n"
+        "import sys, xraygpt.preparation.pipeline.verify, xraygpt.preparation.pipeline.summary_page\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,12 +1,14 @@
-"""The record of a preparation, ``studies.jsonl``: one line for each study or unusable item.
+"""What a prepared folder holds; its writing, its summary and its verification all take it from here.
 
-It is read here, and searched for what occurs more than once: patients, studies, images, captions.
+``studies.jsonl`` is the record: one line for each study or unusable item. The annotations follow from it, and
+it is searched for what occurs more than once: patients, studies, images, captions.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -15,13 +17,20 @@ from typing import Any
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json
 
+RECORD_FILE = "studies.jsonl"
+CHECKSUM_FILE = "SHA256SUMS"
+REPORT_FILE = "preparation.json"
+PAGE_FILE = "preparation.html"
+WORK_FOLDER = ".preparing"
+"""Holds what is needed to go on after an interruption; removed at the end."""
+
 OUTCOMES = ("kept", "dropped", "rejected")
 WRITTEN_KEYS = {"width", "height", "original_width", "original_height", "bytes", "pixels"}
-
-Row = dict[str, Any]
-MAX_CAPTION = 100
 NAMED = 5
 """So many places are named where something occurred."""
+MAX_CAPTION = 100
+
+Row = dict[str, Any]
 
 
 def read_record(path: Path) -> Iterator[Row]:
@@ -40,13 +49,6 @@ def read_record(path: Path) -> Iterator[Row]:
             if problem := _problem_of(row):
                 raise DataError(f"{place}: {problem}")
             yield row
-
-
-def written_pictures(row: Row) -> list[Row]:
-    """Return the images that were written for a study; none for one that was not kept."""
-    if row["outcome"] != "kept":
-        return []
-    return [picture for picture in row.get("pictures", ()) if picture.get("outcome") == "written"]
 
 
 def _problem_of(row: Any) -> str | None:
@@ -68,81 +70,119 @@ def _problem_of(row: Any) -> str | None:
     return None
 
 
+def written_pictures(row: Row) -> list[Row]:
+    """Return the images that were written for a study; none for one that was not kept."""
+    if row.get("outcome") != "kept":
+        return []
+    return [picture for picture in row.get("pictures", ()) if picture.get("outcome") == "written"]
+
+
+def annotations_of(row: Row, with_images: bool) -> list[dict[str, str]]:
+    """Return the annotations of a row; none for a study that was not kept.
+
+    Args:
+        with_images: one for each image that was written; otherwise one for the report, under the name of
+            its study.
+    """
+    if row.get("outcome") != "kept":
+        return []
+    common = {key: row[key] for key in ("caption", "split", "study_id")}
+    if not with_images:
+        return [{"image_id": row["study_id"], **common}]
+    return [
+        {
+            "image_id": picture["image_id"],
+            **common,
+            **({"view": view} if (view := picture.get("view")) else {}),
+        }
+        for picture in written_pictures(row)
+    ]
+
+
+class Tally(Counter[str]):
+    """How often each of several things occurred, and where the first few times.
+
+    Beyond `MAX_KEYS` of them the rest are counted together.
+    """
+
+    MAX_KEYS = 100
+    OTHERS = "others"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: defaultdict[str, list[str]] = defaultdict(list)
+
+    def note(self, key: str, place: str) -> None:
+        """Count one more `key`, at `place`."""
+        if key not in self and len(self) >= self.MAX_KEYS:
+            key = self.OTHERS
+        self[key] += 1
+        if len(self.first[key]) < NAMED:
+            self.first[key].append(place)
+
+    def ranked(self) -> list[tuple[str, int]]:
+        """Return the counts, largest first."""
+        return sorted(self.items(), key=lambda item: (-item[1], item[0]))
+
+    def plain(self) -> dict[str, Any]:
+        """Return counts and first places as plain values, for JSON."""
+        return {key: {"count": count, "first": self.first[key]} for key, count in self.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """Values that several rows have in common."""
 
-    values: int = 0
+    values: int
     """Number of such values."""
-    members: int = 0
+    members: int
     """Number of times that they occur."""
-    first: tuple[str, ...] = ()
+    first: tuple[str, ...]
     """The first few, with where they occur."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leakage:
-    """What kept studies have in common that would let a test see training data, or count data twice."""
-
-    studies_with_patient: int
-    """Kept studies whose patient is known."""
-    patients_in_splits: Shared
-    """Patients with studies in more than one split."""
-    studies_in_splits: Shared
-    """Study ids that stand in more than one split."""
-    studies_repeated: Shared
-    """Study ids that stand in the record more than once."""
-    pixels_in_splits: Shared
-    """Equal images in more than one split."""
-    pixels_in_studies: Shared
-    """Equal images in more than one study."""
-    pixels_repeated: Shared
-    """Equal images."""
-    captions_repeated: Shared
-    """Equal captions; normal reports are often worded alike."""
-    captions_in_splits: Shared
-    """Equal captions in more than one split; counted, not a fault."""
+LEAKS = {
+    "patients_in_splits": ("patient", "split"),
+    "studies_in_splits": ("study", "split"),
+    "studies_repeated": ("study", "rowid"),
+    "pixels_in_splits": ("pixels", "split"),
+    "pixels_in_studies": ("pixels", "study"),
+    "pixels_repeated": ("pixels", "rowid"),
+    "captions_repeated": ("caption", "rowid"),
+    "captions_in_splits": ("caption", "split"),
+}
+"""What would let a test see training data, or count data twice: the kind of a value, and the column that
+differs between its places. Equal captions are no fault: normal reports are often worded alike."""
 
 
 class LeakageSearch:
-    """Looks for equal values among the studies that are kept; `add` takes the rows of the record."""
+    """Looks for equal values among the studies that are kept."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect(":memory:")
         columns = "kind TEXT, value TEXT, row INTEGER, study TEXT, split TEXT, image TEXT"
         self._db.execute(f"CREATE TABLE found ({columns})")
         self._rows = 0
+        self.studies_with_patient = 0
 
-    def add(self, row: Row, written: Iterable[Row]) -> None:
-        """Note one kept study."""
+    def add(self, row: Row) -> None:
+        """Note one kept study, a row of the record."""
         self._rows += 1
         found = [("study", row["study_id"], ""), ("caption", row["caption"], "")]
         if row.get("patient_id"):
+            self.studies_with_patient += 1
             found.append(("patient", row["patient_id"], ""))
-        found += [
-            ("pixels", picture["pixels"], picture["image_id"]) for picture in written if picture.get("pixels")
-        ]
-        place = self._rows, _storable(row["study_id"]), _storable(row.get("split") or "no split")
+        found += [("pixels", p["pixels"], p["image_id"]) for p in written_pictures(row) if p["pixels"]]
+        place = self._rows, _storable(row["study_id"]), _storable(row["split"] or "no split")
         self._db.executemany(
             "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)",
             ((kind, _storable(value), *place, _storable(image)) for kind, value, image in found),
         )
 
-    def result(self) -> Leakage:
-        """Return what was found."""
+    def result(self) -> dict[str, Shared]:
+        """Return what was found of each of `LEAKS`."""
         self._db.execute("CREATE INDEX by_value ON found (kind, value)")
-        patients = self._db.execute("SELECT COUNT(*) FROM found WHERE kind = 'patient'").fetchone()
-        return Leakage(
-            studies_with_patient=patients[0],
-            patients_in_splits=self._shared("patient", "split"),
-            studies_in_splits=self._shared("study", "split"),
-            studies_repeated=self._shared("study", "rowid"),
-            pixels_in_splits=self._shared("pixels", "split"),
-            pixels_in_studies=self._shared("pixels", "study"),
-            pixels_repeated=self._shared("pixels", "rowid"),
-            captions_repeated=self._shared("caption", "rowid"),
-            captions_in_splits=self._shared("caption", "split"),
-        )
+        return {name: self._shared(*leak) for name, leak in LEAKS.items()}
 
     def _shared(self, kind: str, owner: str) -> Shared:
         """Return the values that occur with more than one owner, a column; those that come first by name."""

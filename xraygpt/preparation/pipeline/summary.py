@@ -1,0 +1,381 @@
+"""What a preparation did, counted from its record in memory that hardly grows with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from xraygpt.preparation.pipeline.studies import (
+    OUTCOMES,
+    LeakageSearch,
+    Row,
+    Shared,
+    Tally,
+    read_record,
+    written_pictures,
+)
+
+T = TypeVar("T")
+
+EXAMPLES = 3
+CHANGES_SHOWN = 3
+MAX_TEXT = 600
+PICTURES_SHOWN = 24
+PERCENTILES = (5, 25, 50, 75, 95)
+STATUS_NAMES = {1: "positive", -1: "uncertain", 0: "negative"}
+SPLIT_ORDER = ("train", "val", "validate", "test")
+SIDE_LIMITS = (128, 256, 512, 1024, 1536, 2048, 2560, 3072, 4096)
+"""Upper ends of the ranges in which longest sides are counted, in pixels."""
+
+
+class Sample(Generic[T]):
+    """Keeps the `size` items whose keys have the smallest hashes: the same choice in whatever order."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: dict[bytes, tuple[str, T]] = {}
+
+    def add(self, key: str, item: T) -> None:
+        """Offer an item; only the first of a key counts."""
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self._kept.setdefault(digest, (key, item))
+        if len(self._kept) > self._size:
+            del self._kept[max(self._kept)]
+
+    def items(self) -> list[T]:
+        """Return what was kept, by key."""
+        return [item for _, item in sorted(self._kept.values(), key=itemgetter(0))]
+
+
+class Example(NamedTuple):
+    """What a rule did to one report."""
+
+    study_id: str
+    detail: str
+    """Why the report was dropped or rejected; "" for a rule that changed it."""
+    changes: tuple[tuple[str, str], ...]
+    """(before, after) of the sentences concerned."""
+
+
+class ShownPicture(NamedTuple):
+    """One image of the contact sheet."""
+
+    image_id: str
+    split: str
+    view: str
+
+
+def _examples() -> Sample[Example]:
+    return Sample(EXAMPLES)
+
+
+def _label_counts() -> dict[str, Counter[str]]:
+    return {when: Counter() for when in ("before", "kept_before", "kept_after")}
+
+
+@dataclass
+class ReportCounts:
+    """Counts over reports; `add` takes the rows of the record."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Reports by outcome: kept, dropped, rejected."""
+    refused_by: dict[str, Tally] = field(default_factory=lambda: {"dropped": Tally(), "rejected": Tally()})
+    """Outcome -> rule -> studies."""
+    uncleaned: Tally = field(default_factory=Tally)
+    """Reason -> reports that are kept as they were."""
+    kept_in_split: Counter[str] = field(default_factory=Counter)
+    words: Counter[int] = field(default_factory=Counter)
+    """Kept captions by their number of words."""
+    changed_reports: Counter[str] = field(default_factory=Counter)
+    """Rule -> reports that it changed."""
+    changed_sentences: Counter[str] = field(default_factory=Counter)
+    """Rule -> sentences that it changed."""
+    labels: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: defaultdict(_label_counts))
+    """Finding -> reports (all before the cleaning, kept ones before it, kept ones after it) -> status."""
+    samples: dict[str, Sample[Example]] = field(default_factory=lambda: defaultdict(_examples))
+    """Rule -> a few reports that it changed or refused."""
+
+    def add(self, row: Row) -> None:
+        """Count one study."""
+        outcome, study_id, changes = row["outcome"], row["study_id"], row.get("changes", ())
+        kept = outcome == "kept"
+        self.outcomes[outcome] += 1
+        if kept:
+            self.kept_in_split[row["split"]] += 1
+            self.words[len(row["caption"].split())] += 1
+            if row.get("detail"):
+                self.uncleaned.note(row["detail"], study_id)
+        else:
+            rule = row.get("rule") or "unnamed rule"
+            self.refused_by[outcome].note(rule, study_id)
+            shown = changes if outcome == "rejected" else ()
+            self._add_example(rule, study_id, row.get("detail", ""), shown)
+        sentences = Counter(change["rule"] for change in changes)
+        self.changed_sentences.update(sentences)
+        self.changed_reports.update(sentences.keys())
+        for rule in sentences:
+            self._add_example(rule, study_id, "", [change for change in changes if change["rule"] == rule])
+        whens = {"before": "labels_before"} | (
+            {"kept_before": "labels_before", "kept_after": "labels_after"} if kept else {}
+        )
+        for when, key in whens.items():
+            for label, status in (row.get(key) or {}).items():
+                self.labels[label][when][STATUS_NAMES[status]] += 1
+
+    def _add_example(self, rule: str, study_id: str, detail: str, changes: Iterable[Row]) -> None:
+        shown = tuple((_clip(change["before"]), _clip(change["after"])) for change in changes)
+        example = Example(study_id, _clip(detail), shown[:CHANGES_SHOWN])
+        self.samples[rule].add(f"{rule} {study_id}", example)
+
+    def word_figures(self) -> dict[str, float]:
+        """Return mean and percentiles of the words of captions; empty if there are none."""
+        words = sorted(self.words.elements())
+        if not words:
+            return {}
+        figures = {"mean": round(sum(words) / len(words), 2), "least": words[0], "most": words[-1]}
+        # The smallest number that at least so many of a hundred captions do not exceed.
+        return figures | {f"percentile_{p}": words[math.ceil(p / 100 * len(words)) - 1] for p in PERCENTILES}
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+        counts = {"uncleaned": self.uncleaned.plain()} if self.uncleaned else {}
+        return counts | {
+            "read": self.outcomes.total(),
+            **{outcome: self.outcomes[outcome] for outcome in OUTCOMES},
+            "refused_by": {outcome: tally.plain() for outcome, tally in self.refused_by.items()},
+            "kept_in_split": self.kept_in_split,
+            "words_of_kept": self.word_figures(),
+            "changed_reports": self.changed_reports,
+            "changed_sentences": self.changed_sentences,
+            "labels": self.labels,
+            "examples": {
+                rule: [example._asdict() for example in sample.items()]
+                for rule, sample in self.samples.items()
+            },
+        }
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+@dataclass
+class PictureCounts:
+    """Counts over images; `add` takes the rows of the record."""
+
+    written: int = 0
+    written_in_split: Counter[str] = field(default_factory=Counter)
+    refused: Tally = field(default_factory=Tally)
+    """Reason -> images that cannot be used."""
+    left_out: Tally = field(default_factory=Tally)
+    """Reason -> images that were not asked for, such as lateral views."""
+    notes: Tally = field(default_factory=Tally)
+    """What was noticed about images that were written."""
+    views: Counter[str] = field(default_factory=Counter)
+    sides_before: Counter[int] = field(default_factory=Counter)
+    """Images written by the range (in `SIDE_LIMITS`) of their longest side before."""
+    sides: Counter[int] = field(default_factory=Counter)
+    """Images written by the range of their longest side."""
+    bytes: int = 0
+    largest_bytes: int = 0
+    sample: Sample[ShownPicture] = field(default_factory=lambda: Sample(PICTURES_SHOWN))
+    """The images of the contact sheet: a few, chosen by their names alone."""
+
+    def add(self, row: Row) -> None:
+        """Count the images of one study."""
+        for picture in row.get("pictures", ()):
+            tally = {"refused": self.refused, "left out": self.left_out}.get(picture.get("outcome"))
+            if tally is not None:
+                tally.note(picture.get("reason") or "no reason given", picture["image_id"])
+        for picture in written_pictures(row):
+            self._add_written(picture, row["split"])
+
+    def _add_written(self, picture: Row, split: str) -> None:
+        image_id, view = picture["image_id"], picture.get("view", "")
+        self.written += 1
+        self.written_in_split[split] += 1
+        self.views[view or "not known"] += 1
+        for sides, keys in (
+            (self.sides_before, ("original_width", "original_height")),
+            (self.sides, ("width", "height")),
+        ):
+            sides[bisect_left(SIDE_LIMITS, max(picture[key] for key in keys))] += 1
+        self.bytes += picture["bytes"]
+        self.largest_bytes = max(self.largest_bytes, picture["bytes"])
+        for note in picture.get("notes", ()):
+            self.notes.note(note, image_id)
+        self.sample.add(image_id, ShownPicture(image_id, split, view))
+
+    def plain(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+        return {
+            "written": self.written,
+            "written_in_split": self.written_in_split,
+            **{name: getattr(self, name).plain() for name in ("refused", "left_out", "notes")},
+            "views": self.views,
+            "longest_side_before": list(side_ranges(self.sides_before).items()),
+            "longest_side": list(side_ranges(self.sides).items()),
+            "bytes": self.bytes,
+            "largest_bytes": self.largest_bytes,
+            "shown": [picture.image_id for picture in self.sample.items()],
+        }
+
+
+def side_ranges(sides: Counter[int]) -> dict[str, int]:
+    """Return range of pixels -> count, from the first range that occurs to the last."""
+    lows = (0, *SIDE_LIMITS)
+    names = [f"{low + 1} to {high}" for low, high in zip(lows, SIDE_LIMITS, strict=False)]
+    names.append(f"over {SIDE_LIMITS[-1]}")
+    present = range(min(sides), max(sides) + 1) if sides else range(0)
+    return {names[number]: sides[number] for number in present}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Something that should not occur, and how often it did."""
+
+    what: str
+    count: int
+    details: tuple[str, ...]
+    """The first few cases, or the reasons with their counts."""
+    grave: bool = False
+    """Splits overlap: scores will look better than they are."""
+    known: bool = True
+    """False if the raw data do not tell."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts, examples and problems of a preparation."""
+
+    source: str
+    synthetic: bool
+    text_only: bool
+    reports: ReportCounts
+    pictures: PictureCounts
+    unusable: Tally
+    """Reason -> raw items that gave no study."""
+    leakage: dict[str, Shared]
+    """See `LEAKS`."""
+    studies_with_patient: int
+    """Kept studies whose patient is known."""
+
+    def annotations(self) -> dict[str, int]:
+        """Return the number of annotations in each split: one for each image, or report if text only."""
+        counts = self.reports.kept_in_split if self.text_only else self.pictures.written_in_split
+        known = {split: counts[split] for split in SPLIT_ORDER if split in counts}
+        return known | {split: counts[split] for split in sorted(counts.keys() - known)}
+
+    def checks(self) -> list[Check]:
+        """Return everything that was looked for, also what was not found, gravest first."""
+        patients = self._shared("patients in more than one split", "patients_in_splits", grave=True)
+        if not self.studies_with_patient:
+            patients = Check(patients.what, 0, ("the raw data name no patients",), grave=True, known=False)
+        of_images = [
+            self._shared("equal images in more than one split", "pixels_in_splits", grave=True),
+            self._shared("equal images in more than one study", "pixels_in_studies"),
+            _tallied("images that cannot be used", self.pictures.refused),
+            _tallied("images with something to look at", self.pictures.notes),
+        ]
+        uncleaned = _tallied("reports kept without cleaning", self.reports.uncleaned)
+        rejected = self.reports.refused_by["rejected"]
+        checks = [
+            patients,
+            self._shared("studies in more than one split", "studies_in_splits", grave=True),
+            self._shared("studies listed more than once", "studies_repeated"),
+            *([] if self.text_only else of_images),
+            *([uncleaned] if uncleaned.count else []),
+            _tallied("raw items that gave no study", self.unusable),
+            _tallied("reports rejected (findings changed, or no usable answer)", rejected),
+        ]
+        return sorted(checks, key=lambda check: not check.grave)
+
+    def _shared(self, what: str, name: str, grave: bool = False) -> Check:
+        return Check(what, self.leakage[name].values, self.leakage[name].first, grave)
+
+    def to_json(self) -> str:
+        """Return the counts as JSON: the same for the same record, without times or paths."""
+        leakage = {name: dataclasses.asdict(shared) for name, shared in self.leakage.items()}
+        content: dict[str, Any] = {
+            "source": self.source,
+            "synthetic": self.synthetic,
+            "text_only": self.text_only,
+            "annotations": self.annotations(),
+            "studies": self.reports.plain(),
+            "pictures": self.pictures.plain(),
+            "unusable": self.unusable.plain(),
+            "leakage": {"studies_with_patient": self.studies_with_patient, **leakage},
+        }
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def text(self) -> str:
+        """Return the lines for a terminal, problems first."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        checks = self.checks()
+        for check in checks:
+            if check.count:
+                yield "\n  ".join((f"{check.what}: {check.count:,}", *check.details))
+        for check in checks:
+            if not check.known:
+                yield f"not known: {check.what} ({', '.join(check.details)})"
+        if absent := [check.what for check in checks if check.known and not check.count]:
+            yield f"none found: {', '.join(absent)}"
+        outcomes, pictures = self.reports.outcomes, self.pictures
+        named = ", ".join(f"{outcomes[outcome]:,} {outcome}" for outcome in OUTCOMES)
+        yield f"{outcomes.total():,} studies: {named}"
+        for rule, count in self.reports.refused_by["dropped"].ranked():
+            yield f"  {count:,} dropped by {rule}"
+        if not self.text_only:
+            yield f"{pictures.written:,} images written, {pictures.bytes / 1e6:,.1f} MB"
+            for reason, count in pictures.left_out.ranked():
+                yield f"  {count:,} left out: {reason}"
+        splits = self.annotations()
+        named = ", ".join(f"{split} {count:,}" for split, count in splits.items())
+        yield f"{sum(splits.values()):,} annotations" + (f": {named}" if named else "")
+
+
+def _tallied(what: str, tally: Tally) -> Check:
+    reasons = []
+    for key, count in tally.ranked():
+        more = ", …" if count > len(tally.first[key]) else ""
+        reasons.append(f"{count:,} × {key}: {', '.join(tally.first[key])}{more}")
+    return Check(what, tally.total(), tuple(reasons))
+
+
+def summarise_preparation(
+    studies: Path, *, source: str = "", synthetic: bool = False, text_only: bool = False
+) -> Summary:
+    """Count what became of every study; reads the record line by line.
+
+    Args:
+        studies: the record, ``studies.jsonl``.
+        source: how the page calls the raw data, e.g. ``openi``.
+        synthetic: no image shows a patient; the page says so.
+        text_only: reports were prepared without images, so that a kept report is one annotation.
+
+    Raises:
+        MissingFileError: no such record.
+        DataError: a line is not of the record's form; names it.
+    """
+    reports, pictures, unusable, search = ReportCounts(), PictureCounts(), Tally(), LeakageSearch()
+    for row in read_record(studies):
+        if "unusable" in row:
+            unusable.note(row["reason"], row["unusable"])
+            continue
+        reports.add(row)
+        pictures.add(row)
+        if row["outcome"] == "kept":
+            search.add(row)
+    patients = search.studies_with_patient
+    return Summary(source, synthetic, text_only, reports, pictures, unusable, search.result(), patients)

@@ -1,0 +1,350 @@
+"""Does a prepared folder hold what a builder needs, readable and unchanged? Finds every problem at once."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from tqdm import tqdm
+
+from xraygpt.common.errors import DataError, MissingFileError, XrayGPTError
+from xraygpt.common.files import file_sha256
+from xraygpt.common.tables import SPLITS, normalise_split
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, scan_annotations
+from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
+from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
+from xraygpt.pictures.reading import IMAGE_SUFFIXES, read_image
+from xraygpt.preparation.pipeline.studies import (
+    CHECKSUM_FILE,
+    RECORD_FILE,
+    WORK_FOLDER,
+    LeakageSearch,
+    Tally,
+    annotations_of,
+    read_record,
+)
+from xraygpt.preparation.pipeline.workers import map_chunks
+
+CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+FILES_AT_ONCE = 64
+DECODE_SIZE = 1
+"""A JPEG is read to its end at an eighth of its size too, in half the time."""
+
+Found = Iterator[tuple[str, str]]
+"""(what is wrong, with which file)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Things that are wrong in the same way: how many, and the first few of them."""
+
+    what: str
+    count: int
+    first: list[str]
+
+
+class Verification:
+    """What was checked and what is wrong."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.found = Tally()
+        """What is wrong, with how many things."""
+        self.checked: list[str] = []
+        """What was looked at, with numbers."""
+        self.nothing: list[str] = []
+        """Checks that had nothing to check, with the reason."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Everything that is wrong; empty for a folder that is in order."""
+        return [Problem(what, count, self.found.first[what]) for what, count in self.found.items()]
+
+    def text(self) -> str:
+        """Return the lines for a terminal: problems with counts and the first few, then what was checked."""
+        lines: list[str] = []
+        for what, count in self.found.items():
+            first = self.found.first[what]
+            lines += [f"{what}: {count:,}", *(f"  {place}" for place in first)]
+            if count > len(first):
+                lines.append(f"  ... and {count - len(first):,} more")
+        lines += [f"checked: {what}" for what in self.checked]
+        lines += [f"not checked: {what}" for what in self.nothing]
+        kinds = len(self.found)
+        verdict = f"{kinds} kinds of problems" if kinds > 1 else "1 kind of problem" if kinds else "in order"
+        return "\n".join([*lines, f"{self.folder}: {verdict}"])
+
+
+def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Verification:
+    """Check a folder made by ``prepare.py``, or any with ``filter_cap.json`` and ``image/``.
+
+    Args:
+        quick: do not decode the images.
+        workers: processes that decode and compute checksums.
+
+    Raises:
+        MissingFileError: no such folder.
+        DataError: a process died, for example for lack of memory.
+    """
+    if not folder.is_dir():
+        raise MissingFileError(f"missing folder: {folder}")
+    result = Verification(folder)
+    found, images, shards = result.found, folder / IMAGE_FOLDER, folder / SHARD_FOLDER
+    if (folder / WORK_FOLDER).exists():
+        found.note("an unfinished preparation; run its command again", str(folder / WORK_FOLDER))
+    annotations = _check_annotations(folder / ANNOTATION_FILE, result)
+    with_images = images.is_dir() or shards.is_dir()
+    if not with_images and not (folder / RECORD_FILE).is_file():
+        found.note(f"neither {IMAGE_FOLDER}/ nor {SHARD_FOLDER}/ is there", str(folder))
+    elif not with_images:
+        result.nothing.append(f"neither {IMAGE_FOLDER}/ nor {SHARD_FOLDER}/: reports alone")
+    _check_record(folder / RECORD_FILE, annotations, with_images, result)
+    sums = _read_checksums(folder, result)
+    named = _check_image_folder(folder, annotations, sums, found) if images.is_dir() else set()
+    listed = _check_index(shards, annotations, sums, found) if shards.is_dir() else []
+    names = sorted(sums.keys() | (set() if quick else named))
+    _run(
+        [
+            functools.partial(_check_file, folder / name, sums.get(name), not quick and name in named)
+            for name in names
+        ],
+        FILES_AT_ONCE,
+        workers,
+        found,
+    )
+    _run([functools.partial(_check_shard, shards / s.name, s, not quick) for s in listed], 1, workers, found)
+    done = "there; not decoded, as asked" if quick else "decoded"
+    if named:
+        result.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {done}")
+    if packed := sum(len(shard.images) for shard in listed):
+        result.checked.append(f"{packed:,} images in {SHARD_FOLDER}/: {done}; checksums of the index")
+    if sums:
+        result.checked.append(f"{len(sums):,} checksums of {CHECKSUM_FILE}")
+    return result
+
+
+def _check_annotations(path: Path, result: Verification) -> list[Annotation] | None:
+    """Return the usable annotations; None if the file cannot be read at all."""
+    found = result.found
+    try:
+        annotations, problems = scan_annotations(path)
+    except XrayGPTError as error:
+        found.note(f"{ANNOTATION_FILE} cannot be read", str(error))
+        return None
+    for problem in problems:
+        found.note("unusable annotations", problem)
+    if not annotations and not problems:
+        found.note("no annotation", str(path))
+    seen: set[str] = set()
+    splits: dict[str, set[str]] = defaultdict(set)
+    for row in annotations:
+        if row.image_id in seen:
+            found.note("image ids that are annotated twice", f"{row.image_id} ({row.place})")
+        seen.add(row.image_id)
+        if not row.caption.strip():
+            found.note("empty captions", f"{row.image_id} ({row.place})")
+        if row.split not in SPLITS:
+            found.note(f"splits that are none of {', '.join(SPLITS)}", f"'{row.split}' ({row.place})")
+        splits[row.study_id].add(row.split)
+    for study_id, names in splits.items():
+        if len(names) > 1:
+            found.note("studies in more than one split", f"{study_id}: {', '.join(sorted(names))}")
+    result.checked.append(f"{len(annotations):,} annotations")
+    return annotations
+
+
+def _check_record(
+    path: Path, annotations: Sequence[Annotation] | None, with_images: bool, result: Verification
+) -> None:
+    """Compare ``studies.jsonl`` with the annotations and search it for patients in two splits."""
+    if not path.is_file():
+        result.nothing.append(f"no {path.name}: whether a patient is in two splits")
+        return
+    search, studies = LeakageSearch(), 0
+    left = {row.image_id: row for row in annotations or ()}
+    try:
+        for row in read_record(path):
+            if row.get("outcome") != "kept":
+                continue
+            studies += 1
+            search.add(row)
+            for expected in annotations_of(row, with_images) if annotations is not None else ():
+                annotation = left.pop(str(expected["image_id"]), None)
+                place = f"{expected['image_id']} (study {row['study_id']})"
+                if annotation is None:
+                    result.found.note("kept studies without their annotation", place)
+                    continue
+                expected["split"] = normalise_split(expected["split"])
+                names = ("study_id", "split", "caption")
+                if differing := [name for name in names if expected[name] != getattr(annotation, name)]:
+                    place = f"{annotation.image_id}: {', '.join(differing)} ({annotation.place})"
+                    result.found.note("annotations that differ from the record", place)
+    except XrayGPTError as error:
+        result.found.note(f"{path.name} cannot be read", str(error))
+        return
+    for unknown in left.values():
+        place = f"{unknown.image_id} ({unknown.place})"
+        result.found.note(f"annotations that {path.name} does not know", place)
+    leakage = search.result()
+    for what, shared in (
+        ("patients in more than one split", leakage["patients_in_splits"]),
+        (f"studies that {path.name} lists more than once", leakage["studies_repeated"]),
+    ):
+        if shared.values:
+            result.found[what], result.found.first[what] = shared.values, list(shared.first)
+    if not search.studies_with_patient:
+        result.nothing.append(f"{path.name} names no patients: whether one is in two splits")
+    result.checked.append(f"{path.name}, {studies:,} kept studies")
+
+
+def _read_checksums(folder: Path, result: Verification) -> dict[str, str]:
+    """Return name -> SHA-256 of the files that ``SHA256SUMS`` names; those that are absent are noted."""
+    path = folder / CHECKSUM_FILE
+    if not path.is_file():
+        result.nothing.append(f"no {CHECKSUM_FILE}: whether files have changed")
+        return {}
+    sums: dict[str, str] = {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = CHECKSUM_LINE.fullmatch(line)
+        name = PurePosixPath(match[2]) if match else None
+        if match is None or name is None or name.is_absolute() or ".." in name.parts:
+            result.found.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
+        elif not (folder / name).is_file():
+            result.found.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
+        else:
+            sums[str(name)] = match[1]
+    if sums and ANNOTATION_FILE not in sums:
+        result.found.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
+    return sums
+
+
+def _check_image_folder(
+    folder: Path, annotations: Sequence[Annotation] | None, sums: dict[str, str], found: Tally
+) -> set[str]:
+    """Compare the files in ``image/`` with the annotations; return the images' paths below `folder`."""
+    store = LooseImages(folder / IMAGE_FOLDER)
+    files = (folder / IMAGE_FOLDER).rglob("*")
+    present = {path.relative_to(folder).as_posix() for path in files if not path.is_dir()}
+    named: set[str] = set()
+    for row in annotations or ():
+        file = store.find(row.image_id)
+        if file is None:
+            found.note(f"annotated images that are not in {IMAGE_FOLDER}/", f"{row.image_id} ({row.place})")
+        else:
+            named.add(file.relative_to(folder).as_posix())
+    if annotations is not None:
+        for name in sorted(present - named):
+            found.note(f"files in {IMAGE_FOLDER}/ that no annotation names", name)
+    if sums:
+        for name in sorted(named - sums.keys()):
+            found.note(f"files that {CHECKSUM_FILE} does not name", name)
+    return named | {name for name in present if name.endswith(IMAGE_SUFFIXES)}
+
+
+def _check_index(
+    folder: Path, annotations: Sequence[Annotation] | None, sums: dict[str, str], found: Tally
+) -> list[Shard]:
+    """Compare the index of the shards with annotations, files and checksums; return what it lists.
+
+    The shards are taken out of `sums`, so that each is read once.
+    """
+    try:
+        shards = read_index(folder)
+    except XrayGPTError as error:
+        found.note("the index of the shards cannot be read", str(error))
+        return []
+    for problem in file_problems(folder, shards):
+        found.note("shards that are absent or of another size than the index says", problem)
+    for name in sorted({file.name for file in folder.iterdir()} - {s.name for s in shards} - {INDEX_FILE}):
+        found.note(f"files in {SHARD_FOLDER}/ that the index does not name", name)
+    if annotations is not None:
+        indexed = {member.image_id for shard in shards for member in shard.images}
+        places = {row.image_id: row.place for row in annotations}
+        for image_id in sorted(places.keys() - indexed):
+            found.note("annotated images that are in no shard", f"{image_id} ({places[image_id]})")
+        for image_id in sorted(indexed - places.keys()):
+            found.note("images in shards that no annotation names", image_id)
+    for shard in shards:
+        if sums.pop(f"{SHARD_FOLDER}/{shard.name}", shard.sha256) != shard.sha256:
+            found.note(f"shards with another checksum in {CHECKSUM_FILE} than in the index", shard.name)
+    return shards
+
+
+def _run(checks: Sequence[Callable[[], Found]], chunk: int, workers: int, found: Tally) -> None:
+    processes = workers if len(checks) > chunk else 1
+    with tqdm(desc="checking", unit=" files", total=len(checks), delay=3, mininterval=1) as bar:
+        for problems in map_chunks(_problems, checks, chunk, processes):
+            for what, place in problems:
+                found.note(what, place)
+            bar.update(min(chunk, len(checks) - bar.n))
+
+
+def _problems(checks: Sequence[Callable[[], Found]]) -> list[tuple[str, str]]:
+    return [problem for check in checks for problem in check()]
+
+
+def _check_file(path: Path, digest: str | None, is_image: bool) -> Found:
+    """Compare a file with its SHA-256, if that is known, and decode it if it is an image."""
+    try:
+        if digest is not None and file_sha256(path) != digest:
+            yield "files that differ from their checksum", str(path)
+    except OSError as error:
+        yield "files that cannot be read", f"{path} ({error.strerror})"
+        return
+    if is_image:
+        try:
+            read_image(path, DECODE_SIZE)
+        except DataError as error:
+            yield "images that cannot be decoded", str(error)
+
+
+def _check_shard(path: Path, shard: Shard, decode: bool) -> Found:
+    """Compare a tar that has the size of the index with the index; others are passed over."""
+    try:
+        if path.stat().st_size != shard.bytes:
+            return
+        if file_sha256(path) != shard.sha256:
+            yield "shards that differ from the checksum in the index", str(path)
+        with path.open("rb") as file:
+            yield from _check_members(path, file, shard)
+            for member in shard.images if decode else ():
+                file.seek(member.offset)
+                try:
+                    read_image(file.read(member.size), DECODE_SIZE, f"{path}: {member.image_id}")
+                except DataError as error:
+                    yield "images that cannot be decoded", str(error)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        yield "files that cannot be read", f"{path} ({error.strerror})"
+
+
+def _check_members(path: Path, file: BinaryIO, shard: Shard) -> Found:
+    images: dict[str, tuple[int, int]] = {}
+    annotations: set[str] = set()
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                name = PurePosixPath(member.name)
+                image_id = unquote(str(name.with_suffix("")))
+                if name.suffix == ".json":
+                    annotations.add(image_id)
+                else:
+                    images[image_id] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        yield "shards that are no tars", f"{path} ({error})"
+        return
+    indexed = {member.image_id: (member.offset, member.size) for member in shard.images}
+    for image_id in sorted(images.keys() | indexed.keys()):
+        if images.get(image_id) != indexed.get(image_id):
+            yield "images that lie elsewhere in the shard than the index says", f"{path}: {image_id}"
+    for image_id in sorted(images.keys() ^ annotations):
+        yield "images without annotation in the shard, or the reverse", f"{path}: {image_id}"
