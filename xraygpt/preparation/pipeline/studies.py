@@ -6,13 +6,12 @@ it is searched for what occurs more than once: patients, studies, images, captio
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json
@@ -141,80 +140,77 @@ class Shared:
     """The first few, with where they occur."""
 
 
+class Place(NamedTuple):
+    """Where a value occurs."""
+
+    row: int
+    study: str
+    split: str
+    image: str = ""
+
+
 LEAKS = {
     "patients_in_splits": ("patient", "split"),
     "studies_in_splits": ("study", "split"),
-    "studies_repeated": ("study", "rowid"),
+    "studies_repeated": ("study", None),
     "pixels_in_splits": ("pixels", "split"),
     "pixels_in_studies": ("pixels", "study"),
-    "pixels_repeated": ("pixels", "rowid"),
-    "captions_repeated": ("caption", "rowid"),
+    "pixels_repeated": ("pixels", None),
+    "captions_repeated": ("caption", None),
     "captions_in_splits": ("caption", "split"),
 }
-"""What would let a test see training data, or count data twice: the kind of a value, and the column that
-differs between its places. Equal captions are no fault: normal reports are often worded alike."""
+"""What would let a test see training data, or count data twice: the kind of a value, and the field in which
+its places differ; None for any. Equal captions are no fault: normal reports are often worded alike."""
 
 
 class LeakageSearch:
     """Looks for equal values among the studies that are kept."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect(":memory:")
-        columns = "kind TEXT, value TEXT, row INTEGER, study TEXT, split TEXT, image TEXT"
-        self._db.execute(f"CREATE TABLE found ({columns})")
+        self._places: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
         self._rows = 0
         self.studies_with_patient = 0
 
     def add(self, row: Row) -> None:
         """Note one kept study, a row of the record."""
         self._rows += 1
-        found = [("study", row["study_id"], ""), ("caption", row["caption"], "")]
+        place = Place(self._rows, row["study_id"], row["split"] or "no split")
+        self._places["study"][row["study_id"]].append(place)
+        self._places["caption"][row["caption"]].append(place)
         if row.get("patient_id"):
             self.studies_with_patient += 1
-            found.append(("patient", row["patient_id"], ""))
-        found += [("pixels", p["pixels"], p["image_id"]) for p in written_pictures(row) if p["pixels"]]
-        place = self._rows, _storable(row["study_id"]), _storable(row["split"] or "no split")
-        self._db.executemany(
-            "INSERT INTO found VALUES (?, ?, ?, ?, ?, ?)",
-            ((kind, _storable(value), *place, _storable(image)) for kind, value, image in found),
-        )
+            self._places["patient"][row["patient_id"]].append(place)
+        for picture in written_pictures(row):
+            if picture["pixels"]:
+                self._places["pixels"][picture["pixels"]].append(place._replace(image=picture["image_id"]))
 
     def result(self) -> dict[str, Shared]:
         """Return what was found of each of `LEAKS`."""
-        self._db.execute("CREATE INDEX by_value ON found (kind, value)")
-        return {name: self._shared(*leak) for name, leak in LEAKS.items()}
+        return {name: self._shared(kind, owner) for name, (kind, owner) in LEAKS.items()}
 
-    def _shared(self, kind: str, owner: str) -> Shared:
-        """Return the values that occur with more than one owner, a column; those that come first by name."""
-        groups = self._db.execute(
-            f"""SELECT COUNT(*), value FROM found WHERE kind = ?
-            GROUP BY value HAVING COUNT(DISTINCT {owner}) > 1 ORDER BY MIN(rowid)""",
-            (kind,),
-        ).fetchall()
-        first = tuple(self._describe(kind, value, owner) for _, value in groups[:NAMED])
-        return Shared(len(groups), sum(count for count, _ in groups), first)
+    def _shared(self, kind: str, owner: str | None) -> Shared:
+        values, members, first = 0, 0, []
+        for value, places in self._places[kind].items():
+            first_of: dict[object, Place] = {}
+            for number, place in enumerate(places):
+                first_of.setdefault(getattr(place, owner) if owner else number, place)
+            if len(first_of) > 1:
+                values, members = values + 1, members + len(places)
+                if values <= NAMED:
+                    first.append(_describe(kind, value, list(first_of.values())[:NAMED], places))
+        return Shared(values, members, tuple(first))
 
-    def _describe(self, kind: str, value: str, owner: str) -> str:
-        """Name a value and where the first few of its owners have it."""
-        places = self._db.execute(
-            f"""SELECT study, split, row, MIN(rowid) FROM found WHERE kind = ? AND value = ?
-            GROUP BY {owner} ORDER BY MIN(rowid) LIMIT ?""",
-            (kind, value, NAMED),
-        ).fetchall()
-        if kind == "study":
-            return f"study {value}: {', '.join(split for _, split, *_ in places)}"
-        if kind == "pixels":
-            rows = ", ".join({str(row) for _, _, row, _ in places})
-            images = self._db.execute(
-                f"""SELECT DISTINCT image, study, split FROM found WHERE kind = ? AND value = ?
-                AND row IN ({rows}) ORDER BY rowid""",
-                (kind, value),
-            )
-            return " = ".join(f"{image} (study {study}, {split})" for image, study, split in images)
+
+def _describe(kind: str, value: str, named: Sequence[Place], places: Sequence[Place]) -> str:
+    """Name a value and where it is found: the places named, or all images of their rows."""
+    if kind == "study":
+        text = f"study {value}: {', '.join(place.split for place in named)}"
+    elif kind == "pixels":
+        rows = {place.row for place in named}
+        images = (f"{p.image} (study {p.study}, {p.split})" for p in places if p.row in rows)
+        text = " = ".join(dict.fromkeys(images))
+    else:
         name = f"patient {value}" if kind == "patient" else shorten(value, MAX_CAPTION, placeholder=" …")
-        return f"{name}: " + ", ".join(f"study {study} ({split})" for study, split, *_ in places)
-
-
-def _storable(text: str) -> str:
-    """Return a text without the halves of characters that JSON can write and no database takes."""
+        text = f"{name}: " + ", ".join(f"study {place.study} ({place.split})" for place in named)
+    # JSON can write halves of characters, and UTF-8 cannot.
     return text.encode("utf-8", "replace").decode()
