@@ -118,8 +118,8 @@ def test_examples_and_shown_images_do_not_depend_on_the_order(tmp_path: Path) ->
     first = summarise(tmp_path, rows)
     random.Random(0).shuffle(rows)
     second = summarise(tmp_path, rows)
-    assert len(first.pictures.sample.items()) == 24
-    assert first.pictures.sample.items() == second.pictures.sample.items()
+    assert len(first.pictures.shown.items()) == 24
+    assert first.pictures.shown.items() == second.pictures.shown.items()
     assert len(first.reports.samples["marks"].items()) == 3
     assert first.reports.samples["marks"].items() == second.reports.samples["marks"].items()
 
@@ -128,7 +128,7 @@ def test_a_study_listed_twice_is_one_example(tmp_path: Path) -> None:
     row = study("a", changes=[change("marks", "XXXX a.", "A.")])
     summary = summarise(tmp_path, [row, row])
     assert [example.study_id for example in summary.reports.samples["marks"].items()] == ["a"]
-    assert [shown.image_id for shown in summary.pictures.sample.items()] == ["a_1"]
+    assert [shown.image_id for shown in summary.pictures.shown.items()] == ["a_1"]
 
 
 def test_labels_are_counted_before_and_after(tmp_path: Path) -> None:

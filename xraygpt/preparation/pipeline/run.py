@@ -15,7 +15,7 @@ import yaml
 from xraygpt.common.errors import ConfigError, DataError, XrayGPTError
 from xraygpt.common.merge import load_yaml, merge_layers, parse_options
 from xraygpt.common.run_record import write_text
-from xraygpt.common.typed import Problem, collect
+from xraygpt.common.typed import build_typed
 from xraygpt.pictures.convert import PictureConfig
 from xraygpt.preparation.pipeline.output_folder import OutputFolder, Progress
 from xraygpt.preparation.pipeline.shards import write_shards
@@ -61,11 +61,10 @@ def read_config(path: Path | None, options: Sequence[str]) -> PreparationConfig:
         ConfigError: with every problem found.
     """
     layers = [*([load_yaml(path)] if path is not None else []), parse_options(options)]
-    problems: list[Problem] = []
-    config = collect(PreparationConfig, merge_layers(layers), "preparation", problems)
-    if config is None or problems:
-        raise ConfigError([str(problem).removeprefix("preparation.") for problem in problems])
-    return config
+    try:
+        return build_typed(PreparationConfig, merge_layers(layers), "preparation")
+    except ConfigError as error:
+        raise ConfigError(problem.removeprefix("preparation.") for problem in error.problems) from None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.files import load_json
@@ -24,14 +24,8 @@ SHARD_BYTES = 256 * 2**20
 END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
 
-class _Sample(NamedTuple):
-    """An image and its annotation, in the bytes they have in a tar."""
-
-    image_id: str
-    blocks: bytes
-    offset: int
-    """Where the image's file begins in `blocks`."""
-    image_size: int
+_Sample = tuple[Member, bytes]
+"""Where an image's file lies in the bytes that it and its annotation have in a tar, and those bytes."""
 
 
 def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
@@ -90,11 +84,11 @@ def _located(folder: Path) -> list[tuple[dict[str, Any], Path]]:
 def _numbered(samples: Iterable[_Sample], shard_bytes: int) -> Iterator[tuple[int, _Sample]]:
     """Put the number of its shard before each sample."""
     number, size = 0, len(END_OF_ARCHIVE)
-    for sample in samples:
-        if size > len(END_OF_ARCHIVE) and size + len(sample.blocks) > shard_bytes:
+    for member, blocks in samples:
+        if size > len(END_OF_ARCHIVE) and size + len(blocks) > shard_bytes:
             number, size = number + 1, len(END_OF_ARCHIVE)
-        size += len(sample.blocks)
-        yield number, sample
+        size += len(blocks)
+        yield number, (member, blocks)
 
 
 def _sample(row: dict[str, Any], file: Path) -> _Sample:
@@ -104,7 +98,7 @@ def _sample(row: dict[str, Any], file: Path) -> _Sample:
     annotation = json.dumps({**row, "image_id": image_id}).encode()
     header = _header(key + file.suffix, len(image))
     blocks = header + _filled(image) + _header(f"{key}.json", len(annotation)) + _filled(annotation)
-    return _Sample(image_id, blocks, len(header), len(image))
+    return Member(image_id, len(header), len(image)), blocks
 
 
 def _header(name: str, size: int) -> bytes:
@@ -123,10 +117,10 @@ def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
     images: list[Member] = []
     digest = hashlib.sha256()
     with new_file(path, path.parent) as file:
-        for sample in samples:
-            images.append(Member(sample.image_id, file.tell() + sample.offset, sample.image_size))
-            file.write(sample.blocks)
-            digest.update(sample.blocks)
+        for member, blocks in samples:
+            images.append(member._replace(offset=file.tell() + member.offset))
+            file.write(blocks)
+            digest.update(blocks)
         file.write(END_OF_ARCHIVE)
         digest.update(END_OF_ARCHIVE)
         file.flush()

@@ -8,8 +8,8 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -57,13 +57,11 @@ class Sample(Generic[T]):
 
 
 class Example(NamedTuple):
-    """What a rule did to one report."""
+    """What a rule did to one report: why it refused it, or (before, after) of the sentences concerned."""
 
     study_id: str
     detail: str
-    """Why the report was dropped or rejected; "" for a rule that changed it."""
     changes: tuple[tuple[str, str], ...]
-    """(before, after) of the sentences concerned."""
 
 
 class ShownPicture(NamedTuple):
@@ -74,42 +72,31 @@ class ShownPicture(NamedTuple):
     view: str
 
 
-def _examples() -> Sample[Example]:
-    return Sample(EXAMPLES)
-
-
-def _label_counts() -> dict[str, Counter[str]]:
-    return {when: Counter() for when in ("before", "kept_before", "kept_after")}
-
-
-@dataclass
 class ReportCounts:
     """Counts over reports; `add` takes the rows of the record."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """Reports by outcome: kept, dropped, rejected."""
-    refused_by: dict[str, Tally] = field(default_factory=lambda: {"dropped": Tally(), "rejected": Tally()})
-    """Outcome -> rule -> studies."""
-    uncleaned: Tally = field(default_factory=Tally)
-    """Reason -> reports that are kept as they were."""
-    kept_in_split: Counter[str] = field(default_factory=Counter)
-    words: Counter[int] = field(default_factory=Counter)
-    """Kept captions by their number of words."""
-    changed_reports: Counter[str] = field(default_factory=Counter)
-    """Rule -> reports that it changed."""
-    changed_sentences: Counter[str] = field(default_factory=Counter)
-    """Rule -> sentences that it changed."""
-    labels: dict[str, dict[str, Counter[str]]] = field(default_factory=lambda: defaultdict(_label_counts))
-    """Finding -> reports (all before the cleaning, kept ones before it, kept ones after it) -> status."""
-    samples: dict[str, Sample[Example]] = field(default_factory=lambda: defaultdict(_examples))
-    """Rule -> a few reports that it changed or refused."""
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.refused_by = {"dropped": Tally(), "rejected": Tally()}  # outcome -> rule -> studies
+        self.uncleaned = Tally()  # reason -> reports that are kept as they were
+        self.kept_in_split: Counter[str] = Counter()
+        self.words: Counter[int] = Counter()  # kept captions by their number of words
+        self.changed_reports: Counter[str] = Counter()  # by rule
+        self.changed_sentences: Counter[str] = Counter()
+        # Finding -> all reports before the cleaning, kept ones before it, kept ones after it -> status.
+        self.labels: dict[str, dict[str, Counter[str]]] = defaultdict(
+            lambda: {"before": Counter(), "kept_before": Counter(), "kept_after": Counter()}
+        )
+        # Rule -> a few reports that it changed or refused.
+        self.samples: dict[str, Sample[Example]] = defaultdict(lambda: Sample(EXAMPLES))
 
     def add(self, row: Row) -> None:
         """Count one study."""
         outcome, study_id, changes = row["outcome"], row["study_id"], row.get("changes", ())
-        kept = outcome == "kept"
         self.outcomes[outcome] += 1
-        if kept:
+        labels = {"before": "labels_before"}
+        if outcome == "kept":
+            labels |= {"kept_before": "labels_before", "kept_after": "labels_after"}
             self.kept_in_split[row["split"]] += 1
             self.words[len(row["caption"].split())] += 1
             if row.get("detail"):
@@ -124,17 +111,13 @@ class ReportCounts:
         self.changed_reports.update(sentences.keys())
         for rule in sentences:
             self._add_example(rule, study_id, "", [change for change in changes if change["rule"] == rule])
-        whens = {"before": "labels_before"} | (
-            {"kept_before": "labels_before", "kept_after": "labels_after"} if kept else {}
-        )
-        for when, key in whens.items():
+        for when, key in labels.items():
             for label, status in (row.get(key) or {}).items():
                 self.labels[label][when][STATUS_NAMES[status]] += 1
 
-    def _add_example(self, rule: str, study_id: str, detail: str, changes: Iterable[Row]) -> None:
-        shown = tuple((_clip(change["before"]), _clip(change["after"])) for change in changes)
-        example = Example(study_id, _clip(detail), shown[:CHANGES_SHOWN])
-        self.samples[rule].add(f"{rule} {study_id}", example)
+    def _add_example(self, rule: str, study_id: str, detail: str, changes: Sequence[Row]) -> None:
+        shown = tuple((_clip(change["before"]), _clip(change["after"])) for change in changes[:CHANGES_SHOWN])
+        self.samples[rule].add(f"{rule} {study_id}", Example(study_id, _clip(detail), shown))
 
     def word_figures(self) -> dict[str, float]:
         """Return mean and percentiles of the words of captions; empty if there are none."""
@@ -147,20 +130,16 @@ class ReportCounts:
 
     def plain(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
-        counts = {"uncleaned": self.uncleaned.plain()} if self.uncleaned else {}
-        return counts | {
+        names = ("kept_in_split", "changed_reports", "changed_sentences", "labels")
+        examples = {rule: [e._asdict() for e in sample.items()] for rule, sample in self.samples.items()}
+        return {
             "read": self.outcomes.total(),
             **{outcome: self.outcomes[outcome] for outcome in OUTCOMES},
             "refused_by": {outcome: tally.plain() for outcome, tally in self.refused_by.items()},
-            "kept_in_split": self.kept_in_split,
+            **({"uncleaned": self.uncleaned.plain()} if self.uncleaned else {}),
+            **{name: getattr(self, name) for name in names},
             "words_of_kept": self.word_figures(),
-            "changed_reports": self.changed_reports,
-            "changed_sentences": self.changed_sentences,
-            "labels": self.labels,
-            "examples": {
-                rule: [example._asdict() for example in sample.items()]
-                for rule, sample in self.samples.items()
-            },
+            "examples": examples,
         }
 
 
@@ -168,27 +147,21 @@ def _clip(text: str) -> str:
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
-@dataclass
 class PictureCounts:
     """Counts over images; `add` takes the rows of the record."""
 
-    written: int = 0
-    written_in_split: Counter[str] = field(default_factory=Counter)
-    refused: Tally = field(default_factory=Tally)
-    """Reason -> images that cannot be used."""
-    left_out: Tally = field(default_factory=Tally)
-    """Reason -> images that were not asked for, such as lateral views."""
-    notes: Tally = field(default_factory=Tally)
-    """What was noticed about images that were written."""
-    views: Counter[str] = field(default_factory=Counter)
-    sides_before: Counter[int] = field(default_factory=Counter)
-    """Images written by the range (in `SIDE_LIMITS`) of their longest side before."""
-    sides: Counter[int] = field(default_factory=Counter)
-    """Images written by the range of their longest side."""
-    bytes: int = 0
-    largest_bytes: int = 0
-    sample: Sample[ShownPicture] = field(default_factory=lambda: Sample(PICTURES_SHOWN))
-    """The images of the contact sheet: a few, chosen by their names alone."""
+    def __init__(self) -> None:
+        self.written = 0
+        self.written_in_split: Counter[str] = Counter()
+        self.refused = Tally()  # reason -> images that cannot be used
+        self.left_out = Tally()  # reason -> images that were not asked for, such as lateral views
+        self.notes = Tally()  # what was noticed about images that were written
+        self.views: Counter[str] = Counter()
+        self.longest_side_before: Counter[int] = Counter()  # by range, see `SIDE_LIMITS`
+        self.longest_side: Counter[int] = Counter()
+        self.bytes = 0
+        self.largest_bytes = 0
+        self.shown: Sample[ShownPicture] = Sample(PICTURES_SHOWN)  # the contact sheet
 
     def add(self, row: Row) -> None:
         """Count the images of one study."""
@@ -197,37 +170,27 @@ class PictureCounts:
             if tally is not None:
                 tally.note(picture.get("reason") or "no reason given", picture["image_id"])
         for picture in written_pictures(row):
-            self._add_written(picture, row["split"])
-
-    def _add_written(self, picture: Row, split: str) -> None:
-        image_id, view = picture["image_id"], picture.get("view", "")
-        self.written += 1
-        self.written_in_split[split] += 1
-        self.views[view or "not known"] += 1
-        for sides, keys in (
-            (self.sides_before, ("original_width", "original_height")),
-            (self.sides, ("width", "height")),
-        ):
-            sides[bisect_left(SIDE_LIMITS, max(picture[key] for key in keys))] += 1
-        self.bytes += picture["bytes"]
-        self.largest_bytes = max(self.largest_bytes, picture["bytes"])
-        for note in picture.get("notes", ()):
-            self.notes.note(note, image_id)
-        self.sample.add(image_id, ShownPicture(image_id, split, view))
+            image_id, split, view = picture["image_id"], row["split"], picture.get("view", "")
+            self.written += 1
+            self.written_in_split[split] += 1
+            self.views[view or "not known"] += 1
+            side_before = max(picture["original_width"], picture["original_height"])
+            self.longest_side_before[bisect_left(SIDE_LIMITS, side_before)] += 1
+            self.longest_side[bisect_left(SIDE_LIMITS, max(picture["width"], picture["height"]))] += 1
+            self.bytes += picture["bytes"]
+            self.largest_bytes = max(self.largest_bytes, picture["bytes"])
+            for note in picture.get("notes", ()):
+                self.notes.note(note, image_id)
+            self.shown.add(image_id, ShownPicture(image_id, split, view))
 
     def plain(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
-        return {
-            "written": self.written,
-            "written_in_split": self.written_in_split,
-            **{name: getattr(self, name).plain() for name in ("refused", "left_out", "notes")},
-            "views": self.views,
-            "longest_side_before": list(side_ranges(self.sides_before).items()),
-            "longest_side": list(side_ranges(self.sides).items()),
-            "bytes": self.bytes,
-            "largest_bytes": self.largest_bytes,
-            "shown": [picture.image_id for picture in self.sample.items()],
+        tallies = {name: getattr(self, name).plain() for name in ("refused", "left_out", "notes")}
+        sides = {
+            name: list(side_ranges(getattr(self, name)).items())
+            for name in ("longest_side_before", "longest_side")
         }
+        return vars(self) | tallies | sides | {"shown": [picture.image_id for picture in self.shown.items()]}
 
 
 def side_ranges(sides: Counter[int]) -> dict[str, int]:
@@ -305,10 +268,8 @@ class Summary:
     def to_json(self) -> str:
         """Return the counts as JSON: the same for the same record, without times or paths."""
         leakage = {name: dataclasses.asdict(shared) for name, shared in self.leakage.items()}
-        content: dict[str, Any] = {
-            "source": self.source,
-            "synthetic": self.synthetic,
-            "text_only": self.text_only,
+        content = {
+            **{name: getattr(self, name) for name in ("source", "synthetic", "text_only")},
             "annotations": self.annotations(),
             "studies": self.reports.plain(),
             "pictures": self.pictures.plain(),

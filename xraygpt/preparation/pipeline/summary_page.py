@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 from xraygpt.common.errors import XrayGPTError
 from xraygpt.common.html_page import page_environment, picture_url
-from xraygpt.common.image_modes import to_rgb
 from xraygpt.common.run_record import write_text
-from xraygpt.datasets.datasets.images import ImageStore, open_storage
+from xraygpt.datasets.datasets.images import open_storage
 from xraygpt.preparation.pipeline.studies import PAGE_FILE
 from xraygpt.preparation.pipeline.summary import Example, ReportCounts, ShownPicture, Summary, side_ranges
 from xraygpt.preparation.reports.cleaning import KEPT_FOR_LABEL
@@ -45,8 +44,11 @@ def write_page(summary: Summary, folder: Path, settings: str, command: str) -> P
         labels=sorted(reports.labels.items(), key=lambda item: (-item[1]["before"]["positive"], item[0])),
         rules=list(_rule_cards(reports)),
         words=reports.word_figures(),
-        tiles=[] if summary.text_only else picture_tiles(folder, pictures.sample.items()),
-        sizes=(("Before", side_ranges(pictures.sides_before)), ("As written", side_ranges(pictures.sides))),
+        tiles=[] if summary.text_only else picture_tiles(folder, pictures.shown.items()),
+        sizes=(
+            ("Before", side_ranges(pictures.longest_side_before)),
+            ("As written", side_ranges(pictures.longest_side)),
+        ),
         settings=settings,
         command=command,
     )
@@ -99,15 +101,11 @@ def picture_tiles(folder: Path, pictures: Iterable[ShownPicture]) -> list[Tile]:
         store = open_storage(folder)
     except XrayGPTError:
         return []
-    return [
-        Tile(image_id, ", ".join(filter(None, (split, view))), _url(store, image_id))
-        for image_id, split, view in pictures
-    ]
-
-
-def _url(store: ImageStore, image_id: str) -> str:
-    try:
-        image = store.read(image_id, TILE_SIDE)
-    except XrayGPTError:
-        return ""
-    return picture_url(image if image.mode == "L" else to_rgb(image), TILE_SIDE)
+    tiles: list[Tile] = []
+    for image_id, split, view in pictures:
+        try:
+            url = picture_url(store.read(image_id, TILE_SIDE), TILE_SIDE)
+        except XrayGPTError:
+            url = ""
+        tiles.append(Tile(image_id, ", ".join(filter(None, (split, view))), url))
+    return tiles

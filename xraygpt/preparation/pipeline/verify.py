@@ -7,7 +7,6 @@ import re
 import tarfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -41,43 +40,26 @@ Found = Iterator[tuple[str, str]]
 """(what is wrong, with which file)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Things that are wrong in the same way: how many, and the first few of them."""
-
-    what: str
-    count: int
-    first: list[str]
-
-
 class Verification:
     """What was checked and what is wrong."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.found = Tally()
-        """What is wrong, with how many things."""
-        self.checked: list[str] = []
-        """What was looked at, with numbers."""
-        self.nothing: list[str] = []
-        """Checks that had nothing to check, with the reason."""
-
-    @property
-    def problems(self) -> list[Problem]:
-        """Everything that is wrong; empty for a folder that is in order."""
-        return [Problem(what, count, self.found.first[what]) for what, count in self.found.items()]
+        self.problems = Tally()  # what is wrong -> with what; empty for a folder that is in order
+        self.checked: list[str] = []  # what was looked at, with numbers
+        self.nothing: list[str] = []  # checks that had nothing to check, with the reason
 
     def text(self) -> str:
         """Return the lines for a terminal: problems with counts and the first few, then what was checked."""
         lines: list[str] = []
-        for what, count in self.found.items():
-            first = self.found.first[what]
+        for what, count in self.problems.items():
+            first = self.problems.first[what]
             lines += [f"{what}: {count:,}", *(f"  {place}" for place in first)]
             if count > len(first):
                 lines.append(f"  ... and {count - len(first):,} more")
         lines += [f"checked: {what}" for what in self.checked]
         lines += [f"not checked: {what}" for what in self.nothing]
-        kinds = len(self.found)
+        kinds = len(self.problems)
         verdict = f"{kinds} kinds of problems" if kinds > 1 else "1 kind of problem" if kinds else "in order"
         return "\n".join([*lines, f"{self.folder}: {verdict}"])
 
@@ -96,7 +78,7 @@ def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Ver
     if not folder.is_dir():
         raise MissingFileError(f"missing folder: {folder}")
     result = Verification(folder)
-    found, images, shards = result.found, folder / IMAGE_FOLDER, folder / SHARD_FOLDER
+    found, images, shards = result.problems, folder / IMAGE_FOLDER, folder / SHARD_FOLDER
     if (folder / WORK_FOLDER).exists():
         found.note("an unfinished preparation; run its command again", str(folder / WORK_FOLDER))
     annotations = _check_annotations(folder / ANNOTATION_FILE, result)
@@ -109,17 +91,18 @@ def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Ver
     sums = _read_checksums(folder, result)
     named = _check_image_folder(folder, annotations, sums, found) if images.is_dir() else set()
     listed = _check_index(shards, annotations, sums, found) if shards.is_dir() else []
-    names = sorted(sums.keys() | (set() if quick else named))
-    _run(
-        [
-            functools.partial(_check_file, folder / name, sums.get(name), not quick and name in named)
-            for name in names
-        ],
-        FILES_AT_ONCE,
-        workers,
-        found,
-    )
-    _run([functools.partial(_check_shard, shards / s.name, s, not quick) for s in listed], 1, workers, found)
+    decoded = set() if quick else named
+    files = [
+        functools.partial(_check_file, folder / name, sums.get(name), name in decoded)
+        for name in sorted(sums.keys() | decoded)
+    ]
+    tars = [
+        functools.partial(_check_shard, shards / shard.name, shard, not quick)
+        for shard in listed
+        if not file_problems(shards, [shard])
+    ]
+    _run(files, FILES_AT_ONCE, workers, found)
+    _run(tars, 1, workers, found)
     done = "there; not decoded, as asked" if quick else "decoded"
     if named:
         result.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {done}")
@@ -132,7 +115,7 @@ def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Ver
 
 def _check_annotations(path: Path, result: Verification) -> list[Annotation] | None:
     """Return the usable annotations; None if the file cannot be read at all."""
-    found = result.found
+    found = result.problems
     try:
         annotations, problems = scan_annotations(path)
     except XrayGPTError as error:
@@ -179,26 +162,26 @@ def _check_record(
                 annotation = left.pop(str(expected["image_id"]), None)
                 place = f"{expected['image_id']} (study {row['study_id']})"
                 if annotation is None:
-                    result.found.note("kept studies without their annotation", place)
+                    result.problems.note("kept studies without their annotation", place)
                     continue
                 expected["split"] = normalise_split(expected["split"])
                 names = ("study_id", "split", "caption")
                 if differing := [name for name in names if expected[name] != getattr(annotation, name)]:
                     place = f"{annotation.image_id}: {', '.join(differing)} ({annotation.place})"
-                    result.found.note("annotations that differ from the record", place)
+                    result.problems.note("annotations that differ from the record", place)
     except XrayGPTError as error:
-        result.found.note(f"{path.name} cannot be read", str(error))
+        result.problems.note(f"{path.name} cannot be read", str(error))
         return
     for unknown in left.values():
         place = f"{unknown.image_id} ({unknown.place})"
-        result.found.note(f"annotations that {path.name} does not know", place)
+        result.problems.note(f"annotations that {path.name} does not know", place)
     leakage = search.result()
     for what, shared in (
         ("patients in more than one split", leakage["patients_in_splits"]),
         (f"studies that {path.name} lists more than once", leakage["studies_repeated"]),
     ):
         if shared.values:
-            result.found[what], result.found.first[what] = shared.values, list(shared.first)
+            result.problems[what], result.problems.first[what] = shared.values, list(shared.first)
     if not search.studies_with_patient:
         result.nothing.append(f"{path.name} names no patients: whether one is in two splits")
     result.checked.append(f"{path.name}, {studies:,} kept studies")
@@ -216,13 +199,13 @@ def _read_checksums(folder: Path, result: Verification) -> dict[str, str]:
         match = CHECKSUM_LINE.fullmatch(line)
         name = PurePosixPath(match[2]) if match else None
         if match is None or name is None or name.is_absolute() or ".." in name.parts:
-            result.found.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
+            result.problems.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
         elif not (folder / name).is_file():
-            result.found.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
+            result.problems.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
         else:
             sums[str(name)] = match[1]
     if sums and ANNOTATION_FILE not in sums:
-        result.found.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
+        result.problems.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
     return sums
 
 
@@ -300,29 +283,26 @@ def _check_file(path: Path, digest: str | None, is_image: bool) -> Found:
         yield "files that cannot be read", f"{path} ({error.strerror})"
         return
     if is_image:
-        try:
-            read_image(path, DECODE_SIZE)
-        except DataError as error:
-            yield "images that cannot be decoded", str(error)
+        yield from _decode(path, str(path))
+
+
+def _decode(source: Path | bytes, name: str) -> Found:
+    try:
+        read_image(source, DECODE_SIZE, name)
+    except DataError as error:
+        yield "images that cannot be decoded", str(error)
 
 
 def _check_shard(path: Path, shard: Shard, decode: bool) -> Found:
-    """Compare a tar that has the size of the index with the index; others are passed over."""
+    """Compare a tar with the index."""
     try:
-        if path.stat().st_size != shard.bytes:
-            return
         if file_sha256(path) != shard.sha256:
             yield "shards that differ from the checksum in the index", str(path)
         with path.open("rb") as file:
             yield from _check_members(path, file, shard)
             for member in shard.images if decode else ():
                 file.seek(member.offset)
-                try:
-                    read_image(file.read(member.size), DECODE_SIZE, f"{path}: {member.image_id}")
-                except DataError as error:
-                    yield "images that cannot be decoded", str(error)
-    except FileNotFoundError:
-        return
+                yield from _decode(file.read(member.size), f"{path}: {member.image_id}")
     except OSError as error:
         yield "files that cannot be read", f"{path} ({error.strerror})"
 
