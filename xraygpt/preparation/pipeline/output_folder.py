@@ -6,9 +6,8 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from xraygpt.common.errors import DataError
@@ -110,55 +109,49 @@ class Progress:
     """What a preparation has done so far, in a SQLite file that survives a killed process.
 
     A row is written in the same transaction as the fact that it stands for, so that a preparation which is
-    started again finds exactly what is left to do, without holding the record in memory. Only one process may
-    have the file open. What the disk refuses comes as a DataError at the end of the `with` block.
-
-    Args:
-        path: the file, made if it is not there.
-        settings: what the result depends on, as plain values.
-
-    Raises:
-        DataError: another process has it open, it was made with other settings (and is past the reports, so
-            that starting again would lose hours), or it is damaged.
+    started again finds exactly what is left to do, without holding the record in memory.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        self._path = path
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, settings: dict[str, Any]) -> Iterator[Self]:
+        """Open the file, made if it is not there; it is locked until the end of the `with` block.
+
+        Args:
+            settings: what the result depends on, as plain values.
+
+        Raises:
+            DataError: another process has it open, it was made with other settings (and is past the reports,
+                so that starting again would lose hours), it is damaged, or the disk refuses something.
+        """
         text = json.dumps(settings, sort_keys=True)
         try:
-            self._db = sqlite3.connect(path, timeout=1.0)
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.executescript(f"BEGIN EXCLUSIVE; {TABLES} COMMIT")  # from here on it is locked
-            stored = self._value("SELECT value FROM facts WHERE key = 'settings'")
-            if stored != text and not self.is_complete("reports"):
-                with self._db:  # nothing that takes long has been done yet
-                    for table in ("facts", "studies", "pictures"):
-                        self._db.execute(f"DELETE FROM {table}")
-                    self._db.execute("INSERT INTO facts VALUES ('settings', ?)", (text,))
-                stored = text
+            with closing(sqlite3.connect(path, timeout=1.0)) as db:
+                db.execute("PRAGMA locking_mode = EXCLUSIVE")
+                db.executescript(f"BEGIN EXCLUSIVE; {TABLES} COMMIT")  # from here on it is locked
+                progress = cls(db)
+                stored = progress._value("SELECT value FROM facts WHERE key = 'settings'")
+                if stored != text and progress.is_complete("reports"):
+                    raise DataError(_changed_settings(path, json.loads(stored), settings))
+                if stored != text:
+                    with db:  # nothing that takes long has been done yet
+                        for table in ("facts", "studies", "pictures"):
+                            db.execute(f"DELETE FROM {table}")
+                        db.execute("INSERT INTO facts VALUES ('settings', ?)", (text,))
+                yield progress
         except sqlite3.Error as error:
-            raise self._translated(error) from error
-        if stored != text:
-            raise DataError(_changed_settings(path, json.loads(stored or "{}"), settings))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-        if isinstance(error, sqlite3.Error):
-            raise self._translated(error) from error
-
-    def _translated(self, error: sqlite3.Error) -> DataError:
-        code = getattr(error, "sqlite_errorcode", None)
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return DataError(f"{self._path}: another preparation is at work in this folder ({error})")
-        # SQLITE_ERROR: tables of an earlier version of this program.
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
-            return DataError(f"{self._path}: damaged ({error}); delete {self._path.parent} and start again")
-        return DataError(f"{self._path}: cannot be read or written ({error})")
+            code = getattr(error, "sqlite_errorcode", None)
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                problem = f"another preparation is at work in this folder ({error})"
+            # SQLITE_ERROR: tables of an earlier version of this program.
+            elif code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+                problem = f"damaged ({error}); delete {path.parent} and start again"
+            else:
+                problem = f"cannot be read or written ({error})"
+            raise DataError(f"{path}: {problem}") from error
 
     def _value(self, query: str, *values: object) -> Any:
         """Return the first value of what a query finds; None if it finds nothing."""

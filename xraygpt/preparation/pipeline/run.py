@@ -109,7 +109,7 @@ def prepare(job: Job) -> Summary | None:
     folder = OutputFolder(job.output, job.settings())
     if folder.finished:
         return None
-    with Progress(folder.open(), job.settings()) as progress:
+    with Progress.open(folder.open(), job.settings()) as progress:
         folder.clear_scratch()
         _clean(job, folder, progress)
         if job.config.rewriting is not None:
@@ -135,7 +135,7 @@ def plan(job: Job) -> str:
     folder = OutputFolder(job.output, job.settings())
     if folder.finished or job.config.rewriting is None:
         raise DataError(f"{job.output}: nothing is left to be rewritten")
-    with Progress(folder.open(), job.settings()) as progress:
+    with Progress.open(folder.open(), job.settings()) as progress:
         _clean(job, folder, progress)
         return plan_rewriting(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
 
