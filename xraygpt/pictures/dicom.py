@@ -36,12 +36,11 @@ Array = np.ndarray
 
 TAGS = (
     "Modality", "BodyPartExamined", "StudyDescription", "SeriesDescription", "ProtocolName", "ViewPosition",
-    "PatientPosition",
-    "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation", "PresentationIntentType",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows",
-    "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelData",
+    "PatientPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation",
+    "PresentationIntentType", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelData",
 )  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -73,6 +72,8 @@ OTHER_PARTS = (
     "SPINE", "SSPINE", "TIBIA", "TOE", "TSPINE", "ULNA", "WRIST",
 )  # fmt: skip
 UNINFORMATIVE_PARTS = frozenset({"", "UNKNOWN", "UNSPECIFIED", "OTHER", "DEFAULT", "NONE", "WHOLEBODY"})
+AXES = {"H": "vertical", "F": "vertical"} | dict.fromkeys("LRAP", "horizontal")
+"""Head, feet, left, right, anterior, posterior."""
 DESCRIPTIONS = ("StudyDescription", "SeriesDescription", "ProtocolName")
 
 VIEWS = frozenset({"PA", "AP", "LATERAL", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO"})
@@ -248,7 +249,14 @@ def check_wanted(dataset: Dataset, name: str, refuse_burnt_in: bool) -> tuple[st
     Raises:
         RefusedPictureError: another modality, another body part, several frames, no pixels.
     """
-    notes = [*_check_modality(dataset, name), *_check_body_part(dataset, name)]
+    notes: list[str] = []
+    modality = _text(dataset, "Modality")
+    if modality and modality not in RADIOGRAPHY:
+        what = modality if modality in OTHER_MODALITIES else f"none of {', '.join(RADIOGRAPHY)}"
+        raise refuse(name, f"modality is {what}")
+    if not modality:
+        notes.append("modality is not given")
+    notes += _check_body_part(dataset, name)
     if "PixelData" not in dataset:
         raise refuse(name, "no pixel data")
     if _number(dataset, "NumberOfFrames") > 1:
@@ -296,15 +304,12 @@ def turn_upright(pixels: Array, dataset: Dataset) -> tuple[Array, tuple[str, ...
         return pixels, ()
     # Of an oblique direction ("LF") the first letter is the main one.
     directions = [str(part)[:1].upper() for part in value] if isinstance(value, MultiValue) else []
-    kinds = [
-        "vertical" if d in ("H", "F") else "horizontal" if d in ("L", "R", "A", "P") else ""
-        for d in directions
-    ]
+    axes = [AXES.get(direction) for direction in directions]
     notes: list[str] = []
-    if kinds == ["vertical", "horizontal"]:
+    if axes == ["vertical", "horizontal"]:
         pixels, directions = pixels.T, directions[::-1]
         notes.append("transposed")
-    elif kinds != ["horizontal", "vertical"]:
+    elif axes != ["horizontal", "vertical"]:
         return pixels, ("its orientation is not understood: left as stored",)
     if directions[0] == "R":
         pixels = pixels[:, ::-1]
@@ -325,16 +330,6 @@ def _number(dataset: Dataset, keyword: str) -> int:
     """Return an element as a whole number; 0 where it is absent or none."""
     value = dataset.get(keyword)
     return int(value) if isinstance(value, int) else 0
-
-
-def _check_modality(dataset: Dataset, name: str) -> list[str]:
-    modality = _text(dataset, "Modality")
-    if modality in RADIOGRAPHY:
-        return []
-    if not modality:
-        return ["modality is not given"]
-    what = modality if modality in OTHER_MODALITIES else f"none of {', '.join(RADIOGRAPHY)}"
-    raise refuse(name, f"modality is {what}")
 
 
 def _check_body_part(dataset: Dataset, name: str) -> list[str]:
