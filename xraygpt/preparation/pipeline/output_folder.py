@@ -31,11 +31,7 @@ hands out the bytes itself."""
 
 @contextmanager
 def new_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written that is there in full or not at all.
-
-    Args:
-        scratch: folder on the same disk, where the file grows before it is moved.
-    """
+    """Open a file to be written that is there in full or not at all; it grows in `scratch`, a folder."""
     growing = scratch / f"{path.name}.tmp"
     with writing(path):
         with growing.open("wb") as file:
@@ -44,11 +40,7 @@ def new_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
 
 
 class OutputFolder:
-    """A folder that is new, empty, or holds the unfinished or finished work of the same command.
-
-    Args:
-        path: the folder.
-        settings: what the result depends on, as plain values.
+    """A folder that is new, empty, or holds the unfinished or finished work of the same settings.
 
     Raises:
         DataError: it holds something else, or would lead out of itself by a link.
@@ -119,9 +111,6 @@ class Progress:
     @contextmanager
     def open(cls, path: Path, settings: dict[str, Any]) -> Iterator[Self]:
         """Open the file, made if it is not there; it is locked until the end of the `with` block.
-
-        Args:
-            settings: what the result depends on, as plain values.
 
         Raises:
             DataError: another process has it open, it was made with other settings (and is past the reports,
@@ -250,8 +239,8 @@ def _to_json(row: Row) -> str:
 
 
 def _changed_settings(path: Path, stored: dict[str, Any], settings: dict[str, Any]) -> str:
-    differing = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
-    lines = "".join(f"\n  {key}: {stored.get(key)!r}, now {settings.get(key)!r}" for key in differing)
+    pairs = {key: (stored.get(key), settings.get(key)) for key in sorted(stored.keys() | settings.keys())}
+    lines = "".join(f"\n  {key}: {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new)
     return (
         f"{path.parent.parent}: holds an unfinished preparation with other settings:{lines}\n"
         f"go on with those, name another folder, or delete this one"

@@ -33,16 +33,11 @@ def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
 
     A sample is ``<image_id>.jpg`` (or ``.png``) and ``<image_id>.json``, its annotation; samples come in the
     order of the annotations. webdataset takes a name up to its first dot for the sample's key, so a dot in
-    an image id becomes ``%2E`` in the names (and ``%`` becomes ``%25``); the JSON has the id itself.
+    an image id becomes ``%2E`` in the names (and ``%`` becomes ``%25``); the JSON has the id itself. No tar
+    gets larger than `shard_bytes`, unless a single sample is.
 
     The index is taken away first and written last, so shards without one are known to be unfinished. To
     write them again gives the same bytes, and shards of an earlier run are replaced.
-
-    Args:
-        shard_bytes: no tar gets larger, unless a single sample is.
-
-    Returns:
-        What the index holds.
 
     Raises:
         MissingFileError: there is no annotation file.

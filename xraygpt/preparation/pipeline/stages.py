@@ -67,9 +67,8 @@ class SplitConfig:
 def split_of(study: Study, config: SplitConfig) -> str:
     """Return the published split of a study, or draw one: ``train``, ``val`` or ``test``.
 
-    The draw depends on the seed and the patient (the study, where the patient is unknown) and on nothing
-    else. So a patient is in one split, and a study stays in its split when rules or other studies change;
-    the shares are met on average only.
+    The draw depends on the seed and the patient (the study, where the patient is unknown) alone, so that a
+    study stays in its split when rules or other studies change; the shares are met on average only.
     """
     if study.split is not None:
         return study.split
@@ -158,7 +157,7 @@ def _rewritten(row: Row, rewriter: ChatRewriter) -> Row:
     except RefusedAnswerError as error:
         return row | rejected | {"rule": REWRITING, "detail": str(error)}
     row["changes"].append({"rule": REWRITING, "before": before, "after": after})
-    row["labels_after"] = {label: int(status) for label, status in label_report(after).items()}
+    row["labels_after"] = label_report(after)
     if difference := lost_findings(before, after):
         return row | rejected | {"rule": LABEL_PRESERVATION, "detail": difference}
     return row | {"caption": after}
@@ -171,11 +170,7 @@ def convert_pictures(
     config: PictureConfig,
     processes: int,
 ) -> None:
-    """Convert every image that is still wanted, and note what became of it.
-
-    Args:
-        stream: hands out the images that lie in no file of their own.
-    """
+    """Convert every image still wanted, those without a file from `stream`, and note what became of it."""
     progress.forget_pictures(folder.images)
     convert = functools.partial(_convert_all, folder=folder, config=config)
     with tqdm(desc="images", unit=" images", total=progress.pending_count(), mininterval=1) as bar:
@@ -228,14 +223,7 @@ def _refused(image_id: str, reason: str, detail: str) -> Row:
 
 
 def write_files(progress: Progress, folder: OutputFolder, with_images: bool) -> int:
-    """Write ``filter_cap.json`` and ``studies.jsonl``, in the source's order.
-
-    Args:
-        with_images: see `annotations_of`.
-
-    Returns:
-        The number of annotations.
-    """
+    """Write ``filter_cap.json`` and ``studies.jsonl``, in the source's order; return how many annotations."""
     count = 0
     with (
         new_file(folder.path / RECORD_FILE, folder.scratch) as record,
@@ -274,8 +262,7 @@ def _to_json(row: Row) -> bytes:
 def write_checksums(folder: OutputFolder) -> None:
     """Write ``SHA256SUMS``, as ``sha256sum --check`` reads it: a line for each file of the data set.
 
-    An image's is the hash of what was to be written, taken from the record, and not of what the disk gives
-    back now.
+    An image's hash is that of what was to be written, from the record, not of what the disk gives back now.
     """
     path, loose = folder.path, folder.images.is_dir()
     shards = [] if loose else sorted((path / SHARD_FOLDER).glob("*"))

@@ -317,10 +317,10 @@ def _tallied(what: str, tally: Tally) -> Check:
 def summarise_preparation(
     studies: Path, *, source: str = "", synthetic: bool = False, text_only: bool = False
 ) -> Summary:
-    """Count what became of every study; reads the record line by line.
+    """Count what became of every study.
 
     Args:
-        studies: the record, ``studies.jsonl``.
+        studies: the record, ``studies.jsonl``; read line by line.
         source: how the page calls the raw data, e.g. ``openi``.
         synthetic: no image shows a patient; the page says so.
         text_only: reports were prepared without images, so that a kept report is one annotation.

@@ -41,13 +41,15 @@ Found = Iterator[tuple[str, str]]
 
 
 class Verification:
-    """What was checked and what is wrong."""
+    """What was checked in a prepared folder, and what is wrong."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problems = Tally()  # what is wrong -> with what; empty for a folder that is in order
         self.checked: list[str] = []  # what was looked at, with numbers
         self.nothing: list[str] = []  # checks that had nothing to check, with the reason
+        self._annotations: list[Annotation] | None = None  # the usable ones; None if they cannot be read
+        self._sums: dict[str, str] = {}  # name -> SHA-256, of the files that are there
 
     def text(self) -> str:
         """Return the lines for a terminal: problems with counts and the first few, then what was checked."""
@@ -62,6 +64,178 @@ class Verification:
         kinds = len(self.problems)
         verdict = f"{kinds} kinds of problems" if kinds > 1 else "1 kind of problem" if kinds else "in order"
         return "\n".join([*lines, f"{self.folder}: {verdict}"])
+
+    def check_annotations(self) -> None:
+        """Search the annotations for what no training can use."""
+        note, path = self.problems.note, self.folder / ANNOTATION_FILE
+        try:
+            annotations, problems = scan_annotations(path)
+        except XrayGPTError as error:
+            note(f"{ANNOTATION_FILE} cannot be read", str(error))
+            return
+        for problem in problems:
+            note("unusable annotations", problem)
+        if not annotations and not problems:
+            note("no annotation", str(path))
+        seen: set[str] = set()
+        splits: dict[str, set[str]] = defaultdict(set)
+        for row in annotations:
+            if row.image_id in seen:
+                note("image ids that are annotated twice", f"{row.image_id} ({row.place})")
+            seen.add(row.image_id)
+            if not row.caption.strip():
+                note("empty captions", f"{row.image_id} ({row.place})")
+            if row.split not in SPLITS:
+                note(f"splits that are none of {', '.join(SPLITS)}", f"'{row.split}' ({row.place})")
+            splits[row.study_id].add(row.split)
+        for study_id, names in splits.items():
+            if len(names) > 1:
+                note("studies in more than one split", f"{study_id}: {', '.join(sorted(names))}")
+        self.checked.append(f"{len(annotations):,} annotations")
+        self._annotations = annotations
+
+    def check_record(self, with_images: bool) -> None:
+        """Compare the record with the annotations and search it for patients in two splits."""
+        path = self.folder / RECORD_FILE
+        if not path.is_file():
+            self.nothing.append(f"no {path.name}: whether a patient is in two splits")
+            return
+        search, studies = LeakageSearch(), 0
+        left = {row.image_id: row for row in self._annotations or ()}
+        try:
+            for row in read_record(path):
+                if row.get("outcome") != "kept":
+                    continue
+                studies += 1
+                search.add(row)
+                if self._annotations is not None:
+                    self._compare(annotations_of(row, with_images), left)
+        except XrayGPTError as error:
+            self.problems.note(f"{path.name} cannot be read", str(error))
+            return
+        for unknown in left.values():
+            place = f"{unknown.image_id} ({unknown.place})"
+            self.problems.note(f"annotations that {path.name} does not know", place)
+        leakage = search.result()
+        for what, shared in (
+            ("patients in more than one split", leakage["patients_in_splits"]),
+            (f"studies that {path.name} lists more than once", leakage["studies_repeated"]),
+        ):
+            if shared.values:
+                self.problems[what], self.problems.first[what] = shared.values, list(shared.first)
+        if not search.studies_with_patient:
+            self.nothing.append(f"{path.name} names no patients: whether one is in two splits")
+        self.checked.append(f"{path.name}, {studies:,} kept studies")
+
+    def _compare(self, expected: list[dict[str, str]], left: dict[str, Annotation]) -> None:
+        """Compare the annotations of a study with those of its row, and take them out of `left`."""
+        for row in expected:
+            found = left.pop(str(row["image_id"]), None)
+            if found is None:
+                place = f"{row['image_id']} (study {row['study_id']})"
+                self.problems.note("kept studies without their annotation", place)
+                continue
+            row["split"] = normalise_split(row["split"])
+            names = ("study_id", "split", "caption")
+            if differing := [name for name in names if row[name] != getattr(found, name)]:
+                place = f"{found.image_id}: {', '.join(differing)} ({found.place})"
+                self.problems.note("annotations that differ from the record", place)
+
+    def check_files(self, quick: bool, workers: int) -> None:
+        """Compare images, shards and checksums with each other, and read all files."""
+        images, shards = self.folder / IMAGE_FOLDER, self.folder / SHARD_FOLDER
+        self._read_checksums()
+        named = self._check_image_folder(images) if images.is_dir() else set()
+        listed = self._check_index(shards) if shards.is_dir() else []
+        decoded = set() if quick else named
+        files = [
+            functools.partial(_check_file, self.folder / name, self._sums.get(name), name in decoded)
+            for name in sorted(self._sums.keys() | decoded)
+        ]
+        tars = [
+            functools.partial(_check_shard, shards / shard.name, shard, not quick)
+            for shard in listed
+            if not file_problems(shards, [shard])
+        ]
+        self._run(files, FILES_AT_ONCE, workers)
+        self._run(tars, 1, workers)
+        done = "there; not decoded, as asked" if quick else "decoded"
+        if named:
+            self.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {done}")
+        if packed := sum(len(shard.images) for shard in listed):
+            self.checked.append(f"{packed:,} images in {SHARD_FOLDER}/: {done}; checksums of the index")
+        if self._sums:
+            self.checked.append(f"{len(self._sums):,} checksums of {CHECKSUM_FILE}")
+
+    def _read_checksums(self) -> None:
+        path = self.folder / CHECKSUM_FILE
+        if not path.is_file():
+            self.nothing.append(f"no {CHECKSUM_FILE}: whether files have changed")
+            return
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
+            match = CHECKSUM_LINE.fullmatch(line)
+            name = PurePosixPath(match[2]) if match else None
+            if match is None or name is None or name.is_absolute() or ".." in name.parts:
+                self.problems.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
+            elif not (self.folder / name).is_file():
+                self.problems.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
+            else:
+                self._sums[str(name)] = match[1]
+        if self._sums and ANNOTATION_FILE not in self._sums:
+            self.problems.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
+
+    def _check_image_folder(self, folder: Path) -> set[str]:
+        """Return the paths of the images below the prepared folder."""
+        store, note = LooseImages(folder), self.problems.note
+        present = {
+            path.relative_to(self.folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
+        }
+        named: set[str] = set()
+        for row in self._annotations or ():
+            file = store.find(row.image_id)
+            if file is None:
+                note(f"annotated images that are not in {IMAGE_FOLDER}/", f"{row.image_id} ({row.place})")
+            else:
+                named.add(file.relative_to(self.folder).as_posix())
+        for name in sorted(present - named) if self._annotations is not None else ():
+            note(f"files in {IMAGE_FOLDER}/ that no annotation names", name)
+        for name in sorted(named - self._sums.keys()) if self._sums else ():
+            note(f"files that {CHECKSUM_FILE} does not name", name)
+        return named | {name for name in present if name.endswith(IMAGE_SUFFIXES)}
+
+    def _check_index(self, folder: Path) -> list[Shard]:
+        """Return what the index lists; its tars are taken out of the checksums, so that each is read once."""
+        note = self.problems.note
+        try:
+            shards = read_index(folder)
+        except XrayGPTError as error:
+            note("the index of the shards cannot be read", str(error))
+            return []
+        for problem in file_problems(folder, shards):
+            note("shards that are absent or of another size than the index says", problem)
+        listed = {shard.name for shard in shards} | {INDEX_FILE}
+        for name in sorted({file.name for file in folder.iterdir()} - listed):
+            note(f"files in {SHARD_FOLDER}/ that the index does not name", name)
+        if self._annotations is not None:
+            indexed = {member.image_id for shard in shards for member in shard.images}
+            places = {row.image_id: row.place for row in self._annotations}
+            for image_id in sorted(places.keys() - indexed):
+                note("annotated images that are in no shard", f"{image_id} ({places[image_id]})")
+            for image_id in sorted(indexed - places.keys()):
+                note("images in shards that no annotation names", image_id)
+        for shard in shards:
+            if self._sums.pop(f"{SHARD_FOLDER}/{shard.name}", shard.sha256) != shard.sha256:
+                note(f"shards with another checksum in {CHECKSUM_FILE} than in the index", shard.name)
+        return shards
+
+    def _run(self, checks: Sequence[Callable[[], Found]], chunk: int, workers: int) -> None:
+        processes = workers if len(checks) > chunk else 1
+        with tqdm(desc="checking", unit=" files", total=len(checks), delay=3, mininterval=1) as bar:
+            for problems in map_chunks(_problems, checks, chunk, processes):
+                for what, place in problems:
+                    self.problems.note(what, place)
+                bar.update(min(chunk, len(checks) - bar.n))
 
 
 def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Verification:
@@ -78,196 +252,17 @@ def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Ver
     if not folder.is_dir():
         raise MissingFileError(f"missing folder: {folder}")
     result = Verification(folder)
-    found, images, shards = result.problems, folder / IMAGE_FOLDER, folder / SHARD_FOLDER
     if (folder / WORK_FOLDER).exists():
-        found.note("an unfinished preparation; run its command again", str(folder / WORK_FOLDER))
-    annotations = _check_annotations(folder / ANNOTATION_FILE, result)
-    with_images = images.is_dir() or shards.is_dir()
+        result.problems.note("an unfinished preparation; run its command again", str(folder / WORK_FOLDER))
+    result.check_annotations()
+    with_images = (folder / IMAGE_FOLDER).is_dir() or (folder / SHARD_FOLDER).is_dir()
     if not with_images and not (folder / RECORD_FILE).is_file():
-        found.note(f"neither {IMAGE_FOLDER}/ nor {SHARD_FOLDER}/ is there", str(folder))
+        result.problems.note(f"neither {IMAGE_FOLDER}/ nor {SHARD_FOLDER}/ is there", str(folder))
     elif not with_images:
         result.nothing.append(f"neither {IMAGE_FOLDER}/ nor {SHARD_FOLDER}/: reports alone")
-    _check_record(folder / RECORD_FILE, annotations, with_images, result)
-    sums = _read_checksums(folder, result)
-    named = _check_image_folder(folder, annotations, sums, found) if images.is_dir() else set()
-    listed = _check_index(shards, annotations, sums, found) if shards.is_dir() else []
-    decoded = set() if quick else named
-    files = [
-        functools.partial(_check_file, folder / name, sums.get(name), name in decoded)
-        for name in sorted(sums.keys() | decoded)
-    ]
-    tars = [
-        functools.partial(_check_shard, shards / shard.name, shard, not quick)
-        for shard in listed
-        if not file_problems(shards, [shard])
-    ]
-    _run(files, FILES_AT_ONCE, workers, found)
-    _run(tars, 1, workers, found)
-    done = "there; not decoded, as asked" if quick else "decoded"
-    if named:
-        result.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {done}")
-    if packed := sum(len(shard.images) for shard in listed):
-        result.checked.append(f"{packed:,} images in {SHARD_FOLDER}/: {done}; checksums of the index")
-    if sums:
-        result.checked.append(f"{len(sums):,} checksums of {CHECKSUM_FILE}")
+    result.check_record(with_images)
+    result.check_files(quick, workers)
     return result
-
-
-def _check_annotations(path: Path, result: Verification) -> list[Annotation] | None:
-    """Return the usable annotations; None if the file cannot be read at all."""
-    found = result.problems
-    try:
-        annotations, problems = scan_annotations(path)
-    except XrayGPTError as error:
-        found.note(f"{ANNOTATION_FILE} cannot be read", str(error))
-        return None
-    for problem in problems:
-        found.note("unusable annotations", problem)
-    if not annotations and not problems:
-        found.note("no annotation", str(path))
-    seen: set[str] = set()
-    splits: dict[str, set[str]] = defaultdict(set)
-    for row in annotations:
-        if row.image_id in seen:
-            found.note("image ids that are annotated twice", f"{row.image_id} ({row.place})")
-        seen.add(row.image_id)
-        if not row.caption.strip():
-            found.note("empty captions", f"{row.image_id} ({row.place})")
-        if row.split not in SPLITS:
-            found.note(f"splits that are none of {', '.join(SPLITS)}", f"'{row.split}' ({row.place})")
-        splits[row.study_id].add(row.split)
-    for study_id, names in splits.items():
-        if len(names) > 1:
-            found.note("studies in more than one split", f"{study_id}: {', '.join(sorted(names))}")
-    result.checked.append(f"{len(annotations):,} annotations")
-    return annotations
-
-
-def _check_record(
-    path: Path, annotations: Sequence[Annotation] | None, with_images: bool, result: Verification
-) -> None:
-    """Compare ``studies.jsonl`` with the annotations and search it for patients in two splits."""
-    if not path.is_file():
-        result.nothing.append(f"no {path.name}: whether a patient is in two splits")
-        return
-    search, studies = LeakageSearch(), 0
-    left = {row.image_id: row for row in annotations or ()}
-    try:
-        for row in read_record(path):
-            if row.get("outcome") != "kept":
-                continue
-            studies += 1
-            search.add(row)
-            for expected in annotations_of(row, with_images) if annotations is not None else ():
-                annotation = left.pop(str(expected["image_id"]), None)
-                place = f"{expected['image_id']} (study {row['study_id']})"
-                if annotation is None:
-                    result.problems.note("kept studies without their annotation", place)
-                    continue
-                expected["split"] = normalise_split(expected["split"])
-                names = ("study_id", "split", "caption")
-                if differing := [name for name in names if expected[name] != getattr(annotation, name)]:
-                    place = f"{annotation.image_id}: {', '.join(differing)} ({annotation.place})"
-                    result.problems.note("annotations that differ from the record", place)
-    except XrayGPTError as error:
-        result.problems.note(f"{path.name} cannot be read", str(error))
-        return
-    for unknown in left.values():
-        place = f"{unknown.image_id} ({unknown.place})"
-        result.problems.note(f"annotations that {path.name} does not know", place)
-    leakage = search.result()
-    for what, shared in (
-        ("patients in more than one split", leakage["patients_in_splits"]),
-        (f"studies that {path.name} lists more than once", leakage["studies_repeated"]),
-    ):
-        if shared.values:
-            result.problems[what], result.problems.first[what] = shared.values, list(shared.first)
-    if not search.studies_with_patient:
-        result.nothing.append(f"{path.name} names no patients: whether one is in two splits")
-    result.checked.append(f"{path.name}, {studies:,} kept studies")
-
-
-def _read_checksums(folder: Path, result: Verification) -> dict[str, str]:
-    """Return name -> SHA-256 of the files that ``SHA256SUMS`` names; those that are absent are noted."""
-    path = folder / CHECKSUM_FILE
-    if not path.is_file():
-        result.nothing.append(f"no {CHECKSUM_FILE}: whether files have changed")
-        return {}
-    sums: dict[str, str] = {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        match = CHECKSUM_LINE.fullmatch(line)
-        name = PurePosixPath(match[2]) if match else None
-        if match is None or name is None or name.is_absolute() or ".." in name.parts:
-            result.problems.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
-        elif not (folder / name).is_file():
-            result.problems.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
-        else:
-            sums[str(name)] = match[1]
-    if sums and ANNOTATION_FILE not in sums:
-        result.problems.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
-    return sums
-
-
-def _check_image_folder(
-    folder: Path, annotations: Sequence[Annotation] | None, sums: dict[str, str], found: Tally
-) -> set[str]:
-    """Compare the files in ``image/`` with the annotations; return the images' paths below `folder`."""
-    store = LooseImages(folder / IMAGE_FOLDER)
-    files = (folder / IMAGE_FOLDER).rglob("*")
-    present = {path.relative_to(folder).as_posix() for path in files if not path.is_dir()}
-    named: set[str] = set()
-    for row in annotations or ():
-        file = store.find(row.image_id)
-        if file is None:
-            found.note(f"annotated images that are not in {IMAGE_FOLDER}/", f"{row.image_id} ({row.place})")
-        else:
-            named.add(file.relative_to(folder).as_posix())
-    if annotations is not None:
-        for name in sorted(present - named):
-            found.note(f"files in {IMAGE_FOLDER}/ that no annotation names", name)
-    if sums:
-        for name in sorted(named - sums.keys()):
-            found.note(f"files that {CHECKSUM_FILE} does not name", name)
-    return named | {name for name in present if name.endswith(IMAGE_SUFFIXES)}
-
-
-def _check_index(
-    folder: Path, annotations: Sequence[Annotation] | None, sums: dict[str, str], found: Tally
-) -> list[Shard]:
-    """Compare the index of the shards with annotations, files and checksums; return what it lists.
-
-    The shards are taken out of `sums`, so that each is read once.
-    """
-    try:
-        shards = read_index(folder)
-    except XrayGPTError as error:
-        found.note("the index of the shards cannot be read", str(error))
-        return []
-    for problem in file_problems(folder, shards):
-        found.note("shards that are absent or of another size than the index says", problem)
-    for name in sorted({file.name for file in folder.iterdir()} - {s.name for s in shards} - {INDEX_FILE}):
-        found.note(f"files in {SHARD_FOLDER}/ that the index does not name", name)
-    if annotations is not None:
-        indexed = {member.image_id for shard in shards for member in shard.images}
-        places = {row.image_id: row.place for row in annotations}
-        for image_id in sorted(places.keys() - indexed):
-            found.note("annotated images that are in no shard", f"{image_id} ({places[image_id]})")
-        for image_id in sorted(indexed - places.keys()):
-            found.note("images in shards that no annotation names", image_id)
-    for shard in shards:
-        if sums.pop(f"{SHARD_FOLDER}/{shard.name}", shard.sha256) != shard.sha256:
-            found.note(f"shards with another checksum in {CHECKSUM_FILE} than in the index", shard.name)
-    return shards
-
-
-def _run(checks: Sequence[Callable[[], Found]], chunk: int, workers: int, found: Tally) -> None:
-    processes = workers if len(checks) > chunk else 1
-    with tqdm(desc="checking", unit=" files", total=len(checks), delay=3, mininterval=1) as bar:
-        for problems in map_chunks(_problems, checks, chunk, processes):
-            for what, place in problems:
-                found.note(what, place)
-            bar.update(min(chunk, len(checks) - bar.n))
 
 
 def _problems(checks: Sequence[Callable[[], Found]]) -> list[tuple[str, str]]:

@@ -125,7 +125,7 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
         found = itertools.chain.from_iterable(sentences.values())
         changes += [Change(RESTORED_WORDS, old, new) for old in found if (new := restore_words(old)) != old]
         sentences = {name: [restore_words(sentence) for sentence in old] for name, old in sentences.items()}
-    before = _plain(label_report("\n\n".join(map(_joined, sentences.values())))) if english else {}
+    before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
     rule, detail = _drop_reason(published, config)
     if rule:
         return CleanedReport("", "dropped", rule, detail, labels_before=before)
@@ -136,7 +136,7 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
         sentences, [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
     )
     caption = join(cleaned)
-    after = _plain(label_report(caption))
+    after = label_report(caption)
     rest = ((*changes, *cleaning), before, after)
     if not caption:
         return CleanedReport("", "dropped", "nothing_left", "no sentence is left", *rest)
@@ -260,7 +260,3 @@ def _joined(sentences: Iterable[str]) -> str:
 def _closed(sentence: str) -> str:
     sentence = sentence.rstrip(" .,;:")
     return sentence if sentence.endswith(("!", "?")) else f"{sentence}."
-
-
-def _plain(labels: Mapping[str, int]) -> dict[str, int]:
-    return {label: int(status) for label, status in labels.items()}
