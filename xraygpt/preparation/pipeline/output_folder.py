@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -30,9 +30,9 @@ hands out the bytes itself."""
 
 
 @contextmanager
-def new_file(path: Path, scratch: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written that is there in full or not at all; it grows in `scratch`, a folder."""
-    growing = scratch / f"{path.name}.tmp"
+def new_file(path: Path, work: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written that is there in full or not at all; it grows in the folder `work`."""
+    growing = work / f"{path.name}.tmp"
     with writing(path):
         with growing.open("wb") as file:
             yield file
@@ -48,29 +48,23 @@ class OutputFolder:
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
+        self.settings = settings
         self.work = path / WORK_FOLDER
-        self.scratch = self.work / "scratch"
         self.images = path / IMAGE_FOLDER
         if path.exists() and not path.is_dir():
             raise DataError(f"{path}: is a file; name a folder")
-        for part in (self.work, self.scratch, self.images, path / SHARD_FOLDER):
+        for part in (self.work, self.images, path / SHARD_FOLDER):
             if part.is_symlink():
                 raise DataError(f"{part}: is a link that leads out of the folder; remove it")
         self.finished = not self.work.is_dir() and _is_finished(path, settings)
         if not self.finished and not self.work.is_dir() and path.is_dir() and any(path.iterdir()):
             raise DataError(f"{path}: is not empty and no unfinished preparation; name another folder")
 
-    def open(self) -> Path:
-        """Make the folders and return the progress file."""
+    def open(self) -> AbstractContextManager[Progress]:
+        """Make the folders and open the progress file."""
         self.images.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(exist_ok=True)
-        return self.work / PROGRESS_FILE
-
-    def clear_scratch(self) -> None:
-        """Remove half-written files; only for whoever has the progress file open."""
-        if self.scratch.is_dir():
-            shutil.rmtree(self.scratch)
-        self.scratch.mkdir()
+        return Progress.open(self.work / PROGRESS_FILE, self.settings)
 
     def close(self) -> None:
         """Remove what was needed to go on."""

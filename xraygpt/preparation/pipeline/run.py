@@ -109,8 +109,7 @@ def prepare(job: Job) -> Summary | None:
     folder = OutputFolder(job.output, job.settings())
     if folder.finished:
         return None
-    with Progress.open(folder.open(), job.settings()) as progress:
-        folder.clear_scratch()
+    with folder.open() as progress:
         _clean(job, folder, progress)
         if job.config.rewriting is not None:
             rewrite_captions(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
@@ -135,7 +134,7 @@ def plan(job: Job) -> str:
     folder = OutputFolder(job.output, job.settings())
     if folder.finished or job.config.rewriting is None:
         raise DataError(f"{job.output}: nothing is left to be rewritten")
-    with Progress.open(folder.open(), job.settings()) as progress:
+    with folder.open() as progress:
         _clean(job, folder, progress)
         return plan_rewriting(progress, ChatRewriter(job.config.rewriting, job.output / ANSWERS_FILE))
 
@@ -163,8 +162,8 @@ def _conclude(job: Job, folder: OutputFolder, count: int) -> Summary:
     if not job.with_images:
         folder.images.rmdir()
     write_checksums(folder)
-    write_page(summary, folder.path, yaml.safe_dump(job.settings(), sort_keys=False), job.command)
-    content = {"settings": job.settings(), **json.loads(summary.to_json())}
+    write_page(summary, folder.path, yaml.safe_dump(folder.settings, sort_keys=False), job.command)
+    content = {"settings": folder.settings, **json.loads(summary.to_json())}
     write_text(folder.path / REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     folder.close()
     return summary

@@ -199,7 +199,7 @@ def _convert_all(
             rows.append(_refused(image_id, error.reason, str(error)))
             continue
         name = image_id + picture.suffix
-        with new_file(folder.images / name, folder.scratch) as file:
+        with new_file(folder.images / name, folder.work) as file:
             file.write(picture.data)
         sizes = ("width", "height", "original_width", "original_height")
         rows.append(
@@ -226,8 +226,8 @@ def write_files(progress: Progress, folder: OutputFolder, with_images: bool) -> 
     """Write ``filter_cap.json`` and ``studies.jsonl``, in the source's order; return how many annotations."""
     count = 0
     with (
-        new_file(folder.path / RECORD_FILE, folder.scratch) as record,
-        new_file(folder.path / ANNOTATION_FILE, folder.scratch) as annotations,
+        new_file(folder.path / RECORD_FILE, folder.work) as record,
+        new_file(folder.path / ANNOTATION_FILE, folder.work) as annotations,
     ):
         annotations.write(b'{"annotations": [')
         for number, row in progress.studies():
@@ -267,7 +267,7 @@ def write_checksums(folder: OutputFolder) -> None:
     path, loose = folder.path, folder.images.is_dir()
     shards = [] if loose else sorted((path / SHARD_FOLDER).glob("*"))
     with (
-        new_file(path / CHECKSUM_FILE, folder.scratch) as file,
+        new_file(path / CHECKSUM_FILE, folder.work) as file,
         (path / RECORD_FILE).open(encoding="utf-8") as record,
     ):
         for part in (path / ANNOTATION_FILE, path / RECORD_FILE, *shards):

@@ -207,13 +207,12 @@ class Check:
     """Something that should not occur, and how often it did."""
 
     what: str
-    count: int
+    count: int | None
+    """None if the raw data do not tell."""
     details: tuple[str, ...]
     """The first few cases, or the reasons with their counts."""
     grave: bool = False
     """Splits overlap: scores will look better than they are."""
-    known: bool = True
-    """False if the raw data do not tell."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +241,7 @@ class Summary:
         """Return everything that was looked for, also what was not found, gravest first."""
         patients = self._shared("patients in more than one split", "patients_in_splits", grave=True)
         if not self.studies_with_patient:
-            patients = Check(patients.what, 0, ("the raw data name no patients",), grave=True, known=False)
+            patients = Check(patients.what, None, ("the raw data name no patients",), grave=True)
         of_images = [
             self._shared("equal images in more than one split", "pixels_in_splits", grave=True),
             self._shared("equal images in more than one study", "pixels_in_studies"),
@@ -288,9 +287,9 @@ class Summary:
             if check.count:
                 yield "\n  ".join((f"{check.what}: {check.count:,}", *check.details))
         for check in checks:
-            if not check.known:
+            if check.count is None:
                 yield f"not known: {check.what} ({', '.join(check.details)})"
-        if absent := [check.what for check in checks if check.known and not check.count]:
+        if absent := [check.what for check in checks if check.count == 0]:
             yield f"none found: {', '.join(absent)}"
         outcomes, pictures = self.reports.outcomes, self.pictures
         named = ", ".join(f"{outcomes[outcome]:,} {outcome}" for outcome in OUTCOMES)
