@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean, summarise
 from xraygpt.common.files import is_missing

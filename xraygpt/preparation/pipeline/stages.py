@@ -107,10 +107,7 @@ def _judge(
             "study_id": item.study_id,
             "patient_id": item.patient_id,
             "split": split_of(item, splits),
-            **{name: getattr(cleaned, name) for name in ("outcome", "rule", "detail", "caption")},
-            "changes": [dataclasses.asdict(change) for change in cleaned.changes],
-            "labels_before": cleaned.labels_before,
-            "labels_after": cleaned.labels_after,
+            **dataclasses.asdict(cleaned),
             "pictures": [
                 *({"image_id": picture.image_id, "view": picture.view} for picture in item.pictures),
                 *(

@@ -81,13 +81,13 @@ class Change:
 class CleanedReport:
     """What became of a report."""
 
-    caption: str
-    """"" where it was dropped or rejected."""
     outcome: Literal["kept", "dropped", "rejected"]
     rule: str = ""
     """Name of the rule that dropped or rejected it."""
     detail: str = ""
     """The reason, for people; `NOT_ENGLISH` for a report that was kept uncleaned."""
+    caption: str = ""
+    """"" where it was dropped or rejected."""
     changes: tuple[Change, ...] = ()
     labels_before: Mapping[str, int] = field(default_factory=dict)
     """Class -> `Status` of the sections as published, with the words that `restore_words` puts back."""
@@ -128,10 +128,10 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
     before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
     rule, detail = _drop_reason(published, config)
     if rule:
-        return CleanedReport("", "dropped", rule, detail, labels_before=before)
+        return CleanedReport("dropped", rule, detail, labels_before=before)
     join = join_sections if config.join_sections else _with_headers
     if not english:
-        return CleanedReport(join(sentences), "kept", "", NOT_ENGLISH)
+        return CleanedReport("kept", "", NOT_ENGLISH, join(sentences))
     cleaned, cleaning = clean_sentences(
         sentences, [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
     )
@@ -139,10 +139,10 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
     after = label_report(caption)
     rest = ((*changes, *cleaning), before, after)
     if not caption:
-        return CleanedReport("", "dropped", "nothing_left", "no sentence is left", *rest)
+        return CleanedReport("dropped", "nothing_left", "no sentence is left", "", *rest)
     if detail := _difference(before, after):
-        return CleanedReport("", "rejected", LABEL_PRESERVATION, detail, *rest)
-    return CleanedReport(caption, "kept", "", "", *rest)
+        return CleanedReport("rejected", LABEL_PRESERVATION, detail, "", *rest)
+    return CleanedReport("kept", "", "", caption, *rest)
 
 
 def _drop_reason(texts: Mapping[str, str], config: CleaningConfig) -> tuple[str, str]:
