@@ -54,8 +54,8 @@ def folder(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> int:
     """Check a prepared folder; return 1 if there is a problem."""
+    from xraygpt.preparation.pipeline.verify import verify_folder
     from xraygpt.preparation.pipeline.workers import available_cores
-    from xraygpt.preparation.verification.verify import verify_folder
 
     result = verify_folder(args.folder, quick=args.quick, workers=args.processes or available_cores())
     print(result.text())
@@ -133,8 +133,7 @@ def _prepare(
         inputs: what names the raw data, for the record.
         raw: the folder of the raw data, which says whether they are synthetic; None if they are.
     """
-    from xraygpt.preparation.pipeline.config import read_config
-    from xraygpt.preparation.pipeline.run import Job, plan, prepare
+    from xraygpt.preparation.pipeline.run import Job, plan, prepare, read_config
     from xraygpt.preparation.pipeline.shards import SHARD_BYTES
     from xraygpt.preparation.pipeline.workers import available_cores
     from xraygpt.preparation.synthetic.trees import NOTICE_FILE

@@ -9,7 +9,7 @@ import pytest
 
 from tests.preparation.prepared import change, picture, refused, study, write_record
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.record.summary import Summary, summarise_preparation
+from xraygpt.preparation.pipeline.summary import Summary, summarise_preparation
 
 
 def summarise(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> Summary:
@@ -69,7 +69,7 @@ def test_images_of_a_dropped_study_are_not_training_data(tmp_path: Path) -> None
     ]
     summary = summarise(tmp_path, rows)
     assert summary.annotations() == {"train": 1}
-    assert not summary.leakage.pixels_repeated.values
+    assert not summary.leakage["pixels_repeated"].values
 
 
 def test_an_annotation_is_a_report_where_there_are_no_images(tmp_path: Path) -> None:
@@ -101,14 +101,14 @@ def test_changes_are_counted_by_report_and_by_sentence(tmp_path: Path) -> None:
     reports = summarise(tmp_path, rows).reports
     assert reports.changed_reports == {"priors": 2, "marks": 1}
     assert reports.changed_sentences == {"priors": 3, "marks": 1}
-    assert [example.changes for example in reports.examples("marks")] == [(("XXXX wires.", "Wires."),)]
+    assert [example.changes for example in reports.samples["marks"].items()] == [(("XXXX wires.", "Wires."),)]
 
 
 def test_a_refused_report_is_shown_with_its_reason(tmp_path: Path) -> None:
     cut = change("priors", "The new effusion is large.", "")
     rows = [refused("a", "short"), refused("b", "labels", outcome="rejected", changes=[cut])]
     reports = summarise(tmp_path, rows).reports
-    (short,), (labels,) = reports.examples("short"), reports.examples("labels")
+    (short,), (labels,) = reports.samples["short"].items(), reports.samples["labels"].items()
     assert (short.study_id, short.detail, short.changes) == ("a", "short, said at length", ())
     assert labels.changes == (("The new effusion is large.", ""),)
 
@@ -118,17 +118,17 @@ def test_examples_and_shown_images_do_not_depend_on_the_order(tmp_path: Path) ->
     first = summarise(tmp_path, rows)
     random.Random(0).shuffle(rows)
     second = summarise(tmp_path, rows)
-    assert len(first.pictures.shown()) == 24
-    assert first.pictures.shown() == second.pictures.shown()
-    assert len(first.reports.examples("marks")) == 3
-    assert first.reports.examples("marks") == second.reports.examples("marks")
+    assert len(first.pictures.shown.items()) == 24
+    assert first.pictures.shown.items() == second.pictures.shown.items()
+    assert len(first.reports.samples["marks"].items()) == 3
+    assert first.reports.samples["marks"].items() == second.reports.samples["marks"].items()
 
 
 def test_a_study_listed_twice_is_one_example(tmp_path: Path) -> None:
     row = study("a", changes=[change("marks", "XXXX a.", "A.")])
     summary = summarise(tmp_path, [row, row])
-    assert [example.study_id for example in summary.reports.examples("marks")] == ["a"]
-    assert [shown.image_id for shown in summary.pictures.shown()] == ["a_1"]
+    assert [example.study_id for example in summary.reports.samples["marks"].items()] == ["a"]
+    assert [shown.image_id for shown in summary.pictures.shown.items()] == ["a_1"]
 
 
 def test_labels_are_counted_before_and_after(tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_labels_are_counted_before_and_after(tmp_path: Path) -> None:
         refused("c", "labels", outcome="rejected", labels_before={"Edema": 1}, labels_after={"Edema": -1}),
     ]
     labels = summarise(tmp_path, rows).reports.labels
-    assert labels["Edema"].before == {"positive": 2, "negative": 1}
-    assert labels["Edema"].kept_before == labels["Edema"].kept_after == {"positive": 1}
-    assert labels["Fracture"].kept_before == {"uncertain": 1}
-    assert not labels["Fracture"].kept_after
+    assert labels["Edema"]["before"] == {"positive": 2, "negative": 1}
+    assert labels["Edema"]["kept_before"] == labels["Edema"]["kept_after"] == {"positive": 1}
+    assert labels["Fracture"]["kept_before"] == {"uncertain": 1}
+    assert not labels["Fracture"]["kept_after"]
 
 
 def test_leakage_is_found_and_named(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_leakage_is_found_and_named(tmp_path: Path) -> None:
     assert patients == ("patient p1: study a (train), study c (test)",)
     (images,) = details_of(summary, "equal images in more than one split")
     assert images == "d_1 (study d, train) = d_2 (study d, train) = e_1 (study e, val)"
-    assert summary.leakage.pixels_repeated.members == 3
+    assert summary.leakage["pixels_repeated"].members == 3
 
 
 def test_patients_that_are_not_named_are_said_to_be_unknown(tmp_path: Path) -> None:
@@ -178,14 +178,14 @@ def test_patients_that_are_not_named_are_said_to_be_unknown(tmp_path: Path) -> N
 
 def test_equal_images_of_one_study_are_no_leakage(tmp_path: Path) -> None:
     summary = summarise(tmp_path, [study("d", picture("d_1", pixels="x"), picture("d_2", pixels="x"))])
-    assert summary.leakage.pixels_repeated.values == 1
-    assert summary.leakage.pixels_in_studies.values == 0
+    assert summary.leakage["pixels_repeated"].values == 1
+    assert summary.leakage["pixels_in_studies"].values == 0
 
 
 def test_equal_captions_are_counted_and_no_problem(tmp_path: Path) -> None:
     summary = summarise(tmp_path, [study("a"), study("b", split="test"), study("c", caption="Another.")])
-    assert summary.leakage.captions_repeated.members == 2
-    assert summary.leakage.captions_in_splits.values == 1
+    assert summary.leakage["captions_repeated"].members == 2
+    assert summary.leakage["captions_in_splits"].values == 1
     assert not any(counts_of(summary).values())
 
 

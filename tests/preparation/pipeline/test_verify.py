@@ -22,7 +22,7 @@ from tests.preparation.prepared import (
 )
 from xraygpt.common.errors import MissingFileError
 from xraygpt.preparation.pipeline.shards import write_shards
-from xraygpt.preparation.verification.verify import verify_folder
+from xraygpt.preparation.pipeline.verify import verify_folder
 
 ROWS = [
     study("a", picture("a_1"), picture("a_2")),
@@ -52,7 +52,8 @@ def sharded(folder: Path) -> Path:
 
 
 def found(folder: Path, **options: Any) -> dict[str, tuple[int, tuple[str, ...]]]:
-    return {p.what: (p.count, tuple(p.first)) for p in verify_folder(folder, **options).problems}
+    problems = verify_folder(folder, **options).problems
+    return {what: (count, tuple(problems.first[what])) for what, count in problems.items()}
 
 
 def annotations_of(folder: Path) -> list[dict[str, Any]]:
@@ -62,7 +63,7 @@ def annotations_of(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_prepared_folder_is_in_order(folder: Path) -> None:
     result = verify_folder(folder)
-    assert result.problems == []
+    assert result.problems == {}
     assert result.nothing == []
     text = result.text()
     assert "checked: 4 annotations" in text
@@ -73,7 +74,7 @@ def test_a_prepared_folder_is_in_order(folder: Path) -> None:
 
 def test_shards_are_in_order(sharded: Path) -> None:
     result = verify_folder(sharded)
-    assert result.problems == []
+    assert result.problems == {}
     assert "checked: 4 images in shards/: decoded" in result.text()
 
 
@@ -90,7 +91,7 @@ def test_a_folder_that_prepare_did_not_make(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "image" / "x.jpg")
     write_annotations(tmp_path, [{"image_id": "x", "caption": CAPTION}])
     result = verify_folder(tmp_path)
-    assert result.problems == []
+    assert result.problems == {}
     assert "no studies.jsonl: whether a patient is in two splits" in result.nothing
     assert "no SHA256SUMS: whether files have changed" in result.nothing
 
@@ -100,7 +101,7 @@ def test_reports_alone(tmp_path: Path) -> None:
     row = {"image_id": "a", "caption": CAPTION, "split": "train", "study_id": "a"}
     write_annotations(tmp_path, [row])
     result = verify_folder(tmp_path)
-    assert result.problems == []
+    assert result.problems == {}
     assert "neither image/ nor shards/: reports alone" in result.nothing
     (tmp_path / "studies.jsonl").unlink()
     assert list(found(tmp_path)) == ["neither image/ nor shards/ is there"]
@@ -154,7 +155,7 @@ def test_a_damaged_image_is_found_unless_quick(folder: Path) -> None:
     assert count == 1
     assert str(file) in place
     quick = verify_folder(folder, quick=True)
-    assert quick.problems == []
+    assert quick.problems == {}
     assert "not decoded, as asked" in quick.text()
 
 
@@ -310,7 +311,7 @@ def test_a_shard_may_differ_from_the_checksums(sharded: Path) -> None:
 
 def test_neither_verification_nor_summary_needs_torch() -> None:
     code = (
-        "import sys, xraygpt.preparation.verification.verify, xraygpt.preparation.record.summary_page\n"
+        "import sys, xraygpt.preparation.pipeline.verify, xraygpt.preparation.pipeline.summary_page\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,9 +12,8 @@ from PIL import Image
 
 from tests.preparation.prepared import change, picture, refused, study, write_folder
 from xraygpt.preparation.pipeline.shards import write_shards
-from xraygpt.preparation.record.counts import ShownPicture
-from xraygpt.preparation.record.summary import summarise_preparation
-from xraygpt.preparation.record.summary_page import marked_change, picture_tiles, write_page
+from xraygpt.preparation.pipeline.summary import ShownPicture, summarise_preparation
+from xraygpt.preparation.pipeline.summary_page import marked_change, picture_tiles, write_page
 from xraygpt.preparation.reports.cleaning import KEPT_FOR_LABEL
 
 VOID = {"meta", "br", "img"}
