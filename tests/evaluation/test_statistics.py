@@ -12,6 +12,7 @@ from xraygpt.evaluation.statistics import (
     difference_interval,
     interval,
     p_value,
+    plain,
     resampled_sums,
     sums_by_study,
     swapped_sums,
@@ -70,14 +71,14 @@ def test_sums_by_study_are_in_the_order_of_names() -> None:
 def test_scores_that_are_not_defined() -> None:
     none = np.zeros((4, 2))
     assert math.isnan(bootstrapped(none).value)
-    assert bootstrapped(none).to_dict() == {"value": None, "low": None, "high": None}
+    assert plain(bootstrapped(none)) == {"value": None, "low": None, "high": None}
     rare = np.array([[1.0, 1.0], [0, 0], [0, 0]])  # many rounds do not draw the only case
-    assert bootstrapped(rare).to_dict() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert plain(bootstrapped(rare)) == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert math.isnan(p_of(none, none))
 
 
 def test_a_single_study_has_no_interval() -> None:
-    assert bootstrapped(np.array([[3.0, 4.0]])).to_dict() == {"value": 0.75, "low": None, "high": None}
+    assert plain(bootstrapped(np.array([[3.0, 4.0]]))) == {"value": 0.75, "low": None, "high": None}
 
 
 def test_a_run_does_not_differ_from_itself() -> None:

@@ -16,7 +16,7 @@ from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter
 from xraygpt.common.precision import Precision
 from xraygpt.datasets.batch import Batch
-from xraygpt.evaluation.page.page_config import PageConfig
+from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 

@@ -84,11 +84,11 @@ def run_score(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
     from xraygpt.evaluation.page.curves import read_runs
-    from xraygpt.evaluation.page.picture_folder import PictureFolder
+    from xraygpt.evaluation.page.examples import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
-    from xraygpt.evaluation.predictions import predictions_file
+    from xraygpt.evaluation.predictions import counted, predictions_file
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
-    from xraygpt.evaluation.results import PAGE_FILE, counted, score_lines, write_scores
+    from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
     from xraygpt.evaluation.statistics import plain
 
@@ -143,6 +143,7 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import comparison_protocol
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
+    from xraygpt.evaluation.statistics import plain
 
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     a, b = (_read(path, args) for path in (args.a, args.b))
@@ -154,7 +155,7 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.out:
         files = [predictions_file(path) for path in (args.a, args.b)]
         protocol = comparison_protocol(a, *files, command=args.command_line)
-        write_json(args.out / COMPARISON_FILE, comparison.to_dict() | {"protocol": protocol})
+        write_json(args.out / COMPARISON_FILE, plain(comparison) | {"protocol": protocol})
         print(f"\nwritten to {args.out / COMPARISON_FILE}")
 
 
@@ -191,8 +192,7 @@ def _columns(args: argparse.Namespace) -> PredictionColumns:
 
 def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:
     """Read predictions; say how many were left out where that is wanted."""
-    from xraygpt.evaluation.predictions import read_predictions
-    from xraygpt.evaluation.results import counted
+    from xraygpt.evaluation.predictions import counted, read_predictions
 
     if not args.skip_without_reference:
         return read_predictions(path, _columns(args))

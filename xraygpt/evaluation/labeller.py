@@ -2,7 +2,7 @@
 
 The classes, their coding and the way mentions are put together follow the CheXpert labeller (Irvin et al.
 2019, https://arxiv.org/abs/1901.07031); the rules are this project's own. How well they do, and where they
-fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.evaluation.findings``.
+fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.evaluation.metrics.phantom``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xraygpt.evaluation.labeller_context import Status, judge, mask_changes
+from xraygpt.evaluation.labeller_context import Status, find_sides, judge, mask_changes
 from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING, SUPPORT_DEVICES, find_terms
-from xraygpt.evaluation.labeller_sentences import split_report
-from xraygpt.evaluation.labeller_sides import find_sides
 from xraygpt.evaluation.priors import tells_only_of_prior
+from xraygpt.evaluation.sentences import split_report
 
 __all__ = [
     "CLASSES",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -17,6 +19,14 @@ MOST_PROBLEMS = 20
 """How many of a file's problems are listed; of the others there is the number."""
 NOT_A_NUMBER = "nan"
 """What pandas makes of an empty cell."""
+NOT_KNOWN = "not known"
+"""The group of those that have no value."""
+MOST_VALUES = 8
+"""Numbers that take more values than this are put into bands."""
+MOST_BANDS = 8
+MOST_GROUPS = 50
+NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?:Y| years?)?")
+"""A number, or an age as DICOM (``058Y``) or a person writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,12 @@ def read_predictions(
     return predictions
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 study``, ``1,200 studies``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def predictions_file(path: Path) -> Path:
     """Return the table that `path` stands for: itself, or the one in a folder (`PREDICTIONS_FILES`).
 
@@ -109,16 +125,60 @@ def predictions_file(path: Path) -> Path:
     return files[0]
 
 
-def column_values(predictions: Iterable[Prediction], column: str) -> list[str]:
+def column_values(predictions: Sequence[Prediction], column: str) -> list[str]:
     """Return what each prediction has in one of its other columns, "" where it has none.
 
     Raises:
         DataError: no prediction has that column.
     """
-    rows = list(predictions)
-    known = list(dict.fromkeys(name for row in rows for name in row.columns))
+    known = list(dict.fromkeys(name for row in predictions for name in row.columns))
     check_columns("the predictions", known, [column])
-    return [row.columns.get(column, "").strip() for row in rows]
+    return [row.columns.get(column, "").strip() for row in predictions]
+
+
+def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str, list[int]]:
+    """Put predictions into groups by the values of a column, or by bands of its numbers.
+
+    Returns:
+        Name of the group -> indices of its predictions; groups in the order of their values.
+
+    Raises:
+        DataError: no prediction has that column, or it has so many different values that groups say nothing.
+    """
+    values = column_values(predictions, column)
+    present = sorted({value for value in values if value})
+    numbers = {value: float(match[1]) for value in present if (match := NUMBER.fullmatch(value))}
+    if len(numbers) < len(present):
+        names = {value: value for value in present}
+    elif len(numbers) > MOST_VALUES:
+        names = _bands(numbers)
+    else:
+        names = {value: value for value in sorted(numbers, key=numbers.__getitem__)}
+    groups: dict[str, list[int]] = {name: [] for name in names.values()}
+    if len(groups) > MOST_GROUPS:
+        raise DataError(
+            f"subgroups by '{column}': there are {len(groups)} different values; {MOST_GROUPS} are the most"
+        )
+    for place, value in enumerate(values):
+        groups.setdefault(names.get(value, NOT_KNOWN), []).append(place)
+    return groups
+
+
+def _bands(numbers: dict[str, float]) -> dict[str, str]:
+    """Return the band of each value; the bands' width is 1, 2 or 5 times a power of ten."""
+    low, high = min(numbers.values()), max(numbers.values())
+    exponent = math.floor(math.log10((high - low) / MOST_BANDS))
+    widths = (step * 10.0**power for power in (exponent, exponent + 1) for step in (1, 2, 5))
+    width = next(w for w in widths if math.floor(high / w) - math.floor(low / w) < MOST_BANDS)
+    whole = all(number.is_integer() for number in numbers.values()) and width >= 1
+
+    def band(number: float) -> str:
+        # Rounded because 0.3 / 0.1 is a little less than 3.
+        place = math.floor(round(number / width, 9))
+        begin, end = place * width, (place + 1) * width
+        return f"{begin:g} to {end - 1:g}" if whole else f"{begin:g} to below {end:g}"
+
+    return {value: band(numbers[value]) for value in sorted(numbers, key=numbers.__getitem__)}
 
 
 def _check_names(columns: PredictionColumns) -> None:

@@ -12,13 +12,14 @@ Shapes: N reports, S studies, K statistics of one or of several metrics side by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.metrics.metric import Array
+from xraygpt.evaluation.metrics.metric import Array, Score
 
 ROUNDS = 1000
 TAILS = (0.025, 0.975)
@@ -27,8 +28,6 @@ BLOCK_VALUES = 1 << 20
 """Weights that are in memory at a time: 8 MiB, and a few times as much to make them."""
 TIE = 1e-12
 """Differences nearer to each other than this are the same but for rounding."""
-
-Score = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,26 @@ class Interval:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return plain values, six decimals, None for NaN."""
-        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
+    @property
+    def known(self) -> bool:
+        """There is an interval."""
+        return self.low <= self.high
 
 
-def plain(value: float) -> float | None:
-    """Return a number as it goes into a file: six decimals, None for NaN and infinity."""
-    return round(float(value), 6) if math.isfinite(value) else None
+def plain(value: Any) -> Any:
+    """Return what goes into a JSON file: numbers with six decimals, None for NaN and infinity.
+
+    A dataclass becomes an object of its fields, in their order, unless its ``to_dict`` gives another.
+    """
+    if isinstance(value, float):
+        return round(float(value), 6) if math.isfinite(value) else None
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def sums_by_study(statistics: Array, studies: Sequence[str]) -> Array:

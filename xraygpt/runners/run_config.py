@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from xraygpt.evaluation.page.page_config import PageConfig
+from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.generation import GenerationConfig
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import Metric, with_counts
 from xraygpt.evaluation.metrics.tokens import Ngram, coco_tokens, count_ngrams
 
 ORDERS = 4
@@ -66,16 +66,11 @@ def _length_factor(found: int, expected: int) -> float:
     return math.exp(-(difference**2) / (2 * SIGMA**2))
 
 
-def _statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts(cider_d_values(references, hypotheses))
-
-
 CIDER_D = Metric(
     name="cider_d",
     title="CIDEr-D",
     equals="pycocoevalcap 1.2, Cider (n 4, sigma 6, document frequencies of the references given, times 10), "
     "tokens of its PTBTokenizer: mean over the reports, 0 to 10",
-    statistics=_statistics,
-    score=mean_of_values,
+    statistics=lambda references, hypotheses: with_counts(cider_d_values(references, hypotheses)),
     highest=SCALE,
 )

@@ -13,19 +13,22 @@ other. Shapes: N reports, 14 classes, 3 counts (true positives, false positives,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xraygpt.evaluation.labeller import CLASSES, Status, read_report
-from xraygpt.evaluation.labeller_sides import WITHOUT_SIDE
+from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
-    count_set_matches,
+    blind_bound_of_sets,
+    blind_macro_f1,
+    blind_micro_f1,
     macro_f1,
     micro_f1,
+    set_matches,
 )
 
 FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -48,9 +51,8 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
     return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
 
 
-def _statistics(
-    classes: tuple[str, ...], average: str, uncertain: bool
-) -> Callable[[Sequence[str], Sequence[str]], Array]:
+def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
+    count = len(classes)
     columns = [CLASSES.index(name) for name in classes]
 
     def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
@@ -58,11 +60,10 @@ def _statistics(
         result: Array = counts.sum(axis=1) if average == "micro" else counts.reshape(len(counts), -1)
         return result
 
-    return statistics
+    def blind_bound(references: Sequence[str]) -> float:
+        cases = present_classes(references, uncertain=uncertain)[:, columns].sum(axis=0).tolist()
+        return (blind_micro_f1 if average == "micro" else blind_macro_f1)(cases, len(references))
 
-
-def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
-    count = len(classes)
     return Metric(
         name=f"rule_f1_{average}_{count}" + ("_uncertain" if uncertain else ""),
         title=f"rule-F1 {average}-{count}" + (", uncertain as positive" if uncertain else ""),
@@ -71,9 +72,11 @@ def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
             "as this project's rule labeller reads them, uncertain mentions counted as "
             + ("positive" if uncertain else "absent")
         ),
-        statistics=_statistics(classes, average, uncertain),
+        statistics=statistics,
         score=micro_f1 if average == "micro" else macro_f1,
+        heading="Findings",
         english_only=True,
+        blind_bound=blind_bound,
     )
 
 
@@ -116,10 +119,6 @@ def _side_name(sides: frozenset[str]) -> str:
     return next(iter(sides), "unspecified")
 
 
-def _sided_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return count_set_matches([*map(sided_findings, references)], [*map(sided_findings, hypotheses)])
-
-
 LATERALITY_F1 = Metric(
     name="laterality_f1",
     title="finding F1 with side",
@@ -127,7 +126,9 @@ LATERALITY_F1 = Metric(
         "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller "
         "reads them; a class without a side is a pair of its own"
     ),
-    statistics=_sided_statistics,
+    statistics=set_matches(sided_findings),
     score=micro_f1,
+    heading="Findings",
     english_only=True,
+    blind_bound=blind_bound_of_sets(sided_findings),
 )

@@ -25,9 +25,9 @@ from typing import NamedTuple
 
 from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, read_report, sides_of
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
-from xraygpt.evaluation.labeller_sentences import Sentence, split_report
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import Metric, mean_over_generated
 from xraygpt.evaluation.priors import MARK
+from xraygpt.evaluation.sentences import Sentence, split_report
 
 IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
 MIXED_CLASSES = frozenset(
@@ -149,10 +149,6 @@ def _with_side(mentions: Sequence[Mention], label: str) -> Mention:
     return next(mention for mention in mentions if mention.label == label and mention.side)
 
 
-def _statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts([bool(find_contradictions(text)) for text in hypotheses])
-
-
 CONTRADICTIONS = Metric(
     name="contradictions",
     title="contradictory reports",
@@ -160,8 +156,8 @@ CONTRADICTIONS = Metric(
         "share of generated reports of which a sentence asserts a CheXpert class that another denies, or the "
         "impression puts it on the other side than the findings, by this project's rule labeller"
     ),
-    statistics=_statistics,
-    score=mean_of_values,
+    statistics=mean_over_generated(lambda text: bool(find_contradictions(text))),
+    heading="Errors",
     english_only=True,
     higher_is_better=False,
 )

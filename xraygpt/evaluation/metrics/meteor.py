@@ -156,4 +156,5 @@ METEOR = Metric(
     statistics=meteor_statistics,
     score=meteor_score,
     english_only=True,
+    outside_python=True,
 )

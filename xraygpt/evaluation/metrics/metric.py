@@ -8,14 +8,30 @@ Shapes: N reports, K numbers for each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Statistics = Callable[[Sequence[str], Sequence[str]], Array]
+"""``(references, hypotheses) -> (N, K)``."""
+Score = Callable[[Array], Array]
+"""``(..., K) -> (...)``: from sums of statistics to the score; NaN where it is not defined."""
+Heading = Literal["Findings", "Wording", "Errors", "Length and variety"]
+
+
+def mean_of_values(sums: Array) -> Array:
+    """The `score` of a metric whose statistics are (value, 1) for each report."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Array = sums[..., 0] / sums[..., 1]
+    return result
 
 
 @dataclass(frozen=True)
@@ -29,28 +45,38 @@ class Metric:
     equals: str
     """The published implementation whose numbers these are, with version and settings; or, for a metric of
     this project, its definition in one sentence."""
-    statistics: Callable[[Sequence[str], Sequence[str]], Array]
-    """``(references, hypotheses) -> (N, K)``; corpus-wide quantities, such as CIDEr's document frequencies,
-    come from all references given."""
-    score: Callable[[Array], Array]
-    """``(..., K) -> (...)``: from sums of statistics to the score; NaN where it is not defined."""
+    statistics: Statistics
+    """Corpus-wide quantities, such as CIDEr's document frequencies, come from all references given. Metrics
+    that share the function share its work."""
+    score: Score = mean_of_values
+    heading: Heading = "Wording"
+    """Under which the page shows it. "Errors" are those of the generated reports alone, whatever the
+    reference says."""
     higher_is_better: bool = True
-    """False for rates of errors; None-like metrics (lengths) say so in `equals`."""
+    """False for rates of errors."""
+    descriptive: bool = False
+    """Neither high nor low is better, as with lengths."""
     highest: float = 1.0
     """Upper end of the scale (100 for sacrebleu)."""
     english_only: bool = False
     """It reads reports by English rules or tables, and says nothing of reports in another language."""
+    blind_bound: Callable[[Sequence[str]], float] | None = None
+    """The score that no constant report passes on these references (`blind_micro_f1`), where it is known."""
+    outside_python: bool = False
+    """Another program computes the statistics, of each report by itself, while Python goes on."""
 
     def __call__(self, references: Sequence[str], hypotheses: Sequence[str]) -> float:
         """Return the score of all reports together."""
         return float(self.score(self.statistics(references, hypotheses).sum(axis=0)))
 
-
-def mean_of_values(sums: Array) -> Array:
-    """The `score` of a metric whose statistics are (value, 1) for each report."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Array = sums[..., 0] / sums[..., 1]
-    return result
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a reader of ``scores.json`` has to know about the metric."""
+        return {
+            "title": self.title,
+            "equals": self.equals,
+            "higher_is_better": self.higher_is_better,
+            "highest": self.highest,
+        }
 
 
 def with_counts(values: Sequence[float]) -> Array:
@@ -58,10 +84,34 @@ def with_counts(values: Sequence[float]) -> Array:
     return np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
 
 
+def mean_over_pairs(value: Callable[[str, str], float]) -> Statistics:
+    """Return the statistics of a metric that is the mean of a value of (reference, hypothesis)."""
+    return lambda references, hypotheses: with_counts(
+        [value(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    )
+
+
+def mean_over_generated(value: Callable[[str], float]) -> Statistics:
+    """Return the statistics of a metric that is the mean of a value of the generated report."""
+    return lambda references, hypotheses: with_counts(list(map(value, hypotheses)))
+
+
+def mean_over_references(value: Callable[[str], float]) -> Statistics:
+    """Return the statistics of a metric that is the mean of a value of the reference."""
+    return lambda references, hypotheses: with_counts(list(map(value, references)))
+
+
+def set_matches(read: Callable[[str], AbstractSet[Hashable]]) -> Statistics:
+    """Return the statistics of an F1 over the sets that `read` finds in the two reports."""
+    return lambda references, hypotheses: count_set_matches(
+        [*map(read, references)], [*map(read, hypotheses)]
+    )
+
+
 def count_set_matches(
     references: Sequence[AbstractSet[Hashable]], hypotheses: Sequence[AbstractSet[Hashable]]
 ) -> Array:
-    """Return the counts (N, 3) of each pair of sets."""
+    """Return the counts (N, 3) of each pair of sets: true positives, false positives, false negatives."""
     counts = [(len(r & h), len(h - r), len(r - h)) for r, h in zip(references, hypotheses, strict=True)]
     return np.array(counts, dtype=np.float64).reshape(len(references), 3)
 
@@ -88,3 +138,42 @@ def macro_f1(sums: Array) -> Array:
     counts = sums.reshape(*sums.shape[:-1], -1, 3)
     result: Array = f1_of_counts(counts, 0.0).mean(axis=-1)
     return np.where(sums.sum(axis=-1) > 0, result, np.nan)
+
+
+def blind_micro_f1(cases: Iterable[int], reports: int, *, nothing: float = math.nan) -> float:
+    """Return the micro-F1 of the best constant report, which names the most frequent findings.
+
+    It is chosen on the very references that it is scored on, so no constant report passes it. Like that of
+    `blind_macro_f1`, its set of findings need not make sense as a report.
+
+    Args:
+        cases: of each finding, the number of references that have it.
+        reports: number of references.
+        nothing: the score where there is nothing to find.
+    """
+    frequencies = sorted(cases, reverse=True)
+    total, hits, best = sum(frequencies), 0, 0.0
+    for named, frequency in enumerate(frequencies, start=1):
+        hits += frequency
+        best = max(best, 2 * hits / (named * reports + total))
+    return best if total else nothing
+
+
+def blind_bound_of_sets(
+    read: Callable[[str], AbstractSet[Hashable]], *, nothing: float = math.nan
+) -> Callable[[Sequence[str]], float]:
+    """Return the `blind_bound` of a micro-F1 over the sets that `read` finds; see `blind_micro_f1`."""
+    return lambda references: blind_micro_f1(
+        Counter(chain.from_iterable(map(read, references))).values(), len(references), nothing=nothing
+    )
+
+
+def blind_macro_f1(cases: Sequence[int], reports: int) -> float:
+    """Return the mean F1 of the best constant report, which names every class; no other passes it.
+
+    Named always, a class that a share p of the reports has gets an F1 of 2 p / (p + 1), and not named 0. NaN
+    where there is nothing to find in any class.
+    """
+    if not any(cases):
+        return math.nan
+    return sum(2 * count / (count + reports) for count in cases) / len(cases)

@@ -8,11 +8,11 @@ reports take a second. The tests compare the two.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from xraygpt.evaluation.language import is_latin
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import Metric, mean_over_pairs
 from xraygpt.evaluation.metrics.tokens import count_ngrams
 
 WORD = re.compile(r"[a-z0-9]+")
@@ -64,39 +64,15 @@ def _f1(shared: int, expected: int, found: int) -> float:
     return 2 * shared / (expected + found) if shared else 0.0
 
 
-def _rouge_n_statistics(references: Sequence[str], hypotheses: Sequence[str], order: int) -> Array:
-    return with_counts([rouge_n(r, h, order) for r, h in zip(references, hypotheses, strict=True)])
+def _rouge(suffix: str, value: Callable[[str, str], float]) -> Metric:
+    return Metric(
+        name=f"rouge_{suffix.lower()}",
+        title=f"ROUGE-{suffix}",
+        equals=f"rouge_score 0.1.2, use_stemmer=False: mean over the reports of the F1 of rouge{suffix}; "
+        "reports in other scripts than the Latin one by their words or, where there are no spaces, "
+        "characters",
+        statistics=mean_over_pairs(value),
+    )
 
 
-def _rouge_l_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts([rouge_l(r, h) for r, h in zip(references, hypotheses, strict=True)])
-
-
-_EQUALS = (
-    "rouge_score 0.1.2, use_stemmer=False: mean over the reports of the F1 of {}; reports in other scripts "
-    "than the Latin one by their words or, where there are no spaces, characters"
-)
-
-ROUGE = (
-    Metric(
-        name="rouge_1",
-        title="ROUGE-1",
-        equals=_EQUALS.format("rouge1"),
-        statistics=partial(_rouge_n_statistics, order=1),
-        score=mean_of_values,
-    ),
-    Metric(
-        name="rouge_2",
-        title="ROUGE-2",
-        equals=_EQUALS.format("rouge2"),
-        statistics=partial(_rouge_n_statistics, order=2),
-        score=mean_of_values,
-    ),
-    Metric(
-        name="rouge_l",
-        title="ROUGE-L",
-        equals=_EQUALS.format("rougeL"),
-        statistics=_rouge_l_statistics,
-        score=mean_of_values,
-    ),
-)
+ROUGE = (_rouge("1", partial(rouge_n, order=1)), _rouge("2", partial(rouge_n, order=2)), _rouge("L", rouge_l))
