@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation.language import LanguageCheck, check_language
-from xraygpt.evaluation.metrics.metric import Metric, Score
-from xraygpt.evaluation.metrics.table import MetricTable, make_tables
+from xraygpt.evaluation.metrics.metric import Metric, MetricTable, Score, make_tables
 from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.statistics import (
     ROUNDS,

@@ -15,8 +15,14 @@ import numpy as np
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.language import LanguageCheck, check_language
 from xraygpt.evaluation.metrics.clinical import class_counts, present_classes, side_confusion
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, micro_f1
-from xraygpt.evaluation.metrics.table import MetricTable, make_tables
+from xraygpt.evaluation.metrics.metric import (
+    Array,
+    Metric,
+    MetricTable,
+    make_tables,
+    mean_of_values,
+    micro_f1,
+)
 from xraygpt.evaluation.predictions import Prediction, group_by_column
 from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, resampled_sums, sums_by_study
 

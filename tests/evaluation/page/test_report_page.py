@@ -16,8 +16,8 @@ from xraygpt.evaluation.metrics.catalogue import OFFLINE
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
 from xraygpt.evaluation.metrics.metric import Heading, Metric
+from xraygpt.evaluation.metrics.overlap import ROUGE
 from xraygpt.evaluation.metrics.phantom import PHANTOM
-from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import SURFACE
 from xraygpt.evaluation.page.curves import Curves, RunSummary
 from xraygpt.evaluation.page.examples import PictureFolder

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xraygpt.common.errors import DataError, did_you_mean
-from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
-from xraygpt.evaluation.metrics.cider import CIDER_D
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
 from xraygpt.evaluation.metrics.meteor import METEOR
 from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
 from xraygpt.evaluation.metrics.phantom import PHANTOM
-from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import PRIOR_STATEMENTS, SURFACE
 
 CLINICAL = (*RULE_F1, LATERALITY_F1)

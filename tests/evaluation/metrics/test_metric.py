@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.runs import ABSENT, LENGTH, SAME
-from xraygpt.evaluation.metrics.metric import Array, Metric
-from xraygpt.evaluation.metrics.table import make_tables
+from xraygpt.evaluation.metrics.metric import Array, Metric, make_tables
 
 REFERENCES = ["abc", "d", "ef"]
 RUNS = (["abc", "x", "ef"], ["", "d", "long text"])
