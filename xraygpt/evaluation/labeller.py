@@ -23,11 +23,12 @@ __all__ = [
     "find_mentions",
     "finding_sides",
     "label_report",
-    "labels_of",
     "positive_findings",
     "sides_of",
 ]
 
+CACHED_TEXTS = 16384
+"""References and generated reports of a test split of 8,000 images; about 2 KiB each."""
 SIDES = {"left": {"left"}, "right": {"right"}, "bilateral": {"left", "right"}, "": set[str]()}
 
 
@@ -65,38 +66,8 @@ def find_mentions(text: str) -> list[Mention]:
     return mentions
 
 
-def label_report(text: str) -> dict[str, Status]:
-    """Return the status of each class that the report mentions, in the order of `CLASSES`.
-
-    Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
-    one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
-    uncertain; a text without a word has no label at all.
-    """
-    return labels_of(find_mentions(text)) if text.strip() else {}
-
-
-def positive_findings(text: str) -> frozenset[str]:
-    """Return the classes but "No Finding" that the report asserts."""
-    labels = label_report(text)
-    return frozenset(label for label, status in labels.items() if status == Status.POSITIVE) - {NO_FINDING}
-
-
-def finding_sides(text: str) -> dict[str, frozenset[str]]:
-    """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
-    return sides_of(find_mentions(text))
-
-
-def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
-    """`finding_sides` of a report whose mentions are known."""
-    sides: dict[str, frozenset[str]] = {}
-    for mention in mentions:
-        if mention.status == Status.POSITIVE:
-            sides[mention.label] = sides.get(mention.label, frozenset()) | SIDES[mention.side]
-    return sides
-
-
-def labels_of(mentions: Iterable[Mention]) -> dict[str, Status]:
-    """`label_report` of a report, not empty, whose mentions are known."""
+def _labels(mentions: Iterable[Mention]) -> dict[str, Status]:
+    """Return `label_report` of a report, not empty."""
     said: dict[str, set[Status]] = {}
     for mention in mentions:
         said.setdefault(mention.label, set()).add(mention.status)
@@ -107,8 +78,13 @@ def labels_of(mentions: Iterable[Mention]) -> dict[str, Status]:
     return {label: labels[label] for label in CLASSES if label in labels}
 
 
-CACHED_TEXTS = 16384
-"""References and generated reports of a test split of 8,000 images; about 2 KiB each."""
+def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
+    """Return `finding_sides` of a report whose mentions are known."""
+    sides: dict[str, frozenset[str]] = {}
+    for mention in mentions:
+        if mention.status == Status.POSITIVE:
+            sides[mention.label] = sides.get(mention.label, frozenset()) | SIDES[mention.side]
+    return sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,4 +102,24 @@ class Reading:
 def read_report(text: str) -> Reading:
     """Return what a report says."""
     mentions = tuple(find_mentions(text))
-    return Reading(mentions, labels_of(mentions) if text.strip() else {}, sides_of(mentions))
+    return Reading(mentions, _labels(mentions) if text.strip() else {}, sides_of(mentions))
+
+
+def label_report(text: str) -> dict[str, Status]:
+    """Return the status of each class that the report mentions, in the order of `CLASSES`.
+
+    Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
+    one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
+    uncertain; a text without a word has no label at all.
+    """
+    return dict(read_report(text).labels)
+
+
+def positive_findings(text: str) -> frozenset[str]:
+    """Return the classes but "No Finding" that the report asserts."""
+    return frozenset(read_report(text).sides)
+
+
+def finding_sides(text: str) -> dict[str, frozenset[str]]:
+    """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
+    return dict(read_report(text).sides)

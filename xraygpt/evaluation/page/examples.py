@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -33,17 +33,14 @@ Pictures = Callable[[str], Image.Image | None]
 """Image id -> image; None where there is none to show. Raises DataError where it cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Words of a report that assert one or more findings."""
+class Piece(NamedTuple):
+    """Some words of a report."""
 
-    start: int
-    end: int
-    """Behind the last character."""
-    kind: Kind
+    text: str
+    kind: Kind | Literal[""] = ""
     """``agree``: the other report asserts this as well; else ``missed`` in a reference, ``invented`` in a
-    generated report."""
-    label: str
+    generated report; "" for words that are no finding."""
+    label: str = ""
     """The finding, or the findings that the same words name, joined by commas."""
     side: str = ""
     """``left``, ``right``, ``bilateral`` or ""."""
@@ -54,35 +51,22 @@ class Span:
         return f"{self.side} {self.label}".strip().lower()
 
 
-Marker = Callable[[str, str], tuple[list[Span], list[Span]]]
-"""(reference, generated) -> the spans of each, in order, without overlap."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some words of a report."""
-
-    text: str
-    kind: Kind | Literal[""] = ""
-    """"" for words that are no finding."""
-    note: str = ""
-    """The finding, for people."""
+Marker = Callable[[str, str], tuple[list[Piece], list[Piece]]]
+"""(reference, generated) -> the pieces of each, which put together are the report; none of a blank one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
     """One image with its two reports."""
 
-    order: int
-    """Place among the examples as they were chosen."""
-    image_id: str
-    study_id: str
+    prediction: Prediction
     chosen: Why
     picture: str | None
     """As a ``data:`` URL."""
     unreadable: bool
     """There is a picture, but it cannot be read."""
     columns: Mapping[str, str]
+    """Those that are told."""
     reference: list[Piece]
     generated: list[Piece]
     agreed: list[str]
@@ -130,7 +114,7 @@ def example_cards(
     """
     told = _varying_columns([prediction for prediction, _ in chosen])
     cards = []
-    for order, (prediction, why) in enumerate(chosen):
+    for prediction, why in chosen:
         picture, unreadable = None, False
         try:
             picture = pictures(prediction.image_id) if pictures is not None else None
@@ -138,15 +122,13 @@ def example_cards(
             unreadable = True
         reference, generated = mark(prediction.reference, prediction.generated)
         card = Card(
-            order=order,
-            image_id=prediction.image_id,
-            study_id=prediction.study_id,
-            chosen=why,
+            prediction,
+            why,
             picture=picture_url(picture, MAX_SIDE) if picture is not None else None,
             unreadable=unreadable,
             columns={name: value for name in told if (value := prediction.columns.get(name, ""))},
-            reference=marked_pieces(prediction.reference, reference),
-            generated=marked_pieces(prediction.generated, generated),
+            reference=reference,
+            generated=generated,
             agreed=names_of(generated, "agree"),
             missed=names_of(reference, "missed") or ([] if prediction.generated.strip() else [ANY_TEXT]),
             invented=names_of(generated, "invented"),
@@ -166,101 +148,100 @@ def _varying_columns(predictions: Sequence[Prediction]) -> list[str]:
     return varying[:MAX_COLUMNS]
 
 
-def highlight(reference: str, generated: str) -> tuple[list[Span], list[Span]]:
+def highlight(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
     """Mark the mentions of CheXpert's classes (a `Marker`).
 
     A mention agrees if the other report asserts its class, on all the sides that the mention names or
     without any side: a left effusion agrees with bilateral effusions, which do not agree with it.
     """
     truth, found = read_report(reference), read_report(generated)
-    return _spans(truth.mentions, found.sides, "missed"), _spans(found.mentions, truth.sides, "invented")
+    return (
+        _pieces(reference, _mentions(truth.mentions, found.sides, "missed")),
+        _pieces(generated, _mentions(found.mentions, truth.sides, "invented")),
+    )
 
 
-def _spans(mentions: Sequence[Mention], other: Mapping[str, frozenset[str]], kind: Kind) -> list[Span]:
-    spans: list[Span] = []
-    for mention in mentions:
-        if mention.status != Status.POSITIVE:
-            continue
-        sides = other.get(mention.label)
-        agrees = sides is not None and (not sides or SIDES[mention.side] <= sides)
-        span = Span(mention.start, mention.end, "agree" if agrees else kind, mention.label, mention.side)
-        if spans and span.start < spans[-1].end:
-            # Two classes of the same words; one without agreement decides the kind.
-            first = spans.pop()
-            span = replace(
-                first,
-                end=max(first.end, span.end),
-                kind=first.kind if first.kind == span.kind else kind,
-                label=f"{first.label}, {span.label}",
-                side=first.side or span.side,
-            )
-        spans.append(span)
-    return spans
-
-
-def highlight_phantom(reference: str, generated: str) -> tuple[list[Span], list[Span]]:
+def highlight_phantom(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
     """Do what `highlight` does, with the rules made for phantoms' reports.
 
     Sentences are marked, since these rules read them as a whole.
     """
     truth, found = extract_findings(reference), extract_findings(generated)
-    return _sentence_spans(reference, found, "missed"), _sentence_spans(generated, truth, "invented")
+    return (
+        _pieces(reference, _sentences(reference, found, "missed")),
+        _pieces(generated, _sentences(generated, truth, "invented")),
+    )
 
 
-def _sentence_spans(text: str, other: set[str], kind: Kind) -> list[Span]:
-    spans = []
+def no_marks(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
+    """Mark nothing: of reports in a language that no rules read."""
+    return _pieces(reference, []), _pieces(generated, [])
+
+
+class _Mark(NamedTuple):
+    """Where words of a report assert a finding; see `Piece`."""
+
+    start: int
+    end: int
+    kind: Kind
+    label: str
+    side: str = ""
+
+
+def _mentions(mentions: Sequence[Mention], other: Mapping[str, frozenset[str]], kind: Kind) -> list[_Mark]:
+    marks: list[_Mark] = []
+    for mention in mentions:
+        if mention.status != Status.POSITIVE:
+            continue
+        sides = other.get(mention.label)
+        agrees = sides is not None and (not sides or SIDES[mention.side] <= sides)
+        mark = _Mark(mention.start, mention.end, "agree" if agrees else kind, mention.label, mention.side)
+        if marks and mark.start < marks[-1].end:
+            # Two classes of the same words; one without agreement decides the kind.
+            first = marks.pop()
+            both = first.kind if first.kind == mark.kind else kind
+            label = f"{first.label}, {mark.label}"
+            mark = _Mark(first.start, max(first.end, mark.end), both, label, first.side or mark.side)
+        marks.append(mark)
+    return marks
+
+
+def _sentences(text: str, other: set[str], kind: Kind) -> list[_Mark]:
+    marks = []
     begin = 0
     for sentence in split_phantom_sentences(text):
         if findings := extract_findings(sentence):
             agreed = findings <= other
             names = ", ".join(sorted(findings if agreed else findings - other))
-            spans.append(Span(begin, begin + len(sentence.rstrip()), "agree" if agreed else kind, names))
+            marks.append(_Mark(begin, begin + len(sentence.rstrip()), "agree" if agreed else kind, names))
         begin += len(sentence)
-    return spans
+    return marks
 
 
-def no_marks(reference: str, generated: str) -> tuple[list[Span], list[Span]]:
-    """Mark nothing: of reports in a language that no rules read."""
-    return [], []
-
-
-def marked_pieces(text: str, spans: Iterable[Span]) -> list[Piece]:
-    """Cut a report where its marked words begin and end; the pieces put together are the report.
-
-    A report without any words has no piece.
-
-    Args:
-        spans: in order, without overlap.
-    """
+def _pieces(text: str, marks: Iterable[_Mark]) -> list[Piece]:
+    """Cut a report where its marks, in order and without overlap, begin and end."""
     if not text.strip():
         return []
     pieces = []
     end = 0
-    for span in spans:
-        pieces.append(Piece(text[end : span.start]))
-        pieces.append(Piece(text[span.start : span.end], span.kind, f"{span.kind}: {span.finding}"))
-        end = span.end
-    pieces.append(Piece(text[end:]))
-    return [piece for piece in pieces if piece.text]
+    for mark in marks:
+        pieces += [Piece(text[end : mark.start]), Piece(text[mark.start : mark.end], *mark[2:])]
+        end = mark.end
+    return [piece for piece in [*pieces, Piece(text[end:])] if piece.text]
 
 
-WIDER_SIDES = {
-    "": frozenset({"left", "right", "bilateral"}),
-    "left": frozenset({"bilateral"}),
-    "right": frozenset({"bilateral"}),
-}
+WIDER_SIDES = {"": ("left", "right", "bilateral"), "left": ("bilateral",), "right": ("bilateral",)}
 """Side -> sides of another mention of the same finding that say as much and more."""
 
 
-def names_of(spans: Sequence[Span], kind: Kind) -> list[str]:
+def names_of(pieces: Sequence[Piece], kind: Kind) -> list[str]:
     """Return the different findings of a kind, each once: bilateral edema is not also left edema or edema."""
-    own = [span for span in spans if span.kind == kind]
-    said = {(span.label, span.side) for span in own}
+    said = {(piece.label, piece.side): piece.finding for piece in pieces if piece.kind == kind}
     return sorted(
         {
-            span.finding
-            for span in own
-            if not any((span.label, wider) in said for wider in WIDER_SIDES.get(span.side, ()))
+            finding
+            for (label, side), finding in said.items()
+            if not any((label, wider) in said for wider in WIDER_SIDES.get(side, ()))
         }
     )
 
