@@ -38,7 +38,7 @@ class Conversation:
     """The turns of a chat. `messages` holds ``[role, text]``; the text is None while it is awaited."""
 
     system: str
-    roles: tuple[str, str]
+    roles: tuple[str, str] = ("Patient", "Doctor")
     messages: list[list[str | None]] = field(default_factory=list)
     offset: int = 0
     """Number of leading messages that are not shown to the user."""
@@ -96,15 +96,8 @@ class Conversation:
         return dataclasses.replace(self, messages=[list(message) for message in self.messages])
 
     def dict(self) -> dict[str, Any]:
-        return {
-            "system": self.system,
-            "roles": self.roles,
-            "messages": self.messages,
-            "offset": self.offset,
-            "sep": self.sep,
-            "sep2": self.sep2,
-            "conv_id": self.conv_id,
-        }
+        names = ("system", "roles", "messages", "offset", "sep", "sep2", "conv_id")
+        return {name: getattr(self, name) for name in names}
 
     def _templated(self) -> str:
         # The mark that closes an answer often opens the next question too; it is written once then.
@@ -123,10 +116,7 @@ CONV_VISION = Conversation(
         "You are an experienced Doctor, give the following medical scan: <Img>ImageContent</Img>. "
         "You will be able to see the medical scan once I provide it to you. Please answer my questions."
     ),
-    roles=("Patient", "Doctor"),
     offset=2,
-    sep_style=SeparatorStyle.SINGLE,
-    sep="###",
 )
 """The conversation of the released demo. Training never showed its system text to the model."""
 
@@ -137,8 +127,6 @@ CONV_VISION_NEW = Conversation(
         "<Img>ImageContent</Img>. You will be able to see the medical scan once I provide it to you. "
         "Please answer the patients questions."
     ),
-    roles=("Patient", "Doctor"),
-    offset=0,
     sep_style=SeparatorStyle.TWO,
     sep=" ",
     sep2="</s>",
@@ -150,7 +138,6 @@ def trained_conversation(prompt_template: str, end_sym: str) -> Conversation:
     """A conversation whose first prompt is exactly a prompt of the training."""
     return Conversation(
         system="",
-        roles=("Patient", "Doctor"),
         sep_style=SeparatorStyle.TEMPLATE,
         sep=end_sym,
         template=prompt_template or TEMPLATE_SLOT,

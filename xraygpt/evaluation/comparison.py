@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation.language import LanguageCheck, check_language
-from xraygpt.evaluation.metrics.metric import Metric, MetricTable, Score, make_tables
+from xraygpt.evaluation.metrics.metric import Array, Metric, MetricTable, Score, make_tables
 from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.statistics import (
     ROUNDS,
     Interval,
-    difference_interval,
     interval,
     p_value,
     resampled_sums,
@@ -93,14 +94,21 @@ def compare_predictions(
     readable, not_english = language.readable(metrics)
     table_a, table_b = make_tables(readable, references, runs)
     sums_a, sums_b = (sums_by_study(table.values, studies) for table in (table_a, table_b))
-    drawn_a, drawn_b = (resampled_sums(sums, seed=seed, rounds=rounds) for sums in (sums_a, sums_b))
     swapped = swapped_sums(sums_a, sums_b, seed=seed, rounds=rounds)
+    both = np.hstack([sums_a, sums_b])  # (S, 2 K)
+    drawn = resampled_sums(both, seed=seed, rounds=rounds)
 
     def difference(score: Score) -> Difference:
+        def of_a(sums: Array) -> Array:
+            return score(sums[..., : sums_a.shape[1]])
+
+        def of_b(sums: Array) -> Array:
+            return score(sums[..., sums_a.shape[1] :])
+
         return Difference(
-            a=interval(score, sums_a, drawn_a),
-            b=interval(score, sums_b, drawn_b),
-            difference=difference_interval(score, sums_a, sums_b, drawn_a, drawn_b),
+            a=interval(of_a, both, drawn),
+            b=interval(of_b, both, drawn),
+            difference=interval(lambda sums: of_b(sums) - of_a(sums), both, drawn),
             p=p_value(score, sums_a, sums_b, swapped),
         )
 

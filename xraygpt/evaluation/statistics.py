@@ -72,13 +72,9 @@ def sums_by_study(statistics: Array, studies: Sequence[str]) -> Array:
 
 
 def resampled_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
-    """Draw as many studies as there are, with replacement; return the sum of each round, (R, K).
+    """Draw as many of S studies, with replacement, from sums (S, K); return the sum of each round, (R, K).
 
-    The same seed and number of studies give the same draws, so that two runs on the same studies are drawn
-    together.
-
-    Args:
-        sums: (S, K) sums of each study.
+    The same seed and number of studies give the same draws.
     """
     studies = len(sums)
     blocks = []
@@ -98,22 +94,16 @@ def interval(score: Score, sums: Array, resampled: Array) -> Interval:
     study there is no interval.
 
     Args:
+        score: of the difference of two runs too, where (S, 2 K) sums are those of both side by side; this is
+            the paired bootstrap.
         sums: (S, K).
         resampled: (R, K), of `resampled_sums`.
     """
-    value = float(score(sums.sum(axis=0)))
-    return Interval(value, *(_tails(score(resampled)) if len(sums) > 1 else (math.nan, math.nan)))
-
-
-def difference_interval(score: Score, a: Array, b: Array, resampled_a: Array, resampled_b: Array) -> Interval:
-    """Return by how much b scores above a, with the 95 % interval of the paired bootstrap.
-
-    Args:
-        a, b: (S, K) sums of the same studies in the same order; the resampled ones with the same seed.
-    """
-    value = float(score(b.sum(axis=0)) - score(a.sum(axis=0)))
-    tails = _tails(score(resampled_b) - score(resampled_a)) if len(a) > 1 else (math.nan, math.nan)
-    return Interval(value, *tails)
+    value, values = float(score(sums.sum(axis=0))), score(resampled)
+    defined = values[~np.isnan(values)]
+    if len(sums) == 1 or not len(defined):
+        return Interval(value, math.nan, math.nan)
+    return Interval(value, *np.quantile(defined, TAILS).tolist())
 
 
 def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tuple[Array, Array]:
@@ -122,14 +112,8 @@ def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tupl
     Args:
         a, b: (S, K) sums of the same studies in the same order.
     """
-    difference = b - a
-    # Another stream than that of the bootstrap.
-    moved = np.concatenate(
-        [
-            (uniform < 0.5).astype(np.float64) @ difference
-            for uniform in _uniform_blocks(seed, rounds, len(a), 1)
-        ]
-    )
+    blocks = _uniform_blocks(seed, rounds, len(a), stream=1)  # another one than that of the bootstrap
+    moved = np.concatenate([(uniform < 0.5).astype(np.float64) @ (b - a) for uniform in blocks])
     return a.sum(axis=0) + moved, b.sum(axis=0) - moved
 
 
@@ -150,14 +134,6 @@ def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> f
     differences = np.abs(score(swapped[1]) - score(swapped[0]))
     as_large = int((~(differences < observed - TIE)).sum())
     return (as_large + 1) / (len(differences) + 1)
-
-
-def _tails(values: Array) -> tuple[float, float]:
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, TAILS)
-    return float(low), float(high)
 
 
 def _uniform_blocks(seed: int, rounds: int, studies: int, stream: int = 0) -> Iterator[NDArray[np.float64]]:

@@ -30,7 +30,7 @@ def test_best_constant_set() -> None:
     cases = {"a": 3, "b": 1, "c": 1}  # of 4 reports
     assert blind_micro_f1(cases.values(), 4) == pytest.approx(6 / 9)  # {"a"}: 3 hits, 1 false alarm, 2 misses
     assert math.isnan(blind_micro_f1([], 2))
-    assert blind_micro_f1([0, 0], 2, nothing=1.0) == 1.0
+    assert blind_micro_f1([0, 0], 2, of_nothing=1.0) == 1.0
     assert blind_macro_f1([3, 1, 0], 4) == pytest.approx((6 / 7 + 2 / 5 + 0) / 3)
 
 

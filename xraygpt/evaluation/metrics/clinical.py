@@ -23,23 +23,20 @@ from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
-    blind_bound_of_sets,
     blind_macro_f1,
     blind_micro_f1,
+    f1_of_sets,
     macro_f1,
     micro_f1,
-    set_matches,
 )
 
 FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """CheXpert's competition tasks."""
-POSITIVE_ONLY = frozenset({Status.POSITIVE})
-WITH_UNCERTAIN = frozenset({Status.POSITIVE, Status.UNCERTAIN})
 
 
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
-    counted = WITH_UNCERTAIN if uncertain else POSITIVE_ONLY
+    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
     rows = [[read_report(text).labels.get(name) in counted for name in CLASSES] for text in texts]
     return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
 
@@ -109,26 +106,19 @@ def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         truth, found = read_report(reference).sides, read_report(hypothesis).sides
         for label in truth.keys() & found.keys() - set(WITHOUT_SIDE):
-            table[_side_name(truth[label])][_side_name(found[label])] += 1
+            row, column = (
+                "bilateral" if len(sides) > 1 else next(iter(sides), "unspecified")
+                for sides in (truth[label], found[label])
+            )
+            table[row][column] += 1
     return table
 
 
-def _side_name(sides: frozenset[str]) -> str:
-    if len(sides) > 1:
-        return "bilateral"
-    return next(iter(sides), "unspecified")
-
-
-LATERALITY_F1 = Metric(
-    name="laterality_f1",
-    title="finding F1 with side",
-    equals=(
-        "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller "
-        "reads them; a class without a side is a pair of its own"
-    ),
-    statistics=set_matches(sided_findings),
-    score=micro_f1,
-    heading="Findings",
+LATERALITY_F1 = f1_of_sets(
+    "laterality_f1",
+    "finding F1 with side",
+    "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller reads "
+    "them; a class without a side is a pair of its own",
+    sided_findings,
     english_only=True,
-    blind_bound=blind_bound_of_sets(sided_findings),
 )

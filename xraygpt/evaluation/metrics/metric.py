@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -179,10 +180,32 @@ def mean_over_references(value: Callable[[str], float]) -> Statistics:
     return lambda references, hypotheses: with_counts(list(map(value, references)))
 
 
-def set_matches(read: Callable[[str], AbstractSet[Hashable]]) -> Statistics:
-    """Return the statistics of an F1 over the sets that `read` finds in the two reports."""
-    return lambda references, hypotheses: count_set_matches(
-        [*map(read, references)], [*map(read, hypotheses)]
+def f1_of_sets(
+    name: str,
+    title: str,
+    equals: str,
+    read: Callable[[str], AbstractSet[Hashable]],
+    *,
+    of_nothing: float = math.nan,
+    english_only: bool = False,
+) -> Metric:
+    """Return the metric that is the micro-F1 of the sets of findings that `read` finds in the two reports."""
+
+    def blind_bound(references: Sequence[str]) -> float:
+        cases = Counter(chain.from_iterable(map(read, references)))
+        return blind_micro_f1(cases.values(), len(references), of_nothing)
+
+    return Metric(
+        name,
+        title,
+        equals,
+        statistics=lambda references, hypotheses: count_set_matches(
+            [*map(read, references)], [*map(read, hypotheses)]
+        ),
+        score=partial(micro_f1, of_nothing=of_nothing),
+        heading="Findings",
+        english_only=english_only,
+        blind_bound=blind_bound,
     )
 
 
@@ -194,17 +217,12 @@ def count_set_matches(
     return np.array(counts, dtype=np.float64).reshape(len(references), 3)
 
 
-def f1_of_counts(counts: Array, of_nothing: float) -> Array:
+def micro_f1(counts: Array, of_nothing: float = math.nan) -> Array:
     """Return the F1 (...) of counts (..., 3); `of_nothing` where nothing is there and nothing was found."""
     hits = 2 * counts[..., 0]
     total = hits + counts[..., 1] + counts[..., 2]
     result: Array = np.where(total > 0, hits / np.where(total > 0, total, 1), of_nothing)
     return result
-
-
-def micro_f1(sums: Array) -> Array:
-    """Return the F1 of counts (..., 3); NaN where nothing is there and nothing was found."""
-    return f1_of_counts(sums, np.nan)
 
 
 def macro_f1(sums: Array) -> Array:
@@ -214,11 +232,11 @@ def macro_f1(sums: Array) -> Array:
     mean is NaN.
     """
     counts = sums.reshape(*sums.shape[:-1], -1, 3)
-    result: Array = f1_of_counts(counts, 0.0).mean(axis=-1)
+    result: Array = micro_f1(counts, of_nothing=0.0).mean(axis=-1)
     return np.where(sums.sum(axis=-1) > 0, result, np.nan)
 
 
-def blind_micro_f1(cases: Iterable[int], reports: int, *, nothing: float = math.nan) -> float:
+def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.nan) -> float:
     """Return the micro-F1 of the best constant report, which names the most frequent findings.
 
     It is chosen on the very references that it is scored on, so no constant report passes it. Like that of
@@ -227,23 +245,14 @@ def blind_micro_f1(cases: Iterable[int], reports: int, *, nothing: float = math.
     Args:
         cases: of each finding, the number of references that have it.
         reports: number of references.
-        nothing: the score where there is nothing to find.
+        of_nothing: the score where there is nothing to find.
     """
     frequencies = sorted(cases, reverse=True)
     total, hits, best = sum(frequencies), 0, 0.0
     for named, frequency in enumerate(frequencies, start=1):
         hits += frequency
         best = max(best, 2 * hits / (named * reports + total))
-    return best if total else nothing
-
-
-def blind_bound_of_sets(
-    read: Callable[[str], AbstractSet[Hashable]], *, nothing: float = math.nan
-) -> Callable[[Sequence[str]], float]:
-    """Return the `blind_bound` of a micro-F1 over the sets that `read` finds; see `blind_micro_f1`."""
-    return lambda references: blind_micro_f1(
-        Counter(chain.from_iterable(map(read, references))).values(), len(references), nothing=nothing
-    )
+    return best if total else of_nothing
 
 
 def blind_macro_f1(cases: Sequence[int], reports: int) -> float:

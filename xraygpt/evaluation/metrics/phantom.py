@@ -8,17 +8,9 @@ the report, so a report that says 'left' in its findings and 'right' in its impr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 
-from xraygpt.evaluation.metrics.metric import (
-    Metric,
-    blind_bound_of_sets,
-    f1_of_counts,
-    mean_over_pairs,
-    set_matches,
-)
+from xraygpt.evaluation.metrics.metric import Metric, f1_of_sets, mean_over_pairs
 
 FINDING_PATTERNS = {
     "cardiomegaly": r"cardiomegaly|(?:heart|silhouette) is enlarged|enlarged heart",
@@ -74,26 +66,16 @@ def _assertions(report: str) -> list[tuple[str, str, tuple[str, ...]]]:
     return found
 
 
-def _f1_metric(name: str, title: str, read: Callable[[str], set[str]], details: str) -> Metric:
-    return Metric(
-        name=name,
-        title=title,
-        equals=f"micro-F1 of the findings asserted, with {details}; synthetic phantoms only",
-        statistics=set_matches(read),
-        # 1 where nothing is there and nothing was found: a normal phantom, read as such.
-        score=partial(f1_of_counts, of_nothing=1.0),
-        heading="Findings",
-        blind_bound=blind_bound_of_sets(read, nothing=1.0),
-    )
-
-
+F1 = "micro-F1 of the findings asserted, with {}; synthetic phantoms only"
+# A normal phantom, read as such, has an F1 of 1.
 PHANTOM: tuple[Metric, ...] = (
-    _f1_metric("phantom_f1", "phantom finding F1", extract_findings, "side"),
-    _f1_metric(
+    f1_of_sets("phantom_f1", "phantom finding F1", F1.format("side"), extract_findings, of_nothing=1.0),
+    f1_of_sets(
         "phantom_f1_detailed",
         "phantom finding F1, with size and zone",
+        F1.format("side, size and zone"),
         extract_detailed_findings,
-        "side, size and zone",
+        of_nothing=1.0,
     ),
     Metric(
         name="phantom_exact",
