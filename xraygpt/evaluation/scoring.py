@@ -107,13 +107,11 @@ def score_predictions(
     rounds: int = ROUNDS,
     subgroups: Sequence[str] = (),
 ) -> Scores:
-    """Score a run.
+    """Score a run; the order of its predictions does not matter.
 
     Args:
-        predictions: in any order; the scores do not depend on it.
         metrics: those that cannot be computed here are noted with the reason.
-        seed: of the bootstrap and the shuffling.
-        rounds: of the bootstrap.
+        seed: of the bootstrap, which has as many `rounds`, and of the shuffling.
         subgroups: columns of the predictions whose values are scored apart.
 
     Raises:
@@ -132,6 +130,7 @@ def score_predictions(
     exchanged = shuffled(hypotheses, studies, seed)
     runs = [hypotheses, [constant] * len(rows), *([exchanged] if exchanged is not None else [])]
     table, of_blind, *of_exchanged = make_tables(readable, references, runs)
+    blind = of_blind.scores()
 
     def intervals(places: Sequence[int]) -> dict[str, Interval]:
         sums = sums_by_study(table.values[places], [studies[place] for place in places])
@@ -155,10 +154,8 @@ def score_predictions(
         rounds=rounds,
         scores=intervals(range(len(rows))),
         controls={
-            "shuffled": of_exchanged[0].scores()
-            if of_exchanged
-            else {metric.name: math.nan for metric in table.metrics},
-            "blind": of_blind.scores(),
+            "shuffled": of_exchanged[0].scores() if of_exchanged else dict.fromkeys(blind, math.nan),
+            "blind": blind,
             "blind_bound": {m.name: m.blind_bound(references) for m in table.metrics if m.blind_bound},
         },
         blind_report=constant,
@@ -209,19 +206,11 @@ def _hits_of(counts: Array, others: int) -> Array:
 
 
 def shuffled(hypotheses: Sequence[str], studies: Sequence[str], seed: int) -> list[str] | None:
-    """Return the reports in an order that gives each image a report made for another study.
+    """Return the generated reports in an order that gives each image one made for another study.
 
-    The studies are put in a random order, and each image takes the report that stands as many places
-    further on as the largest study has images, so that none keeps a report of its own study, whose
-    reference is its own.
-
-    Args:
-        hypotheses: the generated report of each image.
-        studies: the study of each image.
-        seed: of the order.
-
-    Returns:
-        None where one study has more than half of all images: some would keep a report of their own study.
+    The studies are put in a random order, and each image takes the report that stands as many places further
+    on as the largest study has images. None where one study has more than half of all images: some would keep
+    a report of their own study.
     """
     members: dict[str, list[int]] = {}
     for index, study in enumerate(studies):
@@ -259,9 +248,7 @@ def blind_report(references: Sequence[str]) -> str:
     return min(named, key=rank)
 
 
-def worst_reports(
-    table: MetricTable, metric: Metric, rows: Sequence[Prediction], count: int = WORST
-) -> list[str]:
+def worst_reports(table: MetricTable, metric: Metric, rows: Sequence[Prediction]) -> list[str]:
     """Return the images whose reports score worst by themselves, ties by `name_hash`.
 
     Reports for which the metric is not defined are passed over.
@@ -273,7 +260,7 @@ def worst_reports(
         for value, row in zip(values, rows, strict=True)
         if not math.isnan(value)
     )
-    return [image_id for *_, image_id in ranked[:count]]
+    return [image_id for *_, image_id in ranked[:WORST]]
 
 
 def name_hash(name: str) -> bytes:

@@ -16,6 +16,7 @@ import importlib.util
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,26 +44,24 @@ MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
     """Return the counts (N, 23) of N reports.
 
-    Raises UnavailableMetricError where Java or the program are missing, or where it does not end well.
+    Raises:
+        UnavailableMetricError: Java or the program are missing, or the program does not end well.
     """
+    if not references:
+        return np.zeros((0, COUNTS))
     lines = [
-        f"SCORE {SEPARATOR} {_words(reference)} {SEPARATOR} {_words(hypothesis)}"
+        " ".join(["SCORE", SEPARATOR, _words(reference), SEPARATOR, _words(hypothesis)])
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    counts = _numbers(_run(lines)) if lines else np.zeros((0, COUNTS))
+    counts = np.zeros((0, 0))
+    with suppress(ValueError):  # words, or lines of different lengths
+        counts = np.array([[float(number) for number in line.split()] for line in _run(lines)])
     if counts.shape != (len(lines), COUNTS):
         raise UnavailableMetricError(
             f"METEOR not computed: {JAR} did not print {COUNTS} numbers for each of {len(lines)} reports. Is "
             "pycocoevalcap 1.2 installed?"
         )
     return _without_chunks_of_equal_reports(counts)
-
-
-def _numbers(lines: Sequence[str]) -> Array:
-    try:
-        return np.array([[float(number) for number in line.split()] for line in lines])
-    except ValueError:  # words, or lines of different lengths
-        return np.zeros((0, 0))
 
 
 def _without_chunks_of_equal_reports(counts: Array) -> Array:

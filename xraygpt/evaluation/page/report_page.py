@@ -49,11 +49,7 @@ MOST_IN_SUBGROUPS = 4
 OF_ONE_REPORT = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "rouge_l")
 """Metrics that say something of a single report; each example tells them."""
 EXAMPLES = 24
-CONTROLS = {
-    "shuffled": "the same reports, each held against a reference of another study",
-    "blind": "one and the same report for every image",
-    "blind_bound": "the best constant set of findings; no constant report passes it",
-}
+CONTROLS = ("shuffled", "blind", "blind_bound")
 
 
 @dataclass
@@ -123,42 +119,22 @@ def write_report_page(
     cards = example_cards(choose_examples(predictions, worst, examples), of_one, pictures, mark)
     charts = [(run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))]
     overlay = draw_chart(compared_runs or {})
-    findings = finding_tables(scores, predictions, phantoms=phantoms)
-    sides = scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {}
-    groups = {
-        heading: metrics
-        for heading in get_args(Heading)
-        if (metrics := [metric for metric in scores.metrics.values() if metric.heading == heading])
-    }
-    sections = {
-        "summary": ("Summary", True),
-        "scores": ("All scores", groups),
-        "findings": ("Findings", findings),
-        "sides": ("Sides", sides),
-        "subgroups": ("Subgroups", headlines and scores.subgroups),
-        "training": ("Training" if charts or overlay else "Wall time", curves or overlay),
-        "examples": ("Examples", cards),
-        "protocol": ("Protocol", True),
-        "missing": ("Not computed", scores.not_computed),
-        "settings": ("Settings", settings),
-    }
+    metrics = scores.metrics.values()
     environment = page_environment()
     environment.loader = PackageLoader(__package__, ".")
     environment.filters.update(
-        figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands=thousands
+        figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands="{:,}".format
     )
     environment.globals.update(infinity=math.inf, nan=math.nan)
     html = environment.get_template("report_page.html").render(
-        sections={name: title for name, (title, there) in sections.items() if there},
         scores=scores,
         synthetic=synthetic,
         headlines=headlines,
         compared={name: Interval(value, math.nan, math.nan) for name, value in compared.items()},
         verdict=warning,
-        groups=groups,
-        control_words=CONTROLS,
-        findings=findings,
-        sides=sides,
+        groups={heading: [m for m in metrics if m.heading == heading] for heading in get_args(Heading)},
+        phantom_findings=_phantom_findings(scores, predictions) if phantoms else {},
+        sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
         in_subgroups=headlines[:MOST_IN_SUBGROUPS],
         charts=charts,
         overlay=overlay,
@@ -225,27 +201,8 @@ def verdict(metric: Metric, score: Interval, compared: Mapping[str, float]) -> s
     )
 
 
-def finding_tables(
-    scores: Scores, predictions: Sequence[Prediction], *, phantoms: bool
-) -> dict[tuple[str, str], dict[str, FindingScore]]:
-    """Return (title, explanation) of each table of findings -> its rows, the most frequent finding first.
-
-    The table of CheXpert's classes, before it that of the phantoms' findings with their sides; those without
-    rows are left out.
-    """
-    tables: dict[tuple[str, str], Mapping[str, FindingScore]] = {}
-    if phantoms:
-        words = "With their side, as rules made for the phantoms' reports read them."
-        tables["Findings of the phantoms", words] = _phantom_findings(scores, predictions)
-    tables["CheXpert's classes", "As this project's rule labeller reads the reports."] = scores.findings
-    return {
-        about: dict(sorted(rows.items(), key=lambda row: -row[1].cases))
-        for about, rows in tables.items()
-        if rows
-    }
-
-
 def _phantom_findings(scores: Scores, predictions: Sequence[Prediction]) -> dict[str, FindingScore]:
+    """Return the score of each of the phantoms' findings, with its side."""
     truths = [extract_findings(row.reference) for row in predictions]
     found = [extract_findings(row.generated) for row in predictions]
     names = sorted(set().union(*truths, *found))
@@ -274,7 +231,7 @@ def _words(value: Any) -> str:
         return "\n".join(f"{key}: {_words(each)}" for key, each in value.items())
     if isinstance(value, list):
         return ", ".join(map(_words, value))
-    return thousands(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def figure(value: float, highest: float = 1.0) -> str:
@@ -304,8 +261,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def thousands(count: int) -> str:
-    """Write a count: ``3,000``."""
-    return f"{count:,}"
