@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 CACHED_TEXTS = 16384
-"""References and generated reports of a test split of 8,000 images; about 2 KiB each."""
+"""References and generated reports of a test split of 8,000 images, about 2 KiB each. What is remembered of
+them is shared: do not change it."""
 SIDES = {"left": {"left"}, "right": {"right"}, "bilateral": {"left", "right"}, "": set[str]()}
 
 
@@ -46,7 +47,8 @@ class Mention:
     end: int
 
 
-def find_mentions(text: str) -> list[Mention]:
+@lru_cache(maxsize=CACHED_TEXTS)
+def find_mentions(text: str) -> tuple[Mention, ...]:
     """Return what a report says about the classes, in the order of the text.
 
     Sections that do not describe the images (indication, history, comparison, technique, ...) are passed
@@ -63,19 +65,7 @@ def find_mentions(text: str) -> list[Mention]:
             if status is not None:
                 start, end = sentence.places[term.start], sentence.places[term.end]
                 mentions.append(Mention(term.label, status, side, start, end))
-    return mentions
-
-
-def _labels(mentions: Iterable[Mention]) -> dict[str, Status]:
-    """Return `label_report` of a report, not empty."""
-    said: dict[str, set[Status]] = {}
-    for mention in mentions:
-        said.setdefault(mention.label, set()).add(mention.status)
-    strongest = (Status.POSITIVE, Status.UNCERTAIN, Status.NEGATIVE)
-    labels = {label: next(s for s in strongest if s in statuses) for label, statuses in said.items()}
-    if all(s == Status.NEGATIVE for label, s in labels.items() if label != SUPPORT_DEVICES):
-        labels[NO_FINDING] = Status.POSITIVE
-    return {label: labels[label] for label in CLASSES if label in labels}
+    return tuple(mentions)
 
 
 def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
@@ -87,39 +77,32 @@ def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
     return sides
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a report says of the 14 classes. It is shared: do not change it."""
-
-    mentions: tuple[Mention, ...]
-    labels: Mapping[str, Status]
-    """See `label_report`."""
-    sides: Mapping[str, frozenset[str]]
-    """See `finding_sides`: has the asserted classes, "No Finding" excepted."""
-
-
 @lru_cache(maxsize=CACHED_TEXTS)
-def read_report(text: str) -> Reading:
-    """Return what a report says."""
-    mentions = tuple(find_mentions(text))
-    return Reading(mentions, _labels(mentions) if text.strip() else {}, sides_of(mentions))
-
-
-def label_report(text: str) -> dict[str, Status]:
+def label_report(text: str) -> Mapping[str, Status]:
     """Return the status of each class that the report mentions, in the order of `CLASSES`.
 
     Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
     one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
     uncertain; a text without a word has no label at all.
     """
-    return dict(read_report(text).labels)
+    if not text.strip():
+        return {}
+    said: dict[str, set[Status]] = {}
+    for mention in find_mentions(text):
+        said.setdefault(mention.label, set()).add(mention.status)
+    strongest = (Status.POSITIVE, Status.UNCERTAIN, Status.NEGATIVE)
+    labels = {label: next(s for s in strongest if s in statuses) for label, statuses in said.items()}
+    if all(s == Status.NEGATIVE for label, s in labels.items() if label != SUPPORT_DEVICES):
+        labels[NO_FINDING] = Status.POSITIVE
+    return {label: labels[label] for label in CLASSES if label in labels}
 
 
 def positive_findings(text: str) -> frozenset[str]:
     """Return the classes but "No Finding" that the report asserts."""
-    return frozenset(read_report(text).sides)
+    return frozenset(finding_sides(text))
 
 
-def finding_sides(text: str) -> dict[str, frozenset[str]]:
+@lru_cache(maxsize=CACHED_TEXTS)
+def finding_sides(text: str) -> Mapping[str, frozenset[str]]:
     """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
-    return dict(read_report(text).sides)
+    return sides_of(find_mentions(text))

@@ -57,10 +57,9 @@ class Prediction:
 def read_predictions(
     path: Path, columns: PredictionColumns | None = None, *, need_references: bool = True
 ) -> list[Prediction]:
-    """Read a table of predictions (`xraygpt.common.tables`: CSV, TSV, JSON Lines or JSON).
+    """Read a table of predictions (`xraygpt.common.tables`) or that of a run's folder (`predictions_file`).
 
     Args:
-        path: the table, or the output folder of a run, see `predictions_file`.
         columns: how the table calls its columns; None for the usual names.
         need_references: refuse rows without a reference; otherwise it is "" there. Some have to have one.
 
@@ -144,10 +143,7 @@ def column_values(predictions: Sequence[Prediction], column: str) -> list[str]:
 
 
 def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str, list[int]]:
-    """Put predictions into groups by the values of a column, or by bands of its numbers.
-
-    Returns:
-        Name of the group -> indices of its predictions; groups in the order of their values.
+    """Return the groups by the values of a column, or by bands of its numbers: name -> indices.
 
     Raises:
         DataError: no prediction has that column, or it has so many different values that groups say nothing.

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CLASSES, Status, read_report
+from xraygpt.evaluation.labeller import CLASSES, Status, finding_sides, label_report
 from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
@@ -37,7 +37,7 @@ FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleura
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
     counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
-    rows = [[read_report(text).labels.get(name) in counted for name in CLASSES] for text in texts]
+    rows = [[label_report(text).get(name) in counted for name in CLASSES] for text in texts]
     return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
 
 
@@ -91,9 +91,7 @@ SIDES = ("left", "right", "bilateral", "unspecified")
 
 def sided_findings(text: str) -> frozenset[tuple[str, str]]:
     """Return the (class, side) pairs that a report asserts."""
-    return frozenset(
-        (label, side) for label, sides in read_report(text).sides.items() for side in sides or ("",)
-    )
+    return frozenset((label, side) for label, sides in finding_sides(text).items() for side in sides or ("",))
 
 
 def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -104,7 +102,7 @@ def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict
     """
     table = {row: dict.fromkeys(SIDES, 0) for row in SIDES}
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        truth, found = read_report(reference).sides, read_report(hypothesis).sides
+        truth, found = finding_sides(reference), finding_sides(hypothesis)
         for label in truth.keys() & found.keys() - set(WITHOUT_SIDE):
             row, column = (
                 "bilateral" if len(sides) > 1 else next(iter(sides), "unspecified")

@@ -23,7 +23,7 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, read_report, sides_of
+from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, find_mentions, sides_of
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
 from xraygpt.evaluation.metrics.metric import Metric, mean_over_generated
 from xraygpt.evaluation.priors import MARK
@@ -84,7 +84,7 @@ class _What(NamedTuple):
 
 
 def _denied(text: str) -> Iterator[Contradiction]:
-    if all(mention.status != Status.POSITIVE for mention in read_report(text).mentions):
+    if all(mention.status != Status.POSITIVE for mention in find_mentions(text)):
         return
     said = _statements(text)
     for what, other in product(said, said):
@@ -107,7 +107,7 @@ def _statements(text: str) -> dict[_What, dict[int, Mention]]:
     sentences = list(split_report(text))
     starts = [sentence.places[0] for sentence in sentences]
     statements: dict[_What, dict[int, Mention]] = {}
-    for mention in (*read_report(text).mentions, *_nothing_acute(sentences)):
+    for mention in (*find_mentions(text), *_nothing_acute(sentences)):
         place = bisect(starts, mention.start) - 1
         before = text[starts[place] : mention.start]
         limited = LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before)
@@ -134,7 +134,7 @@ def _changed_sides(text: str) -> Iterator[Contradiction]:
     header = IMPRESSION.search(text)
     if header is None:
         return
-    asserted = [m for m in read_report(text).mentions if m.status == Status.POSITIVE]
+    asserted = [m for m in find_mentions(text) if m.status == Status.POSITIVE]
     findings = [m for m in asserted if m.start < header.start()]
     impression = [m for m in asserted if m.start >= header.end()]
     sides, concluded = sides_of(findings), sides_of(impression)

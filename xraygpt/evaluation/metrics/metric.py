@@ -76,12 +76,7 @@ class Metric:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a reader of ``scores.json`` has to know about the metric."""
-        return {
-            "title": self.title,
-            "equals": self.equals,
-            "higher_is_better": self.higher_is_better,
-            "highest": self.highest,
-        }
+        return {name: getattr(self, name) for name in ("title", "equals", "higher_is_better", "highest")}
 
 
 @dataclass(frozen=True)
@@ -114,11 +109,7 @@ class MetricTable:
 def make_tables(
     metrics: Sequence[Metric], references: Sequence[str], runs: Sequence[Sequence[str]]
 ) -> list[MetricTable]:
-    """Let each metric look at the reports of several runs on the same references; return a table of each run.
-
-    Metrics with one function of statistics between them share what it gives. Those that are not available
-    are noted as not computed.
-    """
+    """Let each metric look at several runs of reports on the same references; return a table of each run."""
     outside = dict.fromkeys(metric.statistics for metric in metrics if metric.outside_python)
     functions = dict.fromkeys(metric.statistics for metric in metrics)
     with ThreadPoolExecutor(max_workers=1) as other_program:
@@ -171,13 +162,8 @@ def mean_over_pairs(value: Callable[[str, str], float]) -> Statistics:
 
 
 def mean_over_generated(value: Callable[[str], float]) -> Statistics:
-    """Return the statistics of a metric that is the mean of a value of the generated report."""
-    return lambda references, hypotheses: with_counts(list(map(value, hypotheses)))
-
-
-def mean_over_references(value: Callable[[str], float]) -> Statistics:
-    """Return the statistics of a metric that is the mean of a value of the reference."""
-    return lambda references, hypotheses: with_counts(list(map(value, references)))
+    """Return the same of a value of the generated report alone."""
+    return mean_over_pairs(lambda reference, hypothesis: value(hypothesis))
 
 
 def f1_of_sets(
@@ -243,8 +229,7 @@ def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.
     `blind_macro_f1`, its set of findings need not make sense as a report.
 
     Args:
-        cases: of each finding, the number of references that have it.
-        reports: number of references.
+        cases: of each finding, how many of the `reports` have it.
         of_nothing: the score where there is nothing to find.
     """
     frequencies = sorted(cases, reverse=True)

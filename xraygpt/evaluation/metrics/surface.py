@@ -13,13 +13,13 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from xraygpt.evaluation.labeller import CACHED_TEXTS, Status, read_report
+from xraygpt.evaluation.labeller import CACHED_TEXTS, Status, label_report
 from xraygpt.evaluation.labeller_lexicon import NO_FINDING
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
     mean_over_generated,
-    mean_over_references,
+    mean_over_pairs,
     with_counts,
 )
 from xraygpt.evaluation.priors import compares_with_prior
@@ -50,7 +50,7 @@ def repeated_sentences(text: str) -> float:
 
 def is_normal(text: str) -> bool:
     """Tell whether the labeller finds "No Finding" in a report."""
-    return read_report(text).labels.get(NO_FINDING) == Status.POSITIVE
+    return label_report(text).get(NO_FINDING) == Status.POSITIVE
 
 
 def share_of_distinct(texts: Sequence[str]) -> list[float]:
@@ -104,7 +104,7 @@ SURFACE: tuple[Metric, ...] = (
         name="words_reference",
         title="words, reference",
         equals="mean number of words of references; descriptive",
-        statistics=mean_over_references(_count_words),
+        statistics=mean_over_pairs(lambda reference, hypothesis: _count_words(reference)),
         highest=math.inf,
     ),
     _description(
@@ -132,7 +132,7 @@ SURFACE: tuple[Metric, ...] = (
         name="normal_reference",
         title="normal reports, reference",
         equals="share of references that the rule labeller calls No Finding; descriptive",
-        statistics=mean_over_references(is_normal),
+        statistics=mean_over_pairs(lambda reference, hypothesis: is_normal(reference)),
         english_only=True,
     ),
 )

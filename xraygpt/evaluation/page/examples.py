@@ -11,7 +11,7 @@ from PIL import Image
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.html_page import picture_url
-from xraygpt.evaluation.labeller import SIDES, Mention, Status, read_report
+from xraygpt.evaluation.labeller import SIDES, Mention, Status, find_mentions, finding_sides
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.phantom import extract_findings, split_phantom_sentences
 from xraygpt.evaluation.predictions import Prediction
@@ -154,10 +154,9 @@ def highlight(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]
     A mention agrees if the other report asserts its class, on all the sides that the mention names or
     without any side: a left effusion agrees with bilateral effusions, which do not agree with it.
     """
-    truth, found = read_report(reference), read_report(generated)
     return (
-        _pieces(reference, _mentions(truth.mentions, found.sides, "missed")),
-        _pieces(generated, _mentions(found.mentions, truth.sides, "invented")),
+        _pieces(reference, _mentions(find_mentions(reference), finding_sides(generated), "missed")),
+        _pieces(generated, _mentions(find_mentions(generated), finding_sides(reference), "invented")),
     )
 
 
