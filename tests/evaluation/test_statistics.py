@@ -22,14 +22,18 @@ def bootstrapped(sums: Array, seed: int = 0, rounds: int = 1000) -> Interval:
     return interval(mean_of_values, sums, resampled_sums(sums, seed=seed, rounds=rounds))
 
 
+def difference(sums: Array) -> Array:
+    return mean_of_values(sums[..., 2:]) - mean_of_values(sums[..., :2])
+
+
 def difference_of(a: Array, b: Array, rounds: int) -> Interval:
     both = np.hstack([a, b])
-    drawn = resampled_sums(both, seed=0, rounds=rounds)
-    return interval(lambda sums: mean_of_values(sums[..., 2:]) - mean_of_values(sums[..., :2]), both, drawn)
+    return interval(difference, both, resampled_sums(both, seed=0, rounds=rounds))
 
 
 def p_of(a: Array, b: Array, seed: int = 0, rounds: int = 1000) -> float:
-    return p_value(mean_of_values, a, b, swapped_sums(a, b, seed=seed, rounds=rounds))
+    both = np.hstack([a, b])
+    return p_value(difference, both, swapped_sums(both, seed=seed, rounds=rounds))
 
 
 def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> None:
@@ -43,9 +47,10 @@ def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> Non
 
 def test_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((30, 3))
-    whole = resampled_sums(sums, seed=1, rounds=100), swapped_sums(sums, sums[::-1], seed=1, rounds=100)
+    both = np.hstack([sums, sums[::-1]])
+    whole = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
     monkeypatch.setattr(statistics, "BLOCK_VALUES", 70)
-    parts = resampled_sums(sums, seed=1, rounds=100), swapped_sums(sums, sums[::-1], seed=1, rounds=100)
+    parts = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-12)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-12)
 

@@ -50,9 +50,17 @@ class Conversation:
     conv_id: Any = None
 
     def get_prompt(self) -> str:
-        """The whole conversation as the text that the language model continues."""
+        """Return the whole conversation as the text that the language model continues."""
         if self.sep_style is SeparatorStyle.TEMPLATE:
-            return self._templated()
+            # The mark that closes an answer often opens the next question too; it is written once then.
+            closing = "" if self.template.startswith(self.sep) else self.sep
+            text = self.system
+            for role, message in self.messages:
+                if role == self.roles[0]:
+                    text += fill_template(self.template, str(message))
+                elif message:
+                    text += message + closing
+            return text
         ends = (self.sep, self.sep2 if self.sep_style is SeparatorStyle.TWO and self.sep2 else self.sep)
         text = self.system + self.sep
         for role, message in self.messages:
@@ -63,11 +71,11 @@ class Conversation:
         self.messages.append([role, message])
 
     def stop_strings(self) -> list[str]:
-        """Strings that end an answer."""
+        """Return the strings that end an answer."""
         return [mark for mark in dict.fromkeys((self.sep, self.sep2)) if mark and mark.strip()]
 
     def without_oldest_turn(self) -> "Conversation | None":
-        """A copy without the first question and its answer; None when only the last question is left.
+        """Return a copy without the first question and its answer; None when only the last question is left.
 
         Images of a dropped question move to the next one, so the conversation goes on about them.
         """
@@ -83,7 +91,7 @@ class Conversation:
         return shorter
 
     def to_gradio_chatbot(self) -> list[list[str | None]]:
-        """The turns that are shown, as ``[question, answer]``; the answer is None while it is awaited."""
+        """Return the turns that are shown, as ``[question, answer]``; an awaited answer is None."""
         turns: list[list[str | None]] = []
         for role, message in self.messages[self.offset :]:
             if role == self.roles[0] or not turns:
@@ -98,17 +106,6 @@ class Conversation:
     def dict(self) -> dict[str, Any]:
         names = ("system", "roles", "messages", "offset", "sep", "sep2", "conv_id")
         return {name: getattr(self, name) for name in names}
-
-    def _templated(self) -> str:
-        # The mark that closes an answer often opens the next question too; it is written once then.
-        closing = "" if self.template.startswith(self.sep) else self.sep
-        text = self.system
-        for role, message in self.messages:
-            if role == self.roles[0]:
-                text += fill_template(self.template, str(message))
-            elif message:
-                text += message + closing
-        return text
 
 
 CONV_VISION = Conversation(
@@ -135,7 +132,7 @@ CONV_VISION_NEW = Conversation(
 
 
 def trained_conversation(prompt_template: str, end_sym: str) -> Conversation:
-    """A conversation whose first prompt is exactly a prompt of the training."""
+    """Return a conversation whose first prompt is exactly a prompt of the training."""
     return Conversation(
         system="",
         sep_style=SeparatorStyle.TEMPLATE,

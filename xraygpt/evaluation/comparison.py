@@ -83,8 +83,7 @@ def compare_predictions(
         seed: of the bootstrap and of the randomisation, each of which has as many `rounds`.
 
     Raises:
-        DataError: the runs are not of the same images, studies and references; the first differences are
-            named.
+        DataError: the runs are not of the same images, studies and references (`check_same_task`).
     """
     check_same_task(a, b)
     rows_a, rows_b = (sorted(rows, key=lambda row: row.image_id) for rows in (a, b))
@@ -93,23 +92,20 @@ def compare_predictions(
     language = max((check_language(references, texts) for texts in runs), key=lambda check: check.pairs)
     readable, not_english = language.readable(metrics)
     table_a, table_b = make_tables(readable, references, runs)
-    sums_a, sums_b = (sums_by_study(table.values, studies) for table in (table_a, table_b))
-    swapped = swapped_sums(sums_a, sums_b, seed=seed, rounds=rounds)
-    both = np.hstack([sums_a, sums_b])  # (S, 2 K)
-    drawn = resampled_sums(both, seed=seed, rounds=rounds)
+    columns = table_a.values.shape[1]
+    sums = sums_by_study(np.hstack([table_a.values, table_b.values]), studies)
+    drawn = resampled_sums(sums, seed=seed, rounds=rounds)
+    swapped = swapped_sums(sums, seed=seed, rounds=rounds)
 
     def difference(score: Score) -> Difference:
-        def of_a(sums: Array) -> Array:
-            return score(sums[..., : sums_a.shape[1]])
-
-        def of_b(sums: Array) -> Array:
-            return score(sums[..., sums_a.shape[1] :])
+        def of_both(sums: Array) -> Array:
+            return score(sums[..., columns:]) - score(sums[..., :columns])
 
         return Difference(
-            a=interval(of_a, both, drawn),
-            b=interval(of_b, both, drawn),
-            difference=interval(lambda sums: of_b(sums) - of_a(sums), both, drawn),
-            p=p_value(score, sums_a, sums_b, swapped),
+            a=interval(lambda sums: score(sums[..., :columns]), sums, drawn),
+            b=interval(lambda sums: score(sums[..., columns:]), sums, drawn),
+            difference=interval(of_both, sums, drawn),
+            p=p_value(of_both, sums, swapped),
         )
 
     return Comparison(
@@ -129,11 +125,7 @@ def compare_predictions(
 
 
 def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
-    """See `compare_predictions`.
-
-    Raises:
-        DataError: images, studies or references differ.
-    """
+    """Raise a DataError where images, studies or references of two runs differ."""
     of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
     both = of_a.keys() & of_b.keys()
     problems = {

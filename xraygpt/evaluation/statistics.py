@@ -106,18 +106,19 @@ def interval(score: Score, sums: Array, resampled: Array) -> Interval:
     return Interval(value, *np.quantile(defined, TAILS).tolist())
 
 
-def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tuple[Array, Array]:
-    """Exchange the two runs' reports of each study with chance one half; return both sums, each (R, K).
+def swapped_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
+    """Exchange two runs' reports of each study with chance one half; return the sums of each round, (R, 2 K).
 
     Args:
-        a, b: (S, K) sums of the same studies in the same order.
+        sums: (S, 2 K) of both runs side by side.
     """
+    a, b = np.split(sums, 2, axis=1)
     blocks = _uniform_blocks(seed, rounds, len(a), stream=1)  # another one than that of the bootstrap
     moved = np.concatenate([(uniform < 0.5).astype(np.float64) @ (b - a) for uniform in blocks])
-    return a.sum(axis=0) + moved, b.sum(axis=0) - moved
+    return np.hstack([a.sum(axis=0) + moved, b.sum(axis=0) - moved])
 
 
-def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> float:
+def p_value(difference: Score, sums: Array, swapped: Array) -> float:
     """Return the two-sided p of approximate randomisation: (r + 1) / (R + 1).
 
     r is the number of rounds in which the runs, reports exchanged, differ at least as much as they do
@@ -125,13 +126,14 @@ def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> f
     round in which one is not counts as one that differs as much.
 
     Args:
-        a, b: (S, K) sums.
-        swapped: of `swapped_sums`.
+        difference: of the two runs' scores, from the sums (..., 2 K) of both.
+        sums: (S, 2 K).
+        swapped: (R, 2 K), of `swapped_sums`.
     """
-    observed = abs(float(score(b.sum(axis=0)) - score(a.sum(axis=0))))
+    observed = abs(float(difference(sums.sum(axis=0))))
     if math.isnan(observed):
         return math.nan
-    differences = np.abs(score(swapped[1]) - score(swapped[0]))
+    differences = np.abs(difference(swapped))
     as_large = int((~(differences < observed - TIE)).sum())
     return (as_large + 1) / (len(differences) + 1)
 

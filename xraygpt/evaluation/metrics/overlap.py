@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 
@@ -155,9 +155,6 @@ def sacrebleu_score(sums: Array) -> Array:
 CIDER_SIGMA = 6.0
 CIDER_SCALE = 10.0
 
-Weights = tuple[dict[Ngram, float], float]
-"""Of the sequences of one order in a report: weight of each, and their Euclidean norm."""
-
 
 def cider_d_values(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
     """Return the CIDEr-D of each report; document frequencies are those of all references given."""
@@ -166,38 +163,30 @@ def cider_d_values(references: Sequence[str], hypotheses: Sequence[str]) -> list
     values = [0.0] * len(expected)
     for order in range(1, ORDERS + 1):
         counts = [count_ngrams(tokens, order) for tokens in expected]
-        frequency = Counter(chain.from_iterable(counts))
-        rarity = {ngram: math.log(len(counts) / documents) for ngram, documents in frequency.items()}
+        documents = Counter(chain.from_iterable(counts))
+        rarity = {ngram: math.log(len(counts) / number) for ngram, number in documents.items()}
         unseen = math.log(len(counts)) if counts else 0.0
-        for index, count in enumerate(counts):
-            hypothesis = _weights(count_ngrams(found[index], order), rarity, unseen)
-            values[index] += _similarity(hypothesis, _weights(count, rarity, unseen))
+        for index, (count, tokens) in enumerate(zip(counts, found, strict=True)):
+            of_reference, of_hypothesis = (
+                {ngram: number * rarity.get(ngram, unseen) for ngram, number in ngrams.items()}
+                for ngrams in (count, count_ngrams(tokens, order))
+            )
+            values[index] += _similarity(of_hypothesis, of_reference)
+    # COCO counts the difference in length in pairs of tokens.
+    lengths = [[max(0, len(tokens) - 1) for tokens in texts] for texts in (found, expected)]
     return [
-        CIDER_SCALE / ORDERS * value * _length_factor(len(tokens), len(other))
-        for value, tokens, other in zip(values, found, expected, strict=True)
+        CIDER_SCALE / ORDERS * value * math.exp(-((a - b) ** 2) / (2 * CIDER_SIGMA**2))
+        for value, a, b in zip(values, *lengths, strict=True)
     ]
 
 
-def _weights(counts: Counter[Ngram], rarity: dict[Ngram, float], unseen: float) -> Weights:
-    weights = {ngram: count * rarity.get(ngram, unseen) for ngram, count in counts.items()}
-    return weights, math.sqrt(sum(weight * weight for weight in weights.values()))
-
-
-def _similarity(hypothesis: Weights, reference: Weights) -> float:
-    """Return the cosine, with the weights of the hypothesis no larger than those of the reference."""
-    (found, found_norm), (expected, expected_norm) = hypothesis, reference
-    if not found_norm or not expected_norm:
+def _similarity(hypothesis: Mapping[Ngram, float], reference: Mapping[Ngram, float]) -> float:
+    """Return the cosine of two weightings, that of the hypothesis clipped to that of the reference."""
+    found, expected = (math.sqrt(sum(w * w for w in each.values())) for each in (hypothesis, reference))
+    if not found or not expected:
         return 0.0
-    product = sum(
-        min(weight, expected[ngram]) * expected[ngram] for ngram, weight in found.items() if ngram in expected
-    )
-    return product / (found_norm * expected_norm)
-
-
-def _length_factor(found: int, expected: int) -> float:
-    """Return the Gaussian of the difference in length, which COCO counts in pairs of tokens."""
-    difference = max(0, found - 1) - max(0, expected - 1)
-    return math.exp(-(difference**2) / (2 * CIDER_SIGMA**2))
+    shared = [(weight, reference[ngram]) for ngram, weight in hypothesis.items() if ngram in reference]
+    return sum(min(weight, other) * other for weight, other in shared) / (found * expected)
 
 
 def _rouge(suffix: str, value: Callable[[str, str], float]) -> Metric:
