@@ -8,7 +8,7 @@ from xraygpt.datasets.phantom import report as texts
 from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.report import keywords, write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
-from xraygpt.evaluation.findings import extract_findings
+from xraygpt.evaluation.metrics.phantom import extract_findings
 
 
 def drawn(count: int) -> list[tuple[Truth, str]]:

@@ -1,7 +1,7 @@
 """Write the report of a phantom: findings and impression in a radiologist's English, several phrasings each.
 
-A report says nothing that is not in the image. The phrasings and ``xraygpt.evaluation.findings`` belong
-together: the extractor recovers the truth from every report written here (tested on thousands).
+A report says nothing that is not in the image. The phrasings and ``xraygpt.evaluation.metrics.phantom``
+belong together: the extractor recovers the truth from every report written here (tested on thousands).
 """
 
 from __future__ import annotations

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.runs import ABSENT, LENGTH, SAME
-from xraygpt.evaluation import metric_table
-from xraygpt.evaluation.metric_table import make_tables
-from xraygpt.evaluation.metrics.metric import Array, Metric
+from xraygpt.evaluation.metrics.metric import Array, Metric, make_tables
 
 REFERENCES = ["abc", "d", "ef"]
 RUNS = (["abc", "x", "ef"], ["", "d", "long text"])
@@ -39,7 +37,7 @@ def test_metrics_with_the_same_statistics_share_them() -> None:
 
 
 @pytest.mark.parametrize("metric", [LENGTH, ABSENT])
-def test_another_program_is_asked_once_for_all_runs(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_program_is_asked_once_for_all_runs(metric: Metric) -> None:
     expected = make_tables([metric, SAME], REFERENCES, RUNS)
     calls: list[int] = []
 
@@ -47,8 +45,8 @@ def test_another_program_is_asked_once_for_all_runs(metric: Metric, monkeypatch:
         calls.append(len(hypotheses))
         return metric.statistics(references, hypotheses)
 
-    monkeypatch.setattr(metric_table, "OUTSIDE_PYTHON", (counted,))
-    outside = make_tables([replace(metric, statistics=counted), SAME], REFERENCES, RUNS)
+    other_program = replace(metric, statistics=counted, outside_python=True)
+    outside = make_tables([other_program, SAME], REFERENCES, RUNS)
     assert calls == [6]
     for table, other in zip(outside, expected, strict=True):
         assert table.scores() == other.scores()
