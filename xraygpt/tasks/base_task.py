@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,20 @@ from xraygpt.tasks.steps import (
 logger = logging.getLogger(__name__)
 
 Splits = dict[str, ReportDataset]
+
+
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
+    """Return the data sets that have a split.
+
+    Raises:
+        DataError: none has it.
+    """
+    wanted = normalise_split(split)
+    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
+    if not found:
+        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
+        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+    return found
 
 
 @dataclass
