@@ -24,7 +24,7 @@ from xraygpt.common.merge import OPTIONS, Layer, load_yaml, merge_files, merge_l
 from xraygpt.common.paths import package_root
 from xraygpt.common.registry import ConfiguredBuilder, ConfiguredModel, registry
 from xraygpt.common.run_config import RunConfig
-from xraygpt.common.typed import Problem, build_typed, collect, show
+from xraygpt.common.typed import ChoosesTypes, Problem, build_typed, collect, show
 
 __all__ = ["Config", "build_typed", "default_layer", "merge_files"]
 
@@ -163,7 +163,8 @@ class Config:
             if known and self._model_class.MODEL_TYPE_REQUIRED:
                 self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
         elif isinstance(self._model_type, str) and self._model_type in known:
-            return [default_layer(known[self._model_type])]
+            layer = default_layer(known[self._model_type])
+            return [_without_replaced(layer, _section(self._wanted, "model"), self._model_class.config_class)]
         else:
             problem = f"{arch} has {_no_type(self._model_type, known)}"
             self._problem("model.model_type", f"{problem} Known: {', '.join(sorted(known))}.")
@@ -307,6 +308,18 @@ def default_layer(relative_path: str) -> Layer:
     """Read a default YAML of the package, e.g. "configs/models/minigpt4_vicuna.yaml"."""
     layer = load_yaml(package_root() / relative_path, "the default configuration")
     return Layer(f"xraygpt/{relative_path}", layer.values)
+
+
+def _without_replaced(layer: Layer, wanted: Mapping[str, Any], config_class: type) -> Layer:
+    """Drop from a file of defaults what belongs to a part of the model that the user replaces by another."""
+    if not issubclass(config_class, ChoosesTypes):
+        return layer
+    section = dict(_section(layer.values, "model"))
+    for key, belonging in config_class.BELONGS_TO.items():
+        default = section.get(key, getattr(config_class, key))
+        if wanted.get(key, default) != default:
+            section = without_selectors(section, belonging)
+    return Layer(layer.origin, {**layer.values, "model": section})
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -8,7 +8,17 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from xraygpt.common.errors import ConfigError, did_you_mean
 
@@ -30,6 +40,18 @@ class Problem:
 
 class _Mismatch(Exception):
     """A value does not have the type that a field asks for; the argument says so."""
+
+
+class ChoosesTypes:
+    """Base of a dataclass in which what one field says decides about others."""
+
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Field -> fields whose defaults in a file go with the value that this field has there."""
+
+    @classmethod
+    def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
+        """The types of fields in `section` that depend on others; ValueError if one of those is of no use."""
+        return {}
 
 
 def build_typed(config_class: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
@@ -66,6 +88,12 @@ def collect(
     before = len(problems)
     known: dict[str, Field[Any]] = {f.name: f for f in fields(config_class) if f.init}  # type: ignore[arg-type]
     hints = get_type_hints(config_class)
+    if issubclass(config_class, ChoosesTypes):
+        try:
+            hints |= config_class.field_types(mapping)
+        except ValueError as error:
+            problems.append(Problem(_blame(str(error), where, known), str(error)))
+            return None
     for name in mapping:
         if name not in known and name not in elsewhere:
             hint = did_you_mean(str(name), [*known, *elsewhere])

@@ -33,7 +33,7 @@ from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.demo.examples import make_examples
 from xraygpt.demo.page import STYLE, UPLOADS, Page, build_page
 from xraygpt.models.base_model import BaseModel
-from xraygpt.models.encoders import preprocessing_for
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.processors import Blip2ImageTrainProcessor, load_processor
 from xraygpt.processors.base_processor import BaseProcessor
 
@@ -95,7 +95,7 @@ def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
     ``preprocess.vis_processor.eval``, as in evaluation.
     """
     wanted = merge_files([args.cfg_path], args.options)
-    preprocessing = preprocessing_for(cfg.to_dict()["model"])
+    preprocessing = preprocessing_for(cfg.model_cfg)
     for name, section in (wanted.get("datasets") or {}).items():
         nodes = (section or {}).get("vis_processor") or {}
         split = "eval" if "eval" in nodes else "train"

@@ -26,7 +26,7 @@ from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.models.base_model import BaseModel, require_all
-from xraygpt.models.encoders import preprocessing_for
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
     Losses,
@@ -136,7 +136,7 @@ class BaseTask:
             MissingFileError: naming all that is missing of all data sets.
         """
         datasets: dict[str, Splits] = {}
-        preprocessing = preprocessing_for(cfg.to_dict()["model"])
+        preprocessing = preprocessing_for(cfg.model_cfg)
 
         def build(name: str) -> None:
             builder = registry.get_builder_class(name, BaseDatasetBuilder)
