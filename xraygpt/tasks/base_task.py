@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
+from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import LRScheduler, registry
