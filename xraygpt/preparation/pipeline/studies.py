@@ -76,26 +76,21 @@ def written_pictures(row: Row) -> list[Row]:
     return [picture for picture in row.get("pictures", ()) if picture.get("outcome") == "written"]
 
 
-def annotations_of(row: Row, with_images: bool) -> list[dict[str, str]]:
-    """Return the annotations of a row; none for a study that was not kept.
+def annotations_of(row: Row, with_images: bool) -> Iterator[dict[str, str]]:
+    """Yield the annotations of a row; none for a study that was not kept.
 
     Args:
         with_images: one for each image that was written; otherwise one for the report, under the name of
             its study.
     """
     if row.get("outcome") != "kept":
-        return []
+        return
     common = {key: row[key] for key in ("caption", "split", "study_id")}
     if not with_images:
-        return [{"image_id": row["study_id"], **common}]
-    return [
-        {
-            "image_id": picture["image_id"],
-            **common,
-            **({"view": view} if (view := picture.get("view")) else {}),
-        }
-        for picture in written_pictures(row)
-    ]
+        yield {"image_id": row["study_id"], **common}
+    for picture in written_pictures(row) if with_images else ():
+        view = {"view": picture["view"]} if picture.get("view") else {}
+        yield {"image_id": picture["image_id"], **common, **view}
 
 
 class Tally(Counter[str]):
