@@ -66,6 +66,7 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.5",
         "sentencepiece>=0.2",
+        "timm>=1.0.20",  # vit_model: timm:NAME
         "tokenizers>=0.21",
         "torch>=2.11",
         "torchvision>=0.26",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ class ToyRunConfig:
 
 
 @dataclass
+class ToyTaskConfig:
+    metrics: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if "bad" in self.metrics:
+            raise ValueError("metrics must not be bad")
+
+
+@dataclass
+class ToySearchConfig:
+    k_test: int = 128
+
+
+@dataclass
 class CropConfig:
     image_size: int = 224
     random: bool = True
@@ -83,7 +98,15 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             table.package = "xraygpt.common"
     models = {"small": "small.yaml", "other": "other.yaml"}
     toys.register_model("toy")(
-        type("Toy", (), {"config_class": ToyModelConfig, "PRETRAINED_MODEL_CONFIG_DICT": models})
+        type(
+            "Toy",
+            (),
+            {
+                "config_class": ToyModelConfig,
+                "PRETRAINED_MODEL_CONFIG_DICT": models,
+                "MODEL_TYPE_REQUIRED": True,
+            },
+        )
     )
     toys.register_builder("xrays")(
         type(
@@ -95,7 +118,8 @@ def toy_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     )
     toys.register_runner("runner_base")(type("Runner", (), {"config_class": ToyRunConfig}))
     toys.register_processor("crop")(type("Crop", (), {"config_class": CropConfig}))
-    toys.register_task("train")(type("Train", (), {}))
+    toys.register_task("train")(type("Train", (), {"config_class": ToyTaskConfig}))
+    toys.register_task("search")(type("Search", (), {"config_class": ToySearchConfig}))
     toys.register_lr_scheduler("cosine")(type("Cosine", (), {}))
     monkeypatch.setattr(config_module, "registry", toys)
     monkeypatch.setattr(config_module, "package_root", lambda: tmp_path)
@@ -298,3 +322,76 @@ def test_one_mistake_one_message(old: str, new: str, expected: str) -> None:
 def test_missing_file() -> None:
     with pytest.raises(MissingFileError, match=r"nothing\.yaml"):
         Config(argparse.Namespace(cfg_path="nothing.yaml", options=None))
+
+
+def test_the_keys_of_a_task_are_apart_and_in_the_same_section() -> None:
+    cfg = make(USER, "run.metrics=[cider_d]")
+    assert cfg.task_cfg == ToyTaskConfig(["cider_d"])
+    assert cfg.to_dict()["run"]["metrics"] == ["cider_d"]
+    assert make(USER.replace("task: train", "task: search"), "run.k_test=3").task_cfg == ToySearchConfig(3)
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        (
+            "run.k_test=3",
+            "run.k_test: belongs to the task search, and run.task is train: leave it out, or set run.task to "
+            "search (--options)",
+        ),
+        ("run.metricks=[a]", "run.metricks: unknown key; did you mean 'metrics'? (--options)"),
+        ("run.metrics=3", "run.metrics: expected a list of str, got 3 (--options)"),
+        ("run.metrics=[bad]", "run.metrics: metrics must not be bad (--options)"),
+    ],
+)
+def test_mistakes_in_the_keys_of_a_task(option: str, problem: str) -> None:
+    assert problems(USER, option) == [problem]
+
+
+OWN_PARTS = """
+from tests.common import test_config
+test_config.config_module.registry.register_model({name!r})(type("Own", (), {{
+    "config_class": test_config.ToyModelConfig,
+    "PRETRAINED_MODEL_CONFIG_DICT": {{}},
+    "MODEL_TYPE_REQUIRED": False,
+}}))
+test_config.config_module.registry.register_task({name!r})(
+    type("OwnTask", (), {{"config_class": test_config.ToySearchConfig}})
+)
+"""
+
+
+def test_modules_of_the_user_are_imported_before_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("own_part.py").write_text(OWN_PARTS.format(name="mine"))
+    Path("own_package").mkdir()
+    Path("own_package/part.py").write_text(OWN_PARTS.format(name="other"))
+    cfg = make("imports: [own_part]\nmodel: {arch: mine, image_size: 3}\nrun: {task: mine}")
+    assert (cfg.arch, cfg.model_cfg.image_size) == ("mine", 3)
+    assert cfg.to_dict()["imports"] == ["own_part"]
+    cfg = make("model: {arch: other}\nrun: {task: mine}", "imports=[own_part, own_package.part]")
+    assert cfg.arch == "other"
+
+
+@pytest.mark.parametrize(
+    ("imports", "problem"),
+    [
+        ("[json, not_there]", "imports[1]: cannot import not_there: ModuleNotFoundError: No module named "),
+        ("[breaks]", "imports[0]: cannot import breaks: ZeroDivisionError: division by zero (user.yaml)"),
+        ("breaks", "imports: expected a list of modules, got 'breaks' (user.yaml)"),
+        ("[3]", "imports: expected a list of modules, got [3] (user.yaml)"),
+    ],
+)
+def test_an_import_that_fails_is_one_error(
+    imports: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    Path("breaks.py").write_text("1 / 0")
+    (found,) = problems(f"imports: {imports}\nmodel: {{arch: unknown}}")
+    assert found.startswith(problem)
+    assert found.endswith("(user.yaml)")
+
+
+def test_an_import_from_the_command_line_is_blamed_on_it() -> None:
+    (found,) = problems(USER, "imports=[not_there]")
+    assert found.endswith("(--options)")

@@ -15,7 +15,7 @@ from xraygpt.common.optims import (
     hidden_weights,
     param_groups,
 )
-from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
+from xraygpt.models.eva_vit import VisionConfig, VisionTransformer
 
 
 @dataclass
@@ -115,7 +115,7 @@ def test_groups_follow_dimensions_and_names() -> None:
 
 
 def test_each_layer_of_the_vision_encoder_has_its_rate() -> None:
-    vision = create_vision_encoder(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
+    vision = VisionTransformer.from_config(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
     model = nn.ModuleDict({"visual_encoder": vision, "ln_vision": nn.LayerNorm(8), "proj": nn.Linear(8, 2)})
     optimizer = build_optimizer(model, Settings(lr_layer_decay=0.5))
     LinearWarmupStepLRScheduler(optimizer, max_epoch=1, min_lr=0.0, init_lr=0.08).step(0, 0)
@@ -130,7 +130,7 @@ def test_each_layer_of_the_vision_encoder_has_its_rate() -> None:
 
 
 def test_one_rate_for_all_layers_adds_nothing_to_the_groups() -> None:
-    vision = create_vision_encoder(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
+    vision = VisionTransformer.from_config(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
     assert [set(group) for group in param_groups(vision, 0.05)] == [{"params", "weight_decay"}] * 2
 
 

@@ -62,7 +62,9 @@ def make_model(llm_folder: Path) -> Callable[..., MiniGPT4]:
     def make(**changes: Any) -> MiniGPT4:
         torch.manual_seed(1)
         llm, tokenizer = load_llm(llm_folder, "fp32"), load_tokenizer(llm_folder)
-        model = MiniGPT4(tiny_config(llama_model=str(llm_folder), **changes), llm=llm, tokenizer=tokenizer)
+        model = MiniGPT4.build(
+            tiny_config(llama_model=str(llm_folder), **changes), llm=llm, tokenizer=tokenizer
+        )
         # Large enough that images matter for what is written.
         for part in (model.visual_encoder, model.Qformer, model.llama_proj):
             for parameter in part.parameters():

@@ -22,8 +22,10 @@ from xraygpt.models.base_model import freeze
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_losses import Negatives, draw_hard_negatives
 from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
+from xraygpt.models.bridges import QFormerBridge
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
+from xraygpt.models.parts import LayerNorm
 from xraygpt.models.Qformer import QformerConfig
 from xraygpt.models.retrieval import (
     NOT_RANKED,
@@ -33,7 +35,7 @@ from xraygpt.models.retrieval import (
     in_full_order,
     rerank,
 )
-from xraygpt.models.vision_tower import LayerNorm
+from xraygpt.models.vision_tower import build_encoder
 from xraygpt.runners.train_state import trainable_state
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] . the heart lungs are is clear normal enlarged left right effusion no"
@@ -414,10 +416,9 @@ def test_images_go_to_the_device_of_the_model(encoded: Encoded) -> None:
     assert encoded.seen == ["meta"]
 
 
-class QueriesOnly(Blip2Base):
-    def __init__(self, cfg: Blip2Config) -> None:
-        super().__init__()
-        self.init_parts(cfg, text=False)
+def queries_only(cfg: Blip2Config) -> Blip2Base:
+    encoder = build_encoder(cfg)
+    return Blip2Base(cfg, encoder, QFormerBridge.from_config(cfg, encoder.width, llm_width=0))
 
 
 def test_first_stage_weights_load_into_a_model_without_text_half(
@@ -428,11 +429,11 @@ def test_first_stage_weights_load_into_a_model_without_text_half(
     torch.save({"model": model.state_dict()}, path)
     config = replace(config, vit_ckpt=str(path), q_former_model=str(path))
     torch.manual_seed(7)
-    later = QueriesOnly(config).eval()
+    later = queries_only(config).eval()
     later.load_parts(config)
     image = batch()["image"]
     expected = model.eval().forward_image(image)[0]
-    torch.testing.assert_close(later.run_queries(later.embed_image(image)), expected)
+    torch.testing.assert_close(later.bridge(later.encode_patches(image)), expected)
     again = build(config)
     assert all(
         torch.equal(a, b) for a, b in zip(model.Qformer.parameters(), again.Qformer.parameters(), strict=True)
@@ -475,7 +476,7 @@ def test_layer_norm_computes_in_float32() -> None:
 
 def test_full_size_builds_on_the_meta_device(config: Blip2QformerConfig) -> None:
     with torch.device("meta"):
-        model = Blip2Qformer(Blip2QformerConfig(bert_tokenizer=config.bert_tokenizer))
+        model = Blip2Qformer.build(Blip2QformerConfig(bert_tokenizer=config.bert_tokenizer))
     assert model.query_tokens.shape == (1, 32, 768)
     keys = model.state_dict()
     assert keys["Qformer.bert.encoder.layer.10.crossattention.self.key.weight"].shape == (768, 1408)

@@ -30,7 +30,7 @@ def full_size(tokenizer_folder: Path, **changes: Any) -> MiniGPT4:
     config = MiniGPT4Config(**changes)
     with torch.device("meta"):
         llm = LlamaForCausalLM(LlamaConfig())  # the defaults are LLaMA-7B
-        return MiniGPT4(config, llm=llm, tokenizer=load_tokenizer(tokenizer_folder))
+        return MiniGPT4.build(config, llm=llm, tokenizer=load_tokenizer(tokenizer_folder))
 
 
 def buffers_of_the_reference() -> State:
@@ -102,7 +102,7 @@ def test_a_released_checkpoint(
 def stage_one_file(folder: Path, vocabulary: Path, **extra: Tensor) -> tuple[Blip2Qformer, Path]:
     """A random first-stage model and its file as LAVIS publishes it, text half and heads included."""
     config = tiny_config()
-    model = Blip2Qformer(
+    model = Blip2Qformer.build(
         Blip2QformerConfig(
             vision=config.vision,
             qformer=config.qformer,

@@ -11,7 +11,6 @@ from xraygpt.models.eva_vit import (
     VisionTransformer,
     convert_weights_to_fp16,
     create_eva_vit_g,
-    create_vision_encoder,
     interpolate_pos_embed,
 )
 from xraygpt.models.key_translation import translate_eva_keys
@@ -21,7 +20,7 @@ TINY = VisionConfig(img_size=28, patch_size=14, embed_dim=32, depth=3, num_heads
 
 def tiny(**changes: object) -> VisionTransformer:
     torch.manual_seed(0)
-    return create_vision_encoder(VisionConfig(**{**TINY.__dict__, **changes}))
+    return VisionTransformer.from_config(VisionConfig(**{**TINY.__dict__, **changes}))
 
 
 def image(size: int = 28, batch: int = 2) -> torch.Tensor:

@@ -17,9 +17,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tests.models.tiny import SENTENCES
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.models import llm
+from xraygpt.models import hf_folder
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
 from xraygpt.models.llm import (
+    check_llm,
     check_positions,
     check_vocabulary,
     copy_tokenizer,
@@ -132,7 +133,7 @@ def test_what_the_hub_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(name: str) -> str:
         raise RuntimeError(f"401 {name}")
 
-    monkeypatch.setattr(llm, "snapshot_download", refuse)
+    monkeypatch.setattr(hf_folder, "snapshot_download", refuse)
     with pytest.raises(MissingFileError, match=r"hf://owner/name \(model\.llama_model\): 401 owner/name"):
         require_llm("hf://owner/name", "model.llama_model")
 
@@ -177,7 +178,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(
     maps = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "own.C")
     changes = {"model_type": "own"} if where == "config.json" else {"tokenizer_class": "C"}
     _set(folder / where, auto_map=maps, **changes)
-    for read in (load_llm, load_tokenizer, lambda path: llm.check_llm(str(path), "model.llama_model")):
+    for read in (load_llm, load_tokenizer, lambda path: check_llm(str(path), "model.llama_model")):
         with pytest.raises(CheckpointError, match=f"{re.escape(str(folder))}: can only be read by .* code"):
             read(folder)
     assert not proof.exists()

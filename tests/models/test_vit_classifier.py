@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.models.tiny import tiny_config
-from xraygpt.common.errors import DataError
-from xraygpt.models.blip2 import Blip2Base
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.models.eva_vit import VisionConfig
+from xraygpt.models.vision_tower import VisionTower, build_encoder
 from xraygpt.models.vit_classifier import ViTClassifier, ViTClassifierConfig
 
 VISION = VisionConfig(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=2, mlp_ratio=2.0)
@@ -37,20 +37,15 @@ def test_it_learns_which_half_is_bright() -> None:
 def test_its_encoder_is_read_by_the_next_stage(tmp_path: Path) -> None:
     model = _model()
     model.export(tmp_path)
-
-    class Next(Blip2Base):
-        pass
-
-    following = Next()
-    following.init_parts(tiny_config(), text=False)
-    following.load_vision_encoder(tmp_path / "vit.pth")
+    following = VisionTower(tiny_config(), build_encoder(tiny_config()))
+    following.load_vision_encoder(str(tmp_path / "vit.pth"))
     image = torch.randn(1, 3, 16, 16)
     torch.testing.assert_close(following.visual_encoder(image), model.visual_encoder(image))
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="num_heads"):
-        ViTClassifierConfig(vision=VISION, num_heads=5)
+    with pytest.raises(ConfigError, match="num_heads"):
+        ViTClassifier.from_config(ViTClassifierConfig(vision=VISION, num_heads=5))
 
 
 def test_a_data_set_without_fitting_labels_is_named() -> None:

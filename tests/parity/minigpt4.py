@@ -33,7 +33,7 @@ def build(case: Case, *, freeze_vit: bool, freeze_qformer: bool) -> MiniGPT4:
         freeze_qformer=freeze_qformer,
     )
     llm = LlamaForCausalLM(LlamaConfig(**given["llama_config"]))
-    return MiniGPT4(settings, llm=llm, tokenizer=load_tokenizer(case.folder))
+    return MiniGPT4.build(settings, llm=llm, tokenizer=load_tokenizer(case.folder))
 
 
 def loaded(case: Case, **freezing: bool) -> MiniGPT4:

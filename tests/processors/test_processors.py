@@ -11,9 +11,10 @@ from xraygpt.processors import (
     Blip2ImageEvalProcessor,
     Blip2ImageTrainProcessor,
     BlipCaptionProcessor,
+    Preprocessing,
     load_processor,
 )
-from xraygpt.processors.blip_processors import CLIP_MEAN, CLIP_STD
+from xraygpt.processors.base_processor import CLIP_MEAN, CLIP_STD
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (60, 40)) -> Image.Image:
@@ -94,3 +95,31 @@ def test_settings_are_checked() -> None:
         load_processor("blip2_image_train", {"min_scale": 2.0})
     with pytest.raises(ConfigError, match="max_words"):
         load_processor("blip_caption", {"max_words": 0})
+
+
+@pytest.mark.parametrize("name", ["blip2_image_train", "blip2_image_eval"])
+def test_what_a_configuration_leaves_out_is_the_encoders(name: str) -> None:
+    encoder = Preprocessing(12, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
+    processor = load_processor(name, {"name": name}, encoder)
+    assert processor(picture()).shape == (3, 12, 12)
+    assert processor.normalize.mean == encoder.mean
+    assert processor.normalize.std == encoder.std
+    assert processor.transform.transforms[0].interpolation.value == "bilinear"
+
+
+def test_what_a_configuration_says_goes_before_the_encoder() -> None:
+    encoder = Preprocessing(12, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
+    node = {"image_size": 8, "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "nearest"}
+    processor = load_processor("blip2_image_eval", node, encoder)
+    want = np.asarray(picture().resize((8, 8), Image.Resampling.NEAREST), dtype=np.float32) / 255
+    np.testing.assert_allclose(processor(picture()).permute(1, 2, 0).numpy(), want, atol=1e-6)
+
+
+def test_without_an_encoder_it_is_clip_at_224() -> None:
+    processor = load_processor("blip2_image_eval")
+    assert processor(picture()).shape == (3, 224, 224)
+    assert processor.normalize.mean == CLIP_MEAN
+
+
+def test_an_encoder_says_nothing_about_texts() -> None:
+    assert load_processor("blip_caption", {"max_words": 1}, Preprocessing(8))("A b") == "a"

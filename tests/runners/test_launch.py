@@ -7,10 +7,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import yaml
 
 import evaluate
 from tests.toy import write_config, write_dataset
 from xraygpt.common import command_line
+from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.runners import launch as launch_module
 from xraygpt.runners.launch import launch
@@ -91,9 +93,51 @@ def test_only_the_main_process_prints(
     monkeypatch.setattr(launch_module, "init_distributed_mode", lambda run: None)
     monkeypatch.setenv("RANK", "1")
     if works:
-        outcome = launch_module.Outcome({"val": {"loss": 1.0}}, ["next: nothing"])
+        outcome = ({"val": {"loss": 1.0}}, ["next: nothing"])
         monkeypatch.setattr(launch_module, "_launch", lambda *args: outcome)
     assert evaluate.main() == (0 if works else 2)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "error:" not in captured.err
+
+
+OWN_PARTS = """
+from tests.toy import ToyModel
+from xraygpt.common.registry import registry
+from xraygpt.datasets.builders import OpenIBuilder
+from xraygpt.tasks import ImageTextPretrainTask
+
+
+@registry.register_model("own_model")
+class OwnModel(ToyModel):
+    pass
+
+
+@registry.register_builder("own_data")
+class OwnBuilder(OpenIBuilder):
+    pass
+
+
+@registry.register_task("own_task")
+class OwnTask(ImageTextPretrainTask):
+    def after_evaluation(self, *args, **kwargs):
+        return {**super().after_evaluation(*args, **kwargs), "own": 1}
+"""
+
+
+def test_parts_of_a_users_own_module_train_and_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    Path("own_xray_parts.py").write_text(OWN_PARTS)
+    path = write_config(tmp_path / "c.yaml", write_dataset(tmp_path / "data"), tmp_path / "out")
+    content = yaml.safe_load(path.read_text())
+    content["datasets"]["own_data"] = content["datasets"].pop("openi")
+    content["model"]["arch"] = "own_model"
+    content["run"] |= {"task": "own_task", "max_epoch": 1, "test_splits": ["val"]}
+    path.write_text(yaml.safe_dump(content))
+    options = ["imports=[own_xray_parts]"]
+    assert launch(Namespace(cfg_path=str(path), options=options))["val"]["own"] == 1
+    saved = load_checkpoint(tmp_path / "out" / "checkpoint_0.pth")["config"]
+    assert saved["imports"] == ["own_xray_parts"]

@@ -16,9 +16,9 @@ from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter
 from xraygpt.common.precision import Precision
 from xraygpt.datasets.batch import Batch
-from xraygpt.evaluation.page.page_config import PageConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
+from xraygpt.tasks.report_generation import ReportGenerationConfig
 
 CPU = torch.device("cpu")
 FP32 = Precision(torch.float32, "cpu")
@@ -70,19 +70,20 @@ def train(data: list[Batch], epoch: int = 0, model: ToyModel | None = None, **se
     model = model or ToyModel()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     updates: list[tuple[int, int]] = []
+    rate = ConstantRate()
     context = TrainContext(
+        model,
+        optimizer,
+        rate,
         CPU,
         FP32,
         seed=0,
-        grad_clip=settings.pop("grad_clip", None),
-        writer=settings.pop("writer", None),
+        iters_per_epoch=len(data),
         on_update=lambda before, after: updates.append((before, after)),
+        **settings,
     )
-    rate = ConstantRate()
     source: Iterator[Batch] = iter(data)
-    means = ImageTextPretrainTask().train_epoch(
-        epoch, model, source, optimizer, rate, iters_per_epoch=len(data), context=context, **settings
-    )
+    means = ImageTextPretrainTask().train_epoch(epoch, source, context)
     return Trained(model, means, updates, rate)
 
 
@@ -222,9 +223,8 @@ def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
 
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
     cfg = SimpleNamespace(
-        run_cfg=SimpleNamespace(
-            generate=GenerationConfig(), page=PageConfig(), best_metric="rouge_l", metrics=[], subgroups=[]
-        ),
+        run_cfg=SimpleNamespace(generate=GenerationConfig(), test_splits=[]),
+        task_cfg=ReportGenerationConfig(best_metric="rouge_l"),
         datasets_cfg={"toy": None},
     )
     task = ReportGenerationTask.setup_task(cfg=cfg)

@@ -66,7 +66,10 @@ def test_unknown_metrics_of_the_end_are_named_at_the_start(tmp_path: Path) -> No
 
 
 def test_other_tasks_have_a_score_of_their_own(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.best_metric is rouge_l, and run\.task image_text_pretrain"):
+    with pytest.raises(
+        ConfigError,
+        match=r"run\.best_metric: belongs to the task report_generation, and run\.task is image_text_",
+    ):
         train(tmp_path, best_metric="rouge_l", task="image_text_pretrain")
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.datasets.annotations import Annotation
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.models.fingerprint import weights_fingerprint
-from xraygpt.tasks.generation_settings import data_fingerprint
-from xraygpt.tasks.predictions import FinishedBatch, GenerationJournal, differences
+from xraygpt.tasks.predictions import FinishedBatch, GenerationJournal, data_fingerprint, differences
 
 SETTINGS = {"generation": {"num_beams": 1}, "images": 5}
 
@@ -73,14 +74,14 @@ def test_weights_are_told_apart(dtype: torch.dtype) -> None:
 
 
 def test_data_are_told_apart() -> None:
-    class Data:
+    class Data(ReportDataset):
         def __init__(self, *rows: Annotation) -> None:
-            self.annotation = rows
+            self.rows = rows
 
         def __len__(self) -> int:
-            return len(self.annotation)
+            return len(self.rows)
 
-        def __getitem__(self, index: int) -> None:
+        def __getitem__(self, index: int) -> Sample:
             raise AssertionError("no image has to be read")
 
     a, b = (Annotation(name, "Clear.", "test", name, "") for name in "ab")

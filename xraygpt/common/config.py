@@ -3,26 +3,34 @@
 Rank, from low to high: the defaults of the config dataclasses, the model's default YAML, the data sets'
 default YAMLs, the user's YAML, ``--options``. A file has the sections `model`, `datasets`, `run` and, for
 the processors that go with a model, `preprocess`. Each section is checked against the dataclass beside the
-class it configures (`config_class`), and all problems are reported together.
+class it configures (`config_class`), and all problems are reported together. Modules that ``imports`` lists
+are imported first, so that what they register can be named.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from xraygpt.common.errors import ConfigError, UnknownNameError, did_you_mean
 from xraygpt.common.merge import OPTIONS, Layer, load_yaml, merge_files, merge_layers, parse_options, select
 from xraygpt.common.paths import package_root
-from xraygpt.common.registry import registry
-from xraygpt.common.typed import Problem, build_typed, collect, show
+from xraygpt.common.registry import ConfiguredBuilder, ConfiguredModel, registry
+from xraygpt.common.run_config import RunConfig
+from xraygpt.common.typed import ChoosesTypes, Problem, build_typed, collect, show
 
 __all__ = ["Config", "build_typed", "default_layer", "merge_files"]
 
+C = TypeVar("C")
+
+IMPORTS = "imports"
 SECTIONS = ("model", "datasets", "run", "preprocess")
 MAX_NAME_LENGTH = 80
 PROCESSOR_KINDS = ("vis_processor", "text_processor")
@@ -39,6 +47,14 @@ class CommandLine(Protocol):
     options: list[str] | None
 
 
+class DatasetSection(Protocol):
+    """What every data set's section has, see `xraygpt.datasets.builders.DatasetConfig`."""
+
+    sample_ratio: float
+    vis_processor: dict[str, Any]
+    text_processor: dict[str, Any]
+
+
 class Config:
     """The merged and checked configuration.
 
@@ -50,53 +66,50 @@ class Config:
         MissingFileError: `cfg_path` does not exist.
     """
 
+    arch: str
+    """The registered name of the model."""
+    imports: list[str]
+    """Modules that were imported before any name was looked up."""
+    run_cfg: RunConfig
+    """The keys of `run` that every run has, an instance of the runner's `config_class`."""
+    task_cfg: object
+    """The keys of `run` that belong to the task, an instance of its `config_class`."""
+    model_cfg: Any
+    """The section `model`, an instance of the model's `config_class`, which only its class knows."""
+    datasets_cfg: dict[str, DatasetSection]
+    """For each data set's name an instance of its builder's `config_class`."""
+    preprocess_cfg: dict[str, Any]
+    """The model's default processors: {"vis_processor": {"train": {"name": …}, "eval": …}, …}."""
+
     def __init__(self, args: CommandLine) -> None:
         user, options = _with_empty_sections(load_yaml(args.cfg_path)), parse_options(args.options)
         self._problems: list[Problem] = []
         self._layers: list[Layer] = [user, options]
         self._wanted = merge_layers(self._layers, resolve=False)
-        self._check_sections(self._wanted)
+        self._check_sections()
+        self.imports = self._import_modules()
         self._layers = [*self._model_layers(), *self._dataset_layers(), user, options]
         try:
             merged = merge_layers(self._layers)
         except ConfigError:
             self._raise_problems()  # without its defaults, a section may lack what an interpolation names
             raise
-        self._preprocess = self._checked_preprocess(merged)
-        self._run = self._typed_run(merged, default_output=f"output/{Path(args.cfg_path).stem}")
-        self._model = self._typed_model(merged)
-        self._datasets = self._typed_datasets(merged)
+        self.preprocess_cfg = self._checked_preprocess(merged)
+        self._type_run(merged, default_output=f"output/{Path(args.cfg_path).stem}")
+        if self._model_class is not None:
+            section = without_selectors(_section(merged, "model"), MODEL_SELECTORS)
+            self.model_cfg = collect(self._model_class.config_class, section, "model", self._problems)
+        self.datasets_cfg = self._typed_datasets(merged)
         self._raise_problems()
-
-    @property
-    def run_cfg(self) -> Any:
-        """The `run` section, an instance of the runner's `config_class`."""
-        return self._run
-
-    @property
-    def model_cfg(self) -> Any:
-        """The `model` section, an instance of the model's `config_class`."""
-        return self._model
-
-    @property
-    def datasets_cfg(self) -> dict[str, Any]:
-        """For each data set's name an instance of its builder's `config_class`."""
-        return self._datasets
-
-    @property
-    def preprocess_cfg(self) -> dict[str, Any]:
-        """The model's default processors: {"vis_processor": {"train": {"name": …}, "eval": …}, …}."""
-        return self._preprocess
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; written to YAML and read again, it gives the same config."""
-        model = {"arch": self._arch, "model_type": self._model_type} | _plain(self._model)
-        datasets = {name: _plain(section) for name, section in self._datasets.items()}
-        return {
-            "run": _plain(self._run),
-            "model": {key: value for key, value in model.items() if value is not None or key != "model_type"},
-            "datasets": datasets,
-            "preprocess": self._preprocess,
+        selectors = {"arch": self.arch} | ({"model_type": self._model_type} if self._model_type else {})
+        return ({"imports": self.imports} if self.imports else {}) | {
+            "run": _plain(self.run_cfg) | _plain(self.task_cfg),
+            "model": selectors | _plain(self.model_cfg),
+            "datasets": _plain(self.datasets_cfg),
+            "preprocess": self.preprocess_cfg,
         }
 
     def pretty_print(self) -> None:
@@ -106,38 +119,60 @@ class Config:
 
     # Sections and default files
 
-    def _check_sections(self, wanted: dict[str, Any]) -> None:
-        for key, value in wanted.items():
-            if key not in SECTIONS:
-                self._problem(key, f"unknown section{did_you_mean(str(key), SECTIONS)}")
-            elif value is not None and not isinstance(value, Mapping):
+    def _check_sections(self) -> None:
+        for key, value in self._wanted.items():
+            if key not in (*SECTIONS, IMPORTS):
+                self._problem(key, f"unknown section{did_you_mean(str(key), (*SECTIONS, IMPORTS))}")
+            elif key in SECTIONS and value is not None and not isinstance(value, Mapping):
                 self._problem(key, f"expected a mapping of keys, got {show(value)}")
 
+    def _import_modules(self) -> list[str]:
+        """Import the user's own modules, from the current folder or PYTHONPATH, so that they register.
+
+        Raises:
+            ConfigError: there is no such module, or it fails.
+        """
+        names = self._wanted.get(IMPORTS) or []
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self._problem(IMPORTS, f"expected a list of modules, got {show(names)}")
+            self._raise_problems()
+        if names and os.getcwd() not in sys.path:  # the command ``xraygpt`` does not look there
+            sys.path.insert(0, os.getcwd())
+        for number, name in enumerate(names):
+            try:
+                importlib.import_module(name)
+            except Exception as error:  # whatever the user's code raises
+                reason = f"cannot import {name}: {type(error).__name__}: {error}"
+                self._problem(f"{IMPORTS}[{number}]", reason)
+                self._raise_problems()
+        return names
+
     def _model_layers(self) -> list[Layer]:
-        self._arch: str | None = select(self._wanted, "model.arch")
-        self._model_type: str | None = select(self._wanted, "model.model_type")
-        self._model_class: Any = None
-        if self._arch is None:
+        self._model_type = select(self._wanted, "model.model_type")
+        self._model_class: type[ConfiguredModel] | None = None
+        arch = select(self._wanted, "model.arch")
+        if arch is None:
             self._problem("model.arch", "missing; expected the registered name of a model")
             return []
-        self._model_class = self._look_up(registry.get_model_class, self._arch, "model.arch")
+        self._model_class = self._look_up(registry.get_model_class, arch, "model.arch")
         if self._model_class is None:
             return []
+        self.arch = arch
         known = self._model_class.PRETRAINED_MODEL_CONFIG_DICT
-        required = getattr(self._model_class, "MODEL_TYPE_REQUIRED", True)
         if self._model_type is None:
-            if known and required:
+            if known and self._model_class.MODEL_TYPE_REQUIRED:
                 self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
         elif isinstance(self._model_type, str) and self._model_type in known:
-            return [default_layer(known[self._model_type])]
+            layer = default_layer(known[self._model_type])
+            return [_without_replaced(layer, _section(self._wanted, "model"), self._model_class.config_class)]
         else:
-            problem = f"{self._arch} has {_no_type(self._model_type, known)}"
+            problem = f"{arch} has {_no_type(self._model_type, known)}"
             self._problem("model.model_type", f"{problem} Known: {', '.join(sorted(known))}.")
         return []
 
     def _dataset_layers(self) -> list[Layer]:
         layers: list[Layer] = []
-        self._builders: dict[str, Any] = {}
+        self._builders: dict[str, type[ConfiguredBuilder]] = {}
         for name, section in _section(self._wanted, "datasets").items():
             key = f"datasets.{name}"
             if section is None:  # a layer of higher rank takes the data set away
@@ -157,7 +192,7 @@ class Config:
                 self._problem(f"{key}.type", _no_type(choice, known))
         return layers
 
-    def _look_up(self, get: Callable[[str], Any], name: Any, key: str) -> Any:
+    def _look_up(self, get: Callable[[str], type[C]], name: object, key: str) -> type[C] | None:
         """Return the class registered as `name`; note a problem and return None if there is none."""
         try:
             if isinstance(name, str) and name.isprintable() and len(name) <= MAX_NAME_LENGTH:
@@ -169,25 +204,34 @@ class Config:
 
     # Typed sections
 
-    def _typed_run(self, merged: dict[str, Any], default_output: str) -> Any:
+    def _type_run(self, merged: dict[str, Any], default_output: str) -> None:
+        """Set `run_cfg` and `task_cfg`, which share the section."""
         section = {"output_dir": default_output, **_section(merged, "run")}
-        name = section.get("runner") or "runner_base"
-        runner = self._look_up(registry.get_runner_class, name, "run.runner")
+        choice = section.get("runner") or "runner_base"
+        runner = self._look_up(registry.get_runner_class, choice, "run.runner")
         if runner is None:
-            return None
-        instance = collect(runner.config_class, section, "run", self._problems)
-        if instance is not None:
-            self._look_up(registry.get_task_class, instance.task, "run.task")
-            self._look_up(registry.get_lr_scheduler_class, instance.lr_sched, "run.lr_sched")
-        return instance
+            return
+        name = section.get("task", runner.config_class.task)
+        task = self._look_up(registry.get_task_class, name, "run.task") if isinstance(name, str) else None
+        owners = {
+            key.name: owner
+            for owner in registry.list_tasks()
+            for key in dataclasses.fields(registry.get_task_class(owner).config_class)
+        }
+        own = {key.name for key in dataclasses.fields(task.config_class)} if task is not None else set()
+        for key in section if task is not None else ():
+            if key in owners and key not in own:
+                problem = f"belongs to the task {owners[key]}, and run.task is {name}"
+                self._problem(f"run.{key}", f"{problem}: leave it out, or set run.task to {owners[key]}")
+        run = collect(runner.config_class, section, "run", self._problems, elsewhere=owners)
+        if run is not None:
+            self._look_up(registry.get_lr_scheduler_class, run.lr_sched, "run.lr_sched")
+            self.run_cfg = run
+        if task is not None:
+            values = {key: value for key, value in section.items() if key in own}
+            self.task_cfg = collect(task.config_class, values, "run", self._problems)
 
-    def _typed_model(self, merged: dict[str, Any]) -> Any:
-        if self._model_class is None:
-            return None
-        section = without_selectors(_section(merged, "model"), MODEL_SELECTORS)
-        return collect(self._model_class.config_class, section, "model", self._problems)
-
-    def _typed_datasets(self, merged: dict[str, Any]) -> dict[str, Any]:
+    def _typed_datasets(self, merged: dict[str, Any]) -> dict[str, DatasetSection]:
         typed: dict[str, Any] = {}
         for name, builder in self._builders.items():
             key = f"datasets.{name}"
@@ -209,7 +253,7 @@ class Config:
         chosen = _section(_section(_section(self._wanted, "datasets"), dataset), kind)
         if chosen.get("train") is not None and chosen.get("eval") is None:
             return {"train": own.get("train", {})}
-        return dict(self._preprocess.get(kind, {})) | own
+        return dict(self.preprocess_cfg.get(kind, {})) | own
 
     def _checked_preprocess(self, merged: dict[str, Any]) -> dict[str, Any]:
         checked: dict[str, Any] = {}
@@ -264,6 +308,18 @@ def default_layer(relative_path: str) -> Layer:
     """Read a default YAML of the package, e.g. "configs/models/minigpt4_vicuna.yaml"."""
     layer = load_yaml(package_root() / relative_path, "the default configuration")
     return Layer(f"xraygpt/{relative_path}", layer.values)
+
+
+def _without_replaced(layer: Layer, wanted: Mapping[str, Any], config_class: type) -> Layer:
+    """Drop from a file of defaults what belongs to a part of the model that the user replaces by another."""
+    if not issubclass(config_class, ChoosesTypes):
+        return layer
+    section = dict(_section(layer.values, "model"))
+    for key, belonging in config_class.BELONGS_TO.items():
+        default = section.get(key, getattr(config_class, key))
+        if wanted.get(key, default) != default:
+            section = without_selectors(section, belonging)
+    return Layer(layer.origin, {**layer.values, "model": section})
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -118,12 +118,9 @@ def main_process(func: Callable[P, R]) -> Callable[P, R | None]:
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if not is_dist_avail_and_initialized():
-        return
-    if dist.get_backend() == "nccl":
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if is_dist_avail_and_initialized():
+        on_gpu = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @overload

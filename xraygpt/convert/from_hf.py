@@ -16,9 +16,9 @@ from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.convert.hf_config import model_section
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
+from xraygpt.models.hf_folder import from_folder, read_settings
 from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2
-from xraygpt.models.llama_tokenizer import read_settings
-from xraygpt.models.llm import check_tokenizer, copy_tokenizer, from_folder
+from xraygpt.models.llm import check_tokenizer, copy_tokenizer
 
 PROJECTION = "llama_proj."
 SUFFIXES = (".pth", ".pt")

@@ -44,7 +44,7 @@ def blip2_config(
         ConfigError: the model has something that BLIP-2 there has not; all of it is named.
     """
     _check_supported(model)
-    vision, qformer = model.config.vision_config(), model.config.qformer_config()
+    vision, qformer = model.config.vision_config(), model.config.qformer
     settings: dict[str, Any] = {
         "vision_config": {
             **{theirs: getattr(vision, ours) for ours, theirs in VISION_SIZES.items()},
@@ -89,7 +89,7 @@ def _text_config(config: PreTrainedConfig, rows: int, tokenizer: PreTrainedToken
 
 
 def _check_supported(model: MiniGPT4) -> None:
-    vision, qformer = model.config.vision_config(), model.config.qformer_config()
+    vision, qformer = model.config.vision_config(), model.config.qformer
     problems = [
         f"model.{key}: {what}, which BLIP-2 of Hugging Face has not"
         for key, what, present in (

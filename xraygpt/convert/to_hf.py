@@ -108,14 +108,16 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     """
     require_new(folder)
     cfg = Config(args)
-    arch = cfg.to_dict()["model"]["arch"]
+    arch = cfg.arch
     if arch != "mini_gpt4":
         raise ConfigError(f"{args.cfg_path}: model.arch is {arch}; only mini_gpt4 has a counterpart there")
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
     model = MiniGPT4.from_config(cfg.model_cfg).eval()
-    return export_blip2(model, load_processor(node["name"], node), folder, max_shard_size)
+    return export_blip2(
+        model, load_processor(node["name"], node, cfg.model_cfg.preprocessing()), folder, max_shard_size
+    )
 
 
 def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_size: str = "5GB") -> float:

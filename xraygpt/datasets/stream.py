@@ -14,7 +14,7 @@ import itertools
 import signal
 import sys
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.datasets.batch import Batch, Sample, collate
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.images import SkippedImageError
 from xraygpt.datasets.seeding import generator, preserved, seed_cpu
 
 _BLOCK = 4096  # steps whose data sets are drawn at once
-
-
-class SizedDataset(Protocol):
-    """What a stream reads from."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
-
-    def caption(self, index: int) -> str:
-        """Return the report of a sample, processed, without opening its image."""
-        ...
 
 
 class TrainStream(Dataset[Batch | Exception]):
@@ -58,7 +47,7 @@ class TrainStream(Dataset[Batch | Exception]):
 
     def __init__(
         self,
-        datasets: Sequence[SizedDataset],
+        datasets: Sequence[ReportDataset],
         ratios: Sequence[float],
         batch_size: int,
         seed: int,
@@ -150,7 +139,7 @@ class EvalStream(Dataset[Batch | Exception]):
 
     def __init__(
         self,
-        dataset: SizedDataset,
+        dataset: ReportDataset,
         batch_size: int,
         seed: int,
         rank: int = 0,

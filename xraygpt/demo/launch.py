@@ -32,6 +32,8 @@ from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import IMAGE_MARK
 from xraygpt.demo.examples import make_examples
 from xraygpt.demo.page import STYLE, UPLOADS, Page, build_page
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.processors import Blip2ImageTrainProcessor, load_processor
 from xraygpt.processors.base_processor import BaseProcessor
 
@@ -70,12 +72,11 @@ def make_page(args: DemoCommandLine) -> Any:
     """Build the model and the page (a `gradio.Blocks`) around it."""
     cfg = Config(args)
     device = resolve_device(args.device or cfg.run_cfg.device)
-    arch = cfg.to_dict()["model"]["arch"]
-    model_class = registry.get_model_class(arch)
+    model_class = registry.get_model_class(cfg.arch, BaseModel)
     if not hasattr(model_class, "embed_prompt"):
-        raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {arch}; use mini_gpt4.")
+        raise ConfigError(f"{args.cfg_path}: model.arch: one cannot chat with {cfg.arch}; use mini_gpt4.")
     processor = vis_processor(args, cfg)
-    model = model_class.from_config(cfg.model_cfg, device=device).to(device).eval()
+    model: Any = model_class.from_config(cfg.model_cfg, device=device).to(device).eval()
     page = Page(
         chat=Chat(model, processor),
         generation=cfg.run_cfg.generate,
@@ -87,30 +88,31 @@ def make_page(args: DemoCommandLine) -> Any:
 
 
 def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
-    """The image processor of the demo.
+    """Return the image processor of the demo.
 
     That of a data set in the user's file, if there is one: its ``eval`` node, else its ``train`` node, which
     is where the reference's demo looks. Otherwise, and where that node crops at random, the model's own
     ``preprocess.vis_processor.eval``, as in evaluation.
     """
     wanted = merge_files([args.cfg_path], args.options)
+    preprocessing = preprocessing_for(cfg.model_cfg)
     for name, section in (wanted.get("datasets") or {}).items():
         nodes = (section or {}).get("vis_processor") or {}
         split = "eval" if "eval" in nodes else "train"
         if split in nodes:
             node = cfg.datasets_cfg[name].vis_processor[split]
-            processor = load_processor(node["name"], node)
+            processor = load_processor(node["name"], node, preprocessing)
             if not isinstance(processor, Blip2ImageTrainProcessor):
                 return processor
             logger.info("datasets.%s.vis_processor.%s crops at random: not used here", name, split)
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval.")
-    return load_processor(node["name"], node)
+    return load_processor(node["name"], node, preprocessing)
 
 
 def first_question(prompt_list: list[str], template: str) -> str:
-    """The first prompt of the training as a user would type it, without template and image."""
+    """Return the first prompt of the training as a user would type it, without template and image."""
     if not prompt_list:
         return "Describe this chest x-ray in detail."
     before, _, after = (template or "{}").partition("{}")
@@ -215,13 +217,13 @@ def _private_folder() -> Iterator[None]:
 
 def _lock(folder: Path, how: int) -> int | None:
     """Lock a folder of this user's; return its descriptor, None if that cannot be."""
-    with suppress(OSError):
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(descriptor).st_uid == os.getuid():
-                fcntl.flock(descriptor, how)
-                return descriptor
-        except OSError:
-            pass
-        os.close(descriptor)
+    except OSError:
+        return None
+    with suppress(OSError):
+        if os.fstat(descriptor).st_uid == os.getuid():
+            fcntl.flock(descriptor, how)
+            return descriptor
+    os.close(descriptor)
     return None

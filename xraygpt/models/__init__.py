@@ -15,8 +15,9 @@ from xraygpt.models.blip_pretrain import BlipPretrain
 from xraygpt.models.causal_lm import CausalLM
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.models.vit_classifier import ViTClassifier
-from xraygpt.processors import BaseProcessor, load_processor
+from xraygpt.processors import BaseProcessor, Preprocessing, load_processor
 
 __all__ = [
     "BaseModel",
@@ -58,19 +59,27 @@ def load_model(
         UnknownNameError: no such name or type.
         MissingFileError, CheckpointError: weights that are not there, or do not fit.
     """
-    model: BaseModel = registry.get_model_class(name).from_pretrained(model_type, device=device)
+    model = registry.get_model_class(name, BaseModel).from_pretrained(model_type, device=device)
     if checkpoint is not None:
         model.load_checkpoint(checkpoint)
     return model.to(device).train(not is_eval)
 
 
-def load_preprocess(config: Mapping[str, Any] | None) -> tuple[Processors, Processors]:
+def load_preprocess(
+    config: Mapping[str, Any] | None, preprocessing: Preprocessing | None = None
+) -> tuple[Processors, Processors]:
     """Image and text processors of a ``preprocess`` section, each as {"train": …, "eval": …}.
 
     A kind that the section does not name leaves its input as it is.
+
+    Args:
+        preprocessing: what the vision encoder expects, for what the section leaves out.
     """
     section = config or {}
-    return _processors(section.get("vis_processor")), _processors(section.get("text_processor"))
+    return (
+        _processors(section.get("vis_processor"), preprocessing),
+        _processors(section.get("text_processor"), preprocessing),
+    )
 
 
 def load_model_and_preprocess(
@@ -81,8 +90,10 @@ def load_model_and_preprocess(
     checkpoint: str | Path | None = None,
 ) -> tuple[BaseModel, Processors, Processors]:
     """`load_model`, with the image and text processors that go with this type."""
-    section = registry.get_model_class(name).default_config(model_type).get("preprocess")
-    vis_processors, text_processors = load_preprocess(section)
+    cls = registry.get_model_class(name, BaseModel)
+    vis_processors, text_processors = load_preprocess(
+        cls.default_config(model_type).get("preprocess"), preprocessing_for(cls.type_config(model_type))
+    )
     return load_model(name, model_type, is_eval, device, checkpoint), vis_processors, text_processors
 
 
@@ -113,10 +124,10 @@ class ModelZoo:
 model_zoo = ModelZoo()
 
 
-def _processors(node: Mapping[str, Any] | None) -> Processors:
+def _processors(node: Mapping[str, Any] | None, preprocessing: Preprocessing | None) -> Processors:
     nodes = node or {}
     identity = {"name": "identity"}
     return {
-        split: load_processor((cfg := nodes.get(split) or identity)["name"], cfg)
+        split: load_processor((cfg := nodes.get(split) or identity)["name"], cfg, preprocessing)
         for split in ("train", "eval")
     }

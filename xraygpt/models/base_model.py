@@ -173,9 +173,13 @@ class BaseModel(nn.Module):
     @classmethod
     def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
         """Build and load the model with the defaults of `model_type`; `device` as in `from_config`."""
+        return cls.from_config(cls.type_config(model_type), device=device)
+
+    @classmethod
+    def type_config(cls, model_type: str) -> Any:
+        """The defaults of `model_type` as an instance of `config_class`."""
         section = without_selectors(cls.default_config(model_type)["model"], MODEL_SELECTORS)
-        where = cls.PRETRAINED_MODEL_CONFIG_DICT[model_type]
-        return cls.from_config(build_typed(cls.config_class, section, where=where), device=device)
+        return build_typed(cls.config_class, section, where=cls.PRETRAINED_MODEL_CONFIG_DICT[model_type])
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
@@ -199,6 +203,7 @@ class BaseModel(nn.Module):
         """
         file = cached_file(url_or_filename)
         weights, manifest = load_weights_and_manifest(file)
+        weights = self.translate_keys(weights)
         self.check_origin(weights, manifest, str(file))
         ignored = [re.compile(pattern) for pattern in self.IGNORED_KEYS]
         state = {
@@ -221,6 +226,10 @@ class BaseModel(nn.Module):
             expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
         )
         logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
+
+    def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of a checkpoint, which may be of another project -> keys of this model."""
+        return dict(state)
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
         """Raise CheckpointError if a checkpoint, or its manifest, is not meant for this model.

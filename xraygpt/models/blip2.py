@@ -1,26 +1,27 @@
-"""What BLIP-2's models share: vision encoder, Q-Former, tokenizer, how their weights are loaded, and what the
-Q-Former hands to a language model.
+"""What BLIP-2's models share: vision encoder, Q-Former, tokenizer, and how their weights are loaded.
 
-Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the Q-Former's width (H in
-`Blip2Features`, where D is that of the language model), T text tokens.
+Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the Q-Former's width.
 """
 
+from __future__ import annotations
+
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from transformers import BertTokenizer, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers import BertTokenizer
 
 from xraygpt.common.checkpoint import load_state
 from xraygpt.common.paths import cached_file
-from xraygpt.models.base_model import Check, file_check, is_frozen
+from xraygpt.models.base_model import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
-from xraygpt.models.key_translation import TEXT_HALF, TIED, select_qformer_keys
+from xraygpt.models.bridges.qformer import QFormerBridge
+from xraygpt.models.key_translation import TEXT_HALF, TIED, load_image_half, select_qformer_keys
+from xraygpt.models.parts import Bridge, VisionEncoder
+from xraygpt.models.parts import LayerNorm as LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
-from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, image_half
+from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, build_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +45,31 @@ class Blip2Config(VisionTowerConfig):
         if self.num_query_token < 1:
             raise ValueError("num_query_token must be at least 1")
 
-    def qformer_config(self) -> QformerConfig:
-        """`qformer` with the widths that follow from the rest."""
-        return replace(self.qformer, encoder_width=self.vision.embed_dim, query_length=self.num_query_token)
-
 
 class Blip2Base(VisionTower):
-    """Base of the models with a vision encoder and a Q-Former: sets `Qformer` and `query_tokens` too."""
+    """Base of the models with a bridge behind the vision encoder, BLIP-2's Q-Former unless told otherwise.
 
+    The parts of the bridge are attributes of the model, under the names that they have in published
+    checkpoints: `ln_vision`, `Qformer` and `query_tokens` of BLIP-2's.
+    """
+
+    ln_vision: nn.Module
     Qformer: BertLMHeadModel | QueryModel
     query_tokens: nn.Parameter
+
+    def __init__(self, cfg: Blip2Config, encoder: VisionEncoder, bridge: Bridge) -> None:
+        super().__init__(cfg, encoder)
+        self._bridge = (bridge,)  # in a tuple, since its parts are this model's children, and it is not
+        # A bridge without a norm of its own reads the encoder's tokens as they are.
+        for name, part in ({"ln_vision": nn.Identity()} | dict(bridge.named_children())).items():
+            self.add_module(name, part)
+        for name, parameter in bridge.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+
+    @property
+    def bridge(self) -> Bridge:
+        """What takes the encoder's tokens to those that are projected."""
+        return self._bridge[0]
 
     @classmethod
     def init_tokenizer(
@@ -64,38 +80,33 @@ class Blip2Base(VisionTower):
 
     @classmethod
     def init_Qformer(
-        cls,
-        num_query_token: int,
-        vision_width: int,
-        cross_attention_freq: int = 2,
-        *,
-        config: QformerConfig | None = None,
-        text: bool = False,
+        cls, num_query_token: int, vision_width: int, cross_attention_freq: int = 2
     ) -> tuple[QueryModel | BertLMHeadModel, nn.Parameter]:
-        """A random Q-Former and its query tokens (1, Q, D), with or without the text half.
+        """A random Q-Former of BERT-base's size, without text half, and its query tokens (1, Q, D)."""
+        sizes = QformerConfig(query_length=num_query_token, cross_attention_freq=cross_attention_freq)
+        bridge = QFormerBridge(sizes, vision_width)
+        return bridge.Qformer, bridge.query_tokens
 
-        `config` gives the other sizes (BERT-base by default).
-        """
-        config = replace(
-            config or QformerConfig(),
-            encoder_width=vision_width,
-            cross_attention_freq=cross_attention_freq,
-            query_length=num_query_token,
+    @classmethod
+    def init_vision_encoder(
+        cls,
+        model_name: str,
+        img_size: int,
+        drop_path_rate: float,
+        use_grad_checkpoint: bool,
+        precision: str,
+    ) -> tuple[VisionEncoder, LayerNorm]:
+        """A random vision encoder and the layer norm that follows it."""
+        encoder = build_encoder(
+            VisionTowerConfig(
+                vit_model=model_name,
+                img_size=img_size,
+                drop_path_rate=drop_path_rate,
+                use_grad_checkpoint=use_grad_checkpoint,
+                vit_precision=precision,
+            )
         )
-        query_tokens = nn.Parameter(torch.zeros(1, num_query_token, config.hidden_size))
-        nn.init.normal_(query_tokens, mean=0.0, std=config.initializer_range)
-        return (BertLMHeadModel(config) if text else QueryModel(config)), query_tokens
-
-    def init_parts(self, cfg: Blip2Config, *, text: bool) -> None:
-        """Build vision encoder, ln_vision, Q-Former and query tokens of `cfg`, without loading weights.
-
-        `freeze_vit` freezes the encoder only; ln_vision is the subclass's to decide.
-        """
-        self.init_vision(cfg)
-        sizes = cfg.qformer_config()
-        self.Qformer, self.query_tokens = self.init_Qformer(
-            cfg.num_query_token, cfg.vision.embed_dim, sizes.cross_attention_freq, config=sizes, text=text
-        )
+        return encoder, LayerNorm(encoder.width)
 
     @classmethod
     def part_checks(cls, cfg: Blip2Config) -> list[Check]:
@@ -126,7 +137,7 @@ class Blip2Base(VisionTower):
         path = cached_file(url_or_filename)
         load_state(
             self,
-            select_qformer_keys(image_half(path)),
+            select_qformer_keys(load_image_half(path)),
             where=str(path),
             ignore=() if isinstance(self.Qformer, BertLMHeadModel) else TEXT_HALF,
             expect_missing=(
@@ -137,44 +148,6 @@ class Blip2Base(VisionTower):
         )
         logger.info("Q-Former loaded from %s", path)
 
-    def run_queries(self, image_embeds: Tensor) -> Tensor:
-        """(B, N, V) -> (B, Q, D): what the query tokens read off the image."""
-        queries = self.query_tokens.expand(image_embeds.shape[0], -1, -1)
-        return self.Qformer.bert(query_embeds=queries, encoder_hidden_states=image_embeds).last_hidden_state
-
-
-class Blip2Features(Blip2Base):
-    """A model with a language model behind the Q-Former, and access to what its three parts give."""
-
-    llama_model: PreTrainedModel
-
-    def encode_queries(self, image: Tensor) -> Tensor:
-        """Images (B, 3, height, width) -> output of the Q-Former (B, Q, H), float32.
-
-        No gradient is kept through parts that are frozen.
-        """
-        patches = self.embed_image(image).float()  # (B, N, V)
-        frozen = is_frozen(self.Qformer) and not (patches.requires_grad or self.query_tokens.requires_grad)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            return self.run_queries(patches)
-
-    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
-        """Images (B, 3, height, width) -> `last_hidden_state` (B, N, V) of the vision encoder, normalised.
-
-        `pooler_output` (B, V) is the class token, normalised once more, as there.
-        """
-        tokens = self.embed_image(pixel_values)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=self.ln_vision(tokens[:, 0])
-        )
-
-    def get_qformer_features(self, pixel_values: Tensor) -> Tensor:
-        """Images (B, 3, height, width) -> what the queries read off them, (B, Q, H) float32."""
-        return self.encode_queries(pixel_values)
-
-    def get_text_features(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> BaseModelOutputWithPooling:
-        """Texts (B, T) int64 -> `last_hidden_state` (B, T, D) of the language model, without output layer."""
-        output = self.llama_model.base_model(input_ids=input_ids, attention_mask=attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state)
+    def embed_image(self, image: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, V): vision encoder and, with a Q-Former, ln_vision."""
+        return self.ln_vision(self.encode_patches(image))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding
+from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
@@ -25,9 +25,12 @@ from xraygpt.models.bert_pretrained import bert_check, load_bert, tokenize
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_losses import Pairs, global_mean
 from xraygpt.models.blip2_outputs import BlipOutput, BlipOutputFeatures
+from xraygpt.models.bridges.qformer import QFormerBridge
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.pair_training import PAIR_PARTS, PairTraining, PairTrainingConfig
+from xraygpt.models.parts import VisionEncoder
 from xraygpt.models.Qformer import BertLMHeadModel, KeyValueCache
+from xraygpt.models.vision_tower import build_encoder
 
 
 @dataclass
@@ -76,15 +79,35 @@ class Blip2Qformer(PairTraining, Blip2Base):
 
     Qformer: BertLMHeadModel
 
-    def __init__(self, cfg: Blip2QformerConfig) -> None:
-        super().__init__()
-        self.tokenizer = self.init_tokenizer(cfg.bert_tokenizer)
-        sizes = replace(cfg.qformer, vocab_size=len(self.tokenizer))
-        self.init_parts(replace(cfg, qformer=sizes), text=True)
+    def __init__(
+        self,
+        cfg: Blip2QformerConfig,
+        *,
+        encoder: VisionEncoder,
+        bridge: QFormerBridge,
+        tokenizer: BertTokenizer,
+    ) -> None:
+        super().__init__(cfg, encoder, bridge)
+        self.tokenizer = tokenizer
         self._copy_text_half_to_queries()
         width = cfg.qformer.hidden_size
         self.init_heads(cfg, width, width)
         self.max_txt_len = cfg.max_txt_len
+
+    @property
+    def bridge(self) -> QFormerBridge:
+        bridge = super().bridge
+        assert isinstance(bridge, QFormerBridge)
+        return bridge
+
+    @classmethod
+    def build(cls, cfg: Blip2QformerConfig) -> Self:
+        """The model of a configuration, with random weights."""
+        tokenizer = cls.init_tokenizer(cfg.bert_tokenizer)
+        sizes = replace(cfg.qformer, vocab_size=len(tokenizer), query_length=cfg.num_query_token)
+        encoder = build_encoder(cfg)
+        bridge = QFormerBridge(sizes, encoder.width, text=True)
+        return cls(cfg, encoder=encoder, bridge=bridge, tokenizer=tokenizer)
 
     @classmethod
     def check_files(cls, cfg: Blip2QformerConfig) -> None:
@@ -99,7 +122,7 @@ class Blip2Qformer(PairTraining, Blip2Base):
     def from_config(cls, cfg: Blip2QformerConfig, device: str | torch.device = "cpu") -> Self:
         """Build the model and load the weight files that `cfg` names."""
         cls.check_files(cfg)
-        model = cls(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
+        model = cls.build(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
         if cfg.bert_model is not None:
             load_bert(model.Qformer, cfg.bert_model)
             model._copy_text_half_to_queries()
@@ -170,7 +193,7 @@ class Blip2Qformer(PairTraining, Blip2Base):
     def forward_image(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, height, width) -> query outputs (B, Q, D) and image tokens (B, N, V)."""
         image_embeds = self.embed_image(image)
-        return self.run_queries(image_embeds), image_embeds
+        return self.bridge.read(image_embeds), image_embeds
 
     def forward_text(self, text_tokens: BatchEncoding) -> Tensor:
         """Tokenized texts -> their [CLS] outputs (B, D)."""

@@ -20,7 +20,8 @@ from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_
 from xraygpt.models.bert_pretrained import ENCODER_START, bert_check, init_bert_tokenizer, load_bert
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
-from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
+from xraygpt.models.parts import LayerNorm
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
 
 
 @dataclass
@@ -54,8 +55,8 @@ class BlipBase(VisionTower):
     text_decoder: BertLMHeadModel
 
     def __init__(self, cfg: BlipConfig, prompt: str = "") -> None:
-        super().__init__()
-        self.init_vision(cfg)
+        super().__init__(cfg, build_encoder(cfg))
+        self.ln_vision = LayerNorm(self.visual_encoder.width)
         self.tokenizer = init_bert_tokenizer(cfg.bert_tokenizer)
         self.tokenizer.add_tokens([ENCODER_START], special_tokens=True)
         self.encoder_start_id: int = self.tokenizer.vocab[ENCODER_START]
@@ -68,7 +69,7 @@ class BlipBase(VisionTower):
 
     def med_config(self, cfg: BlipConfig) -> MedConfig:
         """`cfg.med` with what follows from the rest."""
-        return replace(cfg.med, encoder_width=cfg.vision.embed_dim, vocab_size=len(self.tokenizer))
+        return replace(cfg.med, encoder_width=self.visual_encoder.width, vocab_size=len(self.tokenizer))
 
     @classmethod
     def check_files(cls, cfg: BlipConfig) -> None:
@@ -97,6 +98,10 @@ class BlipBase(VisionTower):
             self.load_vision_encoder(cfg.vit_ckpt)
         if cfg.bert_model is not None:
             load_bert(self.text_decoder, cfg.bert_model)
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, V): vision encoder and ln_vision."""
+        return self.ln_vision(self.encode_patches(image))
 
     def writing_loss(self, image_embeds: Tensor, tokens: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Loss of writing the reports about images (B, N, V), summed over tokens, and their number.

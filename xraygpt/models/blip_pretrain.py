@@ -47,7 +47,7 @@ class BlipPretrain(PairTraining, BlipBase):
         self.text_encoder = BertModel(sizes, add_pooling_layer=False)
         self.text_decoder = BertLMHeadModel(sizes)
         self._share_weights()
-        self.init_heads(cfg, cfg.vision.embed_dim, sizes.hidden_size)
+        self.init_heads(cfg, self.visual_encoder.width, sizes.hidden_size)
 
     def _share_weights(self) -> None:
         """Make encoder and decoder one, self-attention excepted."""

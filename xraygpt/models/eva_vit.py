@@ -9,13 +9,21 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.checkpoint import load_state
+from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.registry import registry
+from xraygpt.models.key_translation import load_image_half, translate_eva_keys
+from xraygpt.models.parts import EncoderConfig, VisionEncoder
+from xraygpt.processors import Preprocessing
 
 __all__ = [
     "Attention",
@@ -28,7 +36,6 @@ __all__ = [
     "VisionTransformer",
     "convert_weights_to_fp16",
     "create_eva_vit_g",
-    "create_vision_encoder",
     "interpolate_pos_embed",
 ]
 
@@ -264,7 +271,7 @@ class PatchEmbed(nn.Module):
 
 
 @dataclass
-class VisionConfig:
+class VisionConfig(EncoderConfig):
     """Sizes of the vision encoder; the defaults are the EVA-CLIP ViT-g that BLIP-2 and XrayGPT use."""
 
     img_size: int = 224
@@ -291,26 +298,35 @@ class VisionConfig:
     """Whether each block has its own relative position bias."""
     use_shared_rel_pos_bias: bool = False
     """Whether one relative position bias is shared by all blocks."""
-    drop_path_rate: float = 0.0
-    """Stochastic depth of the last block; earlier blocks rise to it linearly from 0."""
-    use_grad_checkpoint: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.img_size % self.patch_size:
             raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate must be in [0, 1), not {self.drop_path_rate}")
+        if self.layer is not None and not -self.depth <= self.layer < self.depth:
+            raise ValueError(f"layer {self.layer}: there are {self.depth} blocks (depth)")
 
 
-class VisionTransformer(nn.Module):
+_SIZES = (
+    *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"),
+    *("drop_path_rate", "init_values", "use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias"),
+)
+"""Settings that go by one name in `VisionConfig` and in the reference's signature."""
+
+
+@registry.register_vision_encoder("eva_clip_g")
+class VisionTransformer(VisionEncoder):
     """The encoder: (B, C, height, width) image -> (B, N, D) tokens, class token first.
+
+    The signature is the reference's; `from_config` builds it from a configuration.
 
     `num_classes`, `use_mean_pooling` and `init_scale` describe a classification head in the reference's
     signature; neither it nor this encoder has one, so they are accepted and change nothing.
     """
+
+    config_class: ClassVar[type[EncoderConfig]] = VisionConfig
 
     def __init__(
         self,
@@ -338,14 +354,16 @@ class VisionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.image_size = to_pair(img_size)
-        self.num_features = self.embed_dim = embed_dim
+        self.width = self.num_features = self.embed_dim = embed_dim
+        self.preprocessing = Preprocessing(self.image_size[0])
+        self.prefix_tokens, self.layer = 1, -1
         self.use_checkpoint = use_checkpoint
 
         self.patch_embed = PatchEmbed(self.image_size, patch_size, in_chans, embed_dim)
         window = self.patch_embed.patch_shape
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        num_tokens = self.patch_embed.num_patches + 1
-        self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim)) if use_abs_pos_emb else None
+        self.num_tokens = self.patch_embed.num_patches + 1
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.num_tokens, embed_dim)) if use_abs_pos_emb else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(window, num_heads) if use_shared_rel_pos_bias else None
         self.blocks = nn.ModuleList(
@@ -365,6 +383,45 @@ class VisionTransformer(nn.Module):
             for i in range(depth)
         )
         self._init_parameters()
+
+    @classmethod
+    def preprocessing_of(cls, config: VisionConfig, name: str) -> Preprocessing:
+        return Preprocessing(config.img_size)
+
+    @classmethod
+    def check(cls, config: VisionConfig, name: str) -> None:
+        if name:
+            raise ValueError(f"vit_model: eva_clip_g takes no name behind a colon (not {name!r})")
+
+    @classmethod
+    def from_config(cls, config: VisionConfig, name: str = "") -> Self:
+        """A vision encoder of these sizes, randomly initialised, float32."""
+        encoder = cls(
+            **{key: getattr(config, key) for key in _SIZES},
+            use_checkpoint=config.use_grad_checkpoint,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+        encoder.layer = -1 if config.layer is None else config.layer
+        encoder.prefix_tokens = int(config.class_tokens)
+        encoder.num_tokens = encoder.patch_embed.num_patches + encoder.prefix_tokens
+        return encoder
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def load(self, path: Path) -> None:
+        """Load an EVA-CLIP, BLIP-2, XrayGPT or own file, or a folder of Hugging Face's BLIP-2.
+
+        The position embedding is resized to this image size if need be.
+        """
+        state = translate_eva_keys(load_image_half(path), depth=len(self.blocks))
+        try:
+            interpolate_pos_embed(self, state)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} does not fit the vision encoder of model.vision: {error}"
+            ) from error
+        load_state(self, state, where=str(path))
 
     def _init_parameters(self) -> None:
         """Truncated normal (0.02); residual branches shrink with depth so that the sum stays bounded."""
@@ -405,13 +462,13 @@ class VisionTransformer(nn.Module):
         return 1 if name.startswith("rel_pos_bias.") else len(self.blocks) + 1
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, height, width) -> (B, N, D), the output of the last block."""
-        for output in self._block_outputs(x):
-            x = output
-        return x
+        """(B, C, height, width) -> (B, N, D), the output of the last block or of the one asked for."""
+        wanted = range(len(self.blocks))[self.layer]
+        output = next(islice(self._block_outputs(x), wanted, None))
+        return output[:, 1 - self.prefix_tokens :]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, height, width) -> (B, N, D). Raises ValueError for another image size than built for."""
+        """(B, C, height, width) -> (B, N, D). Raises DataError for another image size than built for."""
         return self.forward_features(x)
 
     def get_intermediate_layers(self, x: Tensor) -> list[Tensor]:
@@ -454,38 +511,16 @@ def convert_weights_to_fp16(model: nn.Module) -> None:
                 module.bias.data = module.bias.data.half()
 
 
-def create_vision_encoder(cfg: VisionConfig) -> VisionTransformer:
-    """A vision encoder of the given sizes, randomly initialised, float32."""
-    norm_layer: Callable[[int], nn.Module] = partial(nn.LayerNorm, eps=1e-6)
-    return VisionTransformer(
-        img_size=cfg.img_size,
-        patch_size=cfg.patch_size,
-        in_chans=cfg.in_chans,
-        embed_dim=cfg.embed_dim,
-        depth=cfg.depth,
-        num_heads=cfg.num_heads,
-        mlp_ratio=cfg.mlp_ratio,
-        qkv_bias=cfg.qkv_bias,
-        drop_path_rate=cfg.drop_path_rate,
-        norm_layer=norm_layer,
-        init_values=cfg.init_values,
-        use_abs_pos_emb=cfg.use_abs_pos_emb,
-        use_rel_pos_bias=cfg.use_rel_pos_bias,
-        use_shared_rel_pos_bias=cfg.use_shared_rel_pos_bias,
-        use_checkpoint=cfg.use_grad_checkpoint,
-    )
-
-
 def create_eva_vit_g(
     img_size: int = 224, drop_path_rate: float = 0.4, use_checkpoint: bool = False, precision: str = "fp16"
 ) -> VisionTransformer:
     """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), randomly initialised.
 
-    Weights are loaded afterwards (`key_translation.translate_eva_keys`), never here. `precision` "fp16"
+    Weights are loaded afterwards (`load`), never here. `precision` "fp16"
     applies `convert_weights_to_fp16`.
     """
     cfg = VisionConfig(img_size=img_size, drop_path_rate=drop_path_rate, use_grad_checkpoint=use_checkpoint)
-    model = create_vision_encoder(cfg)
+    model = VisionTransformer.from_config(cfg)
     if precision == "fp16":
         convert_weights_to_fp16(model)
     return model

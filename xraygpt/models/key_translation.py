@@ -8,9 +8,11 @@ under other names: one table serves both directions.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
+from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.errors import CheckpointError
 
 JOINED = "qkv.bias"
@@ -119,6 +121,11 @@ _COMPUTED = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
 _UNTOUCHED = re.compile(r"^(vision_model|qformer)\.")
 
 
+def load_image_half(path: Path) -> dict[str, Tensor]:
+    """The weights in a file or folder, by the keys of this package, without those of a language model."""
+    return from_hf_blip2(load_weights(path, skip=(HF_LANGUAGE_MODEL,)))
+
+
 def to_hf_blip2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of `MiniGPT4` or `Blip2Qformer` -> keys of Hugging Face's BLIP-2.
 
@@ -174,3 +181,32 @@ _BIASES = [
 ]
 _TO_THEIRS = [_rule(ours, theirs) for ours, theirs in (*_BIASES, *_OURS_THEIRS)]
 _TO_OURS = [_rule(theirs, ours) for ours, theirs in _OURS_THEIRS]
+
+
+_PROJECTOR = re.compile(
+    r"^(?:model\.)?(?:mm_projector|multi_modal_projector)\.(?:layers\.)?(.+\.)?(weight|bias)$"
+)
+"""LLaVA's projector as LLaVA, Hugging Face and MAIRA-2 call it."""
+_HF_LINEARS = {"linear_1.": 0, "linear_2.": 2}
+
+
+def translate_projector_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys of a LLaVA-family projector -> ``bridge_mlp.*`` and ``llama_proj.*``; others stay as they are.
+
+    ``mm_projector.0`` and ``.2`` of ``mlp2x_gelu`` are Hugging Face's ``linear_1`` and ``linear_2``; a linear
+    projector has no number. The last linear layer is the projection. A file with such keys is read for
+    them alone, since it holds a language model too.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for key in state:
+        if match := _PROJECTOR.match(key):
+            layer = match[1] or "0."
+            number = _HF_LINEARS[layer] if layer in _HF_LINEARS else int(layer.rstrip("."))
+            found[key] = number, match[2]
+    if not found:
+        return dict(state)
+    last = max(number for number, _ in found.values())
+    return {
+        f"llama_proj.{kind}" if number == last else f"bridge_mlp.{number}.{kind}": state[key]
+        for key, (number, kind) in found.items()
+    }

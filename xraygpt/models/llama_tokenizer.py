@@ -16,8 +16,8 @@ from transformers import AddedToken
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from xraygpt.common.checkpoint import check_weight_file
-from xraygpt.common.errors import CheckpointError, DataError
-from xraygpt.common.files import load_json
+from xraygpt.common.errors import CheckpointError
+from xraygpt.models.hf_folder import read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -126,20 +126,6 @@ def padding_without_row(folder: Path, tokens: Mapping[int, str], pad_token: str 
     if padding:
         logger.info("%s: dropped %s: the weights have no row for padding", folder, ", ".join(padding))
     return padding
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The mapping in a JSON file, empty if there is no such file; CheckpointError if it cannot be read."""
-    if not file.is_file():
-        return {}
-    check_weight_file(file)
-    try:
-        settings = load_json(file)
-    except DataError as error:
-        raise CheckpointError(str(error)) from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file}: expected names with values, found {type(settings).__name__}")
-    return settings
 
 
 def _plain(value: Any) -> Any:

@@ -12,24 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import (
-    CONFIG_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.paths import HUB_PREFIX, require_file
 from xraygpt.common.precision import frozen_dtype
-from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row, read_settings
+from xraygpt.models.hf_folder import fetched, from_folder, read_settings, refuse_code
+from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row
 
 LLM_SOURCE = (
     "a Hugging Face folder with config.json, weights and tokenizer; for XrayGPT the Vicuna-7B fine-tuned on "
@@ -54,7 +52,7 @@ def require_llm(folder: str, where: str) -> Path:
         CheckpointError: an adapter.
     """
     if folder.startswith(HUB_PREFIX):
-        return _fetched(folder, where)
+        return fetched(folder, where)
     path = require_file(folder, what="the language model", source=LLM_SOURCE, where=where)
     refuse_adapter(path)
     if not (path / "config.json").is_file():
@@ -74,38 +72,6 @@ def check_llm(folder: str, where: str) -> None:
         refuse_code(path)
         _weight_files(path)
         check_tokenizer(path)
-
-
-def from_folder(cls: Any, folder: Path, what: str, **kwargs: Any) -> Any:
-    """``cls.from_pretrained`` of a local folder; every class of transformers reads its folders through this.
-
-    Args:
-        what: what is read, for messages, e.g. "the language model".
-
-    Raises:
-        CheckpointError: it cannot be read, or only by code in the folder, which is not run.
-    """
-    refuse_code(folder)
-    try:
-        return cls.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **kwargs)
-    except Exception as error:  # the readers of the many formats share no base class of their errors
-        if "trust_remote_code" in str(error):
-            raise _needs_code(folder) from error
-        raise CheckpointError(f"{folder}: {what} cannot be read: {error}") from error
-
-
-def refuse_code(folder: Path) -> None:
-    """Raise CheckpointError if only Python code in the folder could read its model or its tokenizer.
-
-    Many folders hold such code for older versions of a model that transformers knows by now; these pass, and
-    transformers' own class reads them.
-    """
-    config = read_settings(folder / "config.json")
-    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
-        raise _needs_code(folder)
-    config = read_settings(folder / "tokenizer_config.json")
-    if "auto_map" in config and tokenizer_class_from_name(str(config.get("tokenizer_class"))) is None:
-        raise _needs_code(folder)
 
 
 def load_llm(folder: Path, precision: str = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
@@ -272,16 +238,6 @@ def _is_sentencepiece_llama(folder: Path) -> bool:
     )
 
 
-def _fetched(name: str, where: str) -> Path:
-    try:
-        return Path(snapshot_download(name.removeprefix(HUB_PREFIX)))
-    except Exception as error:  # network, name and access errors share no base class
-        raise MissingFileError(
-            f"could not fetch {name} ({where}): {error}\n"
-            "  look at the name, or download the folder by hand and name it instead"
-        ) from error
-
-
 def _weight_files(folder: Path) -> list[Path]:
     try:
         return weight_files(folder)
@@ -296,13 +252,6 @@ def _places(folder: Path) -> Mapping[str, str]:
         return {"": files[0].name}
     maps = [read_settings(index).get("weight_map", {}) for index in sorted(folder.glob("*.index.json"))]
     return {name: file for places in maps for name, file in places.items()}
-
-
-def _needs_code(folder: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{folder}: can only be read by Python code in it (auto_map in its config.json or "
-        "tokenizer_config.json), which is never run; use a model of a type that transformers itself knows"
-    )
 
 
 def _only_end_tokens(llm: PreTrainedModel, folder: Path) -> GenerationConfig:

@@ -1,34 +1,36 @@
-"""MiniGPT-4 as XrayGPT uses it: EVA-ViT -> Q-Former -> linear projection -> language model.
+"""A report model of four parts: vision encoder -> bridge -> linear projection -> language model.
 
-Shapes: B images, Q query tokens, D width of the language model, T positions. The recipe trains the
-projection alone (3 M parameters at full size); the Q-Former and the ViT may be trained too, the language
-model never is.
+With EVA-ViT and BLIP-2's Q-Former it is MiniGPT-4 as XrayGPT uses it, with a linear or MLP bridge a model of
+LLaVA's kind. Shapes: B images, Q tokens for each image, D width of the language model, T positions. The
+recipe trains the projection alone (3 M parameters at full size); bridge and encoder may be trained too, the
+language model never is.
 
 Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 """
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import CheckpointError, DataError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check_template, fill_template
 from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
-from xraygpt.models.blip2 import Blip2Config, Blip2Features
+from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.fingerprint import check_same_llm, llm_facts
 from xraygpt.models.generation import GeneratedReport, lm_loss, write, write_reports, write_stream
-from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys
+from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys, translate_projector_keys
 from xraygpt.models.llm import (
     check_llm,
     check_positions,
@@ -39,6 +41,7 @@ from xraygpt.models.llm import (
     max_positions,
     require_llm,
 )
+from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.models.prompts import (
     IMAGE_SLOT,
     caption_labels,
@@ -48,10 +51,13 @@ from xraygpt.models.prompts import (
     read_prompts,
     require_prompts,
 )
+from xraygpt.models.vision_tower import EVA_CLIP_G, build_encoder
 
 __all__ = ["MiniGPT4", "MiniGPT4Config"]
 
 logger = logging.getLogger(__name__)
+
+EVA_VIT_G = "weights/eva_vit_g.pth"
 
 
 @dataclass
@@ -62,8 +68,17 @@ class MiniGPT4Config(Blip2Config):
     means that the part stays as it was initialised, at random, which is said in the log.
     """
 
-    vit_ckpt: str | None = "weights/eva_vit_g.pth"
-    """Weights of the vision encoder (EVA-CLIP ViT-g at full size)."""
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Blip2Config.BELONGS_TO,
+        "bridge": ("bridge_config", "ckpt"),
+    }
+
+    vit_ckpt: str | None = EVA_VIT_G
+    """Weights of the vision encoder (EVA-CLIP ViT-g at full size); left out with hf:, those in its folder."""
+    bridge: str = "qformer"
+    """What takes the encoder's tokens to those that are projected: qformer, linear, mlp, or your own."""
+    bridge_config: BridgeConfig = field(default_factory=BridgeConfig)
+    """Settings of the bridge; what they are depends on `bridge`."""
     q_former_model: str | None = "weights/blip2_pretrained_flant5xxl.pth"
     """Weights of the Q-Former: keys ``Qformer.*``, ``query_tokens`` and ``ln_vision.*``."""
     llama_model: str = "weights/xraygpt_llm"
@@ -93,11 +108,28 @@ class MiniGPT4Config(Blip2Config):
     device_8bit: int = 0
     """The reference's GPU for it; accepted and without effect."""
 
+    @classmethod
+    def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
+        bridge = section.get("bridge") or "qformer"
+        return super().field_types(section) | {"bridge_config": _bridge_class(bridge).config_class}
+
     def __post_init__(self) -> None:
         if self.vit_precision == "fp16" and not self.freeze_vit:
             # The default is fp16 as in the reference, whose ViT is trained in fp32 when it is not frozen.
             self.vit_precision = "fp32"
         super().__post_init__()
+        if self.vit_ckpt == EVA_VIT_G and self.vit_model != EVA_CLIP_G:
+            encoder, name = encoder_class(self.vit_model)
+            self.vit_ckpt = encoder.own_weights(name)
+            if self.vit_ckpt is None:
+                raise ValueError(f"vit_ckpt must name the weights of {self.vit_model}; null: random ones")
+        bridge = _bridge_class(self.bridge)
+        if type(self.bridge_config) is BridgeConfig:
+            self.bridge_config = bridge.config_class()
+        if not isinstance(self.bridge_config, bridge.config_class):
+            raise ValueError(f"bridge_config holds settings of another bridge than {self.bridge}")
+        if self.bridge != "qformer":
+            self.q_former_model = None
         check_template(self.prompt_template)
         if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
             raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
@@ -117,12 +149,21 @@ class MiniGPT4Config(Blip2Config):
         return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
 
 
+def _bridge_class(name: object) -> type[Bridge]:
+    try:
+        return registry.get_bridge_class(str(name), Bridge)
+    except UnknownNameError as error:
+        raise ValueError(f"bridge: {error}") from error
+
+
 @registry.register_model("mini_gpt4")
-class MiniGPT4(Blip2Features):
+class MiniGPT4(Blip2Base):
     """Image -> report.
 
     Args:
         config: sizes and what is trained.
+        encoder: image (B, 3, height, width) -> tokens.
+        bridge: these tokens -> tokens (B, Q, width) for the projection.
         llm: the language model, built and loaded by the caller; it is frozen here.
         tokenizer: its tokenizer, with a padding token.
     """
@@ -135,25 +176,42 @@ class MiniGPT4(Blip2Features):
     IGNORED_KEYS: ClassVar[tuple[str, ...]] = (*COMPUTED_BUFFERS, *TEXT_HALF)
 
     def __init__(
-        self, config: MiniGPT4Config, *, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+        self,
+        config: MiniGPT4Config,
+        *,
+        encoder: VisionEncoder,
+        bridge: Bridge,
+        llm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        super().__init__()
+        super().__init__(config, encoder, bridge)
         self.config = config
         self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
         self.prompt_template = config.prompt_template
         self.prompt_list = config.prompts()
 
-        self.init_parts(config, text=False)
         self.llama_model, self.llama_tokenizer = llm, tokenizer
         check_vocabulary(llm, tokenizer)
-        self.llama_proj = nn.Linear(config.qformer.hidden_size, llm.config.hidden_size)
+        self.llama_proj = nn.Linear(bridge.width, llm.config.hidden_size)
+        self.tokens_per_image = bridge.num_tokens(encoder.num_tokens)
+        """Q."""
 
         freeze(self.llama_model)
-        if config.freeze_vit:
-            freeze(self.ln_vision)
-        if config.freeze_qformer:
-            freeze(self.Qformer)
-            self.query_tokens.requires_grad_(False)
+        if config.bridge == "qformer":
+            if config.freeze_vit:
+                freeze(self.ln_vision)
+            if config.freeze_qformer:
+                freeze(self.Qformer)
+                self.query_tokens.requires_grad_(False)
+
+    @classmethod
+    def build(
+        cls, config: MiniGPT4Config, *, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> Self:
+        """The model of a configuration on a language model; encoder, bridge and projection are random."""
+        encoder = build_encoder(config)
+        bridge = _bridge_class(config.bridge).from_config(config, encoder.width, llm.config.hidden_size)
+        return cls(config, encoder=encoder, bridge=bridge, llm=llm, tokenizer=tokenizer)
 
     @classmethod
     def check_files(cls, cfg: MiniGPT4Config) -> None:
@@ -178,13 +236,15 @@ class MiniGPT4(Blip2Features):
         cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
         folder = require_llm(cfg.llama_model, "model.llama_model")
         tokenizer = load_tokenizer(folder)
-        model = cls(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
+        model = cls.build(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
         model.load_pretrained()
         return model
 
     def load_pretrained(self) -> None:
         """Load the vision encoder, the Q-Former and the trained parts from the files of the configuration."""
-        for key, part in (("vit_ckpt", "vision encoder"), ("q_former_model", "Q-Former")):
+        parts = {"vit_ckpt": "vision encoder"}
+        parts |= {"q_former_model": "Q-Former"} if self.config.bridge == "qformer" else {}
+        for key, part in parts.items():
             if getattr(self.config, key) is None:
                 logger.warning("model.%s is null: the %s has random weights", key, part)
         self.load_parts(self.config)
@@ -196,12 +256,45 @@ class MiniGPT4(Blip2Features):
         if self.config.ckpt is None:
             logger.info("model.ckpt is not set: the projection starts at random")
         else:
-            self.load_checkpoint(self.config.ckpt, required=("llama_proj",))
+            self.load_checkpoint(self.config.ckpt, required=("llama_proj", *self._trained_bridge))
 
     @property
     def max_positions(self) -> int:
         """Most positions the language model was made for."""
         return max_positions(self.llama_model)
+
+    @property
+    def _trained_bridge(self) -> tuple[str, ...]:
+        """Parts of a bridge that have no weights but those of a training."""
+        return () if self.config.bridge == "qformer" else tuple(dict(self.bridge.named_children()))
+
+    def encode_queries(self, image: Tensor) -> Tensor:
+        """Images (B, 3, height, width) -> tokens behind the bridge (B, Q, its width), float32.
+
+        No gradient is kept through parts that are frozen.
+        """
+        return run_part(self.bridge, self.encode_patches(image))
+
+    def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Images (B, 3, height, width) -> `last_hidden_state` (B, N, V) of the vision encoder, normalised.
+
+        `pooler_output` (B, V) is the class token, normalised once more, as in Hugging Face's BLIP-2.
+        """
+        tokens = self.embed_image(pixel_values)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens, pooler_output=self.ln_vision(tokens[:, 0])
+        )
+
+    def get_qformer_features(self, pixel_values: Tensor) -> Tensor:
+        """Images (B, 3, height, width) -> what the queries read off them, (B, Q, H) float32."""
+        return self.encode_queries(pixel_values)
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> BaseModelOutputWithPooling:
+        """Texts (B, T) int64 -> `last_hidden_state` (B, T, D) of the language model, without output layer."""
+        output = self.llama_model.base_model(input_ids=input_ids, attention_mask=attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=output.last_hidden_state)
 
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) -> embeddings for the language model (B, Q, D), and ones (B, Q) int64."""
@@ -233,7 +326,7 @@ class MiniGPT4(Blip2Features):
             return img_embeds, atts_img
         if prompt.count(IMAGE_PLACEHOLDER) != 1:
             raise ValueError(f"the prompt {prompt!r} must hold {IMAGE_PLACEHOLDER} exactly once")
-        row = prompt_row(self.llama_tokenizer, prompt, self._slots, bos=False)
+        row = prompt_row(self.llama_tokenizer, prompt, self.tokens_per_image, bos=False)
         embeds, mask, _ = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
         return embeds, mask.to(atts_img.dtype)
 
@@ -307,14 +400,13 @@ class MiniGPT4(Blip2Features):
         ``projection.pth`` always; ``qformer.pth`` (with the norm behind the ViT) and ``vit.pth`` if trained.
         """
         state = self.state_dict()
-        save_checkpoint(
-            folder / "projection.pth",
-            {"model": {k: v for k, v in state.items() if k.startswith("llama_proj.")}},
-        )
-        if not is_frozen(self.Qformer):
+        names = ("llama_proj", *self._trained_bridge)
+        projection = {key: value for key, value in state.items() if key.partition(".")[0] in names}
+        save_checkpoint(folder / "projection.pth", {"model": projection})
+        if self.config.bridge == "qformer" and not is_frozen(self.Qformer):
             save_checkpoint(folder / "qformer.pth", {"model": select_qformer_keys(state)})
         if not is_frozen(self.visual_encoder):
-            save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.state_dict()})
+            save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.published_state()})
 
     def cut_captions(self, captions: Sequence[str]) -> int:
         rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
@@ -323,19 +415,26 @@ class MiniGPT4(Blip2Features):
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             **llm_facts(self.llama_model, self.config.llama_model),
-            "num_query_token": self._slots,
-            "image_size": self.config.vision_config().img_size,
+            "vit_model": self.config.vit_model,
+            "bridge": self.config.bridge,
+            "num_query_token": self.tokens_per_image,
+            "image_size": self.visual_encoder.preprocessing.image_size,
             "prompt_template": self.prompt_template,
             "end_sym": self.end_sym,
             "max_txt_len": self.max_txt_len,
         }
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
+        for key in ("vit_model", "bridge"):
+            own = getattr(self.config, key)
+            if manifest.get(key, own) != own:
+                raise CheckpointError(
+                    f"{where} was trained with model.{key}: {manifest[key]}, and this model has {own}"
+                )
         check_same_llm(state, manifest, llm_facts(self.llama_model, self.config.llama_model), where)
 
-    @property
-    def _slots(self) -> int:
-        return self.config.num_query_token
+    def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return translate_projector_keys(state)
 
     def _prompts(self, samples: Any) -> list[str]:
         prompt = samples.get("prompt", self.prompt_list[0] if self.prompt_list else "")
@@ -347,7 +446,9 @@ class MiniGPT4(Blip2Features):
         return self.embed_prompt(self._prompts(samples), images)
 
     def _prompt_rows(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        return [prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self._slots) for p in prompts]
+        return [
+            prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self.tokens_per_image) for p in prompts
+        ]
 
     def _embed_rows(
         self, rows: Sequence[Sequence[int]], img_embeds: Tensor | Sequence[Tensor], side: str
@@ -359,7 +460,7 @@ class MiniGPT4(Blip2Features):
         images = torch.cat([image.reshape(-1, embeds.shape[-1]) for image in img_embeds]).to(embeds.dtype)
         if int(slots.sum()) != len(images):
             raise ValueError(
-                f"the prompts have room for {int(slots.sum()) / self._slots:g} images "
-                f"({IMAGE_PLACEHOLDER}), but {len(images) / self._slots:g} were given"
+                f"the prompts have room for {int(slots.sum()) / self.tokens_per_image:g} images "
+                f"({IMAGE_PLACEHOLDER}), but {len(images) / self.tokens_per_image:g} were given"
             )
         return embeds.masked_scatter(slots.unsqueeze(-1), images), mask, ids

@@ -1,52 +1,52 @@
-"""The vision encoder with the layer norm behind it, as all models that look at images have it.
+"""The vision encoder as a part of a model: its settings, its weights, its place in a pass.
 
 Shapes: B images, N image tokens, V their width.
 """
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from xraygpt.common.checkpoint import load_state, load_weights
-from xraygpt.common.errors import CheckpointError
-from xraygpt.common.paths import cached_file
-from xraygpt.models.base_model import BaseModel, Check, file_check, freeze, is_frozen
-from xraygpt.models.eva_vit import (
-    VisionConfig,
-    VisionTransformer,
-    convert_weights_to_fp16,
-    create_vision_encoder,
-    interpolate_pos_embed,
-)
-from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2, translate_eva_keys
+from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.typed import ChoosesTypes
+from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
+from xraygpt.models.eva_vit import convert_weights_to_fp16
+from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
+from xraygpt.processors import Preprocessing
 
 logger = logging.getLogger(__name__)
 
 BLIP2_FILES = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS/models/BLIP2"
 """Where BLIP-2's weights were published."""
 
+EVA_CLIP_G = "eva_clip_g"
 EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
-
-VISION_ENCODERS = ("eva_clip_g",)
-"""Names of vision encoders; one architecture so far, at any size."""
 
 
 @dataclass
-class VisionTowerConfig:
+class VisionTowerConfig(ChoosesTypes):
     """Settings of the vision encoder, shared by all models on top of it."""
 
-    vit_model: str = "eva_clip_g"
-    """Kind of vision encoder."""
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    """Sizes of the vision encoder."""
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "vit_model": (
+            *("vision", "vit_ckpt", "img_size", "image_size", "drop_path_rate", "use_grad_checkpoint"),
+            *("q_former_model", "ckpt"),
+        )
+    }
+
+    vit_model: str = EVA_CLIP_G
+    """Kind of vision encoder: eva_clip_g, medclip, timm:NAME, hf:FOLDER_OR_ID, or one of your own."""
+    vision: EncoderConfig = field(default_factory=EncoderConfig)
+    """Settings of the vision encoder; what they are depends on `vit_model`."""
     vit_ckpt: str | None = None
-    """Weights of the vision encoder (file, address, hf:// name, or folder of Hugging Face's BLIP-2); none:
-    random."""
+    """Weights of the vision encoder (file, folder, address or hf:// name); none: random."""
     img_size: int | None = None
     """Side of the input image in pixels; none: that of `vision`."""
     image_size: int | None = None
@@ -60,9 +60,16 @@ class VisionTowerConfig:
     freeze_vit: bool = True
     """Whether the vision encoder stays as loaded."""
 
+    @classmethod
+    def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
+        return {"vision": _encoder_class(section.get("vit_model") or EVA_CLIP_G)[0].config_class}
+
     def __post_init__(self) -> None:
-        if self.vit_model not in VISION_ENCODERS:
-            raise ValueError(f"vit_model must be one of {VISION_ENCODERS}, not {self.vit_model!r}")
+        kind, name = _encoder_class(self.vit_model)
+        if type(self.vision) is EncoderConfig:
+            self.vision = kind.config_class()
+        if not isinstance(self.vision, kind.config_class):
+            raise ValueError(f"vision holds settings of another encoder than vit_model {self.vit_model}")
         if self.vit_precision not in ("fp32", "fp16"):
             raise ValueError(f"vit_precision must be fp32 or fp16, not {self.vit_precision!r}")
         if self.vit_precision == "fp16" and not self.freeze_vit:
@@ -71,10 +78,10 @@ class VisionTowerConfig:
             raise ValueError(
                 f"img_size {self.img_size} and image_size {self.image_size} are two names for one thing"
             )
-        self.vision_config()
+        kind.check(self.vision_config(), name)
 
-    def vision_config(self) -> VisionConfig:
-        """`vision` with the keys that override it applied."""
+    def vision_config(self) -> Any:
+        """`vision` with the keys that override it applied, an instance of the encoder's `config_class`."""
         vision = self.vision
         rate, recompute = self.drop_path_rate, self.use_grad_checkpoint
         return replace(
@@ -84,86 +91,63 @@ class VisionTowerConfig:
             use_grad_checkpoint=vision.use_grad_checkpoint if recompute is None else recompute,
         )
 
+    def preprocessing(self) -> Preprocessing:
+        """What images the encoder expects."""
+        kind, name = encoder_class(self.vit_model)
+        return kind.preprocessing_of(self.vision_config(), name)
 
-class LayerNorm(nn.LayerNorm):
-    """Layer norm (eps 1e-5) computed in float32 whatever the input's dtype, which the output has again."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps)
-        return out.to(x.dtype)
+def _encoder_class(vit_model: object) -> tuple[type[VisionEncoder], str]:
+    try:
+        return encoder_class(str(vit_model))
+    except UnknownNameError as error:
+        raise ValueError(f"vit_model: {error}") from error
+
+
+def preprocessing_for(model_config: object) -> Preprocessing | None:
+    """What the vision encoder of a typed section ``model`` expects of its images; None without one."""
+    return model_config.preprocessing() if isinstance(model_config, VisionTowerConfig) else None
+
+
+def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
+    """The vision encoder of a configuration, with random weights in the number format that it asks for."""
+    kind, name = encoder_class(cfg.vit_model)
+    encoder = kind.from_config(cfg.vision_config(), name)
+    if cfg.vit_precision == "fp16":
+        convert_weights_to_fp16(encoder)
+    return encoder
 
 
 class VisionTower(BaseModel):
     """Base of the models with a vision encoder.
 
-    Subclasses call `init_vision`. A part is frozen with `base_model.freeze`; `train()` then leaves it in
-    evaluation mode.
+    Args:
+        cfg: says whether the encoder is frozen; `train()` then leaves it in evaluation mode.
     """
 
-    visual_encoder: VisionTransformer
-    ln_vision: LayerNorm
+    visual_encoder: VisionEncoder
 
-    @classmethod
-    def init_vision_encoder(
-        cls,
-        model_name: str,
-        img_size: int,
-        drop_path_rate: float,
-        use_grad_checkpoint: bool,
-        precision: str,
-        *,
-        config: VisionConfig | None = None,
-    ) -> tuple[VisionTransformer, LayerNorm]:
-        """A random vision encoder and the layer norm that follows it; `config` gives the other sizes."""
-        if model_name not in VISION_ENCODERS:
-            raise ValueError(f"unknown vision encoder {model_name!r}; known: {', '.join(VISION_ENCODERS)}")
-        config = replace(
-            config or VisionConfig(),
-            img_size=img_size,
-            drop_path_rate=drop_path_rate,
-            use_grad_checkpoint=use_grad_checkpoint,
-        )
-        encoder = create_vision_encoder(config)
-        if precision == "fp16":
-            convert_weights_to_fp16(encoder)
-        return encoder, LayerNorm(config.embed_dim)
-
-    def init_vision(self, cfg: VisionTowerConfig) -> None:
-        """Build vision encoder and ln_vision, without loading weights.
-
-        `freeze_vit` freezes the encoder only; ln_vision is the subclass's to decide.
-        """
-        vision = cfg.vision_config()
-        self.visual_encoder, self.ln_vision = self.init_vision_encoder(
-            cfg.vit_model,
-            vision.img_size,
-            vision.drop_path_rate,
-            vision.use_grad_checkpoint,
-            cfg.vit_precision,
-            config=vision,
-        )
+    def __init__(self, cfg: VisionTowerConfig, encoder: VisionEncoder) -> None:
+        super().__init__()
+        self.visual_encoder = encoder
         if cfg.freeze_vit:
-            freeze(self.visual_encoder)
+            freeze(encoder)
 
     @classmethod
     def vision_check(cls, cfg: VisionTowerConfig) -> Check:
         """The check of the file that `load_vision_encoder` reads, for `require_all`."""
-        return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", EVA_VIT_G_URL)
+        source = EVA_VIT_G_URL if cfg.vit_model == EVA_CLIP_G else f"where {cfg.vit_model} was published"
+        return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
 
-    def load_vision_encoder(self, url_or_filename: str | Path) -> None:
-        """Load the vision encoder from a file, or from a folder of Hugging Face's BLIP-2.
+    def load_vision_encoder(self, url_or_filename: str) -> None:
+        """Load the vision encoder's weights, published ones or those of an own training.
 
-        The position embedding is resized to this image size if need be.
+        Raises:
+            MissingFileError: they are not there.
+            CheckpointError: they are of another encoder.
         """
-        path = cached_file(url_or_filename)
-        state = translate_eva_keys(image_half(path), depth=len(self.visual_encoder.blocks))
-        try:
-            interpolate_pos_embed(self.visual_encoder, state)
-        except ValueError as error:
-            raise CheckpointError(
-                f"{path} does not fit the vision encoder of model.vision: {error}"
-            ) from error
-        load_state(self.visual_encoder, state, where=str(path))
+        path = self.visual_encoder.locate(str(url_or_filename))
+        self.visual_encoder.load(path)
         logger.info("vision encoder loaded from %s", path)
 
     def maybe_autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[object]:
@@ -173,24 +157,14 @@ class VisionTower(BaseModel):
         defaults to that of the encoder's weights.
         """
         device_type = self.device.type
-        dtype = dtype or self.visual_encoder.patch_embed.proj.weight.dtype
+        if dtype is None:
+            half = any(parameter.dtype == torch.float16 for parameter in self.visual_encoder.parameters())
+            dtype = torch.float16 if half else torch.float32
         if dtype == torch.float32 or torch.is_autocast_enabled(device_type):
             return nullcontext()
         return torch.autocast(device_type, dtype=dtype)
 
-    def embed_image(self, image: Tensor) -> Tensor:
-        """(B, 3, height, width) -> (B, N, V): vision encoder and ln_vision, float32 without autocast.
-
-        No graph is kept through a frozen vision encoder.
-        """
-        with (
-            self.maybe_autocast(),
-            torch.set_grad_enabled(torch.is_grad_enabled() and not is_frozen(self.visual_encoder)),
-        ):
-            tokens = self.visual_encoder(image)
-        return self.ln_vision(tokens)
-
-
-def image_half(path: Path) -> dict[str, Tensor]:
-    """The weights in a file or folder, by the keys of this package, without those of a language model."""
-    return from_hf_blip2(load_weights(path, skip=(HF_LANGUAGE_MODEL,)))
+    def encode_patches(self, image: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, V): what the encoder gives, without a graph if it is frozen."""
+        with self.maybe_autocast():
+            return run_part(self.visual_encoder, image)

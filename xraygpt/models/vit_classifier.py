@@ -1,6 +1,6 @@
 """A ViT with a pooling head that names findings: a warm-up of the vision encoder on labelled images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,17 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import save_checkpoint
+from xraygpt.common.errors import ConfigError
+from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel, file_check, images_of, labels_of, require_all
-from xraygpt.models.eva_vit import VisionConfig, create_vision_encoder
+from xraygpt.models.base_model import file_check, images_of, labels_of, require_all
+from xraygpt.models.parts import VisionEncoder
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
 
 
 @dataclass
-class ViTClassifierConfig:
+class ViTClassifierConfig(VisionTowerConfig):
     """Settings of `ViTClassifier`."""
 
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    """Sizes of the vision encoder."""
+    freeze_vit: bool = False
+    """Whether the vision encoder stays as loaded, and the head alone is trained."""
     num_labels: int = 1
     """Number K of findings."""
     num_heads: int = 4
@@ -28,10 +31,9 @@ class ViTClassifierConfig:
     """Checkpoint of such a training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.num_labels < 1:
             raise ValueError("num_labels must be at least 1")
-        if self.vision.embed_dim % self.num_heads:
-            raise ValueError("num_heads must divide vision.embed_dim")
 
 
 class FindingsHead(nn.Module):
@@ -55,36 +57,41 @@ class FindingsHead(nn.Module):
 
 
 @registry.register_model("vit_classifier")
-class ViTClassifier(BaseModel):
+class ViTClassifier(VisionTower):
     """Image -> one logit for each finding; keys of the encoder are ``visual_encoder.*`` as in `MiniGPT4`."""
 
     config_class: ClassVar[type] = ViTClassifierConfig
 
-    def __init__(self, config: ViTClassifierConfig) -> None:
-        super().__init__()
+    def __init__(self, config: ViTClassifierConfig, encoder: VisionEncoder) -> None:
+        super().__init__(config, encoder)
         self.config = config
-        self.visual_encoder = create_vision_encoder(config.vision)
-        width = config.vision.embed_dim
-        self.head = FindingsHead(width, config.num_labels, config.num_heads)
+        if encoder.width % config.num_heads:
+            raise ConfigError(
+                f"model.num_heads {config.num_heads} does not divide {encoder.width}, the width of the "
+                "vision encoder's tokens"
+            )
+        self.head = FindingsHead(encoder.width, config.num_labels, config.num_heads)
 
     @classmethod
     def check_files(cls, cfg: ViTClassifierConfig) -> None:
-        require_all(
-            [file_check("model.ckpt", cfg.ckpt, "a trained classifier", "a training of this project")]
-        )
+        trained = file_check("model.ckpt", cfg.ckpt, "a trained classifier", "a training of this project")
+        require_all([cls.vision_check(cfg), trained])
 
     @classmethod
     def from_config(cls, cfg: ViTClassifierConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model at random, or load `cfg.ckpt`."""
+        """Build the model and load the weights that `cfg` names."""
         cls.check_files(cfg)
-        model = cls(cfg)
+        cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
+        model = cls(cfg, build_encoder(cfg))
+        if cfg.vit_ckpt is not None:
+            model.load_vision_encoder(cfg.vit_ckpt)
         if cfg.ckpt is not None:
             model.load_checkpoint(cfg.ckpt, required=("visual_encoder", "head"))
         return model
 
     def predict(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K)."""
-        logits: Tensor = self.head(self.visual_encoder(image))
+        logits: Tensor = self.head(self.encode_patches(image).float())
         return logits
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
@@ -94,5 +101,5 @@ class ViTClassifier(BaseModel):
         return {"loss": F.binary_cross_entropy_with_logits(logits, labels)}
 
     def export(self, folder: Path) -> None:
-        """Write ``vit.pth``: the encoder alone, under the keys of an EVA file, for `vit_ckpt`."""
-        save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.state_dict()})
+        """Write ``vit.pth``: the encoder alone, under the keys that it is published with, for `vit_ckpt`."""
+        save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.published_state()})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xraygpt.common.registry import registry
-from xraygpt.processors.base_processor import BaseProcessor, IdentityProcessor
+from xraygpt.processors.base_processor import BaseProcessor, IdentityProcessor, Preprocessing
 from xraygpt.processors.blip_processors import (
     Blip2ImageEvalProcessor,
     Blip2ImageTrainProcessor,
@@ -21,11 +21,13 @@ __all__ = [
     "BlipCaptionProcessor",
     "BlipImageBaseProcessor",
     "IdentityProcessor",
+    "Preprocessing",
     "load_processor",
 ]
 
 
-def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> BaseProcessor:
-    """Build the processor registered as `name` from the settings in `cfg` (a key ``name`` is ignored)."""
-    processor: BaseProcessor = registry.get_processor_class(name).from_config(cfg)
-    return processor
+def load_processor(
+    name: str, cfg: Mapping[str, Any] | None = None, preprocessing: Preprocessing | None = None
+) -> BaseProcessor:
+    """Build the processor registered as `name`; for the other two see `BaseProcessor.from_config`."""
+    return registry.get_processor_class(name, BaseProcessor).from_config(cfg, preprocessing)

@@ -1,7 +1,7 @@
 """The image and caption processors of BLIP and BLIP-2 (LAVIS, `lavis/processors/blip_processors.py`).
 
 Shapes: an image goes in as a PIL image of any mode and size and comes out as a float32 tensor (3, S, S),
-normalised with the mean and standard deviation of CLIP's training images.
+normalised; size, mean, standard deviation and interpolation are the vision encoder's unless they are set.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from torch import Tensor
@@ -19,10 +19,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from xraygpt.common.image_modes import to_8_bit
 from xraygpt.common.registry import registry
-from xraygpt.processors.base_processor import BaseProcessor
-
-CLIP_MEAN: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+from xraygpt.processors.base_processor import CLIP_MEAN, CLIP_STD, BaseProcessor
 
 # A JPEG may be decoded at a fraction of its size. Twice the target leaves the final resize enough to average
 # over, so that the result differs from a full decode by a grey level or so.
@@ -45,17 +42,19 @@ class BlipCaptionConfig:
 
 @dataclass
 class Blip2ImageEvalConfig:
-    """Settings of `blip2_image_eval`."""
+    """Settings of `blip2_image_eval`; what is left out is the vision encoder's (`Preprocessing`)."""
 
-    image_size: int = 224
+    image_size: int | None = None
     """Side of the square image in pixels."""
     mean: list[float] | None = None
-    """Mean of each colour channel, 0-1; CLIP's when absent."""
+    """Mean of each colour channel, 0-1."""
     std: list[float] | None = None
-    """Standard deviation of each colour channel, 0-1; CLIP's when absent."""
+    """Standard deviation of each colour channel, 0-1."""
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] | None = None
+    """How images are resized."""
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
+        if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size must be at least 1, not {self.image_size}")
         for key, values in (("mean", self.mean), ("std", self.std)):
             if values is not None and len(values) != 3:
@@ -92,8 +91,6 @@ def three_channels(image: Tensor) -> Tensor:
 class BlipImageBaseProcessor(BaseProcessor):
     """Holds the normalisation; the base class leaves the image as it is."""
 
-    decode_size: int | None = None
-    """Shorter side in pixels, below which a file should not be decoded; None means full size."""
     transform: transforms.Compose | None = None
 
     def __init__(self, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> None:
@@ -114,11 +111,16 @@ class Blip2ImageEvalProcessor(BlipImageBaseProcessor):
     config_class: ClassVar[type] = Blip2ImageEvalConfig
 
     def __init__(
-        self, image_size: int = 224, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+        self,
+        image_size: int = 224,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        interpolation: str = "bicubic",
     ) -> None:
         super().__init__(mean=mean, std=std)
         self.decode_size = math.ceil(DECODE_MARGIN * image_size)
-        self._finish(transforms.Resize((image_size, image_size), interpolation=InterpolationMode.BICUBIC))
+        size = (image_size, image_size)
+        self._finish(transforms.Resize(size, interpolation=InterpolationMode(interpolation)))
 
 
 @registry.register_processor("blip2_image_train")
@@ -137,13 +139,12 @@ class Blip2ImageTrainProcessor(BlipImageBaseProcessor):
         std: Sequence[float] | None = None,
         min_scale: float = 0.5,
         max_scale: float = 1.0,
+        interpolation: str = "bicubic",
     ) -> None:
         super().__init__(mean=mean, std=std)
         self.decode_size = math.ceil(DECODE_MARGIN * image_size / math.sqrt(min_scale))
-        scale = (min_scale, max_scale)
-        self._finish(
-            transforms.RandomResizedCrop(image_size, scale=scale, interpolation=InterpolationMode.BICUBIC)
-        )
+        scale, mode = (min_scale, max_scale), InterpolationMode(interpolation)
+        self._finish(transforms.RandomResizedCrop(image_size, scale=scale, interpolation=mode))
 
 
 @registry.register_processor("blip_caption")

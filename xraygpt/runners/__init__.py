@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xraygpt.runners.run_config import RunConfig
+from xraygpt.common.run_config import RunConfig
 from xraygpt.runners.runner_base import RunnerBase
 
 __all__ = ["RunConfig", "RunnerBase"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.config import Config
 from xraygpt.common.registry import registry
 from xraygpt.tasks.base_task import BaseTask, EvalContext, TrainContext
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -22,16 +20,10 @@ __all__ = [
 ]
 
 
-def setup_task(cfg: Any) -> BaseTask:
-    """Return the task that ``run.task`` of `cfg` (a `Config`) names.
+def setup_task(cfg: Config) -> BaseTask:
+    """Return the task that ``run.task`` of `cfg` names.
 
     Raises:
         ConfigError: settings do not fit the task.
     """
-    task_class: type[BaseTask] = registry.get_task_class(cfg.run_cfg.task)
-    if cfg.run_cfg.best_metric is not None and not task_class.chooses_by_metric:
-        raise ConfigError(
-            f"run.best_metric is {cfg.run_cfg.best_metric}, and run.task {cfg.run_cfg.task} has a score of "
-            "its own: leave it out, or set run.task to report_generation"
-        )
-    return task_class.setup_task(cfg=cfg)
+    return registry.get_task_class(cfg.run_cfg.task, BaseTask).setup_task(cfg=cfg)

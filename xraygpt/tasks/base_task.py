@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
-from xraygpt.common.errors import MissingFileError
+from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.precision import Precision, resolve_device
-from xraygpt.common.registry import registry
+from xraygpt.common.registry import LRScheduler, registry
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.builders import BaseDatasetBuilder
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.seeding import seed_everything
-from xraygpt.datasets.stream import EvalStream, SizedDataset
-from xraygpt.models.base_model import BaseModel
+from xraygpt.datasets.stream import EvalStream
+from xraygpt.models.base_model import BaseModel, require_all
+from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
     Losses,
@@ -35,7 +40,21 @@ from xraygpt.tasks.steps import (
 
 logger = logging.getLogger(__name__)
 
-Splits = dict[str, SizedDataset]
+Splits = dict[str, ReportDataset]
+
+
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
+    """Return the data sets that have a split.
+
+    Raises:
+        DataError: none has it.
+    """
+    wanted = normalise_split(split)
+    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
+    if not found:
+        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
+        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+    return found
 
 
 @dataclass
@@ -56,11 +75,21 @@ class EvalContext:
 
 @dataclass
 class TrainContext:
-    """Where and how a training loop runs, beyond what its arguments say."""
+    """What a training loop works with, from the first epoch to the last."""
 
+    model: nn.Module
+    """As it is trained: wrapped when there are several processes."""
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LRScheduler
     device: torch.device
     precision: Precision
     seed: int
+    iters_per_epoch: int
+    """Batches in an epoch."""
+    scaler: torch.amp.GradScaler | None = None
+    accum_grad_iters: int = 1
+    """Batches that make one optimizer step."""
+    log_freq: int = 50
     grad_clip: float | None = None
     """Largest norm of the gradient of all parameters together."""
     writer: MetricsWriter | None = None
@@ -70,18 +99,22 @@ class TrainContext:
     place to save a checkpoint."""
 
 
+@dataclass
+class TaskConfig:
+    """The keys of the section ``run`` that only this task reads: none."""
+
+
 class BaseTask:
     """A task; subclasses say what an evaluation is, and whatever else they do differently.
 
     Args:
-        cfg: the `Config` of the run, or None for a task used by hand.
+        cfg: of the run; None for a task used by hand.
     """
 
-    chooses_by_metric: ClassVar[bool] = False
-    """Whether the best checkpoint is that of ``run.best_metric``."""
+    config_class: ClassVar[type] = TaskConfig
+    """Dataclass of the keys of ``run`` that only this task reads; `Config.task_cfg` is an instance."""
 
-    def __init__(self, cfg: Any = None, **kwargs: Any) -> None:
-        self.cfg = cfg
+    def __init__(self, cfg: Config | None = None, **kwargs: Any) -> None:
         self.outputs: dict[str, Tensor] = {}
         """All that the model returned at the latest `train_step`."""
 
@@ -92,33 +125,28 @@ class BaseTask:
 
     # Building
 
-    def build_model(self, cfg: Any) -> BaseModel:
+    def build_model(self, cfg: Config) -> BaseModel:
         """Return the model that the configuration describes, its weights loaded, on this process's device."""
-        model_cls = registry.get_model_class(cfg.to_dict()["model"]["arch"])
         device = resolve_device(cfg.run_cfg.device, local_rank=int(os.environ.get("LOCAL_RANK", "0")))
-        model: BaseModel = model_cls.from_config(cfg.model_cfg, device=device)
-        return model
+        return registry.get_model_class(cfg.arch, BaseModel).from_config(cfg.model_cfg, device=device)
 
-    def build_datasets(self, cfg: Any) -> dict[str, Splits]:
+    def build_datasets(self, cfg: Config) -> dict[str, Splits]:
         """Return {name of the data set: {split: data set}}.
 
         Raises:
             MissingFileError: naming all that is missing of all data sets.
         """
         datasets: dict[str, Splits] = {}
-        missing: list[str] = []
-        for name, dataset_config in cfg.datasets_cfg.items():
-            builder = registry.get_builder_class(name)(dataset_config)
-            try:
-                built = builder.build_datasets()
-            except MissingFileError as error:
-                missing.append(str(error))
-                continue
+        preprocessing = preprocessing_for(cfg.model_cfg)
+
+        def build(name: str) -> None:
+            builder = registry.get_builder_class(name, BaseDatasetBuilder)
+            built = builder(cfg.datasets_cfg[name], preprocessing).build_datasets()
             datasets[name] = {normalise_split(split): data for split, data in built.items()}
             sizes = ", ".join(f"{split} {len(data)}" for split, data in datasets[name].items())
             logger.info("data set %s: %s", name, sizes)
-        if missing:
-            raise MissingFileError("\n".join(missing))
+
+        require_all(partial(build, name) for name in cfg.datasets_cfg)
         return datasets
 
     # Training
@@ -129,74 +157,40 @@ class BaseTask:
         return self.outputs["loss"]
 
     def train_epoch(
-        self,
-        epoch: int,
-        model: nn.Module,
-        data_loader: Iterator[Batch],
-        optimizer: torch.optim.Optimizer,
-        lr_scheduler: Any,
-        scaler: torch.amp.GradScaler | None = None,
-        log_freq: int = 50,
-        accum_grad_iters: int = 1,
-        *,
-        iters_per_epoch: int,
-        context: TrainContext,
-        start_iters: int = 0,
+        self, epoch: int, data_loader: Iterator[Batch], context: TrainContext, start_iters: int = 0
     ) -> dict[str, float]:
         """Train from batch `start_iters` of the epoch to its end; return the mean losses of these batches."""
-        return self._train_inner_loop(
-            epoch=epoch,
-            iters_per_epoch=iters_per_epoch,
-            model=model,
-            data_loader=data_loader,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            scaler=scaler,
-            start_iters=start_iters,
-            log_freq=log_freq,
-            accum_grad_iters=accum_grad_iters,
-            context=context,
-        )
+        return self._train_inner_loop(epoch, data_loader, context, start_iters)
 
     def _train_inner_loop(
-        self,
-        epoch: int,
-        iters_per_epoch: int,
-        model: nn.Module,
-        data_loader: Iterator[Batch],
-        optimizer: torch.optim.Optimizer,
-        lr_scheduler: Any,
-        scaler: torch.amp.GradScaler | None,
-        start_iters: int,
-        log_freq: int,
-        accum_grad_iters: int,
-        context: TrainContext,
+        self, epoch: int, data_loader: Iterator[Batch], context: TrainContext, start_iters: int
     ) -> dict[str, float]:
         """The one loop over training batches.
 
-        `accum_grad_iters` batches make one optimizer step, whose gradient is that of their mean loss; each
+        ``accum_grad_iters`` batches make one optimizer step, whose gradient is that of their mean loss; each
         of their targets, such as text tokens, counts the same (`Accumulation`). The last step of an epoch
         takes what is left, so that no gradient reaches into the next epoch.
         """
+        model, optimizer, scaler = context.model, context.optimizer, context.scaler
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        seen = Losses(log_freq, context.device)
-        first = epoch * iters_per_epoch
+        seen = Losses(context.log_freq, context.device)
+        first = epoch * context.iters_per_epoch
         started = time.perf_counter()
         iterations = progress(
-            range(start_iters, iters_per_epoch),
-            total=iters_per_epoch,
+            range(start_iters, context.iters_per_epoch),
+            total=context.iters_per_epoch,
             desc=f"epoch {epoch}",
             status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {seen}",
-            every=log_freq,
+            every=context.log_freq,
             first=start_iters,
         )
         for i in iterations:
-            group = accumulation_group(i, accum_grad_iters, iters_per_epoch)
+            group = accumulation_group(i, context.accum_grad_iters, context.iters_per_epoch)
             if i in (group[0], start_iters):
                 accumulation = Accumulation(len(group))
             samples = to_device(next(data_loader), context.device)
-            lr_scheduler.step(cur_epoch=epoch, cur_step=i)
+            context.lr_scheduler.step(cur_epoch=epoch, cur_step=i)
             record: dict[str, Any] = {"event": "train", "step": first + i + 1, "epoch": epoch}
             # Whatever the model draws at random (dropout, masks) is a function of the step and the process.
             seed_everything(context.seed, "step", first + i, get_rank())
@@ -224,14 +218,24 @@ class BaseTask:
         """Return one row (plain values) for each sample of the batch."""
         raise NotImplementedError(f"{type(self).__name__} has to say what an evaluation step is.")
 
-    def before_evaluation(self, model: nn.Module, dataset: SizedDataset | None = None, **kwargs: Any) -> None:
+    def before_evaluation(
+        self, model: nn.Module, dataset: ReportDataset | None = None, **kwargs: Any
+    ) -> None:
         """Called before a split is evaluated."""
         prepare: Any = model.before_evaluation
         prepare(dataset=dataset, **kwargs)
 
-    def remaining(self, stream: EvalStream, model: BaseModel, *, context: EvalContext) -> EvalStream:
-        """Return the batches of a split that are still to be evaluated; called before they are loaded."""
-        return stream
+    def evaluate_split(
+        self,
+        model: BaseModel,
+        stream: EvalStream,
+        load: Callable[[EvalStream], Iterable[Batch]],
+        *,
+        context: EvalContext,
+    ) -> list[dict[str, Any]]:
+        """Return the rows of one split of one data set; `load` turns a stream into its batches."""
+        self.before_evaluation(model=model, dataset=stream.dataset)
+        return self.evaluation(model, load(stream), context=context)
 
     def evaluation(
         self, model: nn.Module, data_loader: Iterable[Batch], *, context: EvalContext

@@ -7,12 +7,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 from torch import nn
 
 from xraygpt.common.command_line import typed_command
+from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank, is_main_process
 from xraygpt.common.errors import ConfigError, DataError, did_you_mean
 from xraygpt.common.registry import registry
@@ -20,16 +22,17 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext, Splits
-from xraygpt.tasks.generation_settings import generation_facts, generation_settings
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
 from xraygpt.tasks.predictions import (
     FinishedBatch,
     GenerationJournal,
+    generation_facts,
+    generation_settings,
     prediction_rows,
-    predictions_file,
-    timing_file,
+    predictions_path,
     write_predictions,
     write_timing,
 )
@@ -40,6 +43,21 @@ QUICK_METRICS = ("rule_f1_micro_14", "laterality_f1", "rouge_l", "bleu_4", "cide
 """What is logged of every evaluation; the rest is computed at the end of a run."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ReportGenerationConfig:
+    """The keys of the section ``run`` that only the task "report_generation" reads."""
+
+    best_metric: str | None = None
+    """Name of the metric of generated reports that says which checkpoint is best, such as "rouge_l" or
+    "rule_f1_micro_14"; null: "phantom_f1" where all data are phantoms, else "rule_f1_micro_14"."""
+    metrics: list[str] = field(default_factory=list)
+    """Names of the metrics that are computed at the end; empty: all that need no weights."""
+    subgroups: list[str] = field(default_factory=list)
+    """Columns of the annotations, such as "view", whose values are scored apart."""
+    page: PageConfig = field(default_factory=PageConfig)
+    """An HTML page about the first test split, and what its scores are held against."""
 
 
 @registry.register_task("report_generation")
@@ -53,55 +71,55 @@ class ReportGenerationTask(ImageTextPretrainTask):
     The score of a split that chooses the best checkpoint is ``run.best_metric``. At the end of a run the
     scores of the first test split go to ``scores.json``, beside those of the other test splits and of the
     runs that ``run.page`` names, and into an HTML page if wanted. Images without a reference are not scored.
+
+    Raises:
+        ConfigError: there is no metric of the name ``run.best_metric``, or of ``run.metrics``; a page without
+            a test split.
+        MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
     """
 
-    chooses_by_metric: ClassVar[bool] = True
-    results: ReportResults
-    best_metric: Metric
+    config_class = ReportGenerationConfig
 
-    def __init__(self, cfg: Any = None, **kwargs: Any) -> None:
+    def __init__(self, cfg: Config, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
+        assert isinstance(cfg.task_cfg, ReportGenerationConfig)
+        self.cfg, self.settings = cfg, cfg.task_cfg
+        page, metrics = self.settings.page, _checked(self.settings.metrics)
+        if page.enabled and not cfg.run_cfg.test_splits:
+            raise ConfigError("run.page.enabled needs a split to report on in run.test_splits")
+        self.results = ReportResults(page, metrics, self.settings.subgroups)
+        self.best_metric = _metric(self.settings.best_metric or default_best_metric(cfg.datasets_cfg))
         self.rows: dict[str, list[dict[str, Any]]] = {}
         """What `valid_step` gave, by split."""
         self.journals: dict[str, dict[str, GenerationJournal]] = {}
         """Of each test split, by the name of the data set."""
-        self.journal: GenerationJournal | None = None
-        """That of the data set at hand; None in a validation."""
-        self.columns: dict[str, Mapping[str, str]] = {}
-        """What the annotations of the data set at hand say beside the reports, by image."""
-
-    @classmethod
-    def setup_task(cls, **kwargs: Any) -> Self:
-        """Return the task for a configuration (`cfg`).
-
-        Raises:
-            ConfigError: there is no metric of the name ``run.best_metric``, or of ``run.metrics``.
-            MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
-        """
-        task = cls(**kwargs)
-        run = task.cfg.run_cfg
-        task.results = ReportResults(run.page, _checked(run.metrics), run.subgroups)
-        task.best_metric = _metric(task.cfg.run_cfg.best_metric or default_best_metric(task.cfg.datasets_cfg))
-        return task
 
     def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
-        """Return what is to be known of each image and its report (`prediction_rows`)."""
+        """Return the fields of a prediction for each image (`prediction_rows`)."""
         generate: Any = model.generate_detailed
         return prediction_rows(samples, generate(samples, self.cfg.run_cfg.generate))
 
-    def remaining(self, stream: EvalStream, model: BaseModel, *, context: EvalContext) -> EvalStream:
-        """Open the journal of a test split and leave out the batches that it holds already."""
+    def evaluate_split(
+        self,
+        model: BaseModel,
+        stream: EvalStream,
+        load: Callable[[EvalStream], Iterable[Batch]],
+        *,
+        context: EvalContext,
+    ) -> list[dict[str, Any]]:
+        """Return the rows of one split of one data set; those of a test split go through a journal."""
         if context.event != "test":
-            self.journal = None
-            return stream
-        name = getattr(stream.dataset, "name", "data")
-        self.columns = {row.image_id: row.columns for row in getattr(stream.dataset, "annotation", ())}
-        _check_subgroups(self.cfg.run_cfg.subgroups, name, self.columns.values())
-        self.journal = journal = GenerationJournal(
-            context.output_dir / JOURNAL_FOLDER / context.split / name,
+            return super().evaluate_split(model, stream, load, context=context)
+        dataset = stream.dataset
+        self.before_evaluation(model=model, dataset=dataset)
+        columns = {row.image_id: row.columns for row in dataset.rows}
+        _check_subgroups(self.settings.subgroups, dataset.name, columns.values())
+        journal = GenerationJournal(
+            context.output_dir / JOURNAL_FOLDER / context.split / dataset.name,
             generation_settings(self.cfg, model, stream, context),
             part=get_rank() if context.gather or is_main_process() else None,
         )
+        self.journals.setdefault(context.split, {})[dataset.name] = journal
         if journal.done:
             logger.info(
                 "going on with a generation that was stopped: %d of %d batches are in %s",
@@ -109,23 +127,14 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 stream.total,
                 journal.folder,
             )
-        self.journals.setdefault(context.split, {})[name] = journal
-        return stream.leaving_out(journal.done)
-
-    def evaluation(
-        self, model: nn.Module, data_loader: Iterable[Batch], *, context: EvalContext
-    ) -> list[dict[str, Any]]:
-        """Return the rows of all images, of all processes, in the order of the data set."""
-        journal = self.journal
-        if journal is None:
-            return super().evaluation(model, data_loader, context=context)
         last = time.perf_counter()
-        for number, of_batch in self.evaluated_batches(model, data_loader, context):
+        batches = load(stream.leaving_out(journal.done))
+        for number, of_batch in self.evaluated_batches(model, batches, context):
             now = time.perf_counter()
             journal.append(FinishedBatch(number, round(now - last, 4), of_batch))
             last = now
         rows = (row for batch in journal.finish() for row in batch.rows)
-        return [{**self.columns.get(row["image_id"], {}), **row} for row in rows]
+        return [{**columns.get(row["image_id"], {}), **row} for row in rows]
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
@@ -142,13 +151,12 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """
         self.rows[split_name] = val_result
         if is_main_process():
-            path = predictions_file(context.output_dir, split_name)
+            path = predictions_path(context.output_dir, split_name)
             write_predictions(path, val_result)
             logger.info("%d reports written to %s", len(val_result), path)
             if context.event == "test":
-                journals = self.journals.get(split_name, {})
-                file = timing_file(context.output_dir, split_name)
-                write_timing(file, [*journals.values()], typed_command())
+                journals = [*self.journals.get(split_name, {}).values()]
+                write_timing(context.output_dir, split_name, journals, typed_command())
         pairs = [(row["reference"], row["generated"]) for row in val_result if row["reference"]]
         if len(pairs) < len(val_result):
             logger.warning(
@@ -157,13 +165,13 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 len(val_result) - len(pairs),
                 len(val_result),
             )
-        if not pairs and context.event == "test":
+        if pairs:
+            return self._scores(pairs, split_name, context)
+        if context.event == "test":
             return {"images": len(val_result)}
-        return self._scores(pairs, split_name, context)
+        raise DataError(f"the split '{split_name}' of run.valid_splits has no reports to compare with")
 
     def _scores(self, pairs: list[tuple[str, str]], split: str, context: EvalContext) -> dict[str, Any]:
-        if not pairs:
-            raise DataError(f"the split '{split}' of run.valid_splits has no reports to compare with")
         references, hypotheses = [r for r, _ in pairs], [h for _, h in pairs]
         metric = self.best_metric
         metrics = [metric, *(metric_named(name) for name in QUICK_METRICS if name != metric.name)]
@@ -188,25 +196,19 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """Write ``scores.json`` and the page about the test splits that have scores (`ReportResults`)."""
         scored = [split for split, values in metrics.items() if "agg_metrics" in values]
         if scored:
-            complete = self.results.write(
+            settings = {split: [j.settings for j in self.journals[split].values()] for split in scored}
+            command = typed_command()
+            metrics = metrics | self.results.write(
                 {split: [row for row in self.rows[split] if row["reference"]] for split in scored},
                 datasets,
-                files={split: predictions_file(output_dir, split) for split in scored},
-                generation={
-                    split: generation_facts(
-                        [j.settings for j in self.journals[split].values()], typed_command()
-                    )
-                    for split in scored
-                },
+                {split: generation_facts(settings[split], command) for split in scored},
                 output_dir=output_dir,
                 elapsed=elapsed,
-                config=self.cfg.to_dict(),
-                seed=self.cfg.run_cfg.seed,
-                command=typed_command(),
+                cfg=self.cfg,
+                command=command,
             )
-            metrics = metrics | complete
-        if is_main_process() and (output_dir / JOURNAL_FOLDER).is_dir():
-            shutil.rmtree(output_dir / JOURNAL_FOLDER)
+        if is_main_process():
+            shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
         return metrics
 
 

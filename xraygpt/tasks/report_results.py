@@ -8,22 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from xraygpt.common.config import Config
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
-from xraygpt.common.tables import normalise_split
-from xraygpt.datasets.stream import SizedDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
-from xraygpt.evaluation.page.page_config import PageConfig
-from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
+from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
-from xraygpt.tasks.base_task import Splits
+from xraygpt.evaluation.statistics import plain
+from xraygpt.tasks.base_task import Splits, datasets_of
+from xraygpt.tasks.predictions import predictions_path
 
 Row = Mapping[str, Any]
 """An object of ``predictions_<split>.jsonl``."""
@@ -65,13 +63,11 @@ class ReportResults:
         self,
         rows: Mapping[str, Sequence[Row]],
         datasets: Mapping[str, Splits],
-        *,
-        files: Mapping[str, Path],
         generation: Mapping[str, GenerationFacts],
+        *,
         output_dir: Path,
         elapsed: Callable[[], float],
-        config: Mapping[str, Any],
-        seed: int,
+        cfg: Config,
         command: str,
     ) -> dict[str, dict[str, float]]:
         """Write ``scores.json``, ``protocol.txt`` and, if wanted, ``report.html`` about the first split.
@@ -81,7 +77,6 @@ class ReportResults:
 
         Args:
             rows: of each test split, those that have a reference.
-            files: where the rows of each split are written.
             generation: how the reports of each split were made.
             elapsed: seconds since the start of the program; ``seconds`` in the scores adds to it the wall
                 time of the runs before.
@@ -89,39 +84,53 @@ class ReportResults:
         Returns:
             For each split the score by name of the metric.
         """
-        scored = {split: self._score(of_split, datasets, split, seed) for split, of_split in rows.items()}
+        names = {split: {data.name: data for data in datasets_of(datasets, split)} for split in rows}
+        synthetic = {
+            split: all(names[split][row["source"]].synthetic for row in of_split)
+            for split, of_split in rows.items()
+        }
+        scored: dict[str, tuple[list[Prediction], Scores]] = {}
+        protocols: dict[str, ProtocolCard] = {}
+        for split, of_split in rows.items():
+            predictions = [_prediction(row) for row in of_split]
+            metrics = choose_metrics(self.metrics, synthetic=synthetic[split])
+            scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
+            scored[split] = predictions, scores
+            protocols[split] = make_protocol(
+                predictions,
+                scores,
+                file=predictions_path(output_dir, split),
+                command=command,
+                generation=generation[split],
+            )
         split, *others = scored
         predictions, scores = scored[split]
-        own = _by_source(datasets, split)
-        protocols = {
-            name: make_protocol(*result, file=files[name], command=command, generation=generation[name])
-            for name, result in scored.items()
-        }
-        protocol = protocols[split]
         seconds = elapsed()
         more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
         if self.untrained:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                name: scored[name][1].to_dict() | {"protocol": protocols[name].to_dict()} for name in others
+                name: plain(scored[name][1]) | {"protocol": protocols[name].to_dict()} for name in others
             }
-        write_scores(scores, protocol, output_dir, more)
+        write_scores(scores, protocols[split], output_dir, more)
         logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
         if self.page.enabled:
+            first = next(iter(scores.scores), "")
+            sources = {row["image_id"]: row["source"] for row in rows[split]}
             run = RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)
             write_report_page(
                 scores,
                 predictions,
-                protocol,
+                protocols[split],
                 output=output_dir / PAGE_FILE,
-                pictures=_pictures(rows[split], own),
+                pictures=lambda image_id: names[split][sources[image_id]].picture(image_id),
                 curves=[*self.runs, run],
                 compared_runs=self.compared_runs,
-                synthetic=_all_synthetic(rows[split], own),
+                synthetic=synthetic[split],
                 examples=self.page.examples,
-                comparisons=self._comparisons(scores),
-                settings=json.dumps(config, indent=2, ensure_ascii=False),
+                comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
+                settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
             )
             logger.info("page written to %s", output_dir / PAGE_FILE)
         return {
@@ -129,26 +138,10 @@ class ReportResults:
             for name, (_, of_split) in scored.items()
         }
 
-    def _score(
-        self, rows: Sequence[Row], datasets: Mapping[str, Splits], split: str, seed: int
-    ) -> tuple[list[Prediction], Scores]:
-        predictions = [
-            Prediction(
-                row["image_id"],
-                row["study_id"],
-                row["reference"],
-                row["generated"],
-                {name: str(value) for name, value in row.items() if name not in NEEDED},
-            )
-            for row in rows
-        ]
-        metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
-        return predictions, score_predictions(predictions, metrics, seed=seed, subgroups=self.subgroups)
 
-    def _comparisons(self, scores: Scores) -> dict[str, float]:
-        """Return what the page's first score is held against."""
-        first = next(iter(scores.scores), "")
-        return {"untrained": self.untrained[first]} if first in self.untrained else {}
+def _prediction(row: Row) -> Prediction:
+    others = {name: str(value) for name, value in row.items() if name not in NEEDED}
+    return Prediction(row["image_id"], row["study_id"], row["reference"], row["generated"], others)
 
 
 def _read_scores(path: Path) -> dict[str, float]:
@@ -158,32 +151,3 @@ def _read_scores(path: Path) -> dict[str, float]:
         return {name: float(value) for name, value in values.items() if value is not None}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: holds no scores of an evaluation of reports") from error
-
-
-def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, SizedDataset]:
-    """Return the data sets of one split by the name that they put into their samples."""
-    split = normalise_split(split)
-    having = {name: splits[split] for name, splits in datasets.items() if split in splits}
-    return {getattr(dataset, "name", name): dataset for name, dataset in having.items()}
-
-
-def _pictures(
-    rows: Sequence[Row], datasets: Mapping[str, SizedDataset]
-) -> Callable[[str], Image.Image | None]:
-    """Return what gives the image of an id; None of a data set that has no `picture` to look at."""
-    sources = {row["image_id"]: row["source"] for row in rows}
-
-    def picture(image_id: str) -> Image.Image | None:
-        of: Callable[[str], Image.Image] | None = getattr(datasets[sources[image_id]], "picture", None)
-        return of(image_id) if of is not None else None
-
-    return picture
-
-
-def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, SizedDataset]) -> bool:
-    return all(is_synthetic(datasets[row["source"]]) for row in rows)
-
-
-def is_synthetic(dataset: SizedDataset) -> bool:
-    """Tell whether the images of a data set are drawn by this project."""
-    return bool(getattr(dataset, "synthetic", False))

@@ -7,10 +7,13 @@ from pathlib import Path
 from xraygpt.common.config import build_typed, merge_files
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
-from xraygpt.datasets.builders.caption_builder import CaptionBuilder
-from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder
-from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.datasets.builders.image_text_pair_builder import (
+    CaptionBuilder,
+    MIMICBuilder,
+    OpenIBuilder,
+    PhantomBuilder,
+)
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 
 __all__ = [
     "BaseDatasetBuilder",
@@ -30,7 +33,7 @@ def load_dataset(
     cfg_path: str | Path | None = None,
     vis_path: str | Path | None = None,
     data_type: str | None = None,
-) -> dict[str, BaseDataset]:
+) -> dict[str, ReportDataset]:
     """Build the splits of a registered data set by hand, for a notebook.
 
     Args:
@@ -38,16 +41,15 @@ def load_dataset(
         vis_path: storage folder, in place of the one configured.
         data_type: in place of the one configured.
     """
-    builder_cls = registry.get_builder_class(name)
+    builder_cls = registry.get_builder_class(name, BaseDatasetBuilder)
     paths = [builder_cls.default_config_path(), *([cfg_path] if cfg_path is not None else [])]
     section = merge_files(paths).get("datasets", {}).get(name, {})
     if vis_path is not None:
         section["build_info"] = {**section.get("build_info", {}), "storage": str(vis_path)}
     if data_type is not None:
         section["data_type"] = data_type
-    cfg = build_typed(builder_cls.config_class, section, where=f"datasets.{name}")
-    datasets: dict[str, BaseDataset] = builder_cls(cfg).build_datasets()
-    return datasets
+    cfg: object = build_typed(builder_cls.config_class, section, where=f"datasets.{name}")
+    return builder_cls(cfg).build_datasets()
 
 
 class DatasetZoo:

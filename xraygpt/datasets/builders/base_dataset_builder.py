@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Literal
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, read_annotations
-from xraygpt.datasets.datasets.base_dataset import BaseDataset
+from xraygpt.datasets.datasets.base_dataset import BaseDataset, ReportDataset
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
-from xraygpt.processors import BaseProcessor, load_processor
+from xraygpt.processors import BaseProcessor, Preprocessing, load_processor
 
 
 @dataclass
@@ -52,6 +52,7 @@ class BaseDatasetBuilder:
 
     Args:
         cfg: an instance of `config_class`.
+        preprocessing: what the vision encoder expects of the images, for what `cfg` leaves out.
     """
 
     config_class: ClassVar[type] = DatasetConfig
@@ -60,12 +61,13 @@ class BaseDatasetBuilder:
     train_dataset_cls: ClassVar[type[BaseDataset]]
     eval_dataset_cls: ClassVar[type[BaseDataset]]
 
-    def __init__(self, cfg: Any = None) -> None:
+    def __init__(self, cfg: Any = None, preprocessing: Preprocessing | None = None) -> None:
+        self.preprocessing = preprocessing
         self.config: Any = cfg if cfg is not None else self.config_class()
         self.vis_processors: dict[str, BaseProcessor] = {}
         self.text_processors: dict[str, BaseProcessor] = {}
 
-    def build_datasets(self) -> dict[str, BaseDataset]:
+    def build_datasets(self) -> dict[str, ReportDataset]:
         """Return the data set of each split there is.
 
         Raises:
@@ -81,13 +83,16 @@ class BaseDatasetBuilder:
         vis_train = vis.get("train") or {"name": "blip2_image_train"}
         vis_eval = vis.get("eval") or _eval_counterpart(vis_train)
         text_train = text.get("train") or {"name": "identity"}
-        self.vis_processors = {"train": _build(vis_train), "eval": _build(vis_eval)}
-        self.text_processors = {"train": _build(text_train), "eval": _build(text.get("eval") or text_train)}
+        self.vis_processors = {"train": self._build(vis_train), "eval": self._build(vis_eval)}
+        self.text_processors = {
+            "train": self._build(text_train),
+            "eval": self._build(text.get("eval") or text_train),
+        }
 
-    def build(self) -> dict[str, BaseDataset]:
+    def build(self) -> dict[str, ReportDataset]:
         """Return {split: data set}."""
         annotations, images = self.read()
-        datasets: dict[str, BaseDataset] = {}
+        datasets: dict[str, ReportDataset] = {}
         for split in sorted({row.split for row in annotations}):
             kind = "train" if split == "train" else "eval"
             dataset_cls = self.train_dataset_cls if split == "train" else self.eval_dataset_cls
@@ -138,19 +143,18 @@ class BaseDatasetBuilder:
             )
         return folder
 
+    def _build(self, node: Mapping[str, Any]) -> BaseProcessor:
+        return load_processor(node["name"], node, self.preprocessing)
+
     @classmethod
     def default_config_path(cls, type: str = "default") -> Path:
         """Return the YAML file with the defaults of `type`."""
         return package_root() / cls.DATASET_CONFIG_DICT[type]
 
 
-def _build(node: Mapping[str, Any]) -> BaseProcessor:
-    return load_processor(node["name"], node)
-
-
 def _eval_counterpart(train: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the processor that fits `train` and draws nothing at random."""
     if train["name"] != "blip2_image_train":
         return train
-    kept = {key: train[key] for key in ("image_size", "mean", "std") if key in train}
+    kept = {key: train[key] for key in ("image_size", "mean", "std", "interpolation") if key in train}
     return {"name": "blip2_image_eval", **kept}

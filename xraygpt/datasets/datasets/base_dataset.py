@@ -1,23 +1,63 @@
-"""A data set in the reference's on-disk format: annotation files and a folder of images or shards."""
+"""What a data set is, and the one that reads the reference's format: annotation files, a folder of images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from PIL import Image
 from torch.utils.data import Dataset
 
 from xraygpt.common.errors import DataError, summarise
+from xraygpt.common.image_modes import to_rgb
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.annotations import Annotation, read_annotations
-from xraygpt.datasets.datasets.images import ImageStore, open_folder
+from xraygpt.datasets.datasets.images import ImageStore, SkippedImageError, open_folder
 from xraygpt.pictures.reading import IMAGE_SUFFIXES
 from xraygpt.processors.base_processor import BaseProcessor
 
+PICTURE_SIZE = 512  # enough to look at; a JPEG is not decoded much larger
 
-class BaseDataset(Dataset[Sample]):
+
+class ReportDataset(Dataset[Sample]):
+    """One split of images with a report each: all that streams, tasks and pages ask of a data set."""
+
+    name: ClassVar[str]
+    """Goes into every sample as its `source`."""
+    synthetic: ClassVar[bool] = False
+    """The images show no patient."""
+    identity: str = ""
+    """What tells these samples from others, beside their number and `rows`."""
+    rows: Sequence[Annotation] = ()
+    """The annotation of each sample, in order; empty where there are none, as with phantoms."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has to know its length.")
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read sample `index`.
+
+        Raises:
+            DataError: it cannot be read; SkippedImageError if it may be left out.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to read its samples.")
+
+    def caption(self, index: int) -> str:
+        """Return the report of a sample, processed, without opening its image."""
+        raise NotImplementedError(f"{type(self).__name__} has to give the report of a sample.")
+
+    def picture(self, image_id: str) -> Image.Image:
+        """Return the image of that id to look at: 8-bit, uncropped, in its own proportions.
+
+        Raises:
+            DataError: there is no such image, or it cannot be decoded.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to give the image of an id.")
+
+
+class BaseDataset(ReportDataset):
     """The annotations of one split and the store of their images.
 
     Args:
@@ -36,9 +76,6 @@ class BaseDataset(Dataset[Sample]):
     """
 
     name: ClassVar[str] = "base"
-    """Goes into every sample as its `source`."""
-    synthetic: ClassVar[bool] = False
-    """The images show no patient."""
     obtained_from: ClassVar[str] = ""
     """Where its images and reports can be had, for the error that they are not there."""
     suffixes: ClassVar[tuple[str, ...]] = IMAGE_SUFFIXES
@@ -60,19 +97,64 @@ class BaseDataset(Dataset[Sample]):
         self.skip_corrupt = skip_corrupt
         if annotations is None:
             annotations = [row for path in ann_paths for row in read_annotations(Path(path))]
-        self.annotation: list[Annotation] = [row for row in annotations if row.split == self.split]
-        if not self.annotation:
+        self.rows = [row for row in annotations if row.split == self.split]
+        if not self.rows:
             files = ", ".join(map(str, ann_paths)) or "no annotation file"
             there = ", ".join(sorted({row.split for row in annotations})) or "none"
             raise DataError(f"{files}: no annotation of the split '{self.split}' (splits there: {there})")
         if isinstance(vis_root, str | Path):
             vis_root = open_folder(Path(vis_root), self.suffixes)
         self.images: ImageStore | None = vis_root
-        if self.images is not None:
-            self._check_images(self.images)
+        if vis_root is not None:
+            absent = [f"{row.image_id} ({row.place})" for row in self.rows if row.image_id not in vis_root]
+            if absent:
+                raise DataError(f"{vis_root}: " + summarise("images are named but absent", absent))
 
     def __len__(self) -> int:
-        return len(self.annotation)
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        row = self.rows[index]
+        sample: Sample = {
+            "caption": self.caption(index),
+            "image_id": row.image_id,
+            "study_id": row.study_id,
+            "source": self.name,
+        }
+        if self.images is not None:
+            sample["image"] = self.vis_processor(self.open_image(index))
+        return sample
+
+    def caption(self, index: int) -> str:
+        """Return the report of sample `index`, processed."""
+        return self.text_processor(self.rows[index].caption)
+
+    def open_image(self, index: int) -> Image.Image:
+        """Decode the image of sample `index`, no larger than the processor needs it."""
+        row = self.rows[index]
+        try:
+            return self._store().read(row.image_id, self.vis_processor.decode_size)
+        except DataError as error:
+            where = f"{row.place}: {error}"
+            if self.skip_corrupt:
+                raise SkippedImageError(where) from error
+            raise DataError(f"{where}; remove it, or set datasets.{self.name}.skip_corrupt: true") from error
+
+    def picture(self, image_id: str) -> Image.Image:
+        """Return the image of that id to look at, in RGB; see `ReportDataset.picture`."""
+        # The store may hold other splits' images too.
+        if any(row.image_id == image_id for row in self.rows):
+            return to_rgb(self._store().read(image_id, PICTURE_SIZE))
+        raise DataError(f"the data set {self.name} has no image '{image_id}' in its split '{self.split}'")
+
+    def displ_item(self, index: int) -> dict[str, Any]:
+        """Return what to show of sample `index`: where its image lies, report and image."""
+        row, images = self.rows[index], self._store()
+        return {
+            "file": images.place(row.image_id),
+            "caption": row.caption,
+            "image": images.read(row.image_id),
+        }
 
     def collater(self, samples: Sequence[Sample]) -> Batch:
         """Put samples together (see `xraygpt.datasets.batch.collate`)."""
@@ -83,7 +165,7 @@ class BaseDataset(Dataset[Sample]):
         self.vis_processor = vis_processor
         self.text_processor = text_processor
 
-    def _check_images(self, images: ImageStore) -> None:
-        absent = [f"{row.image_id} ({row.place})" for row in self.annotation if row.image_id not in images]
-        if absent:
-            raise DataError(f"{images}: " + summarise("images are named but absent", absent))
+    def _store(self) -> ImageStore:
+        if self.images is None:
+            raise DataError(f"the data set {self.name} was opened without its images (data_type: text)")
+        return self.images

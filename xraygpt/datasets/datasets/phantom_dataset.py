@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.phantom.cache import rendered_split
 from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth
 from xraygpt.datasets.phantom.report import keywords, write_report
@@ -30,7 +30,7 @@ def label_vector(truth: Truth) -> Tensor:
     return torch.tensor([float(label in present) for label in PHANTOM_LABELS])
 
 
-class PhantomDataset(Dataset[Sample]):
+class PhantomDataset(ReportDataset):
     """One split of synthetic radiographs.
 
     Args:
@@ -62,7 +62,6 @@ class PhantomDataset(Dataset[Sample]):
         self.seed = seed
         self.count = count
         self.identity = f"phantoms of seed {seed}, {size} pixels"
-        """What, beside their number, tells these phantoms from others."""
         self.images = rendered_split(seed, count, size, cache) if images else None
 
     def __len__(self) -> int:
@@ -92,11 +91,7 @@ class PhantomDataset(Dataset[Sample]):
         return self.text_processor(write_report(phantom_truth(self.seed, index), rng))
 
     def picture(self, image_id: str) -> Image.Image:
-        """Return the rendered image of that id, 8-bit grey.
-
-        Raises:
-            DataError: there is no such image.
-        """
+        """Return the rendered image of that id, grey; see `ReportDataset.picture`."""
         prefix, _, index = image_id.rpartition("-")
         known = prefix == f"{self.name}-{self.seed}" and index.isdecimal() and int(index) < self.count
         if self.images is None or not known:

@@ -1,0 +1,141 @@
+"""The `run` section of a configuration: how a model is trained, saved and evaluated."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from xraygpt.common.generation import GenerationConfig
+
+
+@dataclass
+class RunConfig:
+    """What every run has; keys and meanings of the reference where it has them.
+
+    A task's own keys are in its `config_class`.
+    """
+
+    task: str = "image_text_pretrain"
+    """Registered name of the task: what a training step and an evaluation are."""
+    runner: str = "runner_base"
+    """Registered name of the runner."""
+    output_dir: str = "output"
+    """Folder for the log, metrics, checkpoints and results, used exactly as given. A configuration file
+    that does not set it gets ``output/<name of the file>``."""
+
+    # Where it runs
+    device: str = "auto"
+    """"auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N"."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the forward pass. "auto": fp32 on the CPU, and on a GPU if `amp` is false; else bf16
+    on a GPU that has it; on one that has not, fp16 if `amp` is true and fp32 if it is null. "fp16" scales
+    the loss."""
+    amp: bool | None = None
+    """The reference's switch, heeded when `precision` is "auto" on a GPU: true means bf16 or, where that is
+    missing, fp16; false means fp32; null means bf16 or, where that is missing, fp32."""
+    seed: int = 42
+    """Seed of all random numbers. Those of a training step are derived from it, the step and the number of
+    the process, so that they do not depend on what was drawn before."""
+    num_workers: int = 0
+    """Data loading processes for each training process; 0 loads in the training process itself."""
+    distributed: bool = True
+    """Train in several processes when the program is started by torchrun; without it this has no effect."""
+    world_size: int = 1
+    """Accepted for the reference's files; torchrun decides the number of processes."""
+    dist_url: str = "env://"
+    """Rendezvous address of the processes; "env://" reads torchrun's environment variables."""
+
+    # Data
+    train_splits: list[str] = field(default_factory=lambda: ["train"])
+    """Splits to train on."""
+    valid_splits: list[str] = field(default_factory=list)
+    """Splits scored after each epoch; the checkpoint that scores best on the first one is kept."""
+    test_splits: list[str] = field(default_factory=list)
+    """Splits scored with the best checkpoint after training, or when only evaluating."""
+    batch_size_train: int = 1
+    """Samples in a training batch of one process."""
+    batch_size_eval: int = 1
+    """Samples in an evaluation batch of one process."""
+    use_dist_eval_sampler: bool = True
+    """Divide evaluation data between the processes; otherwise each process scores all of it."""
+
+    # Length
+    max_epoch: int = 1
+    """Number of epochs."""
+    iters_per_epoch: int | None = None
+    """Batches in an epoch; null means one pass over the training data."""
+
+    # Optimizer
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """"muon" orthogonalises the updates of hidden 2-D weights and uses AdamW for all others."""
+    init_lr: float = 1e-4
+    """Learning rate after the warm-up."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of weights with two or more dimensions; biases and norms have none."""
+    beta2: float = 0.999
+    """Decay rate of AdamW's second moment."""
+    grad_clip: float | None = None
+    """Largest norm of the gradient of all parameters together; null does not clip."""
+    accum_grad_iters: int = 1
+    """Batches of each process that make one optimizer step. Its gradient is the one that a single batch of
+    all their samples would have: where the loss is a mean over text tokens, each token of the step counts the
+    same, whichever batch or process it is in. Losses that compare the pairs of one batch (contrast, matching,
+    and the loss of writing beside them) are averaged over the batches."""
+
+    # Learning-rate schedule
+    lr_sched: str = "linear_warmup_cosine_lr"
+    """Registered name of the learning-rate schedule."""
+    min_lr: float = 0.0
+    """Learning rate that the schedule ends at, or does not go below."""
+    warmup_lr: float = -1.0
+    """Learning rate at the first step of the warm-up; negative means `init_lr`."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up, counted over the whole training."""
+    lr_decay_rate: float = 1.0
+    """Factor for each epoch in "linear_warmup_step_lr"."""
+    lr_layer_decay: float = 1.0
+    """Factor by which each layer of a trained vision encoder learns slower than the layer after it; 1 is one
+    rate for all. Only for "adamw"."""
+
+    # Saving, resuming, evaluating
+    checkpoint_steps: int | None = None
+    """Also save a checkpoint every this many steps; null saves at the end of each epoch only."""
+    resume_ckpt_path: str | None = None
+    """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
+    log_freq: int = 50
+    """Steps between two lines of the log."""
+    log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
+    """Where the numbers of a training's ``metrics.jsonl`` go as well: "tensorboard" (event files in
+    ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""
+    evaluate: bool = False
+    """Do not train; score `test_splits` only."""
+    next: str | None = None
+    """Program and configuration to name at the end as the next step, such as "evaluate
+    eval_configs/quickstart.yaml"; null names one that uses what this run has made."""
+    generate: GenerationConfig = field(default_factory=GenerationConfig)
+    """How reports are generated, for scoring and in the demo."""
+
+    def __post_init__(self) -> None:
+        if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
+            raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
+        at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
+        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size"]
+        for name in at_least_one:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.min_lr > self.init_lr:
+            raise ValueError(f"min_lr ({self.min_lr}) must not be larger than init_lr ({self.init_lr})")
+        if not 0.0 <= self.beta2 < 1.0:
+            raise ValueError(f"beta2 must be at least 0 and below 1, got {self.beta2}")
+        if self.grad_clip is not None and self.grad_clip <= 0:
+            raise ValueError(f"grad_clip must be positive, or null for none, got {self.grad_clip}")
+        for name in ["lr_decay_rate", "lr_layer_decay"]:
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if self.lr_layer_decay < 1.0 and self.optimizer != "adamw":
+            raise ValueError(f"lr_layer_decay needs the optimizer 'adamw', got '{self.optimizer}'")
