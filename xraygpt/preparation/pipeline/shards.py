@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, summarise
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, problem_of, read_rows
+from xraygpt.common.files import load_json
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Member, Shard, write_index
 from xraygpt.preparation.pipeline.output_folder import new_file
@@ -53,7 +54,7 @@ def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
         MissingFileError: there is no annotation file.
         DataError: it is damaged or empty, or images are absent or annotated twice; there is no index then.
     """
-    rows = read_rows(folder / ANNOTATION_FILE)
+    rows = _read_rows(folder / ANNOTATION_FILE)
     if not rows:
         raise DataError(f"{folder / ANNOTATION_FILE}: the list of annotations is empty")
     output = folder / SHARD_FOLDER
@@ -70,13 +71,45 @@ def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
     return shards
 
 
+def _read_rows(path: Path) -> list[Any]:
+    """Return the rows of an annotation file of the reference's form as they are there (see `_problem_of`).
+
+    Raises:
+        MissingFileError: no such file.
+        DataError: it is not JSON, or holds no list of annotations.
+    """
+    content = load_json(path)
+    rows = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise DataError(f'{path}: expected an object with a list under the key "annotations"')
+    return rows
+
+
+def _problem_of(row: Any) -> str | None:
+    """Return what is wrong with a row of an annotation file, or None."""
+    if not isinstance(row, dict):
+        return f"expected an object, found {type(row).__name__}"
+    for key in ("image_id", "caption"):
+        if key not in row:
+            return f'the key "{key}" is missing (there are: {", ".join(map(str, row)) or "none"})'
+    if not isinstance(row["image_id"], str | int) or row["image_id"] == "":
+        return f'"image_id" must be a file stem, not {row["image_id"]!r}'
+    if not isinstance(row["caption"], str):
+        return f'"caption" must be a text, not {row["caption"]!r}'
+    if not isinstance(row.get("study_id", ""), str | int):
+        return f'"study_id" must be a name or a number, not {row["study_id"]!r}'
+    if not isinstance(row.get("split", ""), str):
+        return f'"split" must be a text, not {row["split"]!r}'
+    return None
+
+
 def _locate(rows: Sequence[Any], images: LooseImages, path: Path) -> list[Path]:
     """Return the image file of every row; all problems are found before the first tar is written."""
     files: list[Path] = []
     problems: list[str] = []
     seen: set[str] = set()
     for index, row in enumerate(rows):
-        problem = problem_of(row)
+        problem = _problem_of(row)
         image_id = "" if problem else str(row["image_id"])
         file = images.find(image_id)
         if problem is None and file is None:
