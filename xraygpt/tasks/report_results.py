@@ -14,12 +14,12 @@ from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
-from xraygpt.evaluation.page.page_config import PageConfig
-from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
+from xraygpt.evaluation.statistics import plain
 from xraygpt.tasks.base_task import Splits, datasets_of
 from xraygpt.tasks.predictions import predictions_path
 
@@ -111,7 +111,7 @@ class ReportResults:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                name: scored[name][1].to_dict() | {"protocol": protocols[name].to_dict()} for name in others
+                name: plain(scored[name][1]) | {"protocol": protocols[name].to_dict()} for name in others
             }
         write_scores(scores, protocols[split], output_dir, more)
         logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
