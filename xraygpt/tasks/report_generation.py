@@ -212,8 +212,9 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 cfg=self.cfg,
                 command=command,
             )
-        if is_main_process():
-            shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
+        journals = output_dir / JOURNAL_FOLDER
+        if is_main_process() and journals.is_dir():
+            shutil.rmtree(journals)
         return metrics
 
 
