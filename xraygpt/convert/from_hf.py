@@ -80,8 +80,13 @@ def import_folder(
         _write_llm(folder, family, config.text_config, language, llm_folder)
     if vision_folder is not None:
         _write_vision(folder, config.vision_config, vision, vision_folder)
-    origin = read_settings(folder / ORIGIN_FILE).get("manifest", {})
-    save_checkpoint(file, {"model": own, "manifest": {"imported_from": folder.resolve().name, **origin}})
+    manifest = {
+        "imported_from": folder.resolve().name,
+        **read_settings(folder / ORIGIN_FILE).get("manifest", {}),
+    }
+    if family.vision_keys:
+        manifest.pop("vit_model", None)  # it is in another folder from now on
+    save_checkpoint(file, {"model": own, "manifest": manifest})
     return text
 
 
@@ -150,13 +155,14 @@ def _write_llm(
     folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path
 ) -> None:
     """Write the language model as it was before a row for the image token was added."""
+    origin = read_settings(folder / ORIGIN_FILE)
+    config.tie_word_embeddings = origin.get("llm_tied", config.tie_word_embeddings)
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         empty = cls(config)
     llm = _loaded(cls, config, family.language_state(state, empty), folder)
-    rows = read_settings(folder / ORIGIN_FILE).get("llm_rows")
-    if rows is not None:
-        llm.resize_token_embeddings(rows)
+    if "llm_rows" in origin:
+        llm.resize_token_embeddings(origin["llm_rows"])
     with new_folder(target):
         llm.save_pretrained(str(target))
         copy_tokenizer(_tokenizer_folder(folder), target)

@@ -172,7 +172,7 @@ def counterpart(
 
 
 def _origin(model: MiniGPT4) -> dict[str, Any]:
-    """Rows of the language model's tables, the manifest, and what the section ``model`` says of texts."""
+    """What the language model's tables were, the manifest, and what the section ``model`` says of texts."""
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
     first = model.prompt_list[0] if model.prompt_list else ""
     texts = {
@@ -181,8 +181,12 @@ def _origin(model: MiniGPT4) -> dict[str, Any]:
         "end_sym": model.end_sym,
         "max_txt_len": model.max_txt_len,
     }
-    rows = embedding_table(model.llama_model).num_embeddings
-    return {"llm_rows": rows, "manifest": model.manifest(), "model": texts}
+    llm = model.llama_model
+    tables = {
+        "llm_rows": embedding_table(llm).num_embeddings,
+        "llm_tied": bool(llm.config.tie_word_embeddings),
+    }
+    return {**tables, "manifest": model.manifest(), "model": texts}
 
 
 @torch.no_grad()
