@@ -1,8 +1,9 @@
-"""The recipes in train_configs/recipes: the models have the sizes that their sources name, and small ones train."""
+"""The recipes of train_configs/recipes: models are as large as their sources say, and small ones train."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -80,7 +81,7 @@ class Facts:
 
 def linear(*widths: int) -> int:
     """Parameters of linear layers from width to width, with biases."""
-    return sum(a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    return sum(a * b + b for a, b in itertools.pairwise(widths))
 
 
 def q_former() -> int:
@@ -192,7 +193,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipes")
 
 
-ORDER = sorted(NAMES + ["r2gengpt_encoder"], key=lambda name: (name != "r2gengpt_encoder", name))
+ORDER = sorted([*NAMES, "r2gengpt_encoder"], key=lambda name: (name != "r2gengpt_encoder", name))
 """Stages after what they need."""
 FEW = [
     "run.max_epoch=1",
