@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 
 from tests.pictures.dicom_files import dataset
-from xraygpt.pictures.dicom_rules import check_wanted, view_of
+from xraygpt.pictures.dicom import check_wanted, view_of
 from xraygpt.pictures.grey import RefusedPictureError
 
 PIXELS = np.zeros((4, 4), np.uint8)

@@ -87,8 +87,8 @@ def load_weights_and_manifest(
             "damaged, or not one of this project"
         )
     prefix = _wrapper_prefix(tensors, path)
-    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    kept = {name: value for name, value in tensors.items() if not name.startswith(skip)}
+    kept = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    kept = {name: value for name, value in kept.items() if not name.startswith(skip)}
     for name, value in kept.items():
         check_tensor(prefix + name, value, path)
     return kept, dict(manifest)
@@ -166,15 +166,14 @@ def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[st
     try:
         mmap = mmap and zipfile.is_zipfile(path)
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if met := _REFUSED_CLASS.search(str(error)):
-            raise CheckpointError(
-                f"{path}: holds an object of {met[1]}, and reading such objects may run code, so the file "
-                "was not read. Save it again with tensors, numbers, texts, lists and dictionaries only."
-            ) from error
-        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
     except Exception as error:  # the unpickler fails in any way on bytes that are no pickle
-        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+        met = _REFUSED_CLASS.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if met is None:
+            raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: holds an object of {met[1]}, and reading such objects may run code, so the file "
+            "was not read. Save it again with tensors, numbers, texts, lists and dictionaries only."
+        ) from error
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(payload).__name__}.")
     return payload
@@ -225,31 +224,25 @@ def load_state(
             unchanged then.
     """
     dropped, optional = [re.compile(p) for p in ignore], [re.compile(p) for p in expect_missing]
-    kept = {name: value for name, value in state.items() if not _matches(name, dropped)}
+    kept = {name: value for name, value in state.items() if not any(p.match(name) for p in dropped)}
     own = module.state_dict()
-    missing = [name for name in own if name not in kept and not _matches(name, optional)]
-    unexpected = [name for name in kept if name not in own]
-    known = {name: value for name, value in kept.items() if name in own}
-    shapes = [
-        f"{name}: file {tuple(value.shape)}, model {tuple(own[name].shape)}"
-        for name, value in known.items()
-        if value.shape != own[name].shape
-    ]
-    kinds = [
-        f"{name}: file {value.dtype}, model {own[name].dtype}"
-        for name, value in known.items()
-        if value.is_floating_point() != own[name].is_floating_point()
-    ]
-    problems = [
-        f"{len(names)} {label}: {_listed(names)}"
-        for label, names in (
-            ("keys of the model are missing from the file", missing),
-            ("keys of the file are unknown to the model", unexpected),
-            ("tensors have another size", shapes),
-            ("tensors hold another kind of numbers", kinds),
-        )
-        if names
-    ]
+    found: dict[str, list[str]] = {
+        "keys of the model are missing from the file": [
+            name for name in own if name not in kept and not any(p.match(name) for p in optional)
+        ],
+        "keys of the file are unknown to the model": [name for name in kept if name not in own],
+        "tensors have another size": [],
+        "tensors hold another kind of numbers": [],
+    }
+    for name, there in kept.items():
+        here = own.get(name, there)
+        if there.shape != here.shape:
+            sizes = f"{name}: file {tuple(there.shape)}, model {tuple(here.shape)}"
+            found["tensors have another size"].append(sizes)
+        if there.is_floating_point() != here.is_floating_point():
+            kinds = f"{name}: file {there.dtype}, model {here.dtype}"
+            found["tensors hold another kind of numbers"].append(kinds)
+    problems = [f"{len(names)} {label}: {_listed(names)}" for label, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems))
     module.load_state_dict(kept, strict=False)
@@ -324,10 +317,6 @@ def _first_line(error: BaseException) -> str:
     """The first line of a message, without terminal codes, which torch writes into some."""
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).strip() or type(error).__name__
     return "".join(letter for letter in text.splitlines()[0] if letter.isprintable())[:200]
-
-
-def _matches(name: str, patterns: list[re.Pattern[str]]) -> bool:
-    return any(pattern.match(name) for pattern in patterns)
 
 
 def _listed(names: list[str]) -> str:

@@ -124,31 +124,24 @@ def cached_file(url_or_path: str | Path) -> Path:
             raise MissingFileError(f"missing file: {searched(path)}")
         return path
     try:
-        return _fetch_from_hub(path) if path.startswith(HUB_PREFIX) else _fetch_from_web(path)
+        if path.startswith(HUB_PREFIX):
+            from huggingface_hub import hf_hub_download  # slow to import, and seldom needed, like iopath
+
+            parts = path.removeprefix(HUB_PREFIX).split("/", 2)
+            if len(parts) != 3 or not all(parts):
+                raise MissingFileError(f"'{path}' is not of the form hf://owner/repository/file")
+            return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
+        from iopath.common.file_io import HTTPURLHandler, PathManager
+
+        manager = PathManager()
+        manager.register_handler(HTTPURLHandler())
+        return Path(manager.get_local_path(path))
     except MissingFileError:
         raise
     except Exception as error:  # the two libraries share no base class of their errors
         raise MissingFileError(
             f"could not fetch {path}: {error}\n  download it by hand and name the local file instead"
         ) from error
-
-
-def _fetch_from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
-
-    parts = name.removeprefix(HUB_PREFIX).split("/", 2)
-    if len(parts) != 3 or not all(parts):
-        raise MissingFileError(f"'{name}' is not of the form hf://owner/repository/file")
-    owner, repository, filename = parts
-    return Path(hf_hub_download(repo_id=f"{owner}/{repository}", filename=filename))
-
-
-def _fetch_from_web(url: str) -> Path:
-    from iopath.common.file_io import HTTPURLHandler, PathManager  # slow to import, and seldom needed
-
-    manager = PathManager()
-    manager.register_handler(HTTPURLHandler())
-    return Path(manager.get_local_path(url))
 
 
 def leads_outside(name: str) -> str | None:

@@ -147,21 +147,14 @@ def _publishable_suffix(image: Image.Image, data: bytes) -> str:
     """Return the suffix of a file that holds an 8-bit picture and nothing else; see `Picture`."""
     if image.mode not in ("L", "RGB"):
         return ""
-    if image.format == "JPEG" and _is_bare_jpeg(image, data):
-        return ".jpg"
-    if image.format == "PNG" and _is_bare_png(data):
-        return ".png"
-    return ""
-
-
-def _is_bare_jpeg(image: Image.Image, data: bytes) -> bool:
-    segments = getattr(image, "applist", [])
-    bare = all(
-        (marker == "APP0" and content[:5] == b"JFIF\0" and len(content) == JFIF_HEADER_SIZE)
-        or (marker == "APP14" and content[:5] == b"Adobe")
-        for marker, content in segments
-    )
-    return bare and data.endswith(b"\xff\xd9")
+    if image.format == "JPEG":
+        bare = data.endswith(b"\xff\xd9") and all(
+            (marker == "APP0" and content[:5] == b"JFIF\0" and len(content) == JFIF_HEADER_SIZE)
+            or (marker == "APP14" and content[:5] == b"Adobe")
+            for marker, content in getattr(image, "applist", [])
+        )
+        return ".jpg" if bare else ""
+    return ".png" if image.format == "PNG" and _is_bare_png(data) else ""
 
 
 def _is_bare_png(data: bytes) -> bool:

@@ -49,7 +49,7 @@ from xraygpt.runners.train_state import (
     save_training,
     trainable_state,
 )
-from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext
+from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext, datasets_of
 
 logger = logging.getLogger(__name__)
 
@@ -381,20 +381,6 @@ class RunnerBase:
             pin_memory=self.device.type == "cuda",
             on_skipped=self.skipped.add,
         )
-
-
-def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
-    """Return the data sets that have a split.
-
-    Raises:
-        DataError: none has it.
-    """
-    wanted = normalise_split(split)
-    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
-    if not found:
-        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
-        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
-    return found
 
 
 def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:

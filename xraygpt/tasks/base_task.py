@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
+from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import LRScheduler, registry
@@ -40,6 +41,20 @@ from xraygpt.tasks.steps import (
 logger = logging.getLogger(__name__)
 
 Splits = dict[str, ReportDataset]
+
+
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
+    """Return the data sets that have a split.
+
+    Raises:
+        DataError: none has it.
+    """
+    wanted = normalise_split(split)
+    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
+    if not found:
+        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
+        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+    return found
 
 
 @dataclass

@@ -22,7 +22,7 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.page.page_config import PageConfig
+from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext, Splits
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask

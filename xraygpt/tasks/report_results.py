@@ -12,17 +12,15 @@ from xraygpt.common.config import Config
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
-from xraygpt.common.tables import normalise_split
-from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
-from xraygpt.evaluation.page.page_config import PageConfig
-from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
+from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
-from xraygpt.tasks.base_task import Splits
+from xraygpt.evaluation.statistics import plain
+from xraygpt.tasks.base_task import Splits, datasets_of
 from xraygpt.tasks.predictions import predictions_path
 
 Row = Mapping[str, Any]
@@ -86,32 +84,36 @@ class ReportResults:
         Returns:
             For each split the score by name of the metric.
         """
-        scored = {
-            split: self._score(of_split, datasets, split, cfg.run_cfg.seed)
+        names = {split: {data.name: data for data in datasets_of(datasets, split)} for split in rows}
+        synthetic = {
+            split: all(names[split][row["source"]].synthetic for row in of_split)
             for split, of_split in rows.items()
         }
+        scored: dict[str, tuple[list[Prediction], Scores]] = {}
+        protocols: dict[str, ProtocolCard] = {}
+        for split, of_split in rows.items():
+            predictions = [_prediction(row) for row in of_split]
+            metrics = choose_metrics(self.metrics, synthetic=synthetic[split])
+            scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
+            scored[split] = predictions, scores
+            protocols[split] = make_protocol(
+                predictions,
+                scores,
+                file=predictions_path(output_dir, split),
+                command=command,
+                generation=generation[split],
+            )
         split, *others = scored
         predictions, scores = scored[split]
-        own = _by_source(datasets, split)
-        protocols = {
-            name: make_protocol(
-                *result,
-                file=predictions_path(output_dir, name),
-                command=command,
-                generation=generation[name],
-            )
-            for name, result in scored.items()
-        }
-        protocol = protocols[split]
         seconds = elapsed()
         more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
         if self.untrained:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                name: scored[name][1].to_dict() | {"protocol": protocols[name].to_dict()} for name in others
+                name: plain(scored[name][1]) | {"protocol": protocols[name].to_dict()} for name in others
             }
-        write_scores(scores, protocol, output_dir, more)
+        write_scores(scores, protocols[split], output_dir, more)
         logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
         if self.page.enabled:
             first = next(iter(scores.scores), "")
@@ -120,12 +122,12 @@ class ReportResults:
             write_report_page(
                 scores,
                 predictions,
-                protocol,
+                protocols[split],
                 output=output_dir / PAGE_FILE,
-                pictures=lambda image_id: own[sources[image_id]].picture(image_id),
+                pictures=lambda image_id: names[split][sources[image_id]].picture(image_id),
                 curves=[*self.runs, run],
                 compared_runs=self.compared_runs,
-                synthetic=_all_synthetic(rows[split], own),
+                synthetic=synthetic[split],
                 examples=self.page.examples,
                 comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
                 settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
@@ -136,21 +138,10 @@ class ReportResults:
             for name, (_, of_split) in scored.items()
         }
 
-    def _score(
-        self, rows: Sequence[Row], datasets: Mapping[str, Splits], split: str, seed: int
-    ) -> tuple[list[Prediction], Scores]:
-        predictions = [
-            Prediction(
-                row["image_id"],
-                row["study_id"],
-                row["reference"],
-                row["generated"],
-                {name: str(value) for name, value in row.items() if name not in NEEDED},
-            )
-            for row in rows
-        ]
-        metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
-        return predictions, score_predictions(predictions, metrics, seed=seed, subgroups=self.subgroups)
+
+def _prediction(row: Row) -> Prediction:
+    others = {name: str(value) for name, value in row.items() if name not in NEEDED}
+    return Prediction(row["image_id"], row["study_id"], row["reference"], row["generated"], others)
 
 
 def _read_scores(path: Path) -> dict[str, float]:
@@ -160,14 +151,3 @@ def _read_scores(path: Path) -> dict[str, float]:
         return {name: float(value) for name, value in values.items() if value is not None}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: holds no scores of an evaluation of reports") from error
-
-
-def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, ReportDataset]:
-    """Return the data sets of one split by the name that they put into their samples."""
-    split = normalise_split(split)
-    having = [splits[split] for splits in datasets.values() if split in splits]
-    return {dataset.name: dataset for dataset in having}
-
-
-def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, ReportDataset]) -> bool:
-    return all(datasets[row["source"]].synthetic for row in rows)

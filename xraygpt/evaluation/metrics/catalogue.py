@@ -9,36 +9,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xraygpt.common.errors import DataError, did_you_mean
-from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
-from xraygpt.evaluation.metrics.cider import CIDER_D
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
 from xraygpt.evaluation.metrics.meteor import METEOR
 from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
 from xraygpt.evaluation.metrics.phantom import PHANTOM
-from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import PRIOR_STATEMENTS, SURFACE
 
-
-def offline_metrics() -> tuple[Metric, ...]:
-    """Return the metrics for reports of any kind, in the order in which tables show them."""
-    clinical = (*RULE_F1, LATERALITY_F1)
-    text = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
-    return (*clinical, *text, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
-
-
-def phantom_metrics() -> tuple[Metric, ...]:
-    """Return the metrics that read the reports of synthetic phantoms, and no others."""
-    return PHANTOM
+CLINICAL = (*RULE_F1, LATERALITY_F1)
+TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
+OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
+"""The metrics for reports of any kind, in the order in which tables show them."""
 
 
 def metric_named(name: str) -> Metric:
-    """Return a metric of either list.
+    """Return a metric of `OFFLINE`, or of those that read the reports of phantoms and no others (`PHANTOM`).
 
     Raises:
         DataError: there is none of that name; says which is nearest.
     """
-    known = {metric.name: metric for metric in (*phantom_metrics(), *offline_metrics())}
+    known = {metric.name: metric for metric in (*PHANTOM, *OFFLINE)}
     if name not in known:
         raise DataError(
             f"no metric is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
@@ -57,4 +48,4 @@ def choose_metrics(names: Sequence[str], *, synthetic: bool = False) -> tuple[Me
     """
     if names:
         return tuple(metric_named(name) for name in dict.fromkeys(names))
-    return (*(phantom_metrics() if synthetic else ()), *offline_metrics())
+    return (*PHANTOM, *OFFLINE) if synthetic else OFFLINE

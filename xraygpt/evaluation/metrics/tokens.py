@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import pairwise
 
 PUNCTUATION = re.compile(r"[`\"?!,:;«»]|''?|-+|\.+")
 """What COCO drops; not among it are brackets, ``/``, ``%``, ``??`` and other signs."""
@@ -133,11 +131,3 @@ def _next_token(text: str, place: int) -> str:
 def _is_untokenizable(token: str) -> bool:
     """Control and format characters and emoji, which PTBTokenizer deletes."""
     return len(token) == 1 and (ord(token) > 0xFFFF or unicodedata.category(token) in ("Cc", "Cf"))
-
-
-Ngram = tuple[str, ...]
-
-
-def count_ngrams(tokens: Sequence[str], order: int) -> Counter[Ngram]:
-    """Return how often each sequence of ``order`` tokens occurs."""
-    return Counter(zip(*(islice(tokens, start, None) for start in range(order)), strict=False))
