@@ -267,24 +267,23 @@ class Config:
         return checked
 
     def _checked_processors(self, splits: Any, where: str) -> dict[str, Any]:
+        """Return {split: name and all settings of its processor}."""
         if splits is not None and not isinstance(splits, Mapping):
             self._problem(where, f"expected a mapping of train and eval, got {show(splits)}")
             return {}
-        return {
-            split: self._checked_processor(node, f"{where}.{split}")
-            for split, node in (splits or {}).items()
-            if node is not None
-        }
-
-    def _checked_processor(self, node: Any, key: str) -> dict[str, Any]:
-        if not isinstance(node, Mapping) or node.get("name") is None:
-            self._problem(f"{key}.name", "missing; expected the registered name of a processor")
-            return {}
-        processor = self._look_up(registry.get_processor_class, node["name"], f"{key}.name")
-        if processor is None:
-            return {}
-        instance = collect(processor.config_class, without_selectors(node, ("name",)), key, self._problems)
-        return {} if instance is None else {"name": node["name"]} | _plain(instance)
+        checked: dict[str, Any] = {}
+        for split, node in (splits or {}).items():
+            key = f"{where}.{split}"
+            if node is None:
+                continue
+            checked[split] = {}
+            if not isinstance(node, Mapping) or node.get("name") is None:
+                self._problem(f"{key}.name", "missing; expected the registered name of a processor")
+            elif processor := self._look_up(registry.get_processor_class, node["name"], f"{key}.name"):
+                settings = without_selectors(node, ("name",))
+                instance = collect(processor.config_class, settings, key, self._problems)
+                checked[split] = {"name": node["name"]} | (_plain(instance) or {})
+        return checked
 
     # Messages
 

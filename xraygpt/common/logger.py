@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import IO, Any, Protocol, TextIO, TypeVar
 
@@ -219,7 +219,8 @@ def progress(
     """Iterate, showing how far it is: a bar on a terminal, else a log line now and then. Process 0 only.
 
     Args:
-        total: number of items, including the `first` ones, which are done already.
+        total: number of items, including the `first` ones, which are done already; None for the length of
+            `iterable`, if it has one.
         status: returns what else to show.
         every: items between two log lines; None for one every `SECONDS_BETWEEN_LINES`. The log file has the
             lines of `every` in any case.
@@ -227,6 +228,8 @@ def progress(
     if not is_main_process():
         yield from iterable
         return
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     hidden = not sys.stderr.isatty()
     bar = tqdm(
         total=total,

@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from xraygpt.common.registry import registry
+from xraygpt.common.run_config import RunConfig
 
 # Output layers over a vocabulary; like embeddings they are no hidden weights.
 OUTPUT_LAYERS = ("lm_head", "decoder", "head")
-
-
-class OptimizerSettings(Protocol):
-    """The keys of the `run` section that decide about the optimizer."""
-
-    optimizer: Any
-    init_lr: float
-    weight_decay: float
-    beta2: float
-    lr_layer_decay: float
 
 
 @runtime_checkable
@@ -187,7 +178,7 @@ def _lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     return scales
 
 
-def build_optimizer(model: nn.Module, run_cfg: OptimizerSettings) -> Optimizer:
+def build_optimizer(model: nn.Module, run_cfg: RunConfig) -> Optimizer:
     """Return the optimizer that `run.optimizer` names, over the trainable parameters of `model`.
 
     Raises:

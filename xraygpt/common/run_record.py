@@ -104,18 +104,6 @@ def read_json(path: Path) -> Any:
     return load_json(path)
 
 
-def read_number(path: Path, key: str) -> float:
-    """Return one number of a JSON object that a run has written.
-
-    Raises:
-        MissingFileError, DataError: the file is absent; it is damaged or has no such number.
-    """
-    try:
-        return float(read_json(path)[key])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: it should hold a number under the key '{key}'") from error
-
-
 def write_run_record(folder: Path, *, config: str, started: str, seconds: float) -> None:
     """Write ``run.json``.
 
@@ -140,7 +128,11 @@ def read_run_seconds(folder: Path) -> float:
         MissingFileError: no run has come to its end there.
         DataError: the file is damaged.
     """
-    return read_number(folder / RUN_FILE, "seconds")
+    path = folder / RUN_FILE
+    try:
+        return float(read_json(path)["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: it should hold a number under the key 'seconds'") from error
 
 
 def git_hash() -> str | None:

@@ -160,20 +160,18 @@ def judge(sentence: str, term: Term) -> Status | None:
     if term.kind != "finding":
         return Status.UNCERTAIN if term.kind == "borderline" else Status.NEGATIVE
     before = _status_before(sentence, term)
-    if before == Status.NEGATIVE:
-        return before
-    after = _status_after(sentence, term)
-    if after is not None:
-        return after
-    return Status.POSITIVE if before is None else before
+    after = None if before == Status.NEGATIVE else _status_after(sentence, term)
+    return next((status for status in (after, before) if status is not None), Status.POSITIVE)
 
 
 def _status_before(sentence: str, term: Term) -> Status | None:
-    """What the nearest cue in front of the term, or within it, makes of it."""
+    """Return what the nearest cue in front of the term, or within it, makes of it."""
     status = None
     for cue in reversed(list(BEFORE.finditer(sentence, 0, term.end))):
         if cue["denial"]:
-            return Status.NEGATIVE if _is_denied(sentence, cue.end(), term) else status
+            ended = DENIAL_END.search(sentence, cue.end(), term.start)
+            another = "," in sentence[cue.end() : term.start] and GOES_ON.match(sentence, term.end)
+            return status if ended or another else Status.NEGATIVE
         if DOUBT_END.search(sentence, cue.end(), term.start):
             return status
         status = Status.UNCERTAIN
@@ -182,26 +180,22 @@ def _status_before(sentence: str, term: Term) -> Status | None:
     return status
 
 
-def _is_denied(sentence: str, cue_end: int, term: Term) -> bool:
-    if DENIAL_END.search(sentence, cue_end, term.start):
-        return False
-    return "," not in sentence[cue_end : term.start] or not GOES_ON.match(sentence, term.end)
-
-
 def _status_after(sentence: str, term: Term) -> Status | None:
     if ALTERNATIVE.match(sentence, term.end):
         return Status.UNCERTAIN
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
-    if cue is None or STATEMENT.search(sentence, term.end, cue.start()):
-        return None
-    if _has_other_subject(sentence, term, cue):
+    if (
+        cue is None
+        or STATEMENT.search(sentence, term.end, cue.start())
+        or _has_other_subject(sentence, term, cue)
+    ):
         return None
     return Status.UNCERTAIN if cue["doubt"] else Status.NEGATIVE
 
 
 def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
-    """Whether a cue behind a term is said of something else: "the heart is enlarged, edema has resolved".
+    """Tell whether a cue behind a term is of something else: "the heart is enlarged, edema has resolved".
 
     Of "edema, effusion and atelectasis are not seen" it is said of all.
     """

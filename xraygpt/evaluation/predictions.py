@@ -198,21 +198,20 @@ def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
 
 def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
     """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
-    problems = []
-    values = row.values
-    image_id = values[columns.image_id].strip()
-    if is_missing(image_id):
-        problems.append(f"no image id ('{columns.image_id}' is {image_id or 'empty'})")
-    elif image_id in seen:
-        problems.append(f"the image '{image_id}' stands in {seen[image_id]} already")
-    else:
-        seen[image_id] = row.position
-    study_id = values.get(columns.study_id, "a study").strip()
-    if is_missing(study_id):
-        problems.append(f"no study ('{columns.study_id}' is {study_id or 'empty'})")
-    reference = values[columns.reference].strip()
-    if need_references and is_missing(reference):
-        problems.append(f"no reference ('{columns.reference}' is {reference or 'empty'})")
-    if values[columns.generated].strip().lower() == NOT_A_NUMBER:
-        problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")
+    needed = {columns.image_id: "image id"}
+    if columns.study_id in row.values:
+        needed[columns.study_id] = "study"
+    if need_references:
+        needed[columns.reference] = "reference"
+    values = {name: value.strip() for name, value in row.values.items()}
+    problems = [
+        f"no {what} ('{name}' is {values[name] or 'empty'})"
+        for name, what in needed.items()
+        if is_missing(values[name])
+    ]
+    image_id, generated = values[columns.image_id], values[columns.generated]
+    if not is_missing(image_id) and (place := seen.setdefault(image_id, row.position)) != row.position:
+        problems.insert(0, f"the image '{image_id}' stands in {place} already")
+    if generated.lower() == NOT_A_NUMBER:
+        problems.append(f"'{columns.generated}' is not a text but {generated}")
     return [f"{row.position}: {problem}" for problem in problems]

@@ -177,7 +177,6 @@ def score_findings(
     """Return the score of each of F findings that a reference or a generated report has.
 
     Args:
-        names: F findings.
         counts: (N, F, 3), true positives, false positives and false negatives.
         studies: of each report; they are what the bootstrap draws.
     """

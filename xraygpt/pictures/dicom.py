@@ -82,10 +82,9 @@ VIEW_MEANINGS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LAT": "LATER
 
 
 def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> Picture:
-    """Decode a chest radiograph.
+    """Decode the content of a file, a chest radiograph.
 
     Args:
-        data: content of the file.
         name: how messages call it.
         refuse_burnt_in: refuse what declares burnt-in annotation, rather than note it.
 
@@ -187,7 +186,6 @@ def _to_display(stored: Array, dataset: Dataset, invert: bool) -> tuple[Array, t
 
     Args:
         stored: (h, w) integers of 8 or 16 bits, signed or not.
-        dataset: the tags.
         invert: whether low values are the bright ones (MONOCHROME1).
 
     Returns:
@@ -293,11 +291,8 @@ def turn_upright(pixels: Array, dataset: Dataset) -> tuple[Array, tuple[str, ...
     The element names the direction in which the rows and the columns run. A frontal image is shown as if the
     patient faced us: rows run to the patient's left, columns to the feet; a lateral one with the head up.
 
-    Args:
-        pixels: (h, w).
-
     Returns:
-        The image, (h, w) or (w, h), and notes.
+        The image, (h, w) of `pixels` or (w, h), and notes.
     """
     value = dataset.get("PatientOrientation")
     if not value:

@@ -113,9 +113,10 @@ def _closing_lines(args: CommandLine, cfg: Config, output_dir: Path, started: fl
     run, checkpoint = cfg.run_cfg, output_dir / BEST
     if not run.evaluate and not checkpoint.is_file():
         checkpoint = max(resumable(output_dir), key=lambda path: path.stat().st_mtime, default=checkpoint)
-    written = [("metrics", output_dir / METRICS_FILE)] if not run.evaluate else []
-    written += [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
+    written = [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
     written += [("scores", output_dir / SCORES_FILE), ("page", output_dir / PAGE_FILE)]
+    if not run.evaluate:
+        written.insert(0, ("metrics", output_dir / METRICS_FILE))
     files = [(what, path) for what, path in written if path.is_file() and path.stat().st_mtime >= started - 1]
     if not run.evaluate:
         files.insert(0, ("checkpoint", checkpoint))

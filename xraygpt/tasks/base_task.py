@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -252,8 +252,7 @@ class BaseTask:
     ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield the number of each batch of this process, and its rows."""
         model.eval()
-        total = len(data_loader) if isinstance(data_loader, Sized) else None
-        for position, batch in enumerate(progress(data_loader, total=total, desc="evaluation")):
+        for position, batch in enumerate(progress(data_loader, desc="evaluation")):
             samples = to_device(batch, context.device)
             number = samples.get("number", position)
             # Whatever is drawn at random is a function of the batch, whichever process has it.

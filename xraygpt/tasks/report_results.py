@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from xraygpt.common.config import Config
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
+from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
 from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
@@ -28,6 +30,19 @@ Row = Mapping[str, Any]
 NEEDED = ("image_id", "study_id", "reference", "generated")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """The reports of one split, with their scores."""
+
+    predictions: Sequence[Prediction]
+    scores: Scores
+    protocol: ProtocolCard
+    sources: Mapping[str, ReportDataset]
+    """The data set of each image id."""
+    synthetic: bool
+    """All images are drawn by this project."""
 
 
 class ReportResults:
@@ -84,59 +99,57 @@ class ReportResults:
         Returns:
             For each split the score by name of the metric.
         """
-        names = {split: {data.name: data for data in datasets_of(datasets, split)} for split in rows}
-        synthetic = {
-            split: all(names[split][row["source"]].synthetic for row in of_split)
-            for split, of_split in rows.items()
-        }
-        scored: dict[str, tuple[list[Prediction], Scores]] = {}
-        protocols: dict[str, ProtocolCard] = {}
+        scored: dict[str, ScoredSplit] = {}
         for split, of_split in rows.items():
+            known = {dataset.name: dataset for dataset in datasets_of(datasets, split)}
+            sources = {row["image_id"]: known[row["source"]] for row in of_split}
             predictions = [_prediction(row) for row in of_split]
-            metrics = choose_metrics(self.metrics, synthetic=synthetic[split])
+            synthetic = all(dataset.synthetic for dataset in sources.values())
+            metrics = choose_metrics(self.metrics, synthetic=synthetic)
             scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
-            scored[split] = predictions, scores
-            protocols[split] = make_protocol(
-                predictions,
-                scores,
-                file=predictions_path(output_dir, split),
-                command=command,
-                generation=generation[split],
+            file = predictions_path(output_dir, split)
+            protocol = make_protocol(
+                predictions, scores, file=file, command=command, generation=generation[split]
             )
-        split, *others = scored
-        predictions, scores = scored[split]
+            scored[split] = ScoredSplit(predictions, scores, protocol, sources, synthetic)
+        first, *others = scored.values()
         seconds = elapsed()
         more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
         if self.untrained:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                name: plain(scored[name][1]) | {"protocol": protocols[name].to_dict()} for name in others
+                split: plain(each.scores) | {"protocol": each.protocol.to_dict()}
+                for split, each in scored.items()
+                if each is not first
             }
-        write_scores(scores, protocols[split], output_dir, more)
-        logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
+        write_scores(first.scores, first.protocol, output_dir, more)
+        lines = "\n".join(score_lines(first.scores))
+        logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, lines)
         if self.page.enabled:
-            first = next(iter(scores.scores), "")
-            sources = {row["image_id"]: row["source"] for row in rows[split]}
             run = RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)
-            write_report_page(
-                scores,
-                predictions,
-                protocols[split],
-                output=output_dir / PAGE_FILE,
-                pictures=lambda image_id: names[split][sources[image_id]].picture(image_id),
-                curves=[*self.runs, run],
-                compared_runs=self.compared_runs,
-                synthetic=synthetic[split],
-                examples=self.page.examples,
-                comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
-                settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
-            )
-            logger.info("page written to %s", output_dir / PAGE_FILE)
+            self._write_page(first, run, output_dir / PAGE_FILE, cfg)
         return {
-            name: {metric: interval.value for metric, interval in of_split.scores.items()}
-            for name, (_, of_split) in scored.items()
+            split: {name: interval.value for name, interval in each.scores.scores.items()}
+            for split, each in scored.items()
         }
+
+    def _write_page(self, split: ScoredSplit, run: RunSummary, path: Path, cfg: Config) -> None:
+        first = next(iter(split.scores.scores), "")
+        write_report_page(
+            split.scores,
+            split.predictions,
+            split.protocol,
+            output=path,
+            pictures=lambda image_id: split.sources[image_id].picture(image_id),
+            curves=[*self.runs, run],
+            compared_runs=self.compared_runs,
+            synthetic=split.synthetic,
+            examples=self.page.examples,
+            comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
+            settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
+        )
+        logger.info("page written to %s", path)
 
 
 def _prediction(row: Row) -> Prediction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -101,8 +101,7 @@ class RetrievalTask(BaseTask):
         reports: dict[str, None] = {}  # each text once
 
         def images() -> Iterator[Tensor]:
-            total = len(data_loader) if isinstance(data_loader, Sized) else None
-            for batch in progress(data_loader, total=total, desc="encoding"):
+            for batch in progress(data_loader, desc="encoding"):
                 batches.append(cast(Batch, {key: value for key, value in batch.items() if key != "image"}))
                 reports.update(dict.fromkeys(batch["caption"]))
                 yield images_of(to_device(batch, context.device))

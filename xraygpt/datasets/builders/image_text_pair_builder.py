@@ -30,7 +30,6 @@ class MIMICBuilder(BaseDatasetBuilder):
     """MIMIC-CXR, for the first stage."""
 
     train_dataset_cls = MIMICDataset
-    eval_dataset_cls = MIMICDataset
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {"default": "configs/datasets/mimic/defaults.yaml"}
 
 
@@ -39,7 +38,6 @@ class OpenIBuilder(BaseDatasetBuilder):
     """OpenI, for the second stage."""
 
     train_dataset_cls = OpenIDataset
-    eval_dataset_cls = OpenIDataset
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {"default": "configs/datasets/openi/defaults.yaml"}
 
 
@@ -75,7 +73,6 @@ class CaptionBuilder(BaseDatasetBuilder):
 
     config_class = CaptionConfig
     train_dataset_cls = CaptionDataset
-    eval_dataset_cls = CaptionDataset
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {"default": "configs/datasets/caption/defaults.yaml"}
 
     def read(self) -> tuple[list[Annotation], ImageStore | None]:

@@ -102,7 +102,11 @@ def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
         MissingFileError: no such file.
         DataError: it is not JSON, or holds no list of annotations.
     """
-    _check_there(path)
+    if not path.is_file():
+        raise MissingFileError(
+            f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
+            'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
+        )
     annotations: list[Annotation] = []
     problems: list[str] = []
     for row in read_table(path, each=R2GEN.image):
@@ -234,11 +238,3 @@ def _problems(
             problems["images are named twice"].append(f"{named} (before at {first[image]})")
         first.setdefault(image, row.place)
     return problems
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise MissingFileError(
-            f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
-            'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
-        )

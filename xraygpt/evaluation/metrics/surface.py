@@ -72,8 +72,7 @@ def _count_words(text: str) -> int:
 
 
 def _lengths(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    columns = [[_count_words(text) for text in texts] for texts in (hypotheses, references)]
-    return np.array(columns, dtype=np.float64).T
+    return np.array([[*map(_count_words, texts)] for texts in (hypotheses, references)], dtype=np.float64).T
 
 
 _rate = partial(Metric, heading="Errors", higher_is_better=False)
@@ -146,8 +145,7 @@ def count_prior_statements(text: str) -> tuple[int, int]:
 
 
 def _of_sentences(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    counts = [count_prior_statements(text) for text in hypotheses]
-    return np.array(counts, dtype=np.float64).reshape(len(hypotheses), 2)
+    return np.array([*map(count_prior_statements, hypotheses)], dtype=np.float64).reshape(-1, 2)
 
 
 PRIOR_STATEMENTS: tuple[Metric, ...] = (

@@ -65,10 +65,7 @@ class Chart:
 
 
 def read_runs(paths: Sequence[Path]) -> dict[str, Curves]:
-    """Read the losses of several trainings, to be laid over each other.
-
-    Args:
-        paths: output folders, or metrics files in them.
+    """Read the losses of several trainings from their output folders, or metrics files in them.
 
     Returns:
         Name of the folder -> losses; the path where two folders have the same name.

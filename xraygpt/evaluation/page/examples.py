@@ -79,13 +79,10 @@ class Card:
 def choose_examples(
     predictions: Sequence[Prediction], worst: Sequence[str], count: int
 ) -> list[tuple[Prediction, Why]]:
-    """Choose the reports to show: half the worst, the rest by a hash of the image's name alone.
+    """Choose reports to show, one of a study: half the worst, the rest by a hash of the image's name alone.
 
     Args:
         worst: image ids, the worst first.
-
-    Returns:
-        At most one report of a study, `count` in all where there are as many studies.
     """
     by_image = {prediction.image_id: prediction for prediction in predictions}
     by_hash = sorted(predictions, key=lambda prediction: name_hash(prediction.image_id))
@@ -105,13 +102,7 @@ def example_cards(
     pictures: Pictures | None,
     mark: Marker,
 ) -> list[Card]:
-    """Make a card of each example.
-
-    Args:
-        chosen: of `choose_examples`.
-        metrics: whose scores of the report alone are told.
-        mark: finds the words of findings in a reference and a generated report.
-    """
+    """Make a card of each example that `choose_examples` gives, with its scores by `metrics`."""
     told = _varying_columns([prediction for prediction, _ in chosen])
     cards = []
     for prediction, why in chosen:

@@ -104,19 +104,18 @@ def write_report_page(
     """
     phantoms = synthetic and "phantom_f1" in scores.metrics
     headlines = headline_metrics(scores, phantoms=phantoms)
-    compared: dict[str, float] = {}
-    warning = "No score could be computed."
-    worst: Sequence[str] = ()
-    if headlines:
-        first = headlines[0].name
-        compared = compared_values(scores, first, comparisons or {})
-        warning = verdict(headlines[0], scores.scores[first], compared)
-        worst = scores.worst[first]
+    first = headlines[0].name if headlines else ""
+    compared = compared_values(scores, first, comparisons or {}) if headlines else {}
+    warning = (
+        verdict(headlines[0], scores.scores[first], compared) if headlines else "No score could be computed."
+    )
     # Reports in another language cannot be read, so nothing of them is marked.
     marked = phantoms or scores.language.english
     mark = highlight_phantom if phantoms else highlight if marked else no_marks
     of_one = [scores.metrics[name] for name in OF_ONE_REPORT if name in scores.metrics]
-    cards = example_cards(choose_examples(predictions, worst, examples), of_one, pictures, mark)
+    cards = example_cards(
+        choose_examples(predictions, scores.worst.get(first, ()), examples), of_one, pictures, mark
+    )
     charts = [(run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))]
     overlay = draw_chart(compared_runs or {})
     metrics = scores.metrics.values()
@@ -153,11 +152,7 @@ def write_report_page(
 
 
 def headline_metrics(scores: Scores, *, phantoms: bool) -> list[Metric]:
-    """Return the metrics that stand at the top; the first of all if none of `HEADLINES` was computed.
-
-    Args:
-        phantoms: those that are made for phantoms come in too.
-    """
+    """Return the metrics that stand at the top; the first of all if none of `HEADLINES` was computed."""
     known = [scores.metrics[name] for name in HEADLINES if name in scores.metrics]
     fit = [metric for metric in known if phantoms or not metric.name.startswith("phantom")]
     return fit or list(scores.metrics.values())[:1]
@@ -218,12 +213,10 @@ def conditions(protocol: ProtocolCard) -> dict[str, str]:
     The metrics and what was not computed have their own places on the page.
     """
     content = protocol.to_dict()
-    generation = content.pop("generation")
-    own = {key: value for key, value in content.items() if key not in ("metrics", "not_computed")}
-    names = {key: key.replace("_", " ").replace("sha256", "SHA-256") for key in generation | own}
-    return {
-        names[key][0].upper() + names[key][1:]: _words(value) for key, value in (generation | own).items()
-    }
+    values = content.pop("generation") | content
+    del values["metrics"], values["not_computed"]
+    names = {key: key.replace("_", " ").replace("sha256", "SHA-256") for key in values}
+    return {names[key][0].upper() + names[key][1:]: _words(value) for key, value in values.items()}
 
 
 def _words(value: Any) -> str:

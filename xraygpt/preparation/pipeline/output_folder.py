@@ -186,9 +186,7 @@ class Progress:
 
     def pending_files(self) -> Iterator[tuple[str, Path]]:
         """Yield (image id, file) of the images left that lie in files, in the source's order."""
-        query = (
-            "SELECT image_id, file FROM pictures WHERE row IS NULL AND file IS NOT NULL ORDER BY study, rowid"
-        )
+        query = "SELECT image_id, file FROM pictures WHERE row IS NULL AND file != '' ORDER BY study, rowid"
         for image_id, file in self._db.execute(query):
             yield image_id, Path(file)
 
@@ -213,19 +211,15 @@ class Progress:
 
     def forget_pictures(self, folder: Path) -> None:
         """Note that images which were written, and are not in `folder` in full, have to be done again."""
-        rows = (
-            json.loads(text) for (text,) in self._db.execute("SELECT row FROM pictures WHERE row NOT NULL")
-        )
-        lost = [
-            (row["image_id"],) for row in rows if row["outcome"] == "written" and not _is_whole(folder, row)
-        ]
+        lost: list[tuple[str]] = []
+        for (text,) in self._db.execute("SELECT row FROM pictures WHERE row NOT NULL"):
+            row = json.loads(text)
+            file = folder / row.get("file", "")
+            whole = file.is_file() and file.stat().st_size == row["bytes"]
+            if row["outcome"] == "written" and not whole:
+                lost.append((row["image_id"],))
         with self._db:
             self._db.executemany("UPDATE pictures SET row = NULL WHERE image_id = ?", lost)
-
-
-def _is_whole(folder: Path, row: Row) -> bool:
-    file = folder / row["file"]
-    return file.is_file() and file.stat().st_size == row["bytes"]
 
 
 def _to_json(row: Row) -> str:

@@ -76,26 +76,21 @@ def written_pictures(row: Row) -> list[Row]:
     return [picture for picture in row.get("pictures", ()) if picture.get("outcome") == "written"]
 
 
-def annotations_of(row: Row, with_images: bool) -> list[dict[str, str]]:
-    """Return the annotations of a row; none for a study that was not kept.
+def annotations_of(row: Row, with_images: bool) -> Iterator[dict[str, str]]:
+    """Yield the annotations of a row; none for a study that was not kept.
 
     Args:
         with_images: one for each image that was written; otherwise one for the report, under the name of
             its study.
     """
     if row.get("outcome") != "kept":
-        return []
+        return
     common = {key: row[key] for key in ("caption", "split", "study_id")}
     if not with_images:
-        return [{"image_id": row["study_id"], **common}]
-    return [
-        {
-            "image_id": picture["image_id"],
-            **common,
-            **({"view": view} if (view := picture.get("view")) else {}),
-        }
-        for picture in written_pictures(row)
-    ]
+        yield {"image_id": row["study_id"], **common}
+    for picture in written_pictures(row) if with_images else ():
+        view = {"view": picture["view"]} if picture.get("view") else {}
+        yield {"image_id": picture["image_id"], **common, **view}
 
 
 class Tally(Counter[str]):
@@ -149,18 +144,29 @@ class Place(NamedTuple):
     image: str = ""
 
 
+class Leak(NamedTuple):
+    """What would let a test see training data, or count data twice."""
+
+    kind: str
+    """The kind of the value that is equal."""
+    differs: str | None
+    """The field of `Place` in which the places of the value differ; None for any."""
+    what: str = ""
+    """What is wrong; "" for no fault: normal reports are often worded alike."""
+    grave: bool = False
+    """Splits overlap: scores will look better than they are."""
+
+
 LEAKS = {
-    "patients_in_splits": ("patient", "split"),
-    "studies_in_splits": ("study", "split"),
-    "studies_repeated": ("study", None),
-    "pixels_in_splits": ("pixels", "split"),
-    "pixels_in_studies": ("pixels", "study"),
-    "pixels_repeated": ("pixels", None),
-    "captions_repeated": ("caption", None),
-    "captions_in_splits": ("caption", "split"),
+    "patients_in_splits": Leak("patient", "split", "patients in more than one split", grave=True),
+    "studies_in_splits": Leak("study", "split", "studies in more than one split", grave=True),
+    "studies_repeated": Leak("study", None, "studies listed more than once"),
+    "pixels_in_splits": Leak("pixels", "split", "equal images in more than one split", grave=True),
+    "pixels_in_studies": Leak("pixels", "study", "equal images in more than one study"),
+    "pixels_repeated": Leak("pixels", None),
+    "captions_repeated": Leak("caption", None),
+    "captions_in_splits": Leak("caption", "split"),
 }
-"""What would let a test see training data, or count data twice: the kind of a value, and the field in which
-its places differ; None for any. Equal captions are no fault: normal reports are often worded alike."""
 
 
 class LeakageSearch:
@@ -186,14 +192,14 @@ class LeakageSearch:
 
     def result(self) -> dict[str, Shared]:
         """Return what was found of each of `LEAKS`."""
-        return {name: self._shared(kind, owner) for name, (kind, owner) in LEAKS.items()}
+        return {name: self._shared(leak.kind, leak.differs) for name, leak in LEAKS.items()}
 
-    def _shared(self, kind: str, owner: str | None) -> Shared:
+    def _shared(self, kind: str, differs: str | None) -> Shared:
         values, members, first = 0, 0, []
         for value, places in self._places[kind].items():
             first_of: dict[object, Place] = {}
             for number, place in enumerate(places):
-                first_of.setdefault(getattr(place, owner) if owner else number, place)
+                first_of.setdefault(getattr(place, differs) if differs else number, place)
             if len(first_of) > 1:
                 values, members = values + 1, members + len(places)
                 if values <= NAMED:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from xraygpt.preparation.pipeline.studies import (
+    LEAKS,
     OUTCOMES,
     LeakageSearch,
     Row,
@@ -212,7 +213,6 @@ class Check:
     details: tuple[str, ...]
     """The first few cases, or the reasons with their counts."""
     grave: bool = False
-    """Splits overlap: scores will look better than they are."""
 
 
 @dataclass(frozen=True)
@@ -239,30 +239,22 @@ class Summary:
 
     def checks(self) -> list[Check]:
         """Return everything that was looked for, also what was not found, gravest first."""
-        patients = self._shared("patients in more than one split", "patients_in_splits", grave=True)
-        if not self.studies_with_patient:
-            patients = Check(patients.what, None, ("the raw data name no patients",), grave=True)
-        of_images = [
-            self._shared("equal images in more than one split", "pixels_in_splits", grave=True),
-            self._shared("equal images in more than one study", "pixels_in_studies"),
-            _tallied("images that cannot be used", self.pictures.refused),
-            _tallied("images with something to look at", self.pictures.notes),
-        ]
-        uncleaned = _tallied("reports kept without cleaning", self.reports.uncleaned)
+        checks: list[Check] = []
+        for name, leak in LEAKS.items():
+            count, details = self.leakage[name].values, self.leakage[name].first
+            if leak.kind == "patient" and not self.studies_with_patient:
+                checks.append(Check(leak.what, None, ("the raw data name no patients",), leak.grave))
+            elif leak.what and not (leak.kind == "pixels" and self.text_only):
+                checks.append(Check(leak.what, count, details, leak.grave))
+        if not self.text_only:
+            checks.append(_tallied("images that cannot be used", self.pictures.refused))
+            checks.append(_tallied("images with something to look at", self.pictures.notes))
+        if self.reports.uncleaned:
+            checks.append(_tallied("reports kept without cleaning", self.reports.uncleaned))
+        checks.append(_tallied("raw items that gave no study", self.unusable))
         rejected = self.reports.refused_by["rejected"]
-        checks = [
-            patients,
-            self._shared("studies in more than one split", "studies_in_splits", grave=True),
-            self._shared("studies listed more than once", "studies_repeated"),
-            *([] if self.text_only else of_images),
-            *([uncleaned] if uncleaned.count else []),
-            _tallied("raw items that gave no study", self.unusable),
-            _tallied("reports rejected (findings changed, or no usable answer)", rejected),
-        ]
+        checks.append(_tallied("reports rejected (findings changed, or no usable answer)", rejected))
         return sorted(checks, key=lambda check: not check.grave)
-
-    def _shared(self, what: str, name: str, grave: bool = False) -> Check:
-        return Check(what, self.leakage[name].values, self.leakage[name].first, grave)
 
     def to_json(self) -> str:
         """Return the counts as JSON: the same for the same record, without times or paths."""

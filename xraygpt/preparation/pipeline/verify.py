@@ -6,7 +6,7 @@ import functools
 import re
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -127,7 +127,7 @@ class Verification:
             self.nothing.append(f"{path.name} names no patients: whether one is in two splits")
         self.checked.append(f"{path.name}, {studies:,} kept studies")
 
-    def _compare(self, expected: list[dict[str, str]], left: dict[str, Annotation]) -> None:
+    def _compare(self, expected: Iterable[dict[str, str]], left: dict[str, Annotation]) -> None:
         """Compare the annotations of a study with those of its row, and take them out of `left`."""
         for row in expected:
             found = left.pop(str(row["image_id"]), None)

@@ -86,7 +86,6 @@ class ChatRewriter:
     """Sends one report after the other, and never the same twice.
 
     Args:
-        config: the server and the instruction.
         cache: JSONL file of the answers so far; a later run goes on from it.
         sleep, clock: of the rate limit, in seconds; for tests.
 
