@@ -188,6 +188,8 @@ class Config:
             if isinstance(choice, str) and choice in known:
                 self._builders[name] = builder
                 layers.append(default_layer(known[choice]))
+            elif not known and choice == "default":  # a user's own, whose dataclass has all defaults
+                self._builders[name] = builder
             else:
                 self._problem(f"{key}.type", _no_type(choice, known))
         return layers

@@ -48,10 +48,10 @@ def resolve_path(text: str | Path) -> Path | str:
     """Turn a path as written in a configuration into a path on this machine.
 
     ``package:weights/tiny`` lies inside the installed package; ``~`` is the home folder; a relative path
-    counts from the current folder. Where there is no such file and the path begins with one of
-    `SHIPPED_FOLDERS`, the shipped file of that name stands in: ``prompts/alignment.txt`` works in any folder,
-    and your own file of that name wins. Web addresses and ``hf://`` names are returned as they are, as `str`.
-    The file need not exist.
+    counts from the current folder. Where nothing is there and the path leads into one of `SHIPPED_FOLDERS`,
+    the shipped file or folder of that name stands in: ``prompts/alignment.txt`` works in any folder, and your
+    own file of that name wins. Web addresses and ``hf://`` names are returned as they are, as `str`.
+    It need not exist.
     """
     text = str(text)
     if is_remote(text):
@@ -60,7 +60,7 @@ def resolve_path(text: str | Path) -> Path | str:
         return package_root() / text.removeprefix(PACKAGE_PREFIX).lstrip("/")
     path = Path(text).expanduser()
     shipped = _shipped(path)
-    if shipped is None or path.exists() or not shipped.is_file():
+    if shipped is None or path.exists() or not shipped.exists() or len(path.parts) == 1:
         return path
     _note(path, shipped)
     return shipped

@@ -42,7 +42,8 @@ def load_dataset(
         data_type: in place of the one configured.
     """
     builder_cls = registry.get_builder_class(name, BaseDatasetBuilder)
-    paths = [builder_cls.default_config_path(), *([cfg_path] if cfg_path is not None else [])]
+    defaults = [builder_cls.default_config_path()] if builder_cls.DATASET_CONFIG_DICT else []
+    paths = [*defaults, *([cfg_path] if cfg_path is not None else [])]
     section = merge_files(paths).get("datasets", {}).get(name, {})
     if vis_path is not None:
         section["build_info"] = {**section.get("build_info", {}), "storage": str(vis_path)}

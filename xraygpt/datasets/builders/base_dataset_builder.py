@@ -57,7 +57,7 @@ class BaseDatasetBuilder:
 
     config_class: ClassVar[type] = DatasetConfig
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {}
-    """Type -> YAML file with the defaults, relative to the package."""
+    """Type -> YAML file with the defaults, relative to the package; none: those of `config_class` do."""
     train_dataset_cls: ClassVar[type[BaseDataset]]
     """Class of all splits; the name is LAVIS'."""
 

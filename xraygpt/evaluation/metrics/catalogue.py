@@ -21,15 +21,32 @@ CLINICAL = (*RULE_F1, LATERALITY_F1)
 TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
 OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
 """The metrics for reports of any kind, in the order in which tables show them."""
+_OWN: list[Metric] = []
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric of one's own known by its name; without names, it is computed along with all others.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if metric.name in _known():
+        raise ValueError(f"the metric name '{metric.name}' is taken")
+    _OWN.append(metric)
+    return metric
+
+
+def _known() -> dict[str, Metric]:
+    return {metric.name: metric for metric in (*PHANTOM, *OFFLINE, *_OWN)}
 
 
 def metric_named(name: str) -> Metric:
-    """Return a metric of `OFFLINE`, or of those that read the reports of phantoms and no others (`PHANTOM`).
+    """Return a metric: one of `OFFLINE`, of those for the reports of phantoms (`PHANTOM`), or of one's own.
 
     Raises:
         DataError: there is none of that name; says which is nearest.
     """
-    known = {metric.name: metric for metric in (*PHANTOM, *OFFLINE)}
+    known = _known()
     if name not in known:
         raise DataError(
             f"no metric is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
@@ -48,4 +65,4 @@ def choose_metrics(names: Sequence[str], *, synthetic: bool = False) -> tuple[Me
     """
     if names:
         return tuple(metric_named(name) for name in dict.fromkeys(names))
-    return (*PHANTOM, *OFFLINE) if synthetic else OFFLINE
+    return (*(PHANTOM if synthetic else ()), *OFFLINE, *_OWN)
