@@ -49,6 +49,11 @@ class MiniGPT4Config(Blip2Config):
     means that the part stays as it was initialised, at random, which is said in the log.
     """
 
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Blip2Config.BELONGS_TO,
+        "bridge": ("bridge_config", "ckpt"),
+    }
+
     vit_ckpt: str | None = EVA_VIT_G
     """Weights of the vision encoder (EVA-CLIP ViT-g at full size); left out with hf:, those in its folder."""
     bridge: str = "qformer"
