@@ -57,7 +57,7 @@ class Conversation:
     sep2: str | None = None
     template: str = TEMPLATE_SLOT
     """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
-    render: Callable[[list[Turn]], str] | None = None
+    render: Callable[[list[Turn]], str] | None = field(default=None, repr=False)
     """Writes the turns as a tokenizer's chat template says; of the settings above, only `roles` and the
     separators, as stop strings, are of use then."""
     conv_id: Any = None
