@@ -315,16 +315,19 @@ def test_a_report_model_in_its_chat_template(chat_folder: Path, batch: dict[str,
     assert conversation.get_prompt().endswith(" A2 </s><s>[INST] Two questions [/INST]")
 
 
-def test_a_language_model_learns_in_its_chat_template(tmp_path: Path) -> None:
-    family = FAMILIES["vicuna's on a tokenizer without blanks"]
-    settings = {"bos_token": "<s>", "chat_template": family.chat_template}
-    folder = byte_level(tmp_path / "t", "<s>", eos="</s>", **settings)
+def language_model(tmp_path: Path, **keys: Any) -> CausalLM:
+    """A language model from nothing, in a chat template that puts a blank before an answer and no BOS."""
+    template = FAMILIES["vicuna's on a tokenizer without blanks"].chat_template
+    folder = byte_level(tmp_path / "t", "<s>", eos="</s>", bos_token="<s>", chat_template=template)
     sizes = LlamaSizes(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    (tmp_path / "p.txt").write_text("See <ImageHere>.\n")
-    config = CausalLMConfig(
-        tokenizer=str(folder), llama=sizes, prompt_template="chat", prompt_path=str(tmp_path / "p.txt")
+    return CausalLM.from_config(
+        CausalLMConfig(tokenizer=str(folder), llama=sizes, prompt_template="chat", **keys)
     )
-    model = CausalLM.from_config(config)
+
+
+def test_a_language_model_learns_in_its_chat_template(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("See <ImageHere>.\n")
+    model = language_model(tmp_path, prompt_path=str(tmp_path / "p.txt"))
     assert model.prompt_list == ["USER: See <ImageHere>. ASSISTANT:"]
     assert (model.manifest()["prompt_template"], model.end_sym) == ("USER: {} ASSISTANT:", "</s>")
     samples = {"caption": ["Clear."], "image_text": ["clear lungs"], "prompt": model.prompt_list[0]}
@@ -333,6 +336,13 @@ def test_a_language_model_learns_in_its_chat_template(tmp_path: Path) -> None:
     logits = model.llama_model(input_ids=ids).logits[0, start - 1 : -1]
     wanted = torch.nn.functional.cross_entropy(logits, ids[0, start:])
     torch.testing.assert_close(model(samples)["loss"], wanted)
+
+
+def test_without_prompt_and_bos_there_is_nothing_to_write_behind(tmp_path: Path) -> None:
+    model = language_model(tmp_path)
+    assert model({"caption": ["Clear."]})["num_targets"] == len(" Clear.")
+    with pytest.raises(ConfigError, match=r"nothing to begin a text with.*model\.prompt_path"):
+        model.generate({"caption": ["Clear."]})
 
 
 def test_a_useless_chat_template_is_known_before_the_weights_are_read(

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import is_remote, resolve_path
 from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, Conversation, trained_conversation
@@ -150,10 +150,15 @@ class PromptedModel(BaseModel):
     ) -> tuple[list[str], Tensor]:
         """Continue embedded prompts; return the texts, cut before the first stop string, and the ids (B, n).
 
-        inputs_embeds (B, T, D) with padding on the left, attention_mask (B, T). Raises ConfigError if the
-        language model has not enough positions for `generation.max_new_tokens`.
+        inputs_embeds (B, T, D) with padding on the left, attention_mask (B, T). Raises ConfigError if T is 0,
+        or the language model has not enough positions for `generation.max_new_tokens`.
         """
         llm, tokenizer = self.llama_model, self.llama_tokenizer
+        if not inputs_embeds.shape[1]:
+            raise ConfigError(
+                "nothing to begin a text with: there is no prompt, and neither the tokenizer nor its chat "
+                "template has a begin-of-text token; set model.prompt_path"
+            )
         check_positions(llm, inputs_embeds.shape[1], generation.max_new_tokens, "max_new_tokens")
         write: Any = llm.generate
         ids: Tensor = write(
