@@ -18,7 +18,7 @@ from transformers import (
 
 from tests.models.tiny import SENTENCES, tiny_config
 from xraygpt.common.config import Config
-from xraygpt.convert.to_hf import export_blip2, export_configuration
+from xraygpt.convert.to_hf import Differences, export_configuration, export_model
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.processors import Blip2ImageEvalProcessor
 
@@ -29,7 +29,7 @@ SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attenti
 class Exported(NamedTuple):
     model: MiniGPT4
     folder: Path
-    difference: float
+    difference: Differences
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     def export(kind: str) -> Exported:
         folder = tmp_path_factory.mktemp(kind)
         model = random_model(folder / "llm", kind)
-        difference = export_blip2(model, Blip2ImageEvalProcessor(image_size=16), folder / "hf")
+        difference = export_model(model, Blip2ImageEvalProcessor(image_size=16), folder / "hf")
         return Exported(model, folder / "hf", difference)
 
     return export

@@ -22,8 +22,8 @@ from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.config import Config
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.convert.cli import main
-from xraygpt.convert.from_hf import import_blip2
-from xraygpt.convert.to_hf import export_blip2
+from xraygpt.convert.from_hf import import_folder
+from xraygpt.convert.to_hf import export_model
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.processors import Blip2ImageEvalProcessor
 from xraygpt.processors.blip_processors import CLIP_MEAN
@@ -101,8 +101,8 @@ def test_there_and_back_gives_every_byte_again(
 @pytest.mark.parametrize(("kind", "precision"), [("opt", "fp32"), ("gpt_neox", "fp32"), ("opt", "bf16")])
 def test_other_decoders_come_back_too(kind: str, precision: str, tmp_path: Path) -> None:
     model = random_model(tmp_path / "llm", kind, precision)
-    export_blip2(model, Blip2ImageEvalProcessor(image_size=16), tmp_path / "hf")
-    text = import_blip2(tmp_path / "hf", tmp_path / "back.pth", tmp_path / "back_llm")
+    export_model(model, Blip2ImageEvalProcessor(image_size=16), tmp_path / "hf")
+    text = import_folder(tmp_path / "hf", tmp_path / "back.pth", tmp_path / "back_llm")
     back, _ = read_back(text, tmp_path, f"model.llm_precision={precision}")
     assert_same_bytes(model, back)
 
@@ -122,7 +122,7 @@ def test_vision_and_q_former_of_a_public_model(
     random = random_model(tmp_path / "llm", "opt")
     if not direct:
         source = tmp_path / "parts.pth"
-        section = yaml.safe_load(import_blip2(tmp_path / "hf", source))["model"]
+        section = yaml.safe_load(import_folder(tmp_path / "hf", source))["model"]
         assert ("ckpt" in section) == (kind == "opt")
         assert ("llama_proj.weight" in load_weights(source)) == (kind == "opt")
         assert not any(name.startswith(("llama_model", "language_model")) for name in load_weights(source))
@@ -152,7 +152,7 @@ def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     target = tmp_path / "out.pth"
     (tmp_path / "hf").mkdir()
     with pytest.raises(MissingFileError, match=r"no config\.json"):
-        import_blip2(tmp_path / "hf", target)
+        import_folder(tmp_path / "hf", target)
     for content, message in (
         ('{"model_type": "llama"}', "'llama', not 'blip-2'"),
         ("{", "not valid JSON"),
@@ -160,7 +160,7 @@ def test_folders_of_other_kinds_are_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "hf" / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match=message):
-            import_blip2(tmp_path / "hf", target)
+            import_folder(tmp_path / "hf", target)
     assert not target.exists()
 
 
@@ -175,26 +175,26 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     ):
         weights.write_bytes(content)
         with pytest.raises(CheckpointError, match=message):
-            import_blip2(tmp_path / "hf", tmp_path / "out.pth")
+            import_folder(tmp_path / "hf", tmp_path / "out.pth")
     weights.unlink()
     with pytest.raises(MissingFileError, match="no weights in it"):
-        import_blip2(tmp_path / "hf", tmp_path / "out.pth")
+        import_folder(tmp_path / "hf", tmp_path / "out.pth")
 
 
 def test_what_is_there_is_not_overwritten(shipped: Exported, tmp_path: Path) -> None:
     (tmp_path / "out.pth").write_text("mine")
     with pytest.raises(ConfigError, match="not overwritten"):
-        import_blip2(shipped.folder, tmp_path / "out.pth")
+        import_folder(shipped.folder, tmp_path / "out.pth")
     assert (tmp_path / "out.pth").read_text() == "mine"
     with pytest.raises(ConfigError, match="not overwritten"):
-        import_blip2(shipped.folder, tmp_path / "new.pth", tmp_path)
+        import_folder(shipped.folder, tmp_path / "new.pth", tmp_path)
     assert not (tmp_path / "new.pth").exists()
 
 
 def test_an_encoder_decoder_is_no_language_model_here(tmp_path: Path) -> None:
     public_model("t5").save_pretrained(str(tmp_path / "hf"))
     with pytest.raises(ConfigError, match="t5, is no decoder"):
-        import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+        import_folder(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
 
 
 def test_a_language_model_with_a_hole_is_refused(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_language_model_with_a_hole_is_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "hf" / "pytorch_model.bin")
     byte_level_tokenizer().save_pretrained(str(tmp_path / "hf"))
     with pytest.raises(CheckpointError, match=r"missing .*fc1\.weight"):
-        import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+        import_folder(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -214,19 +214,19 @@ def test_a_language_model_without_a_tokenizer_is_refused(own: bool, tmp_path: Pa
     place = tmp_path / "hf" / "llm_tokenizer" if own else tmp_path / "hf"
     place.mkdir(exist_ok=True)
     with pytest.raises(MissingFileError, match=r"(?s)no tokenizer in it.*Copy .*tokenizer\.json") as caught:
-        import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+        import_folder(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
     assert str(caught.value).startswith(f"{place}:")
     assert not (tmp_path / "out.pth").exists()
     assert not (tmp_path / "llm").exists()
     byte_level_tokenizer().save_pretrained(str(place))
-    import_blip2(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
+    import_folder(tmp_path / "hf", tmp_path / "out.pth", tmp_path / "llm")
     assert (tmp_path / "llm" / "tokenizer.json").read_bytes() == (place / "tokenizer.json").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["back.safetensors", "back.bin", "back"])
 def test_a_checkpoint_is_called_pth(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"end in \.pth or \.pt"):
-        import_blip2(tmp_path / "not_looked_at", tmp_path / name)
+        import_folder(tmp_path / "not_looked_at", tmp_path / name)
 
 
 def test_targets_that_cannot_be_made_are_refused_first(tmp_path: Path) -> None:
@@ -237,5 +237,5 @@ def test_targets_that_cannot_be_made_are_refused_first(tmp_path: Path) -> None:
         (tmp_path / "out.pth", tmp_path / "a_file" / "deep" / "llm"),
     ):
         with pytest.raises(ConfigError, match="a_file is no folder"):
-            import_blip2(tmp_path / "hf", file, llm)
+            import_folder(tmp_path / "hf", file, llm)
     assert (tmp_path / "a_file").read_text() == "mine"

@@ -12,7 +12,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.image_modes import to_8_bit
-from xraygpt.conversation.messages import IMAGE_MARK, IMAGE_PLACEHOLDER, Conversation, trained_conversation
+from xraygpt.conversation.messages import IMAGE_MARK, IMAGE_PLACEHOLDER, Conversation
 from xraygpt.pictures.reading import read_image
 
 MAX_LENGTH = 2000
@@ -25,13 +25,13 @@ without splitting it into tokens."""
 class ChatModel(Protocol):
     """What a chat needs of a model."""
 
-    prompt_template: str
     end_sym: str
 
     @property
     def max_positions(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
+    def new_conversation(self) -> Conversation: ...
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def complete(
@@ -69,7 +69,7 @@ class Chat:
 
     def new_conversation(self) -> Conversation:
         """Return a conversation in the format the model was trained with."""
-        return trained_conversation(self.model.prompt_template, self.model.end_sym)
+        return self.model.new_conversation()
 
     @torch.no_grad()
     def upload_img(

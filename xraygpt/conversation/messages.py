@@ -1,20 +1,30 @@
 """A conversation as plain data: who said what, and how that becomes one prompt."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import groupby
 from typing import Any, Self
 
 IMAGE_PLACEHOLDER = "<ImageHere>"
 """Where the embeddings of an image go."""
 IMAGE_MARK = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
 TEMPLATE_SLOT = "{}"
+CHAT = "chat"
+"""The `prompt_template` that stands for the tokenizer's own chat template."""
+
+Turn = dict[str, str]
+"""For a chat template: ``role`` (user or assistant) and ``content``."""
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError unless a prompt template is empty or holds ``{}`` once; other braces are text."""
-    if template and template.count(TEMPLATE_SLOT) != 1:
-        raise ValueError(f"prompt_template must hold {TEMPLATE_SLOT} exactly once, where the prompt goes")
+    """Raise ValueError unless a prompt template is empty, `CHAT`, or holds ``{}`` once; other braces are
+    text."""
+    if template not in ("", CHAT) and template.count(TEMPLATE_SLOT) != 1:
+        raise ValueError(
+            f"prompt_template must hold {TEMPLATE_SLOT} exactly once, where the prompt goes, or be {CHAT}"
+        )
 
 
 def fill_template(template: str, prompt: str) -> str:
@@ -47,10 +57,15 @@ class Conversation:
     sep2: str | None = None
     template: str = TEMPLATE_SLOT
     """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
+    render: Callable[[list[Turn]], str] | None = None
+    """Writes the turns as a tokenizer's chat template says; of the settings above, only `roles` and the
+    separators, as stop strings, are of use then."""
     conv_id: Any = None
 
     def get_prompt(self) -> str:
         """Return the whole conversation as the text that the language model continues."""
+        if self.render is not None:
+            return self.render(self._turns())
         if self.sep_style is SeparatorStyle.TEMPLATE:
             # The mark that closes an answer often opens the next question too; it is written once then.
             closing = "" if self.template.startswith(self.sep) else self.sep
@@ -106,6 +121,17 @@ class Conversation:
     def dict(self) -> dict[str, Any]:
         names = ("system", "roles", "messages", "offset", "sep", "sep2", "conv_id")
         return {name: getattr(self, name) for name in names}
+
+    def _turns(self) -> list[Turn]:
+        """What was said, by turns: chat templates refuse two of the same role in succession."""
+        said = [(role, text) for role, text in self.messages if text]
+        return [
+            {
+                "role": "user" if role == self.roles[0] else "assistant",
+                "content": " ".join(str(text) for _, text in texts),
+            }
+            for role, texts in groupby(said, key=lambda message: message[0])
+        ]
 
 
 CONV_VISION = Conversation(

@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from xraygpt.common.command_line import Parser, parse_and_run
 
@@ -21,17 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def add_commands(parser: argparse.ArgumentParser) -> None:
     """Add ``to-hf`` and ``from-hf``."""
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_to_hf(commands)
-    _add_from_hf(commands)
-
-
-def _add_to_hf(commands: Any) -> None:
     to_hf = commands.add_parser(
         "to-hf",
         help="write a trained mini_gpt4 as a folder that transformers loads",
         description="Write the model of a configuration (arch mini_gpt4, with any decoder as its language "
-        "model) as a folder for Blip2ForConditionalGeneration.from_pretrained and "
-        "Blip2Processor.from_pretrained, with a model card that says how the prompt has to look.",
+        "model) and its processor as a folder for Blip2ForConditionalGeneration (bridge qformer) or "
+        "LlavaForConditionalGeneration (bridge mlp), with a model card that says how the prompt has to look; "
+        "then load the folder and compare.",
     )
     to_hf.add_argument("--cfg-path", required=True, help="YAML file whose section model names the weights")
     to_hf.add_argument(
@@ -49,25 +44,25 @@ def _add_to_hf(commands: Any) -> None:
     )
     to_hf.set_defaults(run=_to_hf)
 
-
-def _add_from_hf(commands: Any) -> None:
     from_hf = commands.add_parser(
         "from-hf",
-        help="read vision encoder, Q-Former and projection from such a folder, or from a public BLIP-2",
-        description="Write the vision encoder, the Q-Former with its queries and, where the text model is a "
-        "decoder, the projection of a BLIP-2 folder as a checkpoint of this project, and print the "
-        "sections model and preprocess of a configuration that reads it.",
+        help="read the parts of a model from such a folder, or from a public BLIP-2 or LLaVA",
+        description="Write parts of a folder as a checkpoint of this project (BLIP-2: vision encoder, "
+        "Q-Former with its queries and, where the text model is a decoder, projection; LLaVA: projector), and "
+        "print the sections model and preprocess of a configuration that reads it.",
     )
     from_hf.add_argument("folder", type=Path, metavar="FOLDER", help="folder with config.json and weights")
     from_hf.add_argument(
         "file", type=Path, metavar="OUT_FILE", help="checkpoint to write (.pth); has to be new"
     )
-    from_hf.add_argument(
-        "--llm-folder",
-        type=Path,
-        metavar="LLM_FOLDER",
-        help="write the language model, a decoder, with its tokenizer here, for model.llama_model",
-    )
+    for option, text in (
+        (
+            "--llm-folder",
+            "write the language model, a decoder, with its tokenizer here, for model.llama_model",
+        ),
+        ("--vision-folder", "write LLaVA's vision encoder here, for model.vit_model: hf:VISION_FOLDER"),
+    ):
+        from_hf.add_argument(option, type=Path, metavar=option[2:].replace("-", "_").upper(), help=text)
     from_hf.set_defaults(run=_from_hf)
 
 
@@ -81,10 +76,13 @@ def _to_hf(args: argparse.Namespace) -> None:
     from xraygpt.convert.to_hf import export_configuration
 
     difference = export_configuration(args, args.folder, args.max_shard_size)
-    print(f"{args.folder}: written. What the language model gets of an image differs by {difference:.1e}.")
+    print(
+        f"{args.folder}: written. What the language model gets of an image differs by "
+        f"{difference.embeddings:.1e}, the logits by {difference.logits:.1e} of the largest."
+    )
 
 
 def _from_hf(args: argparse.Namespace) -> None:
-    from xraygpt.convert.from_hf import import_blip2
+    from xraygpt.convert.from_hf import import_folder
 
-    print(import_blip2(args.folder, args.file, args.llm_folder), end="")
+    print(import_folder(args.folder, args.file, args.llm_folder, args.vision_folder), end="")

@@ -1,4 +1,4 @@
-"""Vision encoder, Q-Former, projection and language model out of a folder of Hugging Face's BLIP-2.
+"""The parts of a model out of a folder of Hugging Face's BLIP-2 or LLaVA.
 
 For folders that `to_hf` wrote and for the public ones, whose text model (OPT, T5) may be of no use here.
 """
@@ -10,25 +10,37 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import Blip2Config, Blip2ForConditionalGeneration, PreTrainedModel
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    PreTrainedModel,
+)
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.convert.hf_config import model_section
+from xraygpt.common.run_record import write_json
+from xraygpt.convert.blip2 import Blip2
+from xraygpt.convert.llava import Llava
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
 from xraygpt.models.hf_folder import from_folder, read_settings
-from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2
 from xraygpt.models.llm import check_tokenizer, copy_tokenizer
 
+FAMILIES: dict[str, Blip2 | Llava] = {"blip-2": Blip2(), "llava": Llava()}
+"""By the ``model_type`` of config.json."""
 PROJECTION = "llama_proj."
 SUFFIXES = (".pth", ".pt")
 
 
-def import_blip2(folder: Path, file: Path, llm_folder: Path | None = None) -> str:
-    """Write the parts of a BLIP-2 folder as a checkpoint of this project.
+def import_folder(
+    folder: Path, file: Path, llm_folder: Path | None = None, vision_folder: Path | None = None
+) -> str:
+    """Write the parts of a BLIP-2 or LLaVA folder as a checkpoint of this project.
 
     Args:
         llm_folder: where to write the language model; None to leave it out.
+        vision_folder: where to write LLaVA's vision encoder; None to leave it out. BLIP-2's is in `file`.
 
     Returns:
         The sections ``model`` and ``preprocess`` of a configuration that reads the file, as YAML.
@@ -36,62 +48,92 @@ def import_blip2(folder: Path, file: Path, llm_folder: Path | None = None) -> st
     Raises:
         MissingFileError, CheckpointError: there is no such model in the folder, or it is damaged; there is no
             tokenizer for the language model.
-        ConfigError: a target is there already, cannot be written or is not called ``.pth`` or ``.pt``, or the
-            text model is no decoder and cannot be written.
+        ConfigError: a target is there already, cannot be written or is not called ``.pth`` or ``.pt``; the
+            text model is no decoder and cannot be written; or the model has what this package has not.
     """
     if file.suffix not in SUFFIXES:
         raise ConfigError(f"{file}: a checkpoint of this project is written; let it end in .pth or .pt")
-    require_new(file)
-    config = _read_config(folder)
-    decoder = config.use_decoder_only_language_model
+    for target in (file, llm_folder, vision_folder):
+        if target is not None:
+            require_new(target)
+    family, config = _read_config(folder)
+    decoder = getattr(config, "use_decoder_only_language_model", True)
     if llm_folder is not None:
-        require_new(llm_folder)
         if not decoder:
-            text_config: Any = config.text_config
-            raise ConfigError(f"{folder}: its text model, {text_config.model_type}, is no decoder")
+            raise ConfigError(f"{folder}: its text model, {config.text_config.model_type}, is no decoder")
         _require_tokenizer(folder)
-    state = from_hf_blip2(load_weights(folder, skip=(HF_LANGUAGE_MODEL,)))
+    if vision_folder is not None and not family.vision_keys:
+        raise ConfigError(f"{folder}: its vision encoder is written to {file}; leave out --vision-folder")
+    text = _configuration(folder, family, config, file, llm_folder, vision_folder)
+
+    unread = family.language_keys if llm_folder is None else ()
+    unread += family.vision_keys if vision_folder is None else ()
+    state = load_weights(folder, skip=unread)
+    language, vision = (
+        {key: state.pop(key) for key in list(state) if key.startswith(keys)}
+        for keys in (family.language_keys, family.vision_keys)
+    )
+    own = family.own_state(state)
     if not decoder:
-        state = {name: value for name, value in state.items() if not name.startswith(PROJECTION)}
-    origin = read_settings(folder / ORIGIN_FILE)
-    manifest = {"imported_from": folder.resolve().name, **origin.get("manifest", {})}
-    text = _configuration(folder, config, file, llm_folder, texts=origin.get("model", {}))
+        own = {name: value for name, value in own.items() if not name.startswith(PROJECTION)}
     if llm_folder is not None:
-        _write_llm(folder, getattr(config.text_config, "dtype", None) or "auto", llm_folder)
-    save_checkpoint(file, {"model": state, "manifest": manifest})
+        _write_llm(folder, family, config.text_config, language, llm_folder)
+    if vision_folder is not None:
+        _write_vision(folder, config.vision_config, vision, vision_folder)
+    manifest = {
+        "imported_from": folder.resolve().name,
+        **read_settings(folder / ORIGIN_FILE).get("manifest", {}),
+    }
+    if family.vision_keys:
+        manifest.pop("vit_model", None)  # it is in another folder from now on
+    save_checkpoint(file, {"model": own, "manifest": manifest})
     return text
 
 
 def _configuration(
-    folder: Path, config: Blip2Config, file: Path, llm_folder: Path | None, texts: Mapping[str, Any]
+    folder: Path, family: Blip2 | Llava, config: Any, file: Path, llm: Path | None, vision: Path | None
 ) -> str:
-    """The sections that read what is written; `texts` are the keys about prompts, if the folder has them."""
-    model: dict[str, Any] = {"arch": "mini_gpt4", "model_type": "pretrain_vicuna", **model_section(config)}
-    model |= {"vit_ckpt": str(file), "q_former_model": str(file)}
-    model |= {"ckpt": str(file)} if config.use_decoder_only_language_model else {}
-    model |= {"llama_model": "FOLDER" if llm_folder is None else str(llm_folder), **texts}
-    processor = {"name": "blip2_image_eval", "image_size": model["image_size"], **_normalisation(folder)}
+    """The sections that read what is written."""
+    images = _image_processor(folder)
+    size = images.get("crop_size") or images.get("size") or config.vision_config.image_size
+    side = size if isinstance(size, int) else size.get("height", size.get("shortest_edge"))
+    processor = {"name": "blip2_image_eval", "image_size": side}
+    keys = {"mean": "image_mean", "std": "image_std"}
+    processor |= {ours: list(images[theirs]) for ours, theirs in keys.items() if theirs in images}
+    if "resample" in images:
+        processor["interpolation"] = Image.Resampling(images["resample"]).name.lower()
+    model: dict[str, Any] = {"arch": "mini_gpt4", "model_type": "pretrain_vicuna", "image_size": side}
+    if family.vision_keys:
+        model["vit_model"] = f"hf:{vision or 'FOLDER'}"
+    else:
+        model |= {"vit_ckpt": str(file), "q_former_model": str(file)}
+    model |= family.section(config)
+    if getattr(config, "use_decoder_only_language_model", True):
+        model["ckpt"] = str(file)
+    model |= {"llama_model": str(llm or "FOLDER"), **read_settings(folder / ORIGIN_FILE).get("model", {})}
     preprocess = {"vis_processor": {"train": processor, "eval": copy.deepcopy(processor)}}
-    return yaml.safe_dump({"model": model, "preprocess": preprocess}, sort_keys=False)
+    text: str = yaml.safe_dump({"model": model, "preprocess": preprocess}, sort_keys=False)
+    cropped = "# Images were cropped to their middle there; blip2_image_eval stretches the whole ones.\n"
+    return cropped + text if images.get("do_center_crop") else text
 
 
-def _read_config(folder: Path) -> Blip2Config:
+def _read_config(folder: Path) -> tuple[Blip2 | Llava, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise MissingFileError(f"{folder}: no config.json in it, so it is no folder of Hugging Face's BLIP-2")
+        raise MissingFileError(
+            f"{folder}: no config.json in it, so it is no folder of Hugging Face's BLIP-2 or LLaVA"
+        )
     kind = read_settings(path).get("model_type")
-    if kind != "blip-2":
-        raise CheckpointError(f"{path}: a model of type {kind!r}, not 'blip-2'")
-    config: Blip2Config = from_folder(Blip2Config, folder, "its configuration")
-    return config
+    if kind not in FAMILIES:
+        raise CheckpointError(f"{path}: a model of type {kind!r}, not {' or '.join(map(repr, FAMILIES))}")
+    family = FAMILIES[kind]
+    return family, from_folder(family.model_class.config_class, folder, "its configuration")
 
 
-def _normalisation(folder: Path) -> dict[str, list[float]]:
-    """Mean and standard deviation of the image processor, where the folder has one."""
-    settings = read_settings(folder / "processor_config.json").get("image_processor", {})
-    settings = settings or read_settings(folder / "preprocessor_config.json")
-    keys = {"mean": "image_mean", "std": "image_std"}
-    return {ours: list(settings[theirs]) for ours, theirs in keys.items() if theirs in settings}
+def _image_processor(folder: Path) -> dict[str, Any]:
+    """The settings of the image processor, empty where the folder has none."""
+    settings: dict[str, Any] = read_settings(folder / "processor_config.json").get("image_processor", {})
+    return settings or read_settings(folder / "preprocessor_config.json")
 
 
 def _tokenizer_folder(folder: Path) -> Path:
@@ -109,17 +151,40 @@ def _require_tokenizer(folder: Path) -> None:
         ) from error
 
 
-def _write_llm(folder: Path, dtype: torch.dtype | str, target: Path) -> None:
+def _write_llm(
+    folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path
+) -> None:
     """Write the language model as it was before a row for the image token was added."""
-    loaded = from_folder(
-        Blip2ForConditionalGeneration, folder, "the language model", dtype=dtype, output_loading_info=True
-    )
-    llm: PreTrainedModel = loaded[0].language_model
-    if missing := sorted(loaded[1]["missing_keys"]):
-        raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {missing[:8]}")
-    rows = read_settings(folder / ORIGIN_FILE).get("llm_rows")
-    if rows is not None:
-        llm.resize_token_embeddings(rows)
+    origin = read_settings(folder / ORIGIN_FILE)
+    config.tie_word_embeddings = origin.get("llm_tied", config.tie_word_embeddings)
+    cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        empty = cls(config)
+    llm = _loaded(cls, config, family.language_state(state, empty), folder)
+    if "llm_rows" in origin:
+        llm.resize_token_embeddings(origin["llm_rows"])
     with new_folder(target):
         llm.save_pretrained(str(target))
         copy_tokenizer(_tokenizer_folder(folder), target)
+
+
+def _write_vision(folder: Path, config: Any, state: Mapping[str, Tensor], target: Path) -> None:
+    """Write the vision encoder, without what makes one answer of all tokens, and how it takes images."""
+    config.vision_use_head = False
+    plain = {key.removeprefix("model.").removeprefix("vision_tower."): value for key, value in state.items()}
+    encoder = _loaded(MODEL_MAPPING[type(config)], config, plain, folder)
+    with new_folder(target):
+        encoder.save_pretrained(str(target))
+        write_json(target / "preprocessor_config.json", _image_processor(folder))
+
+
+def _loaded(cls: Any, config: Any, state: Mapping[str, Tensor], folder: Path) -> PreTrainedModel:
+    """A model of transformers with weights of a folder, in their number format, by keys of any version."""
+    settings = {"config": config, "state_dict": dict(state), "output_loading_info": True}
+    dtype = next((value.dtype for value in state.values()), None)
+    model: PreTrainedModel
+    model, report = cls.from_pretrained(None, dtype=dtype, **settings)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith(("pooler.", "head.")))
+    if missing:
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: missing {missing[:8]}")
+    return model

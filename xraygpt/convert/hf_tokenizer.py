@@ -1,4 +1,4 @@
-"""The language model's tokenizer in the form that `Blip2Processor` loads, with a token for the image.
+"""The language model's tokenizer in the form that a processor loads, with a token for the image.
 
 A prompt is tokenized piece by piece around its image here, every piece with the tokenizer's own leading
 blank and BOS before the whole (`models.prompts`). A tokenizer of the `tokenizers` library does the same by
@@ -6,6 +6,7 @@ itself: it cuts the text at special tokens and normalises each piece on its own.
 """
 
 import copy
+import json
 import re
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -13,13 +14,25 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import generate_merges
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
+from xraygpt.conversation.messages import IMAGE_MARK, IMAGE_PLACEHOLDER, TEMPLATE_SLOT
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
+from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.prompts import IMAGE_SLOT, prompt_row
 
 IMAGE_TOKEN = "<image>"
-"""One for each query token; `Blip2Processor` names it so."""
+"""One for each image embedding; the processors of Hugging Face name it so."""
 BLANK = "▁"
+
+CHAT_TEMPLATE = """\
+{{{{ bos_token }}}}{{% for message in messages -%}}
+{{% if message.role == "user" %}}{{{{ {0} }}}}{{% endif -%}}
+{{% if message.content is string %}}{{{{ message.content }}}}{{% else -%}}
+{{% for part in message.content %}}\
+{{% if part.type == "text" %}}{{{{ part.text }}}}{{% else %}}{{{{ {1} }}}}{{% endif %}}\
+{{% endfor %}}{{% endif -%}}
+{{% if message.role == "user" %}}{{{{ {2} }}}}{{% endif -%}}
+{{% if message.role == "assistant" %}}{{{{ {3} }}}}{{% endif -%}}
+{{% endfor %}}"""
 
 PROBES = (
     "The heart is normal in size. No pleural effusion.",
@@ -74,6 +87,22 @@ def image_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def processor_prompt(prompt: str, slots: int) -> str:
     """A prompt with ``<ImageHere>`` (empty: the image alone) as the processor has to be given it."""
     return (prompt or IMAGE_PLACEHOLDER).replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * slots)
+
+
+def chat_template(model: MiniGPT4) -> str | None:
+    """The model's prompt template for `apply_chat_template`, in Jinja; None if it has none.
+
+    Questions go into the template, answers behind it, with the mark that closes a report, as in
+    `Conversation`. An image is written as in the model's first prompt.
+    """
+    if not model.prompt_template:
+        return None
+    before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
+    prompt = model.prompt_list[0] if model.prompt_list else IMAGE_MARK
+    mark = re.search(rf"(<Img>)?{IMAGE_PLACEHOLDER}(</Img>)?\s*", prompt)
+    image = processor_prompt(mark[0] if mark else "", 1)
+    closing = "" if model.prompt_template.startswith(model.end_sym) else model.end_sym
+    return CHAT_TEMPLATE.format(*map(json.dumps, (before, image, after, closing)))
 
 
 def check_same_ids(

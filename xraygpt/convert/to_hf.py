@@ -1,45 +1,36 @@
-"""A trained `MiniGPT4` as a folder that Hugging Face's `Blip2ForConditionalGeneration` loads.
+"""A trained `MiniGPT4` as a folder that Hugging Face's BLIP-2 (bridge qformer) or LLaVA (bridge mlp) loads.
 
-The two are one network, with one difference that a folder cannot express: the norm behind the vision encoder
-(ln_vision) has eps 1e-5 here, as in the reference, while `Blip2VisionConfig` has one eps for all norms of the
-encoder, and the others have 1e-6 in both. The sum of variance and eps differs by 9e-6 then, which changes the
-output by 4.5e-6 divided by the variance (10 to 100 in the tiny model): a few units in the last place of
-float32. Every export measures what is left of it in the embeddings that the language model gets.
-
-The folder's README.md, the model card, says how it is used, and what it was trained on.
+An export ends by loading what it wrote, and fails if that does not compute what the model does. The folder's
+README.md, the model card, says how it is used, and what it was trained on.
 """
 
-import json
+import copy
 import logging
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import (
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.config import CommandLine, Config
-from xraygpt.common.errors import CheckpointError, ConfigError
-from xraygpt.common.paths import PACKAGE_PREFIX, cached_file
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.run_record import write_json, writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, TEMPLATE_SLOT
-from xraygpt.convert.hf_config import blip2_config
-from xraygpt.convert.hf_tokenizer import IMAGE_TOKEN, check_same_ids, image_token_id, processor_tokenizer
-from xraygpt.models.key_translation import to_hf_blip2
-from xraygpt.models.llm import embedding_table
+from xraygpt.convert.blip2 import Blip2
+from xraygpt.convert.card import model_card
+from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_prompt, processor_tokenizer
+from xraygpt.convert.llava import Llava
+from xraygpt.models.hf_folder import from_folder
+from xraygpt.models.llm import embedding_table, end_token_ids
 from xraygpt.models.mini_gpt4 import MiniGPT4
-from xraygpt.processors import BlipImageBaseProcessor, load_processor
+from xraygpt.processors import Blip2ImageEvalProcessor, load_processor
 
 logger = logging.getLogger(__name__)
 
@@ -48,60 +39,21 @@ ORIGIN_FILE = "xraygpt.json"
 TOKENIZER_FOLDER = "llm_tokenizer"
 """The language model's own tokenizer, unchanged."""
 CLOSE = 1e-5
+"""How far the two may lie apart: a normalised pixel; a logit, as a part of the largest. Both compute in
+float32, in which weights of 16 bits are exact, so that it holds for these too."""
 
 
-PARTS = {
-    "vit_ckpt": "vision encoder",
-    "q_former_model": "Q-Former",
-    "llama_model": "language model",
-    "ckpt": "trained parts",
-}
-TINY_PARTS = f"{PACKAGE_PREFIX}weights/tiny"
-TINY = "comes with xraygpt; trained on **synthetic radiographs and reports only**"
+class Differences(NamedTuple):
+    """The largest differences between a model and its folder, for a random image with a prompt."""
 
-CARD = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-tags: [blip-2, radiology]
----
-# A radiograph report model
-
-Written by `python -m xraygpt.convert to-hf`. **A research prototype: nothing it writes may be used for the
-care of a patient.**
-
-```python
-from transformers import Blip2ForConditionalGeneration, Blip2Processor
-from transformers.image_utils import load_image
-
-folder = "."  # this folder
-model = Blip2ForConditionalGeneration.from_pretrained(folder).eval()
-processor = Blip2Processor.from_pretrained(folder, backend="pil")
-
-prompt = {prompt}
-image = load_image("radiograph.png")
-inputs = processor(images=image, text=prompt, return_tensors="pt")
-ids = model.generate(**inputs, max_new_tokens=120{stop_arguments})
-print(processor.decode(ids[0, inputs.input_ids.shape[1]:], skip_special_tokens=True){cut}.strip())
-```
-
-The text holds `{token}` {slots} times in a row, where the image goes; the processor does not add them by
-itself. The model was made for images of {side} x {side} pixels, stretched to a square. With `backend="pil"`
-the pixels are those of the training; the other backend resizes a little differently (one grey level of 255).
-
-## Trained on
-
-{parts}
-{training}
-## Difference from the original
-
-What the language model gets of a random image differs from the original implementation by {difference:.1e}
-at most. The norm behind the vision encoder was trained with eps 1e-5, which this format cannot say;
-`model.vision_model.post_layernorm.eps = 1e-5` after loading restores it.
-"""
+    embeddings: float
+    """Of what the language model gets of the image."""
+    logits: float
+    """Of the logits, as a part of the largest one."""
 
 
-def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = "5GB") -> float:
-    """Build the model of a configuration and `export_blip2` it.
+def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = "5GB") -> Differences:
+    """Build the model of a configuration and `export_model` it.
 
     Raises:
         XrayGPTError: anything that the user can fix.
@@ -115,38 +67,36 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
     model = MiniGPT4.from_config(cfg.model_cfg).eval()
-    return export_blip2(
-        model, load_processor(node["name"], node, cfg.model_cfg.preprocessing()), folder, max_shard_size
-    )
+    vis_processor = load_processor(node["name"], node, cfg.model_cfg.preprocessing())
+    return export_model(model, vis_processor, folder, max_shard_size)
 
 
-def export_blip2(model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_size: str = "5GB") -> float:
-    """Write model, processor, model card and what the way back needs into a new folder.
+def export_model(
+    model: MiniGPT4, vis_processor: Any, folder: Path, max_shard_size: str = "5GB"
+) -> Differences:
+    """Write model, processor, model card and what the way back needs into a new folder, and load it again.
 
-    Weights keep their number formats. Returns by how much the embeddings of a random image differ at most
-    between the two implementations (float32).
+    Weights keep their number formats.
 
     Raises:
-        ConfigError: the folder is not empty, or the model has something that BLIP-2 there has not.
+        ConfigError: the folder is not empty; the model has something that its counterpart there has not; or
+            what was written computes something else, and was taken away again.
     """
     require_new(folder)
-    processor = blip2_processor(model, vis_processor)
-    theirs = blip2_model(model, processor.tokenizer)
-    difference = embedding_difference(model, theirs)
-    if difference > CLOSE:
-        logger.warning(
-            "the embeddings of an image differ by %.1e: the norm behind the vision encoder has eps 1e-5 here "
-            "and 1e-6 there, and its input has little variance; after loading, set "
-            "model.vision_model.post_layernorm.eps = 1e-5",
-            difference,
-        )
+    family = Blip2() if model.config.bridge == "qformer" else Llava()
+    tokenizer = processor_tokenizer(model.llama_tokenizer)
+    check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.tokens_per_image)
+    images = _image_settings(vis_processor)
+    theirs = counterpart(model, family, tokenizer)
+    processor = family.processor(model, images, tokenizer)
     with new_folder(folder):
         theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
         processor.save_pretrained(str(folder))
         model.llama_tokenizer.save_pretrained(str(folder / TOKENIZER_FOLDER))
         write_json(folder / ORIGIN_FILE, _origin(model))
-        (folder / "README.md").write_text(model_card(model, difference), encoding="utf-8")
-    return difference
+        differences = compare(model, vis_processor, family, folder)
+        (folder / "README.md").write_text(model_card(model, family, *differences), encoding="utf-8")
+    return differences
 
 
 @contextmanager
@@ -180,64 +130,49 @@ def require_new(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: {above} is no folder, or not one that you may write to")
 
 
-def blip2_processor(model: MiniGPT4, vis_processor: Any) -> Blip2Processor:
-    """Image processor and tokenizer as one.
-
-    Its `num_query_tokens` stays unset: with it, `Blip2Processor` would put the image before BOS and all
-    text, whereas here the prompt says where it goes.
-    """
-    if not isinstance(vis_processor, BlipImageBaseProcessor):
+def _image_settings(vis_processor: Any) -> dict[str, Any]:
+    """The settings of an image processor there that does what `vis_processor` does."""
+    if not isinstance(vis_processor, Blip2ImageEvalProcessor) or vis_processor.transform is None:
         raise ConfigError(f"{type(vis_processor).__name__} has no counterpart there; use blip2_image_eval")
-    tokenizer = processor_tokenizer(model.llama_tokenizer)
-    check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.config.num_query_token)
-    side = model.config.vision_config().img_size
-    images = BlipImageProcessorPil(
-        size={"height": side, "width": side},
-        image_mean=list(vis_processor.normalize.mean),
-        image_std=list(vis_processor.normalize.std),
-    )
-    return Blip2Processor(images, tokenizer)
+    resize = vis_processor.transform.transforms[0]
+    height, width = resize.size
+    return {
+        "size": {"height": height, "width": width},
+        "resample": Image.Resampling[resize.interpolation.name],
+        "image_mean": list(vis_processor.normalize.mean),
+        "image_std": list(vis_processor.normalize.std),
+    }
 
 
-def blip2_model(model: MiniGPT4, tokenizer: PreTrainedTokenizerBase) -> Blip2ForConditionalGeneration:
-    """The same network there; it shares the memory of `model` where no tensor has to change."""
-    image = image_token_id(tokenizer)
-    rows = max(embedding_table(model.llama_model).num_embeddings, image + 1)
-    config = blip2_config(model, image, rows, tokenizer)
-    names = [f"llama_model.{name}" for name in vocabulary_tensors(model.llama_model)]
-    state: dict[str, Tensor] = to_hf_blip2(with_rows(model.state_dict(), names, rows))
-    with torch.device("meta"):
-        theirs = Blip2ForConditionalGeneration(config)
-    theirs.load_state_dict(state, assign=True)
-    theirs.tie_weights()
-    return theirs.eval()
-
-
-def vocabulary_tensors(llm: PreTrainedModel) -> list[str]:
-    """Names of the tensors with a row for each token: embeddings and output layer."""
-    head = llm.get_output_embeddings()
-    tables = [embedding_table(llm).weight, *(() if head is None else head.parameters())]
-    named = llm.named_parameters(remove_duplicate=False)
-    return [name for name, parameter in named if any(parameter is table for table in tables)]
-
-
-def with_rows(state: dict[str, Tensor], names: list[str], rows: int) -> dict[str, Tensor]:
-    """`state` with the tensors `names` filled up to `rows` rows.
+def counterpart(
+    model: MiniGPT4, family: Blip2 | Llava, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    """The same network there, with a row for the image token; it shares the memory of other tensors.
 
     A new row is the mean of the others. In the output layer this makes the token's score the mean of all
     scores, so that it is never the best one: greedy decoding stays what it was.
     """
-    changed = dict(state)
-    for name in names:
-        table = state[name]
-        if len(table) < rows:
-            new = table.float().mean(0, keepdim=True).to(table.dtype)
-            changed[name] = torch.cat([table, *[new] * (rows - len(table))])
-    return changed
+    llm, image = model.llama_model, image_token_id(tokenizer)
+    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
+    config = family.config(model, llm.config.to_dict() | special, image)
+    with torch.device("meta"):
+        theirs: PreTrainedModel = family.model_class(config)
+    family.align(theirs)
+    theirs.load_state_dict(family.state(model), assign=True)
+    theirs.tie_weights()
+    rows, head = embedding_table(llm).num_embeddings, theirs.get_output_embeddings()
+    if image >= rows:
+        theirs.resize_token_embeddings(image + 1, mean_resizing=False)
+        head = theirs.get_output_embeddings()
+        for table in (*embedding_table(theirs).parameters(), *(() if head is None else head.parameters())):
+            table.data[rows:] = table.data[:rows].float().mean(0)
+    stops = end_token_ids(llm, model.llama_tokenizer, model.stop_strings)
+    theirs.generation_config = GenerationConfig(**special | {"eos_token_id": stops})
+    return theirs.eval()
 
 
 def _origin(model: MiniGPT4) -> dict[str, Any]:
-    """Rows of the language model's tables, the manifest, and what the section ``model`` says of texts."""
+    """What the language model's tables were, the manifest, and what the section ``model`` says of texts."""
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
     first = model.prompt_list[0] if model.prompt_list else ""
     texts = {
@@ -246,78 +181,53 @@ def _origin(model: MiniGPT4) -> dict[str, Any]:
         "end_sym": model.end_sym,
         "max_txt_len": model.max_txt_len,
     }
-    rows = embedding_table(model.llama_model).num_embeddings
-    return {"llm_rows": rows, "manifest": model.manifest(), "model": texts}
+    llm = model.llama_model
+    tables = {
+        "llm_rows": embedding_table(llm).num_embeddings,
+        "llm_tied": bool(llm.config.tie_word_embeddings),
+    }
+    return {**tables, "manifest": model.manifest(), "model": texts}
 
 
 @torch.no_grad()
-def embedding_difference(model: MiniGPT4, theirs: Blip2ForConditionalGeneration) -> float:
-    """Largest difference between the embeddings of a random image in the two implementations."""
-    side = model.config.vision_config().img_size
-    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(model.device)
-    own = model.encode_img(image)[0].float()
-    other = theirs.get_image_features(pixel_values=image).pooler_output.float()
-    return float((own - other).abs().max())
+def compare(model: MiniGPT4, vis_processor: Any, family: Blip2 | Llava, folder: Path) -> Differences:
+    """Load an exported folder and compare it with `model`, in float32.
 
-
-def model_card(model: MiniGPT4, difference: float) -> str:
-    """The text of the model card.
-
-    Args:
-        difference: as `export_blip2` measures it.
+    Raises:
+        ConfigError: pixels or logits differ by more than `CLOSE`.
     """
-    slots = model.config.num_query_token
-    stops = model.stop_strings
-    return CARD.format(
-        prompt=_prompt(model, slots),
-        stop_arguments=f", stop_strings={stops!r}, tokenizer=processor.tokenizer" if stops else "",
-        cut=f".split({stops[0]!r})[0]" if stops else "",
-        token=IMAGE_TOKEN,
-        slots=slots,
-        side=model.config.vision_config().img_size,
-        parts="\n".join(f"- {name}: {_part_source(model, key)}" for key, name in PARTS.items()),
-        training=_training(model.config.ckpt),
-        difference=difference,
-    )
-
-
-def _prompt(model: MiniGPT4, slots: int) -> str:
-    """The model's first prompt as an expression of Python."""
+    theirs = from_folder(family.model_class, folder, "the exported model").float().to(model.device).eval()
+    processor = from_folder(family.processor_class, folder, "the exported processor", backend="pil")
+    side = model.visual_encoder.preprocessing.image_size
+    noise = torch.randint(256, (2 * side, side + 7), generator=torch.Generator().manual_seed(0))
+    image = Image.fromarray(noise.byte().numpy())
     prompt = model.prompt_list[0] if model.prompt_list else IMAGE_PLACEHOLDER
-    before, after = prompt.split(IMAGE_PLACEHOLDER)
-    return f"{before!r} + {IMAGE_TOKEN!r} * {slots} + {after!r}"
+    text = processor_prompt(prompt, family.slots(model))
+    inputs = processor(images=image, text=text, return_tensors="pt").to(model.device)
+
+    all_float32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    own = model if all_float32 else copy.deepcopy(model).float()
+    features = own.encode_img(inputs.pixel_values)[0]
+    embeds, mask = own.embed_prompt([prompt], features)
+    logits = own.llama_model(inputs_embeds=embeds, attention_mask=mask).logits
+    their_features = torch.stack(list(theirs.get_image_features(inputs.pixel_values).pooler_output))
+    family.align(theirs)
+    their_logits = theirs(**inputs).logits[..., : logits.shape[-1]]
+
+    pixels = _largest(vis_processor(image), inputs.pixel_values[0].cpu())
+    relative = _largest(logits, their_logits) / float(logits.abs().max())
+    for what, size in (("pixels", pixels), ("logits, as a part of the largest,", relative)):
+        if not size <= CLOSE:
+            raise ConfigError(
+                f"{folder} was not written: loaded again, its {what} differ by {size:.1e} from those of "
+                f"this model, and {CLOSE:.0e} is allowed"
+            )
+    found = Differences(_largest(features, their_features), relative)
+    if found.embeddings > CLOSE and family.card_note:
+        logger.warning(family.card_note.format(embeddings=found.embeddings))
+    return found
 
 
-def _part_source(model: MiniGPT4, key: str) -> str:
-    value = getattr(model.config, key)
-    if value is None:
-        return "**random weights**" if key != "ckpt" else "none: **the projection is random**"
-    return f"`{value}`, {TINY}" if value.startswith(TINY_PARTS) else f"`{value}`"
-
-
-def _training(ckpt: str | None) -> str:
-    """What the checkpoint with the trained parts says about its training."""
-    if ckpt is None or ckpt.startswith(TINY_PARTS):
-        return ""
-    try:
-        payload = load_checkpoint(cached_file(ckpt))
-    except CheckpointError:  # a file of tensors alone, such as .safetensors
-        payload = {}
-    config, manifest = payload.get("config") or {}, payload.get("manifest") or {}
-    if not config:
-        return "\nThe file with the trained parts does not say what they were trained on.\n"
-    lines = [f"- data set {name}: {_data_set(name, section)}" for name, section in config["datasets"].items()]
-    lines.append(
-        f"- epochs: {payload.get('epoch', 0) + 1}, steps: {payload.get('global_step', 'not recorded')}"
-    )
-    if manifest.get("git"):
-        lines.append(f"- code: commit {manifest['git']}")
-    settings = json.dumps(config, indent=1, ensure_ascii=False, default=str)
-    return "\n".join(["", *lines, "", "Its whole configuration:", "", "```json", settings, "```", ""])
-
-
-def _data_set(name: str, section: Mapping[str, Any]) -> str:
-    if name == "phantom":
-        return "**synthetic radiographs** (phantoms), drawn by xraygpt"
-    storage = (section.get("build_info") or {}).get("storage")
-    return f"`{Path(str(storage)).name}`" if storage else "no folder recorded"
+def _largest(own: Tensor, theirs: Tensor) -> float:
+    """The largest difference; infinite between tensors of different shapes, NaN if one holds NaN."""
+    return float((own - theirs).abs().max()) if own.shape == theirs.shape else math.inf

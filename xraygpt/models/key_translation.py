@@ -210,3 +210,43 @@ def translate_projector_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         f"llama_proj.{kind}" if number == last else f"bridge_mlp.{number}.{kind}": state[key]
         for key, (number, kind) in found.items()
     }
+
+
+_LLAVA_LANGUAGE = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)")
+_LLAVA_HEAD = re.compile(r"^(?:language_model\.)?lm_head\.")
+
+
+def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
+    """Keys of `MiniGPT4` with ``vit_model: hf:…`` and ``bridge: mlp`` -> keys of Hugging Face's LLaVA.
+
+    Args:
+        base: what the keys of the language model without its output layer begin with, e.g. "model".
+        head: the key of the output layer, e.g. "lm_head.weight".
+
+    Raises:
+        CheckpointError: a key has no counterpart there.
+    """
+    rules = {
+        "visual_encoder.trunk.": "model.vision_tower.",
+        "bridge_mlp.0.": "model.multi_modal_projector.linear_1.",
+        "llama_proj.": "model.multi_modal_projector.linear_2.",
+        f"llama_model.{head}": "lm_head.weight",
+        f"llama_model.{base}.": "model.language_model.",
+    }
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if _COMPUTED.match(key):
+            continue
+        ours = next((ours for ours in rules if key.startswith(ours)), None)
+        if ours is None:
+            raise CheckpointError(f"{key}: a key that LLaVA of Hugging Face has no counterpart of")
+        renamed[rules[ours] + key.removeprefix(ours)] = value
+    return renamed
+
+
+def from_hf_llava_language(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
+    """Keys of the language model in a LLaVA folder, of any version, -> its own; arguments as above."""
+    return {
+        head if _LLAVA_HEAD.match(key) else _LLAVA_LANGUAGE.sub(f"{base}.", key): value
+        for key, value in state.items()
+    }
