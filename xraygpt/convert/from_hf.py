@@ -29,8 +29,9 @@ from xraygpt.models.llm import check_tokenizer, copy_tokenizer
 
 FAMILIES: dict[str, Blip2 | Llava] = {"blip-2": Blip2(), "llava": Llava()}
 """By the ``model_type`` of config.json."""
-PROJECTION = "llama_proj."
-SUFFIXES = (".pth", ".pt")
+LANGUAGE = ("language_model.", "model.language_model.", "lm_head.")
+VISION = ("vision_tower.", "model.vision_tower.")
+"""Beginnings of keys of the parts that become folders here; BLIP-2's vision encoder does not."""
 
 
 def import_folder(
@@ -51,7 +52,7 @@ def import_folder(
         ConfigError: a target is there already, cannot be written or is not called ``.pth`` or ``.pt``; the
             text model is no decoder and cannot be written; or the model has what this package has not.
     """
-    if file.suffix not in SUFFIXES:
+    if file.suffix not in (".pth", ".pt"):
         raise ConfigError(f"{file}: a checkpoint of this project is written; let it end in .pth or .pt")
     for target in (file, llm_folder, vision_folder):
         if target is not None:
@@ -61,37 +62,41 @@ def import_folder(
     if llm_folder is not None:
         if not decoder:
             raise ConfigError(f"{folder}: its text model, {config.text_config.model_type}, is no decoder")
-        _require_tokenizer(folder)
-    if vision_folder is not None and not family.vision_keys:
+        _tokenizer_folder(folder)
+    if vision_folder is not None and isinstance(family, Blip2):
         raise ConfigError(f"{folder}: its vision encoder is written to {file}; leave out --vision-folder")
-    text = _configuration(folder, family, config, file, llm_folder, vision_folder)
+    origin = read_settings(folder / ORIGIN_FILE)
+    text = _configuration(folder, family, config, file, llm_folder, vision_folder, origin.get("model", {}))
 
-    unread = family.language_keys if llm_folder is None else ()
-    unread += family.vision_keys if vision_folder is None else ()
-    state = load_weights(folder, skip=unread)
+    unread = [keys for keys, target in ((LANGUAGE, llm_folder), (VISION, vision_folder)) if target is None]
+    state = load_weights(folder, skip=sum(unread, ()))
     language, vision = (
-        {key: state.pop(key) for key in list(state) if key.startswith(keys)}
-        for keys in (family.language_keys, family.vision_keys)
+        {key: state.pop(key) for key in list(state) if key.startswith(keys)} for keys in (LANGUAGE, VISION)
     )
-    own = family.own_state(state)
-    if not decoder:
-        own = {name: value for name, value in own.items() if not name.startswith(PROJECTION)}
+    own = {
+        name: value
+        for name, value in family.own_state(state).items()
+        if decoder or not name.startswith("llama_proj.")
+    }
     if llm_folder is not None:
-        _write_llm(folder, family, config.text_config, language, llm_folder)
+        _write_llm(folder, family, config.text_config, language, llm_folder, origin)
     if vision_folder is not None:
         _write_vision(folder, config.vision_config, vision, vision_folder)
-    manifest = {
-        "imported_from": folder.resolve().name,
-        **read_settings(folder / ORIGIN_FILE).get("manifest", {}),
-    }
-    if family.vision_keys:
+    manifest = {"imported_from": folder.resolve().name, **origin.get("manifest", {})}
+    if isinstance(family, Llava):
         manifest.pop("vit_model", None)  # it is in another folder from now on
     save_checkpoint(file, {"model": own, "manifest": manifest})
     return text
 
 
 def _configuration(
-    folder: Path, family: Blip2 | Llava, config: Any, file: Path, llm: Path | None, vision: Path | None
+    folder: Path,
+    family: Blip2 | Llava,
+    config: Any,
+    file: Path,
+    llm: Path | None,
+    vision: Path | None,
+    texts: Mapping[str, Any],
 ) -> str:
     """The sections that read what is written."""
     images = _image_processor(folder)
@@ -103,14 +108,14 @@ def _configuration(
     if "resample" in images:
         processor["interpolation"] = Image.Resampling(images["resample"]).name.lower()
     model: dict[str, Any] = {"arch": "mini_gpt4", "model_type": "pretrain_vicuna", "image_size": side}
-    if family.vision_keys:
+    if isinstance(family, Llava):
         model["vit_model"] = f"hf:{vision or 'FOLDER'}"
     else:
         model |= {"vit_ckpt": str(file), "q_former_model": str(file)}
     model |= family.section(config)
     if getattr(config, "use_decoder_only_language_model", True):
         model["ckpt"] = str(file)
-    model |= {"llama_model": str(llm or "FOLDER"), **read_settings(folder / ORIGIN_FILE).get("model", {})}
+    model |= {"llama_model": str(llm or "FOLDER"), **texts}
     preprocess = {"vis_processor": {"train": processor, "eval": copy.deepcopy(processor)}}
     text: str = yaml.safe_dump({"model": model, "preprocess": preprocess}, sort_keys=False)
     cropped = "# Images were cropped to their middle there; blip2_image_eval stretches the whole ones.\n"
@@ -137,25 +142,23 @@ def _image_processor(folder: Path) -> dict[str, Any]:
 
 
 def _tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of the language model lies; raises MissingFileError if there is none."""
     own = folder / TOKENIZER_FOLDER
-    return own if own.is_dir() else folder
-
-
-def _require_tokenizer(folder: Path) -> None:
+    place = own if own.is_dir() else folder
     try:
-        check_tokenizer(_tokenizer_folder(folder))
+        check_tokenizer(place)
     except MissingFileError as error:
         raise MissingFileError(
             f"{error}\n  Copy the language model's tokenizer there (tokenizer_config.json with "
             "tokenizer.json or tokenizer.model), or leave out --llm-folder."
         ) from error
+    return place
 
 
 def _write_llm(
-    folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path
+    folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path, origin: Any
 ) -> None:
     """Write the language model as it was before a row for the image token was added."""
-    origin = read_settings(folder / ORIGIN_FILE)
     config.tie_word_embeddings = origin.get("llm_tied", config.tie_word_embeddings)
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
