@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, PreTrainedModel
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.convert.hf_tokenizer import image_token_id
-from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2, to_hf_blip2
+from xraygpt.models.key_translation import to_hf_blip2
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.vision_tower import EVA_CLIP_G
 
@@ -117,14 +117,6 @@ class Blip2:
             "num_query_token": config.num_query_tokens,
             "qformer": {ours: getattr(qformer, theirs) for ours, theirs in QFORMER_SIZES.items()},
         }
-
-    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a folder, without the parts that become folders, by the keys of this package."""
-        return from_hf_blip2(state)
-
-    def language_state(self, state: Mapping[str, Tensor], llm: PreTrainedModel) -> dict[str, Tensor]:
-        """The weights of a folder's language model by the keys of `llm`, which may be empty."""
-        return {key.removeprefix(HF_LANGUAGE_MODEL): value for key, value in state.items()}
 
 
 def _check_supported(model: MiniGPT4) -> None:

@@ -22,9 +22,15 @@ from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.run_record import write_json
 from xraygpt.convert.blip2 import Blip2
-from xraygpt.convert.llava import Llava
+from xraygpt.convert.llava import Llava, head_key
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
 from xraygpt.models.hf_folder import from_folder, read_settings
+from xraygpt.models.key_translation import (
+    HF_LANGUAGE_MODEL,
+    from_hf_blip2,
+    from_hf_llava_language,
+    translate_projector_keys,
+)
 from xraygpt.models.llm import check_tokenizer, copy_tokenizer
 
 FAMILIES: dict[str, Blip2 | Llava] = {"blip-2": Blip2(), "llava": Llava()}
@@ -73,11 +79,9 @@ def import_folder(
     language, vision = (
         {key: state.pop(key) for key in list(state) if key.startswith(keys)} for keys in (LANGUAGE, VISION)
     )
-    own = {
-        name: value
-        for name, value in family.own_state(state).items()
-        if decoder or not name.startswith("llama_proj.")
-    }
+    own = translate_projector_keys(from_hf_blip2(state))  # each leaves the other's keys as they are
+    if not decoder:
+        own = {name: value for name, value in own.items() if not name.startswith("llama_proj.")}
     if llm_folder is not None:
         _write_llm(folder, family, config.text_config, language, llm_folder, origin)
     if vision_folder is not None:
@@ -163,7 +167,9 @@ def _write_llm(
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         empty = cls(config)
-    llm = _loaded(cls, config, family.language_state(state, empty), folder)
+    if isinstance(family, Llava):
+        state = from_hf_llava_language(state, cls.base_model_prefix, head_key(empty))
+    llm = _loaded(cls, config, {key.removeprefix(HF_LANGUAGE_MODEL): state[key] for key in state}, folder)
     if "llm_rows" in origin:
         llm.resize_token_embeddings(origin["llm_rows"])
     with new_folder(target):

@@ -12,7 +12,7 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.convert.hf_tokenizer import chat_template, image_token_id
 from xraygpt.models.bridges.mlp import MLPConfig
 from xraygpt.models.encoders.hf_encoder import HFEncoder
-from xraygpt.models.key_translation import from_hf_llava_language, to_hf_llava, translate_projector_keys
+from xraygpt.models.key_translation import to_hf_llava
 from xraygpt.models.mini_gpt4 import MiniGPT4
 
 
@@ -52,7 +52,7 @@ class Llava:
             num_additional_image_tokens=encoder.prefix_tokens + encoder.dropped,
             chat_template=chat_template(model),
         )
-        state, head = model.state_dict() | _positions(encoder), _head_key(llm)
+        state, head = model.state_dict() | _positions(encoder), head_key(llm)
         if not tied:
             state[f"llama_model.{head}"] = state[f"llama_model.{head}"].clone()
         return LlavaConfig(**settings), to_hf_llava(state, llm.base_model_prefix, head), processor
@@ -74,14 +74,8 @@ class Llava:
         vision = {"layer": layer - 1 if layer > 0 else layer, "class_tokens": full}
         return {"vision": vision, "bridge": "mlp"}
 
-    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return translate_projector_keys(state)
 
-    def language_state(self, state: Mapping[str, Tensor], llm: PreTrainedModel) -> dict[str, Tensor]:
-        return from_hf_llava_language(state, llm.base_model_prefix, _head_key(llm))
-
-
-def _head_key(llm: PreTrainedModel) -> str:
+def head_key(llm: PreTrainedModel) -> str:
     """The key of the output layer's weight."""
     head = llm.get_output_embeddings()
     return next(f"{name}.weight" for name, module in llm.named_modules() if module is head)
