@@ -22,11 +22,9 @@ import numpy as np
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
-from xraygpt.evaluation.metrics.cider import CIDER_D
 from xraygpt.evaluation.metrics.meteor import METEOR
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.metrics.rouge import ROUGE
+from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
 from xraygpt.evaluation.metrics.tokens import coco_tokens
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.sources.openi import OpenISource

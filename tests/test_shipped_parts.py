@@ -12,8 +12,8 @@ import yaml
 from PIL import Image
 
 from xraygpt.datasets.phantom.render import phantom_truth, render_phantom
-from xraygpt.evaluation.findings import extract_findings
 from xraygpt.evaluation.metrics.metric import count_set_matches, micro_f1
+from xraygpt.evaluation.metrics.phantom import extract_findings
 from xraygpt.models import GenerationConfig, load_model_and_preprocess
 
 ROOT = Path(__file__).parents[1]

@@ -118,7 +118,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tokenizers(parser: argparse.ArgumentParser) -> None:
-    from xraygpt.preparation.commands.tiny_model import add_tokenizer_arguments
+    from xraygpt.preparation.cli import add_tokenizer_arguments
 
     add_tokenizer_arguments(parser)
 

@@ -65,8 +65,19 @@ def test_a_shipped_file_stands_in_for_a_missing_one(tmp_path: Path, monkeypatch:
     assert resolve_path(name) == Path(name)
 
 
+def test_a_shipped_folder_stands_in_for_a_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "train_configs/recipes/tiny/encoders/swin"
+    assert resolve_path(name) == shipped_root() / name
+    assert cached_file(name) == shipped_root() / name
+    (tmp_path / name).mkdir(parents=True)
+    assert resolve_path(name) == Path(name)
+
+
 @pytest.mark.parametrize("name", ["prompts/../setup.py", "prompts", "alignment.txt", "README.md"])
-def test_only_files_of_the_shipped_folders_stand_in(
+def test_only_what_is_in_the_shipped_folders_stands_in(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,6 @@
 import pytest
 
-from xraygpt.common.errors import UnknownNameError, XrayGPTError
+from xraygpt.common.errors import ConfigError, UnknownNameError, XrayGPTError
 from xraygpt.common.registry import Registry, Table, registry
 
 
@@ -47,7 +47,7 @@ def test_a_class_may_have_to_derive_from_another(table: Table[object]) -> None:
 
     table.register("mine")(Mine)
     assert table.get("mine", Base) is Mine
-    with pytest.raises(TypeError, match=r"the model 'blip2' \(.*blip2\) does not derive from .*Base"):
+    with pytest.raises(ConfigError, match=r"the model 'blip2' \(.*blip2\) does not derive from .*Base"):
         table.get("blip2", Base)
 
 

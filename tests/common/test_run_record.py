@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.run_record import (
-    read_number,
     read_run_seconds,
     remove_run_record,
     write_json,
@@ -35,13 +34,13 @@ def test_seconds_come_back(tmp_path: Path) -> None:
 def test_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(DataError, match=r"run\.json.*'seconds'"):
-        read_number(tmp_path / "run.json", "seconds")
+        read_run_seconds(tmp_path)
 
 
 def test_cut_off_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"seconds"')
     with pytest.raises(DataError, match=r"run\.json: not valid JSON"):
-        read_number(tmp_path / "run.json", "seconds")
+        read_run_seconds(tmp_path)
 
 
 def test_what_json_does_not_have_is_not_written(tmp_path: Path) -> None:

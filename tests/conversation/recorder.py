@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.conversation.messages import Conversation, trained_conversation
 
 
 class Recorder:
     """One position per word, one per image."""
 
-    prompt_template = "###Patient: {} ###Doctor: "
     end_sym = "###"
     max_positions = 1000
     device = torch.device("cpu")
@@ -24,6 +24,9 @@ class Recorder:
         self.reply = reply
         self.prompts: list[str] = []
         self.settings: dict[str, Any] = {}
+
+    def new_conversation(self) -> Conversation:
+        return trained_conversation("###Patient: {} ###Doctor: ", self.end_sym)
 
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]:
         return image.mean().expand(1, 1, 4), torch.ones(1, 1)

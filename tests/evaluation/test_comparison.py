@@ -9,6 +9,7 @@ from tests.evaluation.runs import ABSENT, LENGTH, SAME, prediction, run
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation.comparison import compare_predictions
 from xraygpt.evaluation.results import comparison_lines
+from xraygpt.evaluation.statistics import plain
 
 
 def test_difference_of_two_runs() -> None:
@@ -52,7 +53,7 @@ def test_runs_on_other_images_are_refused() -> None:
 
 def test_plain_values_and_table() -> None:
     comparison = compare_predictions(run(12, 2), run(12, 3), [SAME, ABSENT], seed=0, rounds=20)
-    content = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    content = json.loads(json.dumps(plain(comparison), allow_nan=False))
     assert content["differences"]["same"]["p"] == pytest.approx(comparison.differences["same"].p, abs=1e-6)
     assert content["not_computed"] == {"absent": "needs Java, which is not there"}
     text = "\n".join(comparison_lines(comparison, a="first.csv", b="second.csv"))
@@ -63,7 +64,7 @@ def test_plain_values_and_table() -> None:
 
 
 def test_the_table_says_which_way_is_better_and_how_small_p_can_be() -> None:
-    described = replace(SAME, name="described", title="so it is", equals="a share; descriptive")
+    described = replace(SAME, name="described", title="so it is", equals="a share", descriptive=True)
     metrics = [SAME, LENGTH, described]
     comparison = compare_predictions(run(120, 2), run(120, 8), metrics, seed=0)
     text = "\n".join(comparison_lines(comparison, a="a", b="b"))

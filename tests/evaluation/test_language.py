@@ -9,13 +9,14 @@ import pytest
 from tests.evaluation.runs import prediction
 from xraygpt.evaluation.comparison import compare_predictions
 from xraygpt.evaluation.language import check_language, is_latin
-from xraygpt.evaluation.metrics.catalogue import offline_metrics
+from xraygpt.evaluation.metrics.catalogue import OFFLINE
 from xraygpt.evaluation.page.report_page import write_report_page
 from xraygpt.evaluation.protocol import make_protocol
 from xraygpt.evaluation.results import score_lines
 from xraygpt.evaluation.scoring import score_predictions
+from xraygpt.evaluation.statistics import plain
 
-METRICS = [metric for metric in offline_metrics() if metric.name != "meteor"]
+METRICS = [metric for metric in OFFLINE if metric.name != "meteor"]
 ENGLISH = [
     "Normal.",
     "No acute findings",
@@ -100,7 +101,7 @@ def test_scores_that_read_english_are_left_out_and_said_so(tmp_path: Path) -> No
     assert not set(scores.scores) & left_out
     assert scores.scores["rouge_l"].value == 1
     assert (scores.findings, scores.sides) == ({}, {})
-    assert scores.to_dict()["language"]["not_english_references"] == 8
+    assert plain(scores)["language"]["not_english_references"] == 8
     assert "not in English" in "\n".join(score_lines(scores))
     file = tmp_path / "p.jsonl"
     file.touch()
@@ -130,7 +131,7 @@ def test_english_reports_have_no_note() -> None:
     rows = [prediction(i, "The heart is enlarged.", "No acute disease.") for i in range(3)]
     scores = score_predictions(rows, METRICS, seed=0, rounds=10)
     assert scores.not_computed == {}
-    assert scores.to_dict()["language"]["note"] == ""
+    assert plain(scores)["language"]["note"] == ""
     assert "English" not in "\n".join(score_lines(scores))
 
 

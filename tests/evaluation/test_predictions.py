@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.evaluation.runs import prediction
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.evaluation.predictions import PredictionColumns, column_values, read_predictions
+from xraygpt.evaluation.predictions import (
+    PredictionColumns,
+    column_values,
+    group_by_column,
+    read_predictions,
+)
 
 GOOD = {"image_id": "a", "reference": "No effusion.", "generated": "Clear."}
 
@@ -155,3 +161,48 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         read_predictions(tmp_path / "empty")
     with pytest.raises(MissingFileError, match="no such file"):
         read_predictions(tmp_path / "absent.csv")
+
+
+def groups_of(column: str, values: Sequence[str]) -> dict[str, list[int]]:
+    rows = [prediction(i, "a", "b", columns={column: value}) for i, value in enumerate(values)]
+    return group_by_column(rows, column)
+
+
+def test_values_make_groups_in_their_order() -> None:
+    assert groups_of("view", ["PA", "AP", "", "PA"]) == {"AP": [1], "PA": [0, 3], "not known": [2]}
+    assert list(groups_of("score", ["10", "9", "2"])) == ["2", "9", "10"]
+    assert groups_of("view", ["", ""]) == {"not known": [0, 1]}
+
+
+def test_many_numbers_make_round_bands() -> None:
+    ages = [str(age) for age in range(18, 96)]
+    groups = groups_of("age", ages)
+    assert list(groups) == ["0 to 19", "20 to 39", "40 to 59", "60 to 79", "80 to 99"]
+    assert [ages[place] for place in groups["0 to 19"]] == ["18", "19"]
+    assert sum(map(len, groups.values())) == len(ages)
+
+
+@pytest.mark.parametrize("form", ["{:03}Y", "{} years", "{}"])
+def test_ages_as_they_are_written(form: str) -> None:
+    groups = groups_of("age", [form.format(age) for age in range(30, 62, 2)])
+    assert list(groups) == [
+        "30 to 34",
+        "35 to 39",
+        "40 to 44",
+        "45 to 49",
+        "50 to 54",
+        "55 to 59",
+        "60 to 64",
+    ]
+
+
+def test_bands_of_fractions_and_of_negative_numbers() -> None:
+    groups = groups_of("dose", [str(value / 100) for value in range(-10, 60, 5)])
+    assert next(iter(groups)) == "-0.1 to below 0"
+    assert groups["0.3 to below 0.4"] == [8, 9]  # 0.30 and 0.35
+    assert list(groups)[-1] == "0.5 to below 0.6"
+
+
+def test_too_many_values_are_no_groups() -> None:
+    with pytest.raises(DataError, match="subgroups by 'name': there are 60 different values"):
+        groups_of("name", [f"name {i}" for i in range(60)])

@@ -7,7 +7,9 @@ import pytest
 
 from tests.evaluation.runs import ABSENT, LENGTH, SAME, TEXTS, prediction, run
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.scoring import name_hash, score_predictions
+from xraygpt.evaluation.metrics.clinical import RULE_F1
+from xraygpt.evaluation.scoring import blind_report, name_hash, score_predictions, shuffled
+from xraygpt.evaluation.statistics import plain
 
 
 def test_scores_with_intervals() -> None:
@@ -24,11 +26,11 @@ def test_order_of_the_file_does_not_matter() -> None:
     rows = run(40, wrong_every=3, columns=[{"view": "PA"}, {"view": "AP"}])
     mixed = random.Random(0).sample(rows, len(rows))
     first, second = (
-        score_predictions(given, [SAME, LENGTH], seed=1, rounds=50, subgroups=["view"]).to_dict()
+        plain(score_predictions(given, [SAME, LENGTH], seed=1, rounds=50, subgroups=["view"]))
         for given in (rows, mixed)
     )
     assert first == second
-    assert first != score_predictions(rows, [SAME, LENGTH], seed=2, rounds=50, subgroups=["view"]).to_dict()
+    assert first != plain(score_predictions(rows, [SAME, LENGTH], seed=2, rounds=50, subgroups=["view"]))
 
 
 def test_controls() -> None:
@@ -47,8 +49,8 @@ def test_findings_have_intervals() -> None:
     assert (effusion.cases, effusion.missed, effusion.reported, effusion.invented) == (40, 10, 30, 0)
     assert effusion.recall.value == 0.75
     assert effusion.recall.low == pytest.approx(0.75 - 1.96 * 0.068, abs=0.03)
-    assert effusion.precision.to_dict() == {"value": 1.0, "low": 1.0, "high": 1.0}
-    invented = findings["Pneumothorax"].to_dict()
+    assert plain(effusion.precision) == {"value": 1.0, "low": 1.0, "high": 1.0}
+    invented = plain(findings["Pneumothorax"])
     assert invented["f1"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert invented["recall"] == {"value": None, "low": None, "high": None}
     assert "Edema" not in findings
@@ -72,7 +74,7 @@ def test_subgroups() -> None:
 
 def test_shuffled_is_not_defined_for_one_study() -> None:
     rows = [prediction(i, text, text, study="one" if i < 3 else "two") for i, text in enumerate(TEXTS)]
-    content = score_predictions(rows, [SAME], seed=0, rounds=10).to_dict()
+    content = plain(score_predictions(rows, [SAME], seed=0, rounds=10))
     assert content["controls"]["shuffled"] == {"same": None}
     assert content["controls"]["blind"] == {"same": 0.25}
 
@@ -116,9 +118,51 @@ def test_plain_values() -> None:
     scores = score_predictions(
         run(9, 2, [{"view": "PA"}]), [SAME, LENGTH, ABSENT], seed=0, subgroups=["view"]
     )
-    content = json.loads(json.dumps(scores.to_dict(), allow_nan=False))
+    content = json.loads(json.dumps(plain(scores), allow_nan=False))
     assert content["scores"]["same"].keys() == {"value", "low", "high"}
     assert content["subgroups"]["view"][0]["value"] == "PA"
     assert content["metrics"]["same"]["title"] == "same text"
     assert (content["metrics"]["same"]["highest"], content["metrics"]["length"]["highest"]) == (1.0, None)
     assert content["seed"] == 0
+
+
+REFERENCES = [
+    "The lungs are clear.",
+    "No acute disease.",
+    "No acute disease.",
+    "Left effusion. Cardiomegaly.",
+    "Right effusion. Possible edema.",
+]
+
+
+def test_no_image_keeps_a_report_of_its_study() -> None:
+    studies = ["a", "b", "a", "c", "d", "d", "d", "e"]
+    reports = [f"{study}{index}" for index, study in enumerate(studies)]
+    for seed in range(50):
+        moved = shuffled(reports, studies, seed)
+        assert moved is not None
+        assert sorted(moved) == sorted(reports)
+        assert all(report[0] != study for report, study in zip(moved, studies, strict=True))
+    assert shuffled(reports, studies, 1) == shuffled(reports, studies, 1)
+    assert len({tuple(shuffled(reports, studies, seed) or ()) for seed in range(50)}) > 10
+
+
+def test_shuffling_few() -> None:
+    assert shuffled([], [], 0) == []
+    assert shuffled(["x", "y"], ["a", "b"], 0) == ["y", "x"]
+
+
+@pytest.mark.parametrize("studies", ["a", "aa", "aab", "abaca"])
+def test_no_shuffling_where_a_report_would_stay_in_its_study(studies: str) -> None:
+    assert shuffled(["x"] * len(studies), list(studies), 0) is None
+
+
+def test_constant_report_is_the_best_of_the_references() -> None:
+    micro = RULE_F1[0]
+    best = blind_report(REFERENCES)
+    scores = {text: micro(REFERENCES, [text] * len(REFERENCES)) for text in REFERENCES}
+    assert scores[best] == max(scores.values())
+    assert best == "No acute disease."  # as good as "The lungs are clear.", and more frequent
+    assert blind_report(["", ""]) == ""
+    with pytest.raises(ValueError, match="no references"):
+        blind_report([])

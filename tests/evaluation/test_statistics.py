@@ -9,9 +9,9 @@ from xraygpt.evaluation import statistics
 from xraygpt.evaluation.metrics.metric import Array, mean_of_values, with_counts
 from xraygpt.evaluation.statistics import (
     Interval,
-    difference_interval,
     interval,
     p_value,
+    plain,
     resampled_sums,
     sums_by_study,
     swapped_sums,
@@ -22,8 +22,18 @@ def bootstrapped(sums: Array, seed: int = 0, rounds: int = 1000) -> Interval:
     return interval(mean_of_values, sums, resampled_sums(sums, seed=seed, rounds=rounds))
 
 
+def difference(sums: Array) -> Array:
+    return mean_of_values(sums[..., 2:]) - mean_of_values(sums[..., :2])
+
+
+def difference_of(a: Array, b: Array, rounds: int) -> Interval:
+    both = np.hstack([a, b])
+    return interval(difference, both, resampled_sums(both, seed=0, rounds=rounds))
+
+
 def p_of(a: Array, b: Array, seed: int = 0, rounds: int = 1000) -> float:
-    return p_value(mean_of_values, a, b, swapped_sums(a, b, seed=seed, rounds=rounds))
+    both = np.hstack([a, b])
+    return p_value(difference, both, swapped_sums(both, seed=seed, rounds=rounds))
 
 
 def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> None:
@@ -37,9 +47,10 @@ def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> Non
 
 def test_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((30, 3))
-    whole = resampled_sums(sums, seed=1, rounds=100), swapped_sums(sums, sums[::-1], seed=1, rounds=100)
+    both = np.hstack([sums, sums[::-1]])
+    whole = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
     monkeypatch.setattr(statistics, "BLOCK_VALUES", 70)
-    parts = resampled_sums(sums, seed=1, rounds=100), swapped_sums(sums, sums[::-1], seed=1, rounds=100)
+    parts = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
     np.testing.assert_allclose(parts[0], whole[0], rtol=1e-12)
     np.testing.assert_allclose(parts[1], whole[1], rtol=1e-12)
 
@@ -70,20 +81,19 @@ def test_sums_by_study_are_in_the_order_of_names() -> None:
 def test_scores_that_are_not_defined() -> None:
     none = np.zeros((4, 2))
     assert math.isnan(bootstrapped(none).value)
-    assert bootstrapped(none).to_dict() == {"value": None, "low": None, "high": None}
+    assert plain(bootstrapped(none)) == {"value": None, "low": None, "high": None}
     rare = np.array([[1.0, 1.0], [0, 0], [0, 0]])  # many rounds do not draw the only case
-    assert bootstrapped(rare).to_dict() == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert plain(bootstrapped(rare)) == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert math.isnan(p_of(none, none))
 
 
 def test_a_single_study_has_no_interval() -> None:
-    assert bootstrapped(np.array([[3.0, 4.0]])).to_dict() == {"value": 0.75, "low": None, "high": None}
+    assert plain(bootstrapped(np.array([[3.0, 4.0]]))) == {"value": 0.75, "low": None, "high": None}
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
     sums = with_counts(np.random.default_rng(0).random(40).tolist())
-    drawn = resampled_sums(sums, seed=0, rounds=200)
-    assert difference_interval(mean_of_values, sums, sums, drawn, drawn) == Interval(0.0, 0.0, 0.0)
+    assert difference_of(sums, sums, rounds=200) == Interval(0.0, 0.0, 0.0)
     assert p_of(sums, sums) == 1.0
 
 
@@ -91,8 +101,7 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
     rng = np.random.default_rng(0)
     hard = rng.random(100)
     a, b = with_counts(hard.tolist()), with_counts((hard + 0.05 + 0.01 * rng.random(100)).tolist())
-    drawn_a, drawn_b = (resampled_sums(sums, seed=0, rounds=1000) for sums in (a, b))
-    paired = difference_interval(mean_of_values, a, b, drawn_a, drawn_b)
+    paired = difference_of(a, b, rounds=1000)
     assert 0.05 < paired.low < paired.value < paired.high < 0.06
     assert bootstrapped(a).high > bootstrapped(b).low
     assert p_of(a, b) == 1 / 1001

@@ -14,8 +14,12 @@ from tests.models.tiny import SENTENCES, TEMPLATE
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.datasets.batch import collate
-from xraygpt.datasets.builders.image_text_pair_builder import OpenIBuilder
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder, PhantomConfig, PhantomSplit
+from xraygpt.datasets.builders.image_text_pair_builder import (
+    OpenIBuilder,
+    PhantomBuilder,
+    PhantomConfig,
+    PhantomSplit,
+)
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.llm import load_llm, load_tokenizer

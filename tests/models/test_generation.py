@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from xraygpt.models.generation import GenerationConfig, StopOnText, cut_at_stop, write_stream
+from xraygpt.models.generation import GenerationConfig, StopOnText, cut_at_stop
 from xraygpt.models.llm import load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4
 
@@ -75,4 +75,4 @@ def test_a_stream_that_cannot_be_decoded_ends_with_the_error(
     monkeypatch.setattr(model.llama_tokenizer, "decode", fail)
     settings = GenerationConfig(max_new_tokens=3)
     with pytest.raises(IndexError, match="no such piece"):
-        list(write_stream(model.llama_model, model.llama_tokenizer, embeds[:1], mask[:1], settings))
+        list(model.complete_stream(embeds[:1], mask[:1], settings, stops=[]))

@@ -12,10 +12,9 @@ import pytest
 import sentencepiece
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from tests.models.tiny import SENTENCES
+from tests.models.tiny import SENTENCES, byte_level, change_json
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.models import hf_folder
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
@@ -141,30 +140,6 @@ def test_what_the_hub_refuses_is_missing(monkeypatch: pytest.MonkeyPatch) -> Non
 # ---- folders as people have them
 
 
-def _set(file: Path, **values: Any) -> None:
-    """Change keys of a JSON file, which need not be there."""
-    old = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps(old | values))
-
-
-def byte_level(folder: Path, *special: str, eos: str = "<|end|>", **settings: Any) -> Path:
-    """Write a tokenizer of single bytes and special tokens, of the kind that Llama 3 and GPT-2 have."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([eos, *special])
-    folder.mkdir(exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    _set(
-        folder / "tokenizer_config.json",
-        tokenizer_class="PreTrainedTokenizerFast",
-        eos_token=eos,
-        **settings,
-    )
-    return folder
-
-
 @pytest.mark.parametrize("where", ["config.json", "tokenizer_config.json"])
 def test_code_in_a_folder_is_neither_run_nor_asked_about(
     llm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
@@ -177,7 +152,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(
     (folder / "own.py").write_text(f"open({str(proof)!r}, 'w')\n")
     maps = dict.fromkeys(("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"), "own.C")
     changes = {"model_type": "own"} if where == "config.json" else {"tokenizer_class": "C"}
-    _set(folder / where, auto_map=maps, **changes)
+    change_json(folder / where, auto_map=maps, **changes)
     for read in (load_llm, load_tokenizer, lambda path: check_llm(str(path), "model.llama_model")):
         with pytest.raises(CheckpointError, match=f"{re.escape(str(folder))}: can only be read by .* code"):
             read(folder)
@@ -187,7 +162,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(
 def test_code_for_a_type_that_transformers_knows_is_passed_over(llm_folder: Path, tmp_path: Path) -> None:
     folder, proof = _copy(llm_folder, tmp_path / "llm"), tmp_path / "proof"
     (folder / "own.py").write_text(f"open({str(proof)!r}, 'w')\n")
-    _set(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.C", "AutoConfig": "own.C"})
+    change_json(folder / "config.json", auto_map={"AutoModelForCausalLM": "own.C", "AutoConfig": "own.C"})
     assert type(load_llm(folder)) is LlamaForCausalLM
     assert not proof.exists()
 
@@ -197,7 +172,7 @@ def test_of_a_folders_generation_settings_only_the_end_tokens_are_taken(
 ) -> None:
     folder = _copy(llm_folder, tmp_path / "llm")
     settings = {"num_beams": 4, "do_sample": True, "suppress_tokens": [5], "forced_eos_token_id": 7}
-    _set(folder / "generation_config.json", eos_token_id=[2, 9, 99999, "x"], min_length=50, **settings)
+    change_json(folder / "generation_config.json", eos_token_id=[2, 9, 99999, "x"], min_length=50, **settings)
     model, tokenizer = load_llm(folder), load_tokenizer(folder)
     assert {k: v for k, v in model.generation_config.to_diff_dict().items() if k in settings} == {}
     assert end_token_ids(model, tokenizer) == [2, 9]
@@ -230,7 +205,9 @@ def test_control_symbols_are_single_ids(tmp_path: Path) -> None:
         minloglevel=2,
     )
     added = {"3": {"content": "[INST]", "special": True}, "4": {"content": "[/INST]", "special": True}}
-    _set(tmp_path / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", added_tokens_decoder=added)
+    change_json(
+        tmp_path / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", added_tokens_decoder=added
+    )
     tokenizer = load_tokenizer(tmp_path)
     ids = tokenizer("[INST] The heart [/INST]", add_special_tokens=False).input_ids
     assert (ids[0], ids[-1]) == (3, 4)
@@ -249,9 +226,9 @@ def test_a_padding_token_without_a_row_is_dropped(
     else:
         folder = _copy(llm_folder, tmp_path / "llm")
         rows = len(load_tokenizer(folder))
-        _set(folder / "added_tokens.json", **{pad: rows})
-        _set(folder / "tokenizer_config.json", pad_token=pad)
-    _set(folder / "config.json", vocab_size=rows)
+        change_json(folder / "added_tokens.json", **{pad: rows})
+        change_json(folder / "tokenizer_config.json", pad_token=pad)
+    change_json(folder / "config.json", vocab_size=rows)
     with caplog.at_level(logging.INFO):
         tokenizer = load_tokenizer(folder)
     assert f"dropped {pad}" in caplog.text
@@ -262,7 +239,7 @@ def test_a_padding_token_without_a_row_is_dropped(
 
 def test_other_tokens_without_a_row_are_refused(llm_folder: Path, tmp_path: Path) -> None:
     folder = _copy(llm_folder, tmp_path / "llm")
-    _set(folder / "added_tokens.json", **{"<turn>": len(load_tokenizer(folder))})
+    change_json(folder / "added_tokens.json", **{"<turn>": len(load_tokenizer(folder))})
     with pytest.raises(CheckpointError, match=r"no embedding for <turn>"):
         check_vocabulary(load_llm(folder), load_tokenizer(folder))
 
@@ -294,7 +271,7 @@ def test_all_files_of_a_tokenizer_are_copied(llm_folder: Path, tmp_path: Path) -
 
 def test_an_adapter_is_no_language_model(llm_folder: Path, tmp_path: Path) -> None:
     folder = _copy(llm_folder, tmp_path / "llm")
-    _set(folder / "adapter_config.json", base_model_name_or_path="some/vicuna")
+    change_json(folder / "adapter_config.json", base_model_name_or_path="some/vicuna")
     for read in (load_llm, lambda path: require_llm(str(path), "model.llama_model")):
         with pytest.raises(CheckpointError, match="an adapter .* for some/vicuna"):
             read(folder)
@@ -313,7 +290,7 @@ def test_weights_that_are_not_finite_are_named(llm_folder: Path, tmp_path: Path,
             {n: t for n, t in weights.items() if n != key}, folder / "one.safetensors", {"format": "pt"}
         )
         places = {name: "two.safetensors" if name == key else "one.safetensors" for name in weights}
-        _set(folder / "model.safetensors.index.json", metadata={}, weight_map=places)
+        change_json(folder / "model.safetensors.index.json", metadata={}, weight_map=places)
         weights = {key: weights[key]}
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"{re.escape(str(file))}: the tensor {key} holds NaN"):
@@ -325,7 +302,7 @@ def test_shards_outside_the_folder_are_refused(llm_folder: Path, tmp_path: Path)
     (folder / "model.safetensors").rename(tmp_path / "model.safetensors")
     weights = load_file(str(tmp_path / "model.safetensors"))
     index = folder / "model.safetensors.index.json"
-    _set(index, metadata={}, weight_map=dict.fromkeys(weights, "../model.safetensors"))
+    change_json(index, metadata={}, weight_map=dict.fromkeys(weights, "../model.safetensors"))
     with pytest.raises(CheckpointError, match=re.escape(str(index))):
         load_llm(folder)
 

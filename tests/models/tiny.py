@@ -1,6 +1,10 @@
-"""Sizes and texts of the random models in these tests."""
+"""Sizes, texts and tokenizers of the random models in these tests."""
 
+import json
+from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4Config
@@ -34,3 +38,27 @@ def tiny_config(**changes: Any) -> MiniGPT4Config:
         "prompt": "<Img><ImageHere></Img> Describe this chest x-ray.",
     }
     return MiniGPT4Config(**settings | changes)
+
+
+def change_json(file: Path, **values: Any) -> None:
+    """Change keys of a JSON file, which need not be there."""
+    old = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(old | values))
+
+
+def byte_level(folder: Path, *special: str, eos: str = "<|end|>", **settings: Any) -> Path:
+    """Write a tokenizer of single bytes and special tokens, of the kind that Llama 3 and GPT-2 have."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([eos, *special])
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    change_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="PreTrainedTokenizerFast",
+        eos_token=eos,
+        **settings,
+    )
+    return folder

@@ -4,6 +4,7 @@ The reference's ids begin with a BOS that its generation adds; ours do not, and 
 """
 
 import re
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.parity.golden import Case, cases
 from tests.parity.minigpt4 import loaded
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import CONV_VISION, IMAGE_MARK, Conversation
-from xraygpt.models.generation import GenerationConfig, write
+from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.prompts import IMAGE_SLOT, prompt_row
 
@@ -135,20 +136,21 @@ def _settings(case: Case, name: str) -> GenerationConfig:
 
 
 def _generation(case: Case, model: MiniGPT4, name: str, embeds: Tensor) -> None:
-    tokenizer: Any = model.llama_tokenizer
-    bos = torch.tensor([[tokenizer.bos_token_id]])
+    bos = torch.tensor([[model.llama_tokenizer.bos_token_id]])
     end = case.values.get(f"eos_for_{name.removesuffix('_min')}")
     if end is not None:
-        tokenizer = EndAt(tokenizer, int(end))
+        ended: Any = EndAt(model.llama_tokenizer, int(end))
+        model = copy(model)
+        model.llama_tokenizer = ended
     settings = _settings(case, name)
     if "_stop_" in name:
         ids = _stopped(case, model, embeds, settings, name.rsplit("_", 1)[1])
     else:
         mask = torch.ones(embeds.shape[:2], dtype=torch.long)
-        ids = write(model.llama_model, tokenizer, embeds, mask, settings)[1]
+        ids = model.complete(embeds, mask, settings, stops=[])[1]
     case.comparison.output(name, torch.cat([bos, ids], dim=1))
     if f"{name}_scores" in case.outputs:
-        score = _score(model, embeds, ids, settings.length_penalty, tokenizer.eos_token_id)
+        score = _score(model, embeds, ids, settings.length_penalty, model.llama_tokenizer.eos_token_id)
         case.comparison.output(f"{name}_scores", score)
 
 

@@ -25,7 +25,7 @@ from xraygpt.conversation.chat import Chat
 from xraygpt.datasets.datasets.images import LooseImages, ShardedImages
 from xraygpt.datasets.datasets.shard_index import Member, Shard, write_index
 from xraygpt.demo.session import open_upload
-from xraygpt.evaluation.page.picture_folder import PictureFolder
+from xraygpt.evaluation.page.examples import PictureFolder
 from xraygpt.pictures.convert import PictureConfig, convert_picture
 from xraygpt.pictures.reading import decode_picture, is_image_file, read_image
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
-from xraygpt.datasets.builders.phantom_builder import PhantomConfig, PhantomSplit
+from xraygpt.datasets.builders.image_text_pair_builder import PhantomConfig, PhantomSplit
 from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import draw_truth

@@ -93,7 +93,7 @@ def test_only_the_main_process_prints(
     monkeypatch.setattr(launch_module, "init_distributed_mode", lambda run: None)
     monkeypatch.setenv("RANK", "1")
     if works:
-        outcome = launch_module.Outcome({"val": {"loss": 1.0}}, ["next: nothing"])
+        outcome = ({"val": {"loss": 1.0}}, ["next: nothing"])
         monkeypatch.setattr(launch_module, "_launch", lambda *args: outcome)
     assert evaluate.main() == (0 if works else 2)
     captured = capsys.readouterr()

@@ -9,7 +9,7 @@ import logging
 import os
 import pickle
 import re
-import tempfile
+import zipfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, load_json, mistaken_download
-from xraygpt.common.run_record import writing
+from xraygpt.common.run_record import replacing, writing
 
 logger = logging.getLogger(__name__)
 
@@ -81,25 +81,26 @@ def load_weights_and_manifest(
     if not tensors:
         raise CheckpointError(_without_tensors(path, payload))
     manifest = checkpoint.get("manifest", {})
-    if not isinstance(manifest, Mapping) or not all(map(_is_plain, manifest.values())):
+    if not isinstance(manifest, Mapping) or not is_plain(manifest):
         raise CheckpointError(
             f"{path}: its entry 'manifest' is not a table of names, numbers and lists of them; the file is "
             "damaged, or not one of this project"
         )
     prefix = _wrapper_prefix(tensors, path)
-    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    kept = {name: value for name, value in tensors.items() if not name.startswith(skip)}
+    kept = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    kept = {name: value for name, value in kept.items() if not name.startswith(skip)}
     for name, value in kept.items():
         check_tensor(prefix + name, value, path)
     return kept, dict(manifest)
 
 
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+def is_plain(value: object) -> bool:
+    """Tell whether something holds nothing but texts, numbers, lists and mappings with texts as keys."""
     if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
-    return value is None or isinstance(value, str | int | float)
+        return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -150,8 +151,11 @@ def check_tensor(name: str, tensor: Tensor, where: str | os.PathLike[str]) -> No
         raise CheckpointError(f"{where}: the tensor {name} {problem}")
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike[str], mmap: bool = False) -> dict[str, Any]:
     """Read a whole `.pth` checkpoint onto the CPU without executing anything in it.
+
+    Args:
+        mmap: read a tensor only when it is used, from the file, which must stay as it is until then.
 
     Raises:
         MissingFileError: no such file.
@@ -160,48 +164,28 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(path)
     check_weight_file(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if met := _REFUSED_CLASS.search(str(error)):
-            raise CheckpointError(
-                f"{path}: holds an object of {met[1]}, and reading such objects may run code, so the file "
-                "was not read. Save it again with tensors, numbers, texts, lists and dictionaries only."
-            ) from error
-        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+        mmap = mmap and zipfile.is_zipfile(path)
+        payload = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # the unpickler fails in any way on bytes that are no pickle
-        raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+        met = _REFUSED_CLASS.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if met is None:
+            raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: holds an object of {met[1]}, and reading such objects may run code, so the file "
+            "was not read. Save it again with tensors, numbers, texts, lists and dictionaries only."
+        ) from error
     if not isinstance(payload, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(payload).__name__}.")
     return payload
 
 
 def save_checkpoint(path: str | os.PathLike[str], payload: Mapping[str, Any]) -> Path:
-    """Write `payload` to `path` so that a reader sees the old file or the new one, never half of one.
-
-    The data goes to a temporary name in the same folder, is flushed to the disk and then renamed.
-
-    Raises:
-        OSError: the disk is full, or `path` may not be written.
-    """
+    """Write `payload` to `path`, whole or not at all (see `replacing`); its folder is made if need be."""
+    path = Path(path)
     with writing(path):
-        return _save(Path(path), payload)
-
-
-def _save(path: Path, payload: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            torch.save(dict(payload), handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        # mkstemp creates the file for its owner only; a checkpoint gets the usual permissions.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        torch.save(dict(payload), file)
     return path
 
 
@@ -240,31 +224,25 @@ def load_state(
             unchanged then.
     """
     dropped, optional = [re.compile(p) for p in ignore], [re.compile(p) for p in expect_missing]
-    kept = {name: value for name, value in state.items() if not _matches(name, dropped)}
+    kept = {name: value for name, value in state.items() if not any(p.match(name) for p in dropped)}
     own = module.state_dict()
-    missing = [name for name in own if name not in kept and not _matches(name, optional)]
-    unexpected = [name for name in kept if name not in own]
-    known = {name: value for name, value in kept.items() if name in own}
-    shapes = [
-        f"{name}: file {tuple(value.shape)}, model {tuple(own[name].shape)}"
-        for name, value in known.items()
-        if value.shape != own[name].shape
-    ]
-    kinds = [
-        f"{name}: file {value.dtype}, model {own[name].dtype}"
-        for name, value in known.items()
-        if value.is_floating_point() != own[name].is_floating_point()
-    ]
-    problems = [
-        f"{len(names)} {label}: {_listed(names)}"
-        for label, names in (
-            ("keys of the model are missing from the file", missing),
-            ("keys of the file are unknown to the model", unexpected),
-            ("tensors have another size", shapes),
-            ("tensors hold another kind of numbers", kinds),
-        )
-        if names
-    ]
+    found: dict[str, list[str]] = {
+        "keys of the model are missing from the file": [
+            name for name in own if name not in kept and not any(p.match(name) for p in optional)
+        ],
+        "keys of the file are unknown to the model": [name for name in kept if name not in own],
+        "tensors have another size": [],
+        "tensors hold another kind of numbers": [],
+    }
+    for name, there in kept.items():
+        here = own.get(name, there)
+        if there.shape != here.shape:
+            sizes = f"{name}: file {tuple(there.shape)}, model {tuple(here.shape)}"
+            found["tensors have another size"].append(sizes)
+        if there.is_floating_point() != here.is_floating_point():
+            kinds = f"{name}: file {there.dtype}, model {here.dtype}"
+            found["tensors hold another kind of numbers"].append(kinds)
+    problems = [f"{len(names)} {label}: {_listed(names)}" for label, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems))
     module.load_state_dict(kept, strict=False)
@@ -341,31 +319,6 @@ def _first_line(error: BaseException) -> str:
     return "".join(letter for letter in text.splitlines()[0] if letter.isprintable())[:200]
 
 
-def _matches(name: str, patterns: list[re.Pattern[str]]) -> bool:
-    return any(pattern.match(name) for pattern in patterns)
-
-
 def _listed(names: list[str]) -> str:
     more = f", … and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(names[:_MAX_LISTED]) + more
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself durable; not every file system can flush a folder, which is no error."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -77,7 +77,8 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
         advice: returns what to do after anything but an `XrayGPTError`, as the end of a sentence.
     """
     before = {}
-    if threading.current_thread() is threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main:
         # Not where somebody else has a handler, or where a shell has them ignored (nohup).
         usual = {signal.SIGINT: signal.default_int_handler, **dict.fromkeys(STOPPING, signal.SIG_DFL)}
         before = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
@@ -88,7 +89,7 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        if before:
+        if is_main and _stop in map(signal.getsignal, STOPPING):  # set here, or by a call around this one
             _hold_signals()
         return _report(error, advice)
     finally:

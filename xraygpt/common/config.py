@@ -24,7 +24,7 @@ from xraygpt.common.merge import OPTIONS, Layer, load_yaml, merge_files, merge_l
 from xraygpt.common.paths import package_root
 from xraygpt.common.registry import ConfiguredBuilder, ConfiguredModel, registry
 from xraygpt.common.run_config import RunConfig
-from xraygpt.common.typed import Problem, build_typed, collect, show
+from xraygpt.common.typed import ChoosesTypes, Problem, build_typed, collect, show
 
 __all__ = ["Config", "build_typed", "default_layer", "merge_files"]
 
@@ -163,7 +163,8 @@ class Config:
             if known and self._model_class.MODEL_TYPE_REQUIRED:
                 self._problem("model.model_type", f"missing; expected one of {', '.join(sorted(known))}")
         elif isinstance(self._model_type, str) and self._model_type in known:
-            return [default_layer(known[self._model_type])]
+            layer = default_layer(known[self._model_type])
+            return [_without_replaced(layer, _section(self._wanted, "model"), self._model_class.config_class)]
         else:
             problem = f"{arch} has {_no_type(self._model_type, known)}"
             self._problem("model.model_type", f"{problem} Known: {', '.join(sorted(known))}.")
@@ -187,6 +188,8 @@ class Config:
             if isinstance(choice, str) and choice in known:
                 self._builders[name] = builder
                 layers.append(default_layer(known[choice]))
+            elif not known and choice == "default":  # a user's own, whose dataclass has all defaults
+                self._builders[name] = builder
             else:
                 self._problem(f"{key}.type", _no_type(choice, known))
         return layers
@@ -264,24 +267,23 @@ class Config:
         return checked
 
     def _checked_processors(self, splits: Any, where: str) -> dict[str, Any]:
+        """Return {split: name and all settings of its processor}."""
         if splits is not None and not isinstance(splits, Mapping):
             self._problem(where, f"expected a mapping of train and eval, got {show(splits)}")
             return {}
-        return {
-            split: self._checked_processor(node, f"{where}.{split}")
-            for split, node in (splits or {}).items()
-            if node is not None
-        }
-
-    def _checked_processor(self, node: Any, key: str) -> dict[str, Any]:
-        if not isinstance(node, Mapping) or node.get("name") is None:
-            self._problem(f"{key}.name", "missing; expected the registered name of a processor")
-            return {}
-        processor = self._look_up(registry.get_processor_class, node["name"], f"{key}.name")
-        if processor is None:
-            return {}
-        instance = collect(processor.config_class, without_selectors(node, ("name",)), key, self._problems)
-        return {} if instance is None else {"name": node["name"]} | _plain(instance)
+        checked: dict[str, Any] = {}
+        for split, node in (splits or {}).items():
+            key = f"{where}.{split}"
+            if node is None:
+                continue
+            checked[split] = {}
+            if not isinstance(node, Mapping) or node.get("name") is None:
+                self._problem(f"{key}.name", "missing; expected the registered name of a processor")
+            elif processor := self._look_up(registry.get_processor_class, node["name"], f"{key}.name"):
+                settings = without_selectors(node, ("name",))
+                instance = collect(processor.config_class, settings, key, self._problems)
+                checked[split] = {"name": node["name"]} | (_plain(instance) or {})
+        return checked
 
     # Messages
 
@@ -307,6 +309,18 @@ def default_layer(relative_path: str) -> Layer:
     """Read a default YAML of the package, e.g. "configs/models/minigpt4_vicuna.yaml"."""
     layer = load_yaml(package_root() / relative_path, "the default configuration")
     return Layer(f"xraygpt/{relative_path}", layer.values)
+
+
+def _without_replaced(layer: Layer, wanted: Mapping[str, Any], config_class: type) -> Layer:
+    """Drop from a file of defaults what belongs to a part of the model that the user replaces by another."""
+    if not issubclass(config_class, ChoosesTypes):
+        return layer
+    section = dict(_section(layer.values, "model"))
+    for key, belonging in config_class.BELONGS_TO.items():
+        default = section.get(key, getattr(config_class, key))
+        if wanted.get(key, default) != default:
+            section = without_selectors(section, belonging)
+    return Layer(layer.origin, {**layer.values, "model": section})
 
 
 def _section(mapping: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ParamSpec, Protocol, TypeVar, overload
+from typing import ParamSpec, TypeVar, overload
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.precision import resolve_device
+from xraygpt.common.run_config import RunConfig
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,14 +26,6 @@ TIMEOUT = timedelta(hours=2)
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
 logger = logging.getLogger(__name__)
-
-
-class DistributedSettings(Protocol):
-    """The keys of the `run` section that decide about processes."""
-
-    device: str
-    distributed: bool
-    dist_url: str
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ class DistInfo:
     """The device of this process."""
 
 
-def init_distributed_mode(run_cfg: DistributedSettings) -> DistInfo:
+def init_distributed_mode(run_cfg: RunConfig) -> DistInfo:
     """Join the other processes if torchrun started this one; otherwise a world of one.
 
     NCCL carries GPU tensors, gloo those of the CPU.
@@ -118,12 +111,9 @@ def main_process(func: Callable[P, R]) -> Callable[P, R | None]:
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if not is_dist_avail_and_initialized():
-        return
-    if dist.get_backend() == "nccl":
-        dist.barrier(device_ids=[torch.cuda.current_device()])
-    else:
-        dist.barrier()
+    if is_dist_avail_and_initialized():
+        on_gpu = dist.get_backend() == "nccl"
+        dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
 
 
 @overload

@@ -65,16 +65,10 @@ class NonFiniteLossError(XrayGPTError):
     """The loss became NaN or infinite; training has stopped."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the entry of `known` that looks most like `name`, or None when nothing comes close."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return matches[0] if matches else None
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"``, or a full stop when nothing comes close."""
-    match = nearest(name, known)
-    return f"; did you mean '{match}'?" if match else "."
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else "."
 
 
 def summarise(what: str, problems: Sequence[str]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import IO, Any, Protocol, TextIO, TypeVar
 
@@ -30,14 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 class LogFile(logging.FileHandler):
-    """A log file; a line that cannot be written is an error, not a traceback for each line."""
+    """A log file; a line that cannot be written is an OSError with the file's name, not a traceback."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line.
-
-        Raises:
-            OSError: the disk is full, or the file may not be written.
-        """
+        """Write one line."""
         with writing(self.baseFilename):
             super().emit(record)
 
@@ -70,9 +67,9 @@ def setup_logger(output_dir: str | Path | None = None, level: int = logging.INFO
         OSError: the log file cannot be written.
     """
     main = is_main_process()
-    console = Console(sys.stderr)
-    console.setLevel(level if main else logging.WARNING)
-    handlers: list[logging.Handler] = [console]
+    level = level if main else logging.WARNING
+    handlers: list[logging.Handler] = [Console(sys.stderr)]
+    handlers[0].setLevel(level)
     if output_dir is not None:
         path = Path(output_dir) / (LOG_FILE if main else f"log_{get_rank()}.txt")
         with writing(path):
@@ -80,7 +77,7 @@ def setup_logger(output_dir: str | Path | None = None, level: int = logging.INFO
             handlers.append(LogFile(path, encoding="utf-8", delay=not main))
     for handler in handlers:
         handler.setFormatter(LINE)
-    logging.basicConfig(level=level if main else logging.WARNING, handlers=handlers, force=True)
+    logging.basicConfig(level=level, handlers=handlers, force=True)
     logging.getLogger("xraygpt").setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     _silence_libraries()
@@ -155,9 +152,7 @@ def _json_value(value: Any) -> Any:
         return [_json_value(item) for item in value]
     if hasattr(value, "item"):  # a tensor or NumPy scalar
         value = value.item()
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class SmoothedValue:
@@ -224,7 +219,8 @@ def progress(
     """Iterate, showing how far it is: a bar on a terminal, else a log line now and then. Process 0 only.
 
     Args:
-        total: number of items, including the `first` ones, which are done already.
+        total: number of items, including the `first` ones, which are done already; None for the length of
+            `iterable`, if it has one.
         status: returns what else to show.
         every: items between two log lines; None for one every `SECONDS_BETWEEN_LINES`. The log file has the
             lines of `every` in any case.
@@ -232,8 +228,10 @@ def progress(
     if not is_main_process():
         yield from iterable
         return
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     hidden = not sys.stderr.isatty()
-    with tqdm(
+    bar = tqdm(
         total=total,
         initial=first,
         desc=desc,
@@ -241,7 +239,8 @@ def progress(
         dynamic_ncols=True,
         leave=False,
         disable=hidden,
-    ) as bar:
+    )
+    with bar:
         start = last = time.monotonic()
         for done, item in enumerate(iterable, start=first + 1):
             yield item
@@ -249,16 +248,11 @@ def progress(
             if not hidden:
                 bar.set_postfix_str(status(), refresh=False)
                 bar.update()
-            due = done % every == 0 or done == total if every else now - last >= SECONDS_BETWEEN_LINES
-            if due:
-                last = now
-                line = f"{desc or 'progress'}: {_how_far(first, done, total, now - start)}  {status()}"
-                shown = hidden or (every is not None and done == total)
-                logger.log(logging.INFO if shown else logging.DEBUG, "%s", line.rstrip())
-
-
-def _how_far(first: int, done: int, total: int | None, seconds: float) -> str:
-    """Return e.g. "12/30, 45 s, about 68 s left"."""
-    if total is None:
-        return f"{done}, {seconds:.0f} s"
-    return f"{done}/{total}, {seconds:.0f} s, about {seconds * (total - done) / (done - first):.0f} s left"
+            if done % every == 0 or done == total if every else now - last >= SECONDS_BETWEEN_LINES:
+                last, seconds = now, now - start
+                how_far = f"{done}, {seconds:.0f} s"
+                if total is not None:
+                    left = seconds * (total - done) / (done - first)
+                    how_far = f"{done}/{total}, {seconds:.0f} s, about {left:.0f} s left"
+                level = logging.INFO if hidden or (every and done == total) else logging.DEBUG
+                logger.log(level, "%s", f"{desc or 'progress'}: {how_far}  {status()}".rstrip())

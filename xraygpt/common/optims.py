@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, cast, overload, runtime_checkable
 
 import torch
@@ -11,19 +12,10 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from xraygpt.common.registry import registry
+from xraygpt.common.run_config import RunConfig
 
 # Output layers over a vocabulary; like embeddings they are no hidden weights.
 OUTPUT_LAYERS = ("lm_head", "decoder", "head")
-
-
-class OptimizerSettings(Protocol):
-    """The keys of the `run` section that decide about the optimizer."""
-
-    optimizer: Any
-    init_lr: float
-    weight_decay: float
-    beta2: float
-    lr_layer_decay: float
 
 
 @runtime_checkable
@@ -61,87 +53,19 @@ def _set_lr(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-@registry.register_lr_scheduler("linear_warmup_cosine_lr")
-class LinearWarmupCosineLRScheduler:
-    """Linear warm-up, then a cosine over the whole training.
+class _Warmup:
+    """A linear warm-up from `warmup_start_lr` (negative means `init_lr`) to `init_lr`, then `after_warmup`.
 
-    As in the reference, the cosine counts from step 0, warm-up included. Unlike there, the warm-up counts
-    steps over the whole training instead of starting again in each epoch; the two are equal wherever the
-    warm-up ends within the first epoch.
-
-    Args:
-        optimizer: all its groups get the same rate, times their "lr_scale" if they have one.
-        max_epoch: epochs of the training.
-        iters_per_epoch: steps of an epoch.
-        min_lr: rate at the end.
-        init_lr: rate at the top of the cosine.
-        warmup_steps: steps of the warm-up.
-        warmup_start_lr: rate at step 0 of the warm-up; negative means `init_lr`.
+    Unlike the reference's, it counts steps over the whole training instead of starting again in each epoch;
+    the two are equal wherever the warm-up ends within the first epoch. All groups of the optimizer get the
+    same rate, times their "lr_scale" if they have one.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        max_epoch: int,
-        iters_per_epoch: int,
-        min_lr: float,
-        init_lr: float,
-        warmup_steps: int = 0,
-        warmup_start_lr: float = -1.0,
-        **kwargs: Any,
-    ) -> None:
-        self.optimizer = optimizer
-        self.max_epoch = max_epoch
-        self.iters_per_epoch = iters_per_epoch
-        self.min_lr = min_lr
-        self.init_lr = init_lr
-        self.warmup_steps = warmup_steps
-        self.warmup_start_lr = warmup_start_lr if warmup_start_lr >= 0 else init_lr
-
-    def step(self, cur_epoch: int, cur_step: int) -> None:
-        """Set the rate for step `cur_step` (counted within the epoch) of epoch `cur_epoch`, both from 0."""
-        step = cur_epoch * self.iters_per_epoch + cur_step
-        if step < self.warmup_steps:
-            warmup_lr_schedule(self.optimizer, step, self.warmup_steps, self.warmup_start_lr, self.init_lr)
-        else:
-            total = self.max_epoch * self.iters_per_epoch
-            cosine_lr_schedule(self.optimizer, step, total, self.init_lr, self.min_lr)
-
-
-@registry.register_lr_scheduler("linear_warmup_step_lr")
-class LinearWarmupStepLRScheduler:
-    """Linear warm-up, then a constant factor for each epoch.
-
-    Args:
-        optimizer: all its groups get the same rate, times their "lr_scale" if they have one.
-        max_epoch: epochs of the training (not used; the two schedules take the same arguments).
-        min_lr: the rate does not go below this.
-        init_lr: rate of epoch 0 after the warm-up.
-        decay_rate: factor for each epoch.
-        warmup_start_lr: rate at step 0 of the warm-up; negative means `init_lr`.
-        warmup_steps: steps of the warm-up, counted over the whole training.
-        iters_per_epoch: steps of an epoch; without it the warm-up ends with the first epoch.
-    """
-
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        max_epoch: int,
-        min_lr: float,
-        init_lr: float,
-        decay_rate: float = 1.0,
-        warmup_start_lr: float = -1.0,
-        warmup_steps: int = 0,
-        iters_per_epoch: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.optimizer = optimizer
-        self.min_lr = min_lr
-        self.init_lr = init_lr
-        self.decay_rate = decay_rate
-        self.warmup_steps = warmup_steps
-        self.warmup_start_lr = warmup_start_lr if warmup_start_lr >= 0 else init_lr
-        self.iters_per_epoch = iters_per_epoch
+    optimizer: Optimizer
+    init_lr: float
+    warmup_steps: int
+    warmup_start_lr: float
+    iters_per_epoch: int | None
 
     def step(self, cur_epoch: int, cur_step: int) -> None:
         """Set the rate for step `cur_step` (counted within the epoch) of epoch `cur_epoch`, both from 0."""
@@ -149,9 +73,67 @@ class LinearWarmupStepLRScheduler:
         if self.iters_per_epoch is not None:
             step = cur_epoch * self.iters_per_epoch + cur_step
         if step < self.warmup_steps:
-            warmup_lr_schedule(self.optimizer, step, self.warmup_steps, self.warmup_start_lr, self.init_lr)
+            start = self.warmup_start_lr if self.warmup_start_lr >= 0 else self.init_lr
+            warmup_lr_schedule(self.optimizer, step, self.warmup_steps, start, self.init_lr)
         else:
-            step_lr_schedule(self.optimizer, cur_epoch, self.init_lr, self.min_lr, self.decay_rate)
+            self.after_warmup(cur_epoch, step)
+
+    def after_warmup(self, epoch: int, step: int) -> None:
+        """Set the rate for a step of the whole training."""
+        raise NotImplementedError
+
+
+@registry.register_lr_scheduler("linear_warmup_cosine_lr")
+@dataclass
+class LinearWarmupCosineLRScheduler(_Warmup):
+    """Linear warm-up, then a cosine over the whole training; it counts from step 0, warm-up included."""
+
+    optimizer: Optimizer
+    max_epoch: int
+    """Epochs of the training."""
+    iters_per_epoch: int
+    """Steps of an epoch."""
+    min_lr: float
+    """Rate at the end."""
+    init_lr: float
+    """Rate at the top of the cosine."""
+    warmup_steps: int = 0
+    """Steps of the warm-up."""
+    warmup_start_lr: float = -1.0
+    """Rate at step 0 of the warm-up."""
+    decay_rate: float = 1.0
+    """Not used: the two schedules take the same arguments."""
+
+    def after_warmup(self, epoch: int, step: int) -> None:
+        """Set the rate for a step of the whole training."""
+        total = self.max_epoch * self.iters_per_epoch
+        cosine_lr_schedule(self.optimizer, step, total, self.init_lr, self.min_lr)
+
+
+@registry.register_lr_scheduler("linear_warmup_step_lr")
+@dataclass
+class LinearWarmupStepLRScheduler(_Warmup):
+    """Linear warm-up, then a constant factor for each epoch."""
+
+    optimizer: Optimizer
+    max_epoch: int
+    """Not used: the two schedules take the same arguments."""
+    min_lr: float
+    """The rate does not go below this."""
+    init_lr: float
+    """Rate of epoch 0 after the warm-up."""
+    decay_rate: float = 1.0
+    """Factor for each epoch."""
+    warmup_start_lr: float = -1.0
+    """Rate at step 0 of the warm-up."""
+    warmup_steps: int = 0
+    """Steps of the warm-up."""
+    iters_per_epoch: int | None = None
+    """Steps of an epoch; without it the warm-up ends with the first epoch."""
+
+    def after_warmup(self, epoch: int, step: int) -> None:
+        """Set the rate for a step of the whole training."""
+        step_lr_schedule(self.optimizer, epoch, self.init_lr, self.min_lr, self.decay_rate)
 
 
 # Optimizers
@@ -196,7 +178,7 @@ def _lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     return scales
 
 
-def build_optimizer(model: nn.Module, run_cfg: OptimizerSettings) -> Optimizer:
+def build_optimizer(model: nn.Module, run_cfg: RunConfig) -> Optimizer:
     """Return the optimizer that `run.optimizer` names, over the trainable parameters of `model`.
 
     Raises:

@@ -48,10 +48,10 @@ def resolve_path(text: str | Path) -> Path | str:
     """Turn a path as written in a configuration into a path on this machine.
 
     ``package:weights/tiny`` lies inside the installed package; ``~`` is the home folder; a relative path
-    counts from the current folder. Where there is no such file and the path begins with one of
-    `SHIPPED_FOLDERS`, the shipped file of that name stands in: ``prompts/alignment.txt`` works in any folder,
-    and your own file of that name wins. Web addresses and ``hf://`` names are returned as they are, as `str`.
-    The file need not exist.
+    counts from the current folder. Where nothing is there and the path leads into one of `SHIPPED_FOLDERS`,
+    the shipped file or folder of that name stands in: ``prompts/alignment.txt`` works in any folder, and your
+    own file of that name wins. Web addresses and ``hf://`` names are returned as they are, as `str`.
+    It need not exist.
     """
     text = str(text)
     if is_remote(text):
@@ -60,7 +60,7 @@ def resolve_path(text: str | Path) -> Path | str:
         return package_root() / text.removeprefix(PACKAGE_PREFIX).lstrip("/")
     path = Path(text).expanduser()
     shipped = _shipped(path)
-    if shipped is None or path.exists() or not shipped.is_file():
+    if shipped is None or path.exists() or not shipped.exists() or len(path.parts) == 1:
         return path
     _note(path, shipped)
     return shipped
@@ -124,31 +124,24 @@ def cached_file(url_or_path: str | Path) -> Path:
             raise MissingFileError(f"missing file: {searched(path)}")
         return path
     try:
-        return _fetch_from_hub(path) if path.startswith(HUB_PREFIX) else _fetch_from_web(path)
+        if path.startswith(HUB_PREFIX):
+            from huggingface_hub import hf_hub_download  # slow to import, and seldom needed, like iopath
+
+            parts = path.removeprefix(HUB_PREFIX).split("/", 2)
+            if len(parts) != 3 or not all(parts):
+                raise MissingFileError(f"'{path}' is not of the form hf://owner/repository/file")
+            return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
+        from iopath.common.file_io import HTTPURLHandler, PathManager
+
+        manager = PathManager()
+        manager.register_handler(HTTPURLHandler())
+        return Path(manager.get_local_path(path))
     except MissingFileError:
         raise
     except Exception as error:  # the two libraries share no base class of their errors
         raise MissingFileError(
             f"could not fetch {path}: {error}\n  download it by hand and name the local file instead"
         ) from error
-
-
-def _fetch_from_hub(name: str) -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
-
-    parts = name.removeprefix(HUB_PREFIX).split("/", 2)
-    if len(parts) != 3 or not all(parts):
-        raise MissingFileError(f"'{name}' is not of the form hf://owner/repository/file")
-    owner, repository, filename = parts
-    return Path(hf_hub_download(repo_id=f"{owner}/{repository}", filename=filename))
-
-
-def _fetch_from_web(url: str) -> Path:
-    from iopath.common.file_io import HTTPURLHandler, PathManager  # slow to import, and seldom needed
-
-    manager = PathManager()
-    manager.register_handler(HTTPURLHandler())
-    return Path(manager.get_local_path(url))
 
 
 def leads_outside(name: str) -> str | None:

@@ -15,11 +15,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Precision:
-    """Number format of the forward pass.
-
-    Parameters and optimizer states of what is trained stay float32 whatever the format; norms and the
-    loss are computed in float32 by autocast's own rules.
-    """
+    """Number format of the forward pass; what is trained, norms and the loss are float32 in any case."""
 
     dtype: torch.dtype
     """torch.float32, torch.bfloat16 or torch.float16."""
@@ -75,7 +71,12 @@ def resolve_precision(precision: str, amp: bool | None, device: torch.device) ->
         ConfigError: `precision` is not one of auto, fp32, bf16, fp16.
     """
     if precision == "auto":
-        precision = _automatic(amp, device)
+        if device.type != "cuda" or amp is False:
+            precision = "fp32"
+        elif _has_bf16():
+            precision = "bf16"
+        else:
+            precision = "fp16" if amp else "fp32"
     if precision not in DTYPES:
         raise ConfigError(f"run.precision: expected one of auto, {', '.join(DTYPES)}, got '{precision}'")
     return Precision(dtype=DTYPES[precision], device_type=device.type)
@@ -99,14 +100,6 @@ def vision_precision(precision: str, device: str | torch.device) -> str:
     Configurations ask for fp16, as the reference does, which the CPU computes slowly and in part not at all.
     """
     return precision if torch.device(device).type == "cuda" else "fp32"
-
-
-def _automatic(amp: bool | None, device: torch.device) -> str:
-    if device.type != "cuda" or amp is False:
-        return "fp32"
-    if _has_bf16():
-        return "bf16"
-    return "fp16" if amp else "fp32"
 
 
 def _has_bf16() -> bool:

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Generic, Protocol, TypeVar, overload
 
-from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.errors import ConfigError, UnknownNameError
 from xraygpt.common.run_config import RunConfig
 
 B = TypeVar("B")
@@ -103,7 +103,7 @@ class Table(Generic[T]):
 
         Raises:
             UnknownNameError: there is none; the message gives the nearest name and all names.
-            TypeError: it does not derive from `base`.
+            ConfigError: it does not derive from `base`.
         """
         importlib.import_module(self.package)
         if name not in self._classes:
@@ -112,7 +112,7 @@ class Table(Generic[T]):
         if base is None:
             return found
         if not issubclass(found, base):
-            raise TypeError(
+            raise ConfigError(
                 f"the {self.noun} '{name}' ({found.__module__}.{found.__qualname__}) does not derive from "
                 f"{base.__module__}.{base.__qualname__}"
             )

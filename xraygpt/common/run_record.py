@@ -7,9 +7,9 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from xraygpt.common.command_line import typed_command
 from xraygpt.common.errors import DataError, MissingFileError
@@ -49,23 +49,43 @@ def _system_error(error: BaseException | None) -> int | None:
     return None
 
 
-def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Write a text file so that a reader sees the old one or the new one, never half of one.
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` once it is whole: a reader sees the old one or the new one.
+
+    It has a temporary name in the same folder and is flushed to the disk before it is renamed.
 
     Raises:
         OSError: the disk is full, or `path` may not be written; the old file is unchanged.
     """
-    partial = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with writing(path):
         try:
-            with partial.open("w", encoding="utf-8", errors=errors) as file:
-                file.write(text)
+            with partial.open("wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+        _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself durable; not every file system can flush a folder, which is no error."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, whole or not at all (see `replacing`)."""
+    with replacing(path) as file:
+        file.write(text.encode(errors=errors))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -82,18 +102,6 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise MissingFileError(f"missing file: {path}\n  comes from:  the run whose output folder this is")
     return load_json(path)
-
-
-def read_number(path: Path, key: str) -> float:
-    """Return one number of a JSON object that a run has written.
-
-    Raises:
-        MissingFileError, DataError: the file is absent; it is damaged or has no such number.
-    """
-    try:
-        return float(read_json(path)[key])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: it should hold a number under the key '{key}'") from error
 
 
 def write_run_record(folder: Path, *, config: str, started: str, seconds: float) -> None:
@@ -120,7 +128,11 @@ def read_run_seconds(folder: Path) -> float:
         MissingFileError: no run has come to its end there.
         DataError: the file is damaged.
     """
-    return read_number(folder / RUN_FILE, "seconds")
+    path = folder / RUN_FILE
+    try:
+        return float(read_json(path)["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: it should hold a number under the key 'seconds'") from error
 
 
 def git_hash() -> str | None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ def read_table(path: Path, columns: Sequence[str] = (), each: str | None = None)
     if not path.is_file():
         kind = "is a folder; name the table in it" if path.is_dir() else "no such file"
         raise MissingFileError(f"{path}: {kind}")
-    ending = _ending(path)
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
     if ending not in ENDINGS:
         raise DataError(f"{path}: not known as a table; one of {', '.join(ENDINGS)} (or with .gz) is")
     with _open(path) as file:
@@ -107,11 +108,6 @@ def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -
         )
 
 
-def _ending(path: Path) -> str:
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
-
-
 def _open(path: Path) -> BufferedIOBase:
     """Open the file, decompressed if it begins like gzip, whatever it is called."""
     with path.open("rb") as raw:
@@ -126,19 +122,17 @@ def _open(path: Path) -> BufferedIOBase:
     return path.open("rb")
 
 
-def _guarded(path: Path, read: Callable[[], bytes], line: int) -> bytes:
-    """Return ``read()``, damage of the compressed stream as a DataError."""
-    try:
-        return read()
-    except (EOFError, OSError, zlib.error) as error:
-        raise DataError(f"{path}: damaged after line {line} ({error}); download it again") from error
-
-
 def _lines(path: Path, file: BufferedIOBase) -> Iterator[str]:
     """Decode line by line, so that a message can name the line."""
-    number = 0
-    while line := _guarded(path, lambda: file.readline(MAX_LINE_BYTES), number):
-        number += 1
+    for number in itertools.count(1):
+        try:
+            line = file.readline(MAX_LINE_BYTES)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(
+                f"{path}: damaged after line {number - 1} ({error}); download it again"
+            ) from error
+        if not line:
+            return
         if len(line) == MAX_LINE_BYTES:
             raise DataError(f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; not a table")
         try:
@@ -152,34 +146,29 @@ def _lines(path: Path, file: BufferedIOBase) -> Iterator[str]:
 
 def _csv_rows(path: Path, file: BufferedIOBase, delimiter: str, needed: Sequence[str]) -> Iterator[Row]:
     reader = csv.reader(_lines(path, file), delimiter=delimiter, strict=True)
-    columns = _header(path, reader, needed)
+    columns: list[str] | None = None
     while True:
-        number = reader.line_num + 1
+        place = f"line {reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise DataError(f"{path}: line {number}: {error}; is a quotation mark left open?") from error
-        if cells is None:
+            hint = "it has to name the columns" if columns is None else "is a quotation mark left open?"
+            raise DataError(f"{path}: {place}: {error}; {hint}") from error
+        if columns is None:
+            columns = [name.strip() for name in cells or ()]
+            twice = sorted({name for name in columns if columns.count(name) > 1})
+            if twice:
+                raise DataError(f"{path}: line 1 names columns twice: {', '.join(twice)}")
+            check_columns(f"{path}: line 1", columns, needed)
+        elif cells is None:
             return
-        if len(cells) == len(columns):
-            yield Row(dict(zip(columns, cells, strict=True)), path, f"line {number}")
+        elif len(cells) == len(columns):
+            yield Row(dict(zip(columns, cells, strict=True)), path, place)
         elif cells:
             raise DataError(
-                f"{path}: line {number} has {len(cells)} values and the table {len(columns)} columns; texts "
+                f"{path}: {place} has {len(cells)} values and the table {len(columns)} columns; texts "
                 "with a comma or a line end belong in quotation marks"
             )
-
-
-def _header(path: Path, reader: Iterator[list[str]], needed: Sequence[str]) -> list[str]:
-    try:
-        columns = [name.strip() for name in next(reader, [])]
-    except csv.Error as error:
-        raise DataError(f"{path}: line 1: {error}; it has to name the columns") from error
-    twice = sorted({name for name in columns if columns.count(name) > 1})
-    if twice:
-        raise DataError(f"{path}: line 1 names columns twice: {', '.join(twice)}")
-    check_columns(f"{path}: line 1", columns, needed)
-    return columns
 
 
 def _json_lines(path: Path, file: BufferedIOBase, needed: Sequence[str], each: str | None) -> Iterator[Row]:
@@ -359,9 +348,8 @@ def _row(path: Path, position: str, value: Mapping[Any, Any], needed: Sequence[s
         for name, entry in value.items()
         if isinstance(entry, list | dict)
     }
-    for name in needed:
-        if name in nested:
-            raise DataError(f"{place}: '{name}' has to be a text or a number, not {nested[name]}")
+    if name := next((name for name in needed if name in nested), None):
+        raise DataError(f"{place}: '{name}' has to be a text or a number, not {nested[name]}")
     texts = {name: _text(entry) for name, entry in value.items() if name not in nested}
     return Row(texts, path, position, nested)
 

@@ -8,23 +8,11 @@ import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import (
-    Any,
-    Literal,
-    Protocol,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from xraygpt.common.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
-
-SCALAR_NAMES: dict[type, str] = {int: "int", float: "float", str: "str", bool: "bool"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +32,16 @@ class _Mismatch(Exception):
     """A value does not have the type that a field asks for; the argument says so."""
 
 
-@runtime_checkable
-class ChoosesTypes(Protocol):
-    """A dataclass in which what one field says decides about the type of another."""
+class ChoosesTypes:
+    """Base of a dataclass in which what one field says decides about others."""
+
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Field -> fields whose defaults in a file go with the value that this field has there."""
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
-        """The types of such fields for a section; raises ValueError if the deciding field is of no use."""
-        ...
+        """The types of fields in `section` that depend on others; ValueError if one of those is of no use."""
+        return {}
 
 
 def build_typed(config_class: type[T], mapping: Mapping[str, Any] | None, where: str = "config") -> T:
@@ -132,26 +122,37 @@ def _convert(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
 
 
 def _checked(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
+    """Like `_convert`, but raise _Mismatch if the value as a whole does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any or hint is object:
         return value
     if origin in (Union, types.UnionType):
         return _as_union(value, hint, key, problems)
-    if hint is type(None):
-        if value is not None:
-            raise _mismatch(value, hint)
-        return None
     if origin is Literal:
-        return _as_literal(value, hint)
+        for choice in arguments:
+            if choice == value and type(choice) is type(value):
+                return value
+        nearest = did_you_mean(str(value), map(str, arguments)).rstrip(".")
+        raise _Mismatch(f"expected {_type_name(hint)}, got {show(value)}{nearest}")
     if is_dataclass(hint):
-        return _as_dataclass(value, hint, key, problems)
-    if hint in (list, tuple, Sequence) or origin in (list, tuple, Sequence):
-        return _as_sequence(value, hint, key, problems)
-    if hint in (dict, Mapping) or origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise _mismatch(value, hint)
-        inner = arguments[1] if arguments else Any
-        return {str(k): _convert(v, inner, f"{key}.{k}", problems) for k, v in value.items()}
+        if value is None:
+            value = {}  # "section:" with nothing under it
+        if isinstance(value, Mapping):
+            return collect(cast(type, hint), value, key, problems)
+        if not isinstance(value, cast(type, hint)):
+            raise _Mismatch(f"expected a mapping of keys, got {show(value)}")
+        return value
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {str(k): _convert(v, arguments[1], f"{key}.{k}", problems) for k, v in value.items()}
+    if origin in (list, tuple, Sequence) and isinstance(value, list | tuple):
+        inner = arguments
+        if origin is not tuple or arguments[-1] is Ellipsis:
+            inner = arguments[:1] * len(value)
+        if len(inner) != len(value):
+            raise _Mismatch(f"expected {len(inner)} values, got {len(value)}: {show(value)}")
+        pairs = enumerate(zip(value, inner, strict=True))
+        items = [_convert(v, each, f"{key}[{i}]", problems) for i, (v, each) in pairs]
+        return tuple(items) if origin is tuple else items
     return _as_scalar(value, hint)
 
 
@@ -172,27 +173,16 @@ def _as_scalar(value: Any, hint: Any) -> Any:
     raise _mismatch(value, hint)
 
 
-def _as_literal(value: Any, hint: Any) -> Any:
-    choices = get_args(hint)
-    for choice in choices:
-        if choice == value and type(choice) is type(value):
-            return value
-    hint_text = did_you_mean(str(value), [str(choice) for choice in choices]).rstrip(".")
-    raise _Mismatch(f"expected {_type_name(hint)}, got {show(value)}{hint_text}")
-
-
 def _as_union(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
-    options = get_args(hint)
-    if value is None and type(None) in options:
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if value is None and len(options) < len(get_args(hint)):
         return None
-    options = tuple(option for option in options if option is not type(None))
     if len(options) == 1:  # the everyday `X | None`: let the messages of X through
         try:
             return _checked(value, options[0], key, problems)
         except _Mismatch:
             raise _mismatch(value, hint) from None
-    exact = [option for option in options if isinstance(option, type) and type(value) is option]
-    for option in (*exact, *options):
+    for option in sorted(options, key=lambda option: type(value) is not option):
         trial: list[Problem] = []
         try:
             result = _checked(value, option, key, trial)
@@ -203,37 +193,9 @@ def _as_union(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
     raise _mismatch(value, hint)
 
 
-def _as_dataclass(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
-    if isinstance(value, hint):
-        return value
-    if value is None:
-        value = {}  # "section:" with nothing under it
-    if not isinstance(value, Mapping):
-        raise _Mismatch(f"expected a mapping of keys, got {show(value)}")
-    return collect(hint, value, key, problems)
-
-
-def _as_sequence(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise _mismatch(value, hint)
-    arguments = get_args(hint)
-    is_tuple = hint is tuple or get_origin(hint) is tuple
-    inner: list[Any] = [arguments[0] if arguments else Any] * len(value)
-    if is_tuple and arguments and arguments[-1] is not Ellipsis:
-        if len(arguments) != len(value):
-            raise _Mismatch(f"expected {len(arguments)} values, got {len(value)}: {show(value)}")
-        inner = list(arguments)
-    items = [
-        _convert(v, t, f"{key}[{i}]", problems) for i, (v, t) in enumerate(zip(value, inner, strict=True))
-    ]
-    return tuple(items) if is_tuple else items
-
-
 def _mismatch(value: Any, hint: Any) -> _Mismatch:
-    message = f"expected {_type_name(hint)}, got {show(value)}"
-    if hint is str and isinstance(value, (int, float, bool)):
-        message += " (put it in quotes)"
-    return _Mismatch(message)
+    in_quotes = " (put it in quotes)" if hint is str and isinstance(value, (int, float, bool)) else ""
+    return _Mismatch(f"expected {_type_name(hint)}, got {show(value)}{in_quotes}")
 
 
 def show(value: object) -> str:
@@ -251,20 +213,14 @@ def show(value: object) -> str:
 
 def _type_name(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is type(None):
-        return "null"
-    if hint in SCALAR_NAMES:
-        return SCALAR_NAMES[hint]
     if origin in (Union, types.UnionType):
-        return " or ".join(_type_name(argument) for argument in arguments)
+        return " or ".join(map(_type_name, arguments))
     if origin is Literal:
-        return "one of " + ", ".join(show(argument) for argument in arguments)
-    if origin in (list, Sequence) or (origin is tuple and arguments[-1:] == (Ellipsis,)):
+        return "one of " + ", ".join(map(show, arguments))
+    if origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis):
         return f"a list of {_type_name(arguments[0])}"
     if origin is tuple:
-        return f"a list of {len(arguments)} values ({', '.join(_type_name(a) for a in arguments)})"
-    if hint in (list, tuple, Sequence):
-        return "a list"
-    if is_dataclass(hint) or hint in (dict, Mapping) or origin in (dict, Mapping):
+        return f"a list of {len(arguments)} values ({', '.join(map(_type_name, arguments))})"
+    if is_dataclass(hint) or origin in (dict, Mapping):
         return "a mapping"
-    return getattr(hint, "__name__", str(hint))
+    return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))

@@ -12,12 +12,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.image_modes import to_8_bit
-from xraygpt.conversation.messages import (
-    IMAGE_MARK,
-    IMAGE_PLACEHOLDER,
-    Conversation,
-    trained_conversation,
-)
+from xraygpt.conversation.messages import IMAGE_MARK, IMAGE_PLACEHOLDER, Conversation
 from xraygpt.pictures.reading import read_image
 
 MAX_LENGTH = 2000
@@ -30,13 +25,13 @@ without splitting it into tokens."""
 class ChatModel(Protocol):
     """What a chat needs of a model."""
 
-    prompt_template: str
     end_sym: str
 
     @property
     def max_positions(self) -> int: ...
     @property
     def device(self) -> torch.device: ...
+    def new_conversation(self) -> Conversation: ...
     def encode_img(self, image: Tensor) -> tuple[Tensor, Tensor]: ...
     def embed_prompt(self, prompts: Sequence[str], img_embeds: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
     def complete(
@@ -50,7 +45,7 @@ class ChatModel(Protocol):
 def embed_conversation(
     model: ChatModel, conv: Conversation, img_list: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """A conversation with its images (1, Q, D) as the model reads it: (1, T, D) and mask (1, T)."""
+    """Return a conversation with its images (1, Q, D) as the model reads it: (1, T, D) and mask (1, T)."""
     return model.embed_prompt([conv.get_prompt()], [image[0] for image in img_list])
 
 
@@ -73,8 +68,8 @@ class Chat:
         self.device = torch.device(device) if device is not None else model.device
 
     def new_conversation(self) -> Conversation:
-        """A conversation in the format the model was trained with."""
-        return trained_conversation(self.model.prompt_template, self.model.end_sym)
+        """Return a conversation in the format the model was trained with."""
+        return self.model.new_conversation()
 
     @torch.no_grad()
     def upload_img(
@@ -100,11 +95,7 @@ class Chat:
         return "Received."
 
     def check_length(self, text: str, max_length: int | None = None) -> None:
-        """Refuse a question that cannot fit into the model's context, or into `max_length` positions of it.
-
-        Raises:
-            DataError: it is far too long.
-        """
+        """Raise a DataError for a question far too long for the model's context, or `max_length` of it."""
         # Without a model, as in the reference, questions can still be put.
         positions = (getattr(self.model, "max_positions", None), max_length)
         limits = [CHARACTERS_PER_POSITION * count for count in positions if count is not None]
@@ -122,12 +113,11 @@ class Chat:
             raise DataError(
                 f"a question must not hold {IMAGE_PLACEHOLDER}, which stands for an uploaded image"
             )
-        if conv.messages:
-            role, message = conv.messages[-1]
-            if role == conv.roles[0] and message and message.endswith(IMAGE_MARK):
-                conv.messages[-1][1] = f"{message} {text}"
-                return
-        conv.append_message(conv.roles[0], text)
+        role, message = conv.messages[-1] if conv.messages else (None, None)
+        if role == conv.roles[0] and message and message.endswith(IMAGE_MARK):
+            conv.messages[-1][1] = f"{message} {text}"
+        else:
+            conv.append_message(conv.roles[0], text)
 
     def answer(
         self,
@@ -148,8 +138,6 @@ class Chat:
         token at temperature 0. At most `max_length` positions are used: the oldest turns are left out of a
         longer context, never the images.
 
-        This is the reference's signature; `reply` takes the same settings as a `GenerationConfig`.
-
         Raises:
             DataError: not even the last question fits into `max_length`.
         """
@@ -160,16 +148,6 @@ class Chat:
             repetition_penalty=repetition_penalty,
             length_penalty=length_penalty,
         ).choose(num_beams, temperature)
-        return self.reply(conv, img_list, generation, max_length)
-
-    def reply(
-        self,
-        conv: Conversation,
-        img_list: list[Tensor],
-        generation: GenerationConfig,
-        max_length: int = MAX_LENGTH,
-    ) -> tuple[str, list[int]]:
-        """Answer the last question as `generation` says; see `answer`."""
         embeds, mask, generation = self._context(conv, img_list, generation, max_length)
         texts, ids = self.model.complete(embeds, mask, generation, self._stops(conv))
         text = _cleaned(texts[0], conv)
@@ -183,7 +161,7 @@ class Chat:
         generation: GenerationConfig,
         max_length: int = MAX_LENGTH,
     ) -> Iterator[str]:
-        """Like `reply`, but yields the growing text; `conv` gets the answer when it is complete."""
+        """Answer like `answer`, yielding the growing text; `conv` gets the answer when it is complete."""
         embeds, mask, generation = self._context(conv, img_list, generation, max_length)
         text = ""
         for written in self.model.complete_stream(embeds, mask, generation, self._stops(conv)):
@@ -192,26 +170,24 @@ class Chat:
         self._store(conv, text)
 
     def get_context_emb(self, conv: Conversation, img_list: list[Tensor]) -> Tensor:
-        """The conversation as the model reads it: (1, T, D), images in place, BOS first."""
+        """Return the conversation as the model reads it: (1, T, D), images in place, BOS first."""
         return embed_conversation(self.model, conv, img_list)[0]
 
     def _context(
         self, conv: Conversation, img_list: list[Tensor], generation: GenerationConfig, max_length: int
     ) -> tuple[Tensor, Tensor, GenerationConfig]:
-        """Embeddings, mask, and `generation` with no more new tokens than there is room for."""
+        """Return embeddings, mask, and `generation` with no more new tokens than there is room for."""
         limit = min(max_length, self.model.max_positions)
         awaiting = conv.copy()
         if not awaiting.messages or awaiting.messages[-1][0] == conv.roles[0]:
             awaiting.append_message(conv.roles[1], None)
-        while True:
-            embeds, mask = embed_conversation(self.model, awaiting, img_list)
-            if embeds.shape[1] + generation.max_new_tokens <= limit:
-                return embeds, mask, generation
-            shorter = awaiting.without_oldest_turn()
-            if shorter is None:
-                break
+        embeds, mask = embed_conversation(self.model, awaiting, img_list)
+        while embeds.shape[1] + generation.max_new_tokens > limit and (
+            shorter := awaiting.without_oldest_turn()
+        ):
             awaiting = shorter
-        room = limit - embeds.shape[1]
+            embeds, mask = embed_conversation(self.model, awaiting, img_list)
+        room = min(generation.max_new_tokens, limit - embeds.shape[1])
         if room < 1:
             raise DataError(
                 f"the question takes {embeds.shape[1]} positions with its images, of {limit} that may be "
@@ -224,13 +200,12 @@ class Chat:
 
     @staticmethod
     def _store(conv: Conversation, text: str) -> None:
-        if conv.messages and conv.messages[-1][0] == conv.roles[1] and conv.messages[-1][1] is None:
-            conv.messages[-1][1] = text
-        else:
-            conv.append_message(conv.roles[1], text)
+        if conv.messages and conv.messages[-1] == [conv.roles[1], None]:
+            conv.messages.pop()
+        conv.append_message(conv.roles[1], text)
 
 
 def _cleaned(text: str, conv: Conversation) -> str:
-    """The answer without the role that the model may write before it, nor the mark of an image."""
+    """Return the answer without the role that the model may write before it, nor the mark of an image."""
     text = text.removeprefix(f"{conv.roles[1]}:").replace(IMAGE_PLACEHOLDER, "").strip()
     return text.replace("ChatDoctor", "XrayGPT")

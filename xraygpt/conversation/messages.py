@@ -1,20 +1,30 @@
 """A conversation as plain data: who said what, and how that becomes one prompt."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import groupby
 from typing import Any, Self
 
 IMAGE_PLACEHOLDER = "<ImageHere>"
 """Where the embeddings of an image go."""
 IMAGE_MARK = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
 TEMPLATE_SLOT = "{}"
+CHAT = "chat"
+"""The `prompt_template` that stands for the tokenizer's own chat template."""
+
+Turn = dict[str, str]
+"""For a chat template: ``role`` (user or assistant) and ``content``."""
 
 
 def check_template(template: str) -> None:
-    """Raise ValueError unless a prompt template is empty or holds ``{}`` once; other braces are text."""
-    if template and template.count(TEMPLATE_SLOT) != 1:
-        raise ValueError(f"prompt_template must hold {TEMPLATE_SLOT} exactly once, where the prompt goes")
+    """Raise ValueError unless a prompt template is empty, `CHAT`, or holds ``{}`` once; other braces are
+    text."""
+    if template not in ("", CHAT) and template.count(TEMPLATE_SLOT) != 1:
+        raise ValueError(
+            f"prompt_template must hold {TEMPLATE_SLOT} exactly once, where the prompt goes, or be {CHAT}"
+        )
 
 
 def fill_template(template: str, prompt: str) -> str:
@@ -38,7 +48,7 @@ class Conversation:
     """The turns of a chat. `messages` holds ``[role, text]``; the text is None while it is awaited."""
 
     system: str
-    roles: tuple[str, str]
+    roles: tuple[str, str] = ("Patient", "Doctor")
     messages: list[list[str | None]] = field(default_factory=list)
     offset: int = 0
     """Number of leading messages that are not shown to the user."""
@@ -47,12 +57,25 @@ class Conversation:
     sep2: str | None = None
     template: str = TEMPLATE_SLOT
     """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
+    render: Callable[[list[Turn]], str] | None = None
+    """Writes the turns as a tokenizer's chat template says; of the settings above, only `roles` and the
+    separators, as stop strings, are of use then."""
     conv_id: Any = None
 
     def get_prompt(self) -> str:
-        """The whole conversation as the text that the language model continues."""
+        """Return the whole conversation as the text that the language model continues."""
+        if self.render is not None:
+            return self.render(self._turns())
         if self.sep_style is SeparatorStyle.TEMPLATE:
-            return self._templated()
+            # The mark that closes an answer often opens the next question too; it is written once then.
+            closing = "" if self.template.startswith(self.sep) else self.sep
+            text = self.system
+            for role, message in self.messages:
+                if role == self.roles[0]:
+                    text += fill_template(self.template, str(message))
+                elif message:
+                    text += message + closing
+            return text
         ends = (self.sep, self.sep2 if self.sep_style is SeparatorStyle.TWO and self.sep2 else self.sep)
         text = self.system + self.sep
         for role, message in self.messages:
@@ -63,11 +86,11 @@ class Conversation:
         self.messages.append([role, message])
 
     def stop_strings(self) -> list[str]:
-        """Strings that end an answer."""
+        """Return the strings that end an answer."""
         return [mark for mark in dict.fromkeys((self.sep, self.sep2)) if mark and mark.strip()]
 
     def without_oldest_turn(self) -> "Conversation | None":
-        """A copy without the first question and its answer; None when only the last question is left.
+        """Return a copy without the first question and its answer; None when only the last question is left.
 
         Images of a dropped question move to the next one, so the conversation goes on about them.
         """
@@ -83,7 +106,7 @@ class Conversation:
         return shorter
 
     def to_gradio_chatbot(self) -> list[list[str | None]]:
-        """The turns that are shown, as ``[question, answer]``; the answer is None while it is awaited."""
+        """Return the turns that are shown, as ``[question, answer]``; an awaited answer is None."""
         turns: list[list[str | None]] = []
         for role, message in self.messages[self.offset :]:
             if role == self.roles[0] or not turns:
@@ -96,26 +119,19 @@ class Conversation:
         return dataclasses.replace(self, messages=[list(message) for message in self.messages])
 
     def dict(self) -> dict[str, Any]:
-        return {
-            "system": self.system,
-            "roles": self.roles,
-            "messages": self.messages,
-            "offset": self.offset,
-            "sep": self.sep,
-            "sep2": self.sep2,
-            "conv_id": self.conv_id,
-        }
+        names = ("system", "roles", "messages", "offset", "sep", "sep2", "conv_id")
+        return {name: getattr(self, name) for name in names}
 
-    def _templated(self) -> str:
-        # The mark that closes an answer often opens the next question too; it is written once then.
-        closing = "" if self.template.startswith(self.sep) else self.sep
-        text = self.system
-        for role, message in self.messages:
-            if role == self.roles[0]:
-                text += fill_template(self.template, str(message))
-            elif message:
-                text += message + closing
-        return text
+    def _turns(self) -> list[Turn]:
+        """What was said, by turns: chat templates refuse two of the same role in succession."""
+        said = [(role, text) for role, text in self.messages if text]
+        return [
+            {
+                "role": "user" if role == self.roles[0] else "assistant",
+                "content": " ".join(str(text) for _, text in texts),
+            }
+            for role, texts in groupby(said, key=lambda message: message[0])
+        ]
 
 
 CONV_VISION = Conversation(
@@ -123,10 +139,7 @@ CONV_VISION = Conversation(
         "You are an experienced Doctor, give the following medical scan: <Img>ImageContent</Img>. "
         "You will be able to see the medical scan once I provide it to you. Please answer my questions."
     ),
-    roles=("Patient", "Doctor"),
     offset=2,
-    sep_style=SeparatorStyle.SINGLE,
-    sep="###",
 )
 """The conversation of the released demo. Training never showed its system text to the model."""
 
@@ -137,8 +150,6 @@ CONV_VISION_NEW = Conversation(
         "<Img>ImageContent</Img>. You will be able to see the medical scan once I provide it to you. "
         "Please answer the patients questions."
     ),
-    roles=("Patient", "Doctor"),
-    offset=0,
     sep_style=SeparatorStyle.TWO,
     sep=" ",
     sep2="</s>",
@@ -147,10 +158,9 @@ CONV_VISION_NEW = Conversation(
 
 
 def trained_conversation(prompt_template: str, end_sym: str) -> Conversation:
-    """A conversation whose first prompt is exactly a prompt of the training."""
+    """Return a conversation whose first prompt is exactly a prompt of the training."""
     return Conversation(
         system="",
-        roles=("Patient", "Doctor"),
         sep_style=SeparatorStyle.TEMPLATE,
         sep=end_sym,
         template=prompt_template or TEMPLATE_SLOT,

@@ -30,7 +30,7 @@ class Example:
 
 
 def make_examples() -> list[Example]:
-    """The examples, the same at every start."""
+    """Draw the examples, the same at every start."""
     return [
         Example(
             image=Image.fromarray(render(truth, random.Random(f"demo example {number}"), SIZE)),

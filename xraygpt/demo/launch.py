@@ -88,7 +88,7 @@ def make_page(args: DemoCommandLine) -> Any:
 
 
 def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
-    """The image processor of the demo.
+    """Return the image processor of the demo.
 
     That of a data set in the user's file, if there is one: its ``eval`` node, else its ``train`` node, which
     is where the reference's demo looks. Otherwise, and where that node crops at random, the model's own
@@ -112,7 +112,7 @@ def vis_processor(args: CommandLine, cfg: Config) -> BaseProcessor:
 
 
 def first_question(prompt_list: list[str], template: str) -> str:
-    """The first prompt of the training as a user would type it, without template and image."""
+    """Return the first prompt of the training as a user would type it, without template and image."""
     if not prompt_list:
         return "Describe this chest x-ray in detail."
     before, _, after = (template or "{}").partition("{}")
@@ -217,13 +217,13 @@ def _private_folder() -> Iterator[None]:
 
 def _lock(folder: Path, how: int) -> int | None:
     """Lock a folder of this user's; return its descriptor, None if that cannot be."""
-    with suppress(OSError):
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(descriptor).st_uid == os.getuid():
-                fcntl.flock(descriptor, how)
-                return descriptor
-        except OSError:
-            pass
-        os.close(descriptor)
+    except OSError:
+        return None
+    with suppress(OSError):
+        if os.fstat(descriptor).st_uid == os.getuid():
+            fcntl.flock(descriptor, how)
+            return descriptor
+    os.close(descriptor)
     return None

@@ -125,17 +125,17 @@ class Page:
         yield self.messages(turns), NOTHING_SAID if silent else "", ""
 
     def messages(self, turns: list[Turn]) -> list[dict[str, str]]:
-        """Turns as gradio's chat messages."""
+        """Return turns as gradio's chat messages."""
         return [{"role": "user" if who == self.user else "assistant", "content": text} for who, text in turns]
 
     @property
     def user(self) -> str:
-        """The role of the one who asks."""
+        """Role of the one who asks."""
         return self.chat.new_conversation().roles[0]
 
 
 def build_page(page: Page) -> Any:
-    """The page, a `gradio.Blocks`, ready to be served."""
+    """Return the page, a `gradio.Blocks`, ready to be served."""
     # Nothing is reported to gradio's makers, and an upload that never came to be read is removed.
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(MINUTE, 10 * MINUTE)) as blocks:
         gr.Markdown(f"# {TITLE}: chat about a chest radiograph")
@@ -208,7 +208,7 @@ def _gallery(examples: list[Example]) -> Any:
 
 
 def _sliders(generation: GenerationConfig) -> tuple[Any, Any]:
-    """The sliders for beams and temperature, which only counts with one beam."""
+    """Return the sliders for beams and temperature, which only counts with one beam."""
     alone = generation.num_beams == 1
     beams = gr.Slider(
         1,

@@ -36,7 +36,7 @@ class Session:
     written stops."""
 
     def turns(self) -> list[Turn]:
-        """What was said, the image marks left out."""
+        """Return what was said, the image marks left out."""
         spoken = [
             (str(role), str(text or "").replace(IMAGE_MARK, "").strip())
             for role, text in self.conversation.messages
@@ -87,7 +87,7 @@ def open_upload(path: str | Path) -> Image.Image:
 
 
 def preview(image: Image.Image) -> Image.Image:
-    """What the browser shows of `image`: 8-bit RGB, at most `PREVIEW_SIDE` pixels, its aspect ratio kept."""
+    """Return what the browser shows of `image`: 8-bit RGB, at most `PREVIEW_SIDE` pixels on a side."""
     shown = to_rgb(image).copy()
     shown.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     return shown

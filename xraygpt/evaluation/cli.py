@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.evaluation.statistics import ROUNDS
 
 if TYPE_CHECKING:
-    from xraygpt.evaluation.predictions import Prediction, PredictionColumns
+    from xraygpt.evaluation.predictions import Prediction
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
 COLUMNS = {
@@ -75,6 +76,35 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare.set_defaults(run=run_compare)
 
 
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
+    )
+    parser.add_argument(
+        "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
+    )
+    words = f"of the bootstrap; default {ROUNDS}"
+    parser.add_argument("--rounds", type=_whole_number(1), default=ROUNDS, metavar="N", help=words)
+    parser.add_argument("--seed", type=_whole_number(0), default=0, metavar="N", help="default 0")
+    parser.add_argument(
+        "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
+    )
+    columns = parser.add_argument_group("columns of the tables")
+    for name, (option, words) in COLUMNS.items():
+        columns.add_argument(
+            option, dest=f"{name}_column", default=name, metavar="NAME", help=f"{words}; default {name}"
+        )
+
+
+def _whole_number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
 def run_score(args: argparse.Namespace) -> None:
     """Score a file.
 
@@ -84,15 +114,19 @@ def run_score(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
     from xraygpt.evaluation.page.curves import read_runs
-    from xraygpt.evaluation.page.picture_folder import PictureFolder
+    from xraygpt.evaluation.page.examples import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
-    from xraygpt.evaluation.predictions import predictions_file
+    from xraygpt.evaluation.predictions import counted, predictions_file
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
-    from xraygpt.evaluation.results import PAGE_FILE, counted, score_lines, write_scores
+    from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
     from xraygpt.evaluation.statistics import plain
 
-    _check_subgroups(args)
+    for name, (_, words) in COLUMNS.items():
+        if (column := getattr(args, f"{name}_column")) in args.subgroup:
+            raise DataError(
+                f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
+            )
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     pictures = PictureFolder(args.images) if args.images else None
     compared_runs = read_runs(args.curves)
@@ -114,8 +148,7 @@ def run_score(args: argparse.Namespace) -> None:
         generation=generation,
         more_metrics=radeval_implementations(args.radeval),
     )
-    plain_neural = {name: plain(value) for name, value in neural.items()}
-    write_scores(scores, protocol, args.out, {"radeval": plain_neural} if neural else None)
+    write_scores(scores, protocol, args.out, {"radeval": plain(neural)} if neural else None)
     write_report_page(
         scores,
         predictions,
@@ -143,6 +176,7 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import comparison_protocol
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
+    from xraygpt.evaluation.statistics import plain
 
     metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
     a, b = (_read(path, args) for path in (args.a, args.b))
@@ -154,63 +188,20 @@ def run_compare(args: argparse.Namespace) -> None:
     if args.out:
         files = [predictions_file(path) for path in (args.a, args.b)]
         protocol = comparison_protocol(a, *files, command=args.command_line)
-        write_json(args.out / COMPARISON_FILE, comparison.to_dict() | {"protocol": protocol})
+        write_json(args.out / COMPARISON_FILE, plain(comparison) | {"protocol": protocol})
         print(f"\nwritten to {args.out / COMPARISON_FILE}")
-
-
-def _add_shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
-    )
-    parser.add_argument(
-        "--rounds",
-        type=_at_least_one,
-        default=ROUNDS,
-        metavar="N",
-        help=f"of the bootstrap; default {ROUNDS}",
-    )
-    parser.add_argument("--seed", type=_not_negative, default=0, metavar="N", help="default 0")
-    parser.add_argument(
-        "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
-    )
-    columns = parser.add_argument_group("columns of the tables")
-    for name, (option, words) in COLUMNS.items():
-        columns.add_argument(
-            option, dest=f"{name}_column", default=name, metavar="NAME", help=f"{words}; default {name}"
-        )
-
-
-def _columns(args: argparse.Namespace) -> PredictionColumns:
-    from xraygpt.evaluation.predictions import PredictionColumns
-
-    return PredictionColumns(**{name: getattr(args, f"{name}_column") for name in COLUMNS})
 
 
 def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:
     """Read predictions; say how many were left out where that is wanted."""
-    from xraygpt.evaluation.predictions import read_predictions
-    from xraygpt.evaluation.results import counted
+    from xraygpt.evaluation.predictions import PredictionColumns, counted, read_predictions
 
-    if not args.skip_without_reference:
-        return read_predictions(path, _columns(args))
-    rows = read_predictions(path, _columns(args), need_references=False)
+    columns = PredictionColumns(**{name: getattr(args, f"{name}_column") for name in COLUMNS})
+    rows = read_predictions(path, columns, need_references=not args.skip_without_reference)
     kept = [row for row in rows if row.reference]
     if len(kept) < len(rows):
         print(f"{path}: {counted(len(rows) - len(kept), 'row')} without a reference left out")
     return kept
-
-
-def _check_subgroups(args: argparse.Namespace) -> None:
-    """Raise a DataError for a subgroup whose column has another meaning."""
-    for name, (_, words) in COLUMNS.items():
-        column = getattr(args, f"{name}_column")
-        if column in args.subgroup:
-            raise DataError(
-                f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
-            )
 
 
 def _make_folder(folder: Path) -> None:
@@ -218,17 +209,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{folder} cannot be made ({error}); name another folder with --out") from error
-
-
-def _at_least_one(text: str) -> int:
-    return _number(text, 1)
-
-
-def _not_negative(text: str) -> int:
-    return _number(text, 0)
-
-
-def _number(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
-    return int(text)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+import numpy as np
 
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.language import LanguageCheck, check_language, readable_metrics
-from xraygpt.evaluation.metric_table import MetricTable, make_tables
-from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.scoring import describe_metric
+from xraygpt.evaluation.language import LanguageCheck, check_language
+from xraygpt.evaluation.metrics.metric import Array, Metric, MetricTable, Score, make_tables
+from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.statistics import (
     ROUNDS,
     Interval,
-    difference_interval,
     interval,
     p_value,
-    plain,
     resampled_sums,
     sums_by_study,
     swapped_sums,
@@ -41,15 +38,6 @@ class Difference:
     p: float
     """Of approximate randomisation, two-sided; of this one metric, not corrected for the others."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "a": self.a.to_dict(),
-            "b": self.b.to_dict(),
-            "difference": self.difference.to_dict(),
-            "p": plain(self.p),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class ReportDifference:
@@ -62,7 +50,7 @@ class ReportDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs by all metrics."""
+    """Two runs by all metrics; ``comparison.json`` has its fields (`plain`)."""
 
     reports: int
     studies: int
@@ -72,30 +60,12 @@ class Comparison:
     """Which reports are not in English, in the run with more of them."""
     seed: int
     rounds: int
-    metrics: Mapping[str, Metric]
     differences: Mapping[str, Difference]
     """Name of a metric -> difference."""
     most_different: Mapping[str, Sequence[ReportDifference]]
     """Name of a metric -> reports, the largest difference first."""
     not_computed: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "reports": self.reports,
-            "studies": self.studies,
-            "same_texts": self.same_texts,
-            "language": self.language.to_dict(),
-            "seed": self.seed,
-            "rounds": self.rounds,
-            "differences": {name: row.to_dict() for name, row in self.differences.items()},
-            "most_different": {
-                name: [{"image_id": row.image_id, "a": plain(row.a), "b": plain(row.b)} for row in rows]
-                for name, rows in self.most_different.items()
-            },
-            "not_computed": dict(self.not_computed),
-            "metrics": {name: describe_metric(metric) for name, metric in self.metrics.items()},
-        }
+    metrics: Mapping[str, Metric]
 
 
 def compare_predictions(
@@ -113,54 +83,60 @@ def compare_predictions(
         seed: of the bootstrap and of the randomisation, each of which has as many `rounds`.
 
     Raises:
-        DataError: the runs are not of the same images, studies and references; the first differences are
-            named.
+        DataError: the runs are not of the same images, studies and references (`check_same_task`).
     """
     check_same_task(a, b)
     rows_a, rows_b = (sorted(rows, key=lambda row: row.image_id) for rows in (a, b))
     references, studies = [row.reference for row in rows_a], [row.study_id for row in rows_a]
     runs = [[row.generated for row in rows] for rows in (rows_a, rows_b)]
     language = max((check_language(references, texts) for texts in runs), key=lambda check: check.pairs)
-    readable, not_english = readable_metrics(metrics, language)
+    readable, not_english = language.readable(metrics)
     table_a, table_b = make_tables(readable, references, runs)
+    columns = table_a.values.shape[1]
+    sums = sums_by_study(np.hstack([table_a.values, table_b.values]), studies)
+    drawn = resampled_sums(sums, seed=seed, rounds=rounds)
+    swapped = swapped_sums(sums, seed=seed, rounds=rounds)
+
+    def difference(score: Score) -> Difference:
+        def of_both(sums: Array) -> Array:
+            return score(sums[..., columns:]) - score(sums[..., :columns])
+
+        return Difference(
+            a=interval(lambda sums: score(sums[..., :columns]), sums, drawn),
+            b=interval(lambda sums: score(sums[..., columns:]), sums, drawn),
+            difference=interval(of_both, sums, drawn),
+            p=p_value(of_both, sums, swapped),
+        )
+
     return Comparison(
         reports=len(rows_a),
         studies=len(set(studies)),
-        same_texts=sum(
-            x.generated.split() == y.generated.split() for x, y in zip(rows_a, rows_b, strict=True)
-        ),
+        same_texts=sum(x.split() == y.split() for x, y in zip(*runs, strict=True)),
         language=language,
         seed=seed,
         rounds=rounds,
-        metrics={metric.name: metric for metric in table_b.metrics},
-        differences=_differences(table_a, table_b, studies, seed, rounds),
+        differences={metric.name: difference(table_b.score_of(metric)) for metric in table_b.metrics},
         most_different={
             metric.name: _most_different(metric, table_a, table_b, rows_a) for metric in table_b.metrics
         },
         not_computed={**table_b.not_computed, **not_english},
+        metrics={metric.name: metric for metric in table_b.metrics},
     )
 
 
 def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
-    """See `compare_predictions`.
-
-    Raises:
-        DataError: images, studies or references differ.
-    """
+    """Raise a DataError where images, studies or references of two runs differ."""
     of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
-    problems = [
-        _problem("of the first {are} not in the second", of_a.keys() - of_b.keys()),
-        _problem("of the second {are} not in the first", of_b.keys() - of_a.keys()),
-    ]
     both = of_a.keys() & of_b.keys()
-    problems += [
-        _problem("{have} another study", {i for i in both if of_a[i].study_id != of_b[i].study_id}),
-        _problem(
-            "{have} another reference",
-            {i for i in both if of_a[i].reference.split() != of_b[i].reference.split()},
-        ),
-    ]
-    found = [problem for problem in problems if problem]
+    problems = {
+        "of the first {are} not in the second": of_a.keys() - of_b.keys(),
+        "of the second {are} not in the first": of_b.keys() - of_a.keys(),
+        "{have} another study": {i for i in both if of_a[i].study_id != of_b[i].study_id},
+        "{have} another reference": {
+            i for i in both if of_a[i].reference.split() != of_b[i].reference.split()
+        },
+    }
+    found = [_problem(what, images) for what, images in problems.items() if images]
     if found:
         raise DataError(
             "the two files cannot be compared, they need the same images with the same references:"
@@ -169,32 +145,10 @@ def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
 
 
 def _problem(what: str, images: set[str]) -> str:
-    if not images:
-        return ""
-    named = sorted(images)[:NAMED]
-    more = ", ..." if len(images) > len(named) else ""
     one = len(images) == 1
     words = what.format(are="is" if one else "are", have="has" if one else "have")
-    return f"{len(images):,} image{'' if one else 's'} {words}: {', '.join(named)}{more}"
-
-
-def _differences(
-    table_a: MetricTable, table_b: MetricTable, studies: Sequence[str], seed: int, rounds: int
-) -> dict[str, Difference]:
-    a, b = sums_by_study(table_a.values, studies), sums_by_study(table_b.values, studies)
-    resampled_a = resampled_sums(a, seed=seed, rounds=rounds)
-    resampled_b = resampled_sums(b, seed=seed, rounds=rounds)
-    swapped = swapped_sums(a, b, seed=seed, rounds=rounds)
-    result = {}
-    for metric in table_b.metrics:
-        score = table_b.score_of(metric)
-        result[metric.name] = Difference(
-            a=interval(score, a, resampled_a),
-            b=interval(score, b, resampled_b),
-            difference=difference_interval(score, a, b, resampled_a, resampled_b),
-            p=p_value(score, a, b, swapped),
-        )
-    return result
+    more = ", ..." if len(images) > NAMED else ""
+    return f"{counted(len(images), 'image')} {words}: {', '.join(sorted(images)[:NAMED])}{more}"
 
 
 def _most_different(

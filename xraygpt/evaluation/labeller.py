@@ -2,7 +2,7 @@
 
 The classes, their coding and the way mentions are put together follow the CheXpert labeller (Irvin et al.
 2019, https://arxiv.org/abs/1901.07031); the rules are this project's own. How well they do, and where they
-fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.evaluation.findings``.
+fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.evaluation.metrics.phantom``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xraygpt.evaluation.labeller_context import Status, judge, mask_changes
+from xraygpt.evaluation.labeller_context import Status, find_sides, judge, mask_changes
 from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING, SUPPORT_DEVICES, find_terms
-from xraygpt.evaluation.labeller_sentences import split_report
-from xraygpt.evaluation.labeller_sides import find_sides
 from xraygpt.evaluation.priors import tells_only_of_prior
+from xraygpt.evaluation.sentences import split_report
 
 __all__ = [
     "CLASSES",
@@ -24,11 +23,13 @@ __all__ = [
     "find_mentions",
     "finding_sides",
     "label_report",
-    "labels_of",
     "positive_findings",
     "sides_of",
 ]
 
+CACHED_TEXTS = 16384
+"""References and generated reports of a test split of 8,000 images, about 2 KiB each. What is remembered of
+them is shared: do not change it."""
 SIDES = {"left": {"left"}, "right": {"right"}, "bilateral": {"left", "right"}, "": set[str]()}
 
 
@@ -46,7 +47,8 @@ class Mention:
     end: int
 
 
-def find_mentions(text: str) -> list[Mention]:
+@lru_cache(maxsize=CACHED_TEXTS)
+def find_mentions(text: str) -> tuple[Mention, ...]:
     """Return what a report says about the classes, in the order of the text.
 
     Sections that do not describe the images (indication, history, comparison, technique, ...) are passed
@@ -63,32 +65,11 @@ def find_mentions(text: str) -> list[Mention]:
             if status is not None:
                 start, end = sentence.places[term.start], sentence.places[term.end]
                 mentions.append(Mention(term.label, status, side, start, end))
-    return mentions
-
-
-def label_report(text: str) -> dict[str, Status]:
-    """Return the status of each class that the report mentions, in the order of `CLASSES`.
-
-    Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
-    one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
-    uncertain; a text without a word has no label at all.
-    """
-    return labels_of(find_mentions(text)) if text.strip() else {}
-
-
-def positive_findings(text: str) -> frozenset[str]:
-    """Return the classes but "No Finding" that the report asserts."""
-    labels = label_report(text)
-    return frozenset(label for label, status in labels.items() if status == Status.POSITIVE) - {NO_FINDING}
-
-
-def finding_sides(text: str) -> dict[str, frozenset[str]]:
-    """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
-    return sides_of(find_mentions(text))
+    return tuple(mentions)
 
 
 def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
-    """`finding_sides` of a report whose mentions are known."""
+    """Return `finding_sides` of a report whose mentions are known."""
     sides: dict[str, frozenset[str]] = {}
     for mention in mentions:
         if mention.status == Status.POSITIVE:
@@ -96,10 +77,18 @@ def sides_of(mentions: Iterable[Mention]) -> dict[str, frozenset[str]]:
     return sides
 
 
-def labels_of(mentions: Iterable[Mention]) -> dict[str, Status]:
-    """`label_report` of a report, not empty, whose mentions are known."""
+@lru_cache(maxsize=CACHED_TEXTS)
+def label_report(text: str) -> Mapping[str, Status]:
+    """Return the status of each class that the report mentions, in the order of `CLASSES`.
+
+    Of several mentions of a class a positive one counts before an uncertain one, and that before a negative
+    one. "No Finding" is positive, as CheXpert has it, where no class but Support Devices is positive or
+    uncertain; a text without a word has no label at all.
+    """
+    if not text.strip():
+        return {}
     said: dict[str, set[Status]] = {}
-    for mention in mentions:
+    for mention in find_mentions(text):
         said.setdefault(mention.label, set()).add(mention.status)
     strongest = (Status.POSITIVE, Status.UNCERTAIN, Status.NEGATIVE)
     labels = {label: next(s for s in strongest if s in statuses) for label, statuses in said.items()}
@@ -108,23 +97,12 @@ def labels_of(mentions: Iterable[Mention]) -> dict[str, Status]:
     return {label: labels[label] for label in CLASSES if label in labels}
 
 
-CACHED_TEXTS = 16384
-"""References and generated reports of a test split of 8,000 images; about 2 KiB each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a report says of the 14 classes. It is shared: do not change it."""
-
-    mentions: tuple[Mention, ...]
-    labels: Mapping[str, Status]
-    """See `label_report`."""
-    sides: Mapping[str, frozenset[str]]
-    """See `finding_sides`: has the asserted classes, "No Finding" excepted."""
+def positive_findings(text: str) -> frozenset[str]:
+    """Return the classes but "No Finding" that the report asserts."""
+    return frozenset(finding_sides(text))
 
 
 @lru_cache(maxsize=CACHED_TEXTS)
-def read_report(text: str) -> Reading:
-    """Return what a report says."""
-    mentions = tuple(find_mentions(text))
-    return Reading(mentions, labels_of(mentions) if text.strip() else {}, sides_of(mentions))
+def finding_sides(text: str) -> Mapping[str, frozenset[str]]:
+    """Return on which sides (``left``, ``right``) each asserted class is said to be; often on none."""
+    return sides_of(find_mentions(text))

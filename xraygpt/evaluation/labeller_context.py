@@ -1,9 +1,11 @@
-"""Decide whether a sentence asserts, denies or leaves open what one of its terms names."""
+"""Decide what a sentence says of its terms: asserted, denied or left open, and on which side."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
+from itertools import pairwise
 
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
 
@@ -120,6 +122,24 @@ NOT_SAID_AFTER = re.compile(
 """The past, a question, or what the method could not show: 'fractures may not be seen on radiographs'."""
 
 
+NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main))"
+SIDE = re.compile(
+    r"(?P<bilateral>\bbilateral|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|"
+    r"\bleft and (?:\w+ )?right\b|\bright and (?:\w+ )?left\b)"
+    rf"|(?P<left>\bleft\b{NOT_A_SIDE}|\blingul)|(?P<right>\bright\b{NOT_A_SIDE}|\bmiddle lobe\b)"
+)
+NEXT_THING = re.compile(
+    r",|\b(?:and|or|with|versus|vs|may|could|might|represent\w*|reflect\w*|consistent|compatible|likely)\b"
+)
+"""Between two terms: what stands in front of it tells of the first, what stands behind of the second."""
+JOINT = re.compile(
+    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable|pleural|subsegmental)\b)*"
+    r"|.*\b(?:represent\w*|reflect\w*|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
+)
+"""What joins a term to the one before: they are in the same place."""
+WITHOUT_SIDE = ("Cardiomegaly", "Enlarged Cardiomediastinum")
+
+
 class Status(IntEnum):
     """What a report says of a class, in CheXpert's coding; a class that it does not mention has none."""
 
@@ -140,20 +160,18 @@ def judge(sentence: str, term: Term) -> Status | None:
     if term.kind != "finding":
         return Status.UNCERTAIN if term.kind == "borderline" else Status.NEGATIVE
     before = _status_before(sentence, term)
-    if before == Status.NEGATIVE:
-        return before
-    after = _status_after(sentence, term)
-    if after is not None:
-        return after
-    return Status.POSITIVE if before is None else before
+    after = None if before == Status.NEGATIVE else _status_after(sentence, term)
+    return next((status for status in (after, before) if status is not None), Status.POSITIVE)
 
 
 def _status_before(sentence: str, term: Term) -> Status | None:
-    """What the nearest cue in front of the term, or within it, makes of it."""
+    """Return what the nearest cue in front of the term, or within it, makes of it."""
     status = None
     for cue in reversed(list(BEFORE.finditer(sentence, 0, term.end))):
         if cue["denial"]:
-            return Status.NEGATIVE if _is_denied(sentence, cue.end(), term) else status
+            ended = DENIAL_END.search(sentence, cue.end(), term.start)
+            another = "," in sentence[cue.end() : term.start] and GOES_ON.match(sentence, term.end)
+            return status if ended or another else Status.NEGATIVE
         if DOUBT_END.search(sentence, cue.end(), term.start):
             return status
         status = Status.UNCERTAIN
@@ -162,26 +180,22 @@ def _status_before(sentence: str, term: Term) -> Status | None:
     return status
 
 
-def _is_denied(sentence: str, cue_end: int, term: Term) -> bool:
-    if DENIAL_END.search(sentence, cue_end, term.start):
-        return False
-    return "," not in sentence[cue_end : term.start] or not GOES_ON.match(sentence, term.end)
-
-
 def _status_after(sentence: str, term: Term) -> Status | None:
     if ALTERNATIVE.match(sentence, term.end):
         return Status.UNCERTAIN
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
-    if cue is None or STATEMENT.search(sentence, term.end, cue.start()):
-        return None
-    if _has_other_subject(sentence, term, cue):
+    if (
+        cue is None
+        or STATEMENT.search(sentence, term.end, cue.start())
+        or _has_other_subject(sentence, term, cue)
+    ):
         return None
     return Status.UNCERTAIN if cue["doubt"] else Status.NEGATIVE
 
 
 def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
-    """Whether a cue behind a term is said of something else: "the heart is enlarged, edema has resolved".
+    """Tell whether a cue behind a term is of something else: "the heart is enlarged, edema has resolved".
 
     Of "edema, effusion and atelectasis are not seen" it is said of all.
     """
@@ -191,3 +205,47 @@ def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
     if OTHER_SUBJECT.search(between) is None:
         return False
     return LIST.search(sentence, term.end, cue.end()) is None
+
+
+def find_sides(sentence: str, terms: Sequence[Term]) -> list[str]:
+    """Return ``left``, ``right``, ``bilateral`` or "" for each of a sentence's terms.
+
+    A side belongs to the term that it stands before ('left pleural effusion') or, failing that, behind
+    ('effusion on the left'); a term joined to the one before, by 'and' or 'may represent', shares its side.
+    """
+    marks = list(SIDE.finditer(sentence))
+    if not marks or not terms:
+        return [""] * len(terms)
+    groups = _touching(terms)
+    cuts = [0, *(_cut(sentence, first, second) for first, second in pairwise(groups)), len(sentence)]
+    sides: list[str] = []
+    side, last_end = "", -1
+    for group, (start, end) in zip(groups, pairwise(cuts), strict=True):
+        own = _side(marks, start, group[0].start) or _side(marks, group[-1].end, end)
+        joined = last_end >= 0 and JOINT.fullmatch(sentence, last_end, group[0].start)
+        side, last_end = own or (side if joined else ""), group[-1].end
+        sides += ["" if term.label in WITHOUT_SIDE else side for term in group]
+    return sides
+
+
+def _touching(terms: Sequence[Term]) -> list[list[Term]]:
+    """Put terms in the same or in adjacent words together: hydropneumothorax, nodular opacity."""
+    groups: list[list[Term]] = []
+    for term in terms:
+        if groups and term.start <= groups[-1][-1].end + 1:
+            groups[-1].append(term)
+        else:
+            groups.append([term])
+    return groups
+
+
+def _cut(sentence: str, first: Sequence[Term], second: Sequence[Term]) -> int:
+    found = NEXT_THING.search(sentence, first[-1].end, second[0].start)
+    return found.start() if found else first[-1].end
+
+
+def _side(marks: Sequence[re.Match[str]], start: int, end: int) -> str:
+    found = {str(mark.lastgroup) for mark in marks if start <= mark.start() and mark.end() <= end}
+    if len(found) > 1:
+        return "bilateral"
+    return found.pop() if found else ""

@@ -152,23 +152,17 @@ BORDERLINES = {
 }
 
 
-def _compile() -> list[tuple[str, Kind, re.Pattern[str]]]:
-    kinds: tuple[tuple[Kind, Mapping[str, tuple[str, ...]]], ...] = (
-        ("borderline", BORDERLINES),
-        ("normal", NORMALS),
-        ("finding", FINDINGS),
-    )
-    patterns = []
-    for kind, words in kinds:
-        for label, alternatives in words.items():
-            any_of_them = "|".join(alternatives)
-            # Devices are named by whole words only, which is also the quickest test of a long list.
-            begin = r"\b" if label == SUPPORT_DEVICES else ""
-            patterns.append((label, kind, re.compile(rf"{begin}(?:{any_of_them})\w*")))
-    return patterns
-
-
-PATTERNS = _compile()
+KINDS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
+    "borderline": BORDERLINES,
+    "normal": NORMALS,
+    "finding": FINDINGS,
+}
+# Devices are named by whole words only, which is also the quickest test of a long list.
+PATTERNS = [
+    (label, kind, re.compile(r"\b" * (label == SUPPORT_DEVICES) + rf"(?:{'|'.join(alternatives)})\w*"))
+    for kind, words in KINDS.items()
+    for label, alternatives in words.items()
+]
 
 
 def find_terms(sentence: str) -> list[Term]:

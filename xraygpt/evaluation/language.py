@@ -89,18 +89,15 @@ class LanguageCheck:
         return f"{counts}; scores that read English only are left out"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
+        """Return what goes into ``scores.json``."""
         counts = {"not_english_references": self.references, "not_english_generated": self.generated}
         return {**counts, "note": self.note}
 
-
-def readable_metrics(
-    metrics: Sequence[Metric], language: LanguageCheck
-) -> tuple[tuple[Metric, ...], dict[str, str]]:
-    """Return the metrics that mean something for such reports, and for each of the others why not."""
-    left_out = [metric for metric in metrics if metric.english_only and not language.english]
-    reason = "left out: it reads English only, and the reports are in another language"
-    return tuple(m for m in metrics if m not in left_out), {m.name: reason for m in left_out}
+    def readable(self, metrics: Sequence[Metric]) -> tuple[tuple[Metric, ...], dict[str, str]]:
+        """Return the metrics that mean something for such reports, and for each of the others why not."""
+        left_out = [metric for metric in metrics if metric.english_only and not self.english]
+        reason = "left out: it reads English only, and the reports are in another language"
+        return tuple(m for m in metrics if m not in left_out), {m.name: reason for m in left_out}
 
 
 def check_language(references: Sequence[str], generated: Sequence[str]) -> LanguageCheck:

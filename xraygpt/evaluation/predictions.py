@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
@@ -17,6 +20,14 @@ MOST_PROBLEMS = 20
 """How many of a file's problems are listed; of the others there is the number."""
 NOT_A_NUMBER = "nan"
 """What pandas makes of an empty cell."""
+NOT_KNOWN = "not known"
+"""The group of those that have no value."""
+MOST_VALUES = 8
+"""Numbers that take more values than this are put into bands."""
+MOST_BANDS = 8
+MOST_GROUPS = 50
+NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?:Y| years?)?")
+"""A number, or an age as DICOM (``058Y``) or a person writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +57,9 @@ class Prediction:
 def read_predictions(
     path: Path, columns: PredictionColumns | None = None, *, need_references: bool = True
 ) -> list[Prediction]:
-    """Read a table of predictions (`xraygpt.common.tables`: CSV, TSV, JSON Lines or JSON).
+    """Read a table of predictions (`xraygpt.common.tables`) or that of a run's folder (`predictions_file`).
 
     Args:
-        path: the table, or the output folder of a run, see `predictions_file`.
         columns: how the table calls its columns; None for the usual names.
         need_references: refuse rows without a reference; otherwise it is "" there. Some have to have one.
 
@@ -60,7 +70,9 @@ def read_predictions(
     """
     columns = columns or PredictionColumns()
     path = predictions_file(path)
-    _check_names(columns)
+    names = sorted(astuple(columns))
+    if twice := [name for name, following in pairwise(names) if name == following]:
+        raise DataError(f"the column '{twice[0]}' is named for two things")
     needed = [columns.image_id, columns.generated, columns.reference]
     if columns.study_id != STUDY_COLUMN:
         needed.append(columns.study_id)
@@ -81,14 +93,24 @@ def read_predictions(
     if predictions and without == len(predictions):
         raise DataError(f"{path}: there are no references ('{columns.reference}' is empty in every row)")
     if problems:
-        hint = (
-            f"\n{without:,} of {len(predictions):,} rows have no reference; --skip-without-reference leaves "
-            "them out"
-        )
-        raise DataError(_listed(path, problems) + hint * (need_references and without > 0))
+        lines = [f"{len(problems)} problems", *(f"  {problem}" for problem in problems[:MOST_PROBLEMS])]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more")
+        if len(problems) == 1:
+            lines = problems
+        if need_references and without:
+            rows = f"{without:,} of {len(predictions):,} rows"
+            lines.append(f"{rows} have no reference; --skip-without-reference leaves them out")
+        raise DataError(f"{path}: " + "\n".join(lines))
     if not predictions:
         raise DataError(f"{path}: there are no predictions in it")
     return predictions
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 study``, ``1,200 studies``."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def predictions_file(path: Path) -> Path:
@@ -109,23 +131,56 @@ def predictions_file(path: Path) -> Path:
     return files[0]
 
 
-def column_values(predictions: Iterable[Prediction], column: str) -> list[str]:
+def column_values(predictions: Sequence[Prediction], column: str) -> list[str]:
     """Return what each prediction has in one of its other columns, "" where it has none.
 
     Raises:
         DataError: no prediction has that column.
     """
-    rows = list(predictions)
-    known = list(dict.fromkeys(name for row in rows for name in row.columns))
+    known = list(dict.fromkeys(name for row in predictions for name in row.columns))
     check_columns("the predictions", known, [column])
-    return [row.columns.get(column, "").strip() for row in rows]
+    return [row.columns.get(column, "").strip() for row in predictions]
 
 
-def _check_names(columns: PredictionColumns) -> None:
-    names = astuple(columns)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"the column '{twice[0]}' is named for two things")
+def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str, list[int]]:
+    """Return the groups by the values of a column, or by bands of its numbers: name -> indices.
+
+    Raises:
+        DataError: no prediction has that column, or it has so many different values that groups say nothing.
+    """
+    values = column_values(predictions, column)
+    present = sorted({value for value in values if value})
+    numbers = {value: float(match[1]) for value in present if (match := NUMBER.fullmatch(value))}
+    all_numbers = len(numbers) == len(present)
+    if all_numbers:
+        present.sort(key=numbers.__getitem__)
+    banded = all_numbers and len(present) > MOST_VALUES
+    names = _bands(present, numbers) if banded else {value: value for value in present}
+    groups: dict[str, list[int]] = {name: [] for name in names.values()}
+    if len(groups) > MOST_GROUPS:
+        raise DataError(
+            f"subgroups by '{column}': there are {len(groups)} different values; {MOST_GROUPS} are the most"
+        )
+    for place, value in enumerate(values):
+        groups.setdefault(names.get(value, NOT_KNOWN), []).append(place)
+    return groups
+
+
+def _bands(ordered: Sequence[str], numbers: Mapping[str, float]) -> dict[str, str]:
+    """Return the band of each value; the bands' width is 1, 2 or 5 times a power of ten."""
+    low, high = numbers[ordered[0]], numbers[ordered[-1]]
+    exponent = math.floor(math.log10((high - low) / MOST_BANDS))
+    widths = (step * 10.0**power for power in (exponent, exponent + 1) for step in (1, 2, 5))
+    width = next(w for w in widths if math.floor(high / w) - math.floor(low / w) < MOST_BANDS)
+    whole = all(number.is_integer() for number in numbers.values()) and width >= 1
+
+    def band(number: float) -> str:
+        # Rounded because 0.3 / 0.1 is a little less than 3.
+        place = math.floor(round(number / width, 9))
+        begin, end = place * width, (place + 1) * width
+        return f"{begin:g} to {end - 1:g}" if whole else f"{begin:g} to below {end:g}"
+
+    return {value: band(numbers[value]) for value in ordered}
 
 
 def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
@@ -143,29 +198,20 @@ def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
 
 def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
     """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
-    problems = []
-    values = row.values
-    image_id = values[columns.image_id].strip()
-    if is_missing(image_id):
-        problems.append(f"no image id ('{columns.image_id}' is {image_id or 'empty'})")
-    elif image_id in seen:
-        problems.append(f"the image '{image_id}' stands in {seen[image_id]} already")
-    else:
-        seen[image_id] = row.position
-    study_id = values.get(columns.study_id, "a study").strip()
-    if is_missing(study_id):
-        problems.append(f"no study ('{columns.study_id}' is {study_id or 'empty'})")
-    reference = values[columns.reference].strip()
-    if need_references and is_missing(reference):
-        problems.append(f"no reference ('{columns.reference}' is {reference or 'empty'})")
-    if values[columns.generated].strip().lower() == NOT_A_NUMBER:
-        problems.append(f"'{columns.generated}' is not a text but {values[columns.generated].strip()}")
+    needed = {columns.image_id: "image id"}
+    if columns.study_id in row.values:
+        needed[columns.study_id] = "study"
+    if need_references:
+        needed[columns.reference] = "reference"
+    values = {name: value.strip() for name, value in row.values.items()}
+    problems = [
+        f"no {what} ('{name}' is {values[name] or 'empty'})"
+        for name, what in needed.items()
+        if is_missing(values[name])
+    ]
+    image_id, generated = values[columns.image_id], values[columns.generated]
+    if not is_missing(image_id) and (place := seen.setdefault(image_id, row.position)) != row.position:
+        problems.insert(0, f"the image '{image_id}' stands in {place} already")
+    if generated.lower() == NOT_A_NUMBER:
+        problems.append(f"'{columns.generated}' is not a text but {generated}")
     return [f"{row.position}: {problem}" for problem in problems]
-
-
-def _listed(path: Path, problems: list[str]) -> str:
-    if len(problems) == 1:
-        return f"{path}: {problems[0]}"
-    lines = [f"\n  {problem}" for problem in problems[:MOST_PROBLEMS]]
-    more = len(problems) - len(lines)
-    return f"{path}: {len(problems)} problems{''.join(lines)}" + (f"\n  and {more} more" if more else "")

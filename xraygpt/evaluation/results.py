@@ -10,10 +10,10 @@ from typing import Any
 from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
 from xraygpt.evaluation.language import LanguageCheck
-from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.predictions import counted
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores, by_reason
-from xraygpt.evaluation.statistics import Interval
+from xraygpt.evaluation.statistics import Interval, plain
 
 SCORES_FILE = "scores.json"
 PROTOCOL_FILE = "protocol.txt"
@@ -29,7 +29,7 @@ def write_scores(
     Args:
         more: further entries of ``scores.json``.
     """
-    write_json(folder / SCORES_FILE, {**scores.to_dict(), **(more or {}), "protocol": protocol.to_dict()})
+    write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol.to_dict()})
     write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
 
 
@@ -40,7 +40,7 @@ def score_lines(scores: Scores) -> list[str]:
     for name, metric in scores.metrics.items():
         values = [_number(scores.controls[control].get(name, math.nan)) for control in controls]
         rows.append([metric.title, *_cells(scores.scores[name]), *values])
-    return [*_aligned(rows), *_not_computed(scores.not_computed), *_note(scores.language)]
+    return [*_aligned(rows), *_notes(scores.not_computed, scores.language)]
 
 
 def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
@@ -50,7 +50,7 @@ def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
         a, b: what the runs are called.
     """
     rows = [["metric", "A", "B", "B - A", "95 % interval", "p"]]
-    compared = {name: metric for name, metric in comparison.metrics.items() if not _is_descriptive(metric)}
+    compared = {name: metric for name, metric in comparison.metrics.items() if not metric.descriptive}
     for name, metric in (compared or comparison.metrics).items():
         row = comparison.differences[name]
         values = [_number(row.a.value), _number(row.b.value), *_cells(row.difference, sign=True)]
@@ -64,21 +64,9 @@ def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
         "",
         *_aligned(rows),
         "each p is of one metric alone; of many metrics some fall below 0.05 by chance",
-        *_not_computed(comparison.not_computed),
-        *_note(comparison.language),
+        *_notes(comparison.not_computed, comparison.language),
         *_most_different(comparison),
     ]
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 study``, ``1,200 studies``."""
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
-def _is_descriptive(metric: Metric) -> bool:
-    """Tell whether neither high nor low is better; such a metric says so in its definition."""
-    return "descriptive" in metric.equals
 
 
 def _p_value(p: float, rounds: int) -> str:
@@ -97,8 +85,7 @@ def _most_different(comparison: Comparison) -> list[str]:
 
 
 def _cells(score: Interval, sign: bool = False) -> list[str]:
-    known = score.low <= score.high
-    between = f"{_number(score.low, sign)} to {_number(score.high, sign)}" if known else "-"
+    between = f"{_number(score.low, sign)} to {_number(score.high, sign)}" if score.known else "-"
     return [_number(score.value, sign), between]
 
 
@@ -112,20 +99,9 @@ def _number(value: float, sign: bool = False) -> str:
 def _aligned(rows: list[list[str]]) -> list[str]:
     """Return lines of columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                first.ljust(widths[0]),
-                *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)),
-            ]
-        )
-        for first, *rest in rows
-    ]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-def _not_computed(reasons: Mapping[str, str]) -> list[str]:
-    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason(reasons).items()]
-
-
-def _note(language: LanguageCheck) -> list[str]:
-    return [f"note: {language.note}"] if language.note else []
+def _notes(not_computed: Mapping[str, str], language: LanguageCheck) -> list[str]:
+    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason(not_computed).items()]
+    return [*reasons, *([f"note: {language.note}"] if language.note else [])]

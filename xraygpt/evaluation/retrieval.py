@@ -47,13 +47,11 @@ def chance_recalls(relevant: Sequence[int], candidates: Sequence[int]) -> dict[s
         relevant: for each query, how many of its candidates are relevant.
         candidates: for each query, how many candidates it has.
     """
-    return {
-        f"r{k}": sum(map(_hit_rate, relevant, candidates, [k] * len(relevant))) / len(relevant)
-        for k in RECALL_AT
-    }
 
+    def hit_rate(relevant: int, candidates: int, k: int) -> float:
+        """Return the chance that k of the candidates, drawn at random, hold a relevant one."""
+        k = min(k, candidates)
+        return 1.0 - math.comb(candidates - relevant, k) / math.comb(candidates, k)
 
-def _hit_rate(relevant: int, candidates: int, k: int) -> float:
-    """Return the chance that k of the candidates, drawn at random, hold a relevant one."""
-    k = min(k, candidates)
-    return 1.0 - math.comb(candidates - relevant, k) / math.comb(candidates, k)
+    queries = list(zip(relevant, candidates, strict=True))
+    return {f"r{k}": sum(hit_rate(*query, k) for query in queries) / len(queries) for k in RECALL_AT}

@@ -1,8 +1,12 @@
-"""Cut the text of a report into sentences."""
+"""Cut a report into sections and sentences: for people (`split_sentences`), and for the labeller, which needs
+the place of every character and its own, finer cuts (`split_report`).
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 NO_END = re.compile(
     r"(?:\b(?:dr|drs|mr|mrs|ms|prof|st|vs|cf|approx|fig|e\.g|i\.e|a\.m|p\.m)|\bDr\. [A-Z])\.$", re.IGNORECASE
@@ -55,3 +59,73 @@ def _pieces(text: str) -> list[str]:
         pieces.append(text[begin : match.start()] + match.group().strip())
         begin = match.end()
     return [*pieces, text[begin:]]
+
+
+OTHER_SECTIONS = (
+    r"indications?|(?:clinical |patient |brief |past medical )?history|"
+    r"clinical (?:information|indication|data|statement)|"
+    r"reason for (?:the |this )?(?:exam(?:ination)?|study)|comparisons?|reference exam|techniques?|"
+    r"exam(?:ination)?s?|procedures?|notifications?|(?:type|date|time) of exam"
+)
+"""Headers of sections that say why or how the images were taken, not what is seen."""
+IMAGE_SECTIONS = r"findings?|impressions?|conclusions?|interpretation|report|opinion|(?:wet|preliminary) read"
+HEADER = re.compile(
+    rf"(?i: {{0,8}}\b(?:(?P<other>{OTHER_SECTIONS})|"
+    rf"(?:{IMAGE_SECTIONS})(?:(?: and |/)(?:{IMAGE_SECTIONS}))?)\s*:)"
+    r"|^ {0,8}[A-Z][A-Z ,/&()-]{3,60}:",
+    re.MULTILINE,
+)
+PARAGRAPH_END = re.compile(r"(?<=[^\s:])\s*\n\s*\n")
+SENTENCE_END = re.compile(
+    r"[.!?]+(?=\s|$|[A-Z])|;|\n\s*\n"
+    r"|\n(?=\s*(?:[-*•]|[0-9]{1,2}[.)])\s)|(?<=\s)(?=[0-9]{1,2}[.)]\s+[A-Z])"  # items of a list
+)
+LONGEST = 1000
+"""Characters; longer text without a full stop is not prose, and would take long."""
+WHITESPACE = re.compile(r"\s{2,}|[\n\t\r]")
+LOWER = {ord(letter): letter.lower() for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence in lower case with single spaces."""
+
+    text: str
+    places: Sequence[int]
+    """Where each of its characters stands in the report, and where the sentence ends: one more than
+    there are characters."""
+
+
+def split_report(report: str) -> Iterator[Sentence]:
+    """Yield the sentences of the sections that describe the images."""
+    for section_start, section_end in image_sections(report):
+        section = report[section_start:section_end]
+        start = 0
+        for end in [*SENTENCE_END.finditer(section), None]:
+            stop = len(section) if end is None else end.start()
+            for piece in range(start, stop, LONGEST):
+                yield _sentence(section[piece : min(piece + LONGEST, stop)], section_start + piece)
+            start = stop if end is None else end.end()
+
+
+def image_sections(report: str) -> Iterator[tuple[int, int]]:
+    """Yield where the text between headers lies; a section about other things ends with its paragraph."""
+    start, other = 0, False
+    for header in [*HEADER.finditer(report), None]:
+        end = len(report) if header is None else header.start()
+        if other:
+            paragraph = PARAGRAPH_END.search(report, start, end)
+            start = paragraph.end() if paragraph else end
+        if start < end:
+            yield start, end
+        if header is not None:
+            start, other = header.end(), header["other"] is not None
+
+
+def _sentence(raw: str, place: int) -> Sentence:
+    lowered = raw.translate(LOWER)
+    if not WHITESPACE.search(raw):
+        return Sentence(lowered, range(place, place + len(raw) + 1))
+    kept = [i for i, letter in enumerate(raw) if not (letter.isspace() and raw[i - 1 : i].isspace())]
+    text = "".join(" " if raw[i].isspace() else lowered[i] for i in kept)
+    return Sentence(text, [*(place + i for i in kept), place + len(raw)])

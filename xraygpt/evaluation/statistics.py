@@ -12,13 +12,14 @@ Shapes: N reports, S studies, K statistics of one or of several metrics side by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.metrics.metric import Array
+from xraygpt.evaluation.metrics.metric import Array, Score
 
 ROUNDS = 1000
 TAILS = (0.025, 0.975)
@@ -27,8 +28,6 @@ BLOCK_VALUES = 1 << 20
 """Weights that are in memory at a time: 8 MiB, and a few times as much to make them."""
 TIE = 1e-12
 """Differences nearer to each other than this are the same but for rounding."""
-
-Score = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,26 @@ class Interval:
     low: float
     high: float
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return plain values, six decimals, None for NaN."""
-        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
+    @property
+    def known(self) -> bool:
+        """There is an interval."""
+        return self.low <= self.high
 
 
-def plain(value: float) -> float | None:
-    """Return a number as it goes into a file: six decimals, None for NaN and infinity."""
-    return round(float(value), 6) if math.isfinite(value) else None
+def plain(value: Any) -> Any:
+    """Return what goes into a JSON file: numbers with six decimals, None for NaN and infinity.
+
+    A dataclass becomes an object of its fields, in their order, unless its ``to_dict`` gives another.
+    """
+    if isinstance(value, float):
+        return round(float(value), 6) if math.isfinite(value) else None
+    if hasattr(value, "to_dict"):
+        return plain(value.to_dict())
+    if is_dataclass(value):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def sums_by_study(statistics: Array, studies: Sequence[str]) -> Array:
@@ -61,13 +72,9 @@ def sums_by_study(statistics: Array, studies: Sequence[str]) -> Array:
 
 
 def resampled_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
-    """Draw as many studies as there are, with replacement; return the sum of each round, (R, K).
+    """Draw as many of S studies, with replacement, from sums (S, K); return the sum of each round, (R, K).
 
-    The same seed and number of studies give the same draws, so that two runs on the same studies are drawn
-    together.
-
-    Args:
-        sums: (S, K) sums of each study.
+    The same seed and number of studies give the same draws.
     """
     studies = len(sums)
     blocks = []
@@ -87,42 +94,31 @@ def interval(score: Score, sums: Array, resampled: Array) -> Interval:
     study there is no interval.
 
     Args:
+        score: of the difference of two runs too, where (S, 2 K) sums are those of both side by side; this is
+            the paired bootstrap.
         sums: (S, K).
         resampled: (R, K), of `resampled_sums`.
     """
-    value = float(score(sums.sum(axis=0)))
-    return Interval(value, *(_tails(score(resampled)) if len(sums) > 1 else (math.nan, math.nan)))
+    value, values = float(score(sums.sum(axis=0))), score(resampled)
+    defined = values[~np.isnan(values)]
+    if len(sums) == 1 or not len(defined):
+        return Interval(value, math.nan, math.nan)
+    return Interval(value, *np.quantile(defined, TAILS).tolist())
 
 
-def difference_interval(score: Score, a: Array, b: Array, resampled_a: Array, resampled_b: Array) -> Interval:
-    """Return by how much b scores above a, with the 95 % interval of the paired bootstrap.
-
-    Args:
-        a, b: (S, K) sums of the same studies in the same order; the resampled ones with the same seed.
-    """
-    value = float(score(b.sum(axis=0)) - score(a.sum(axis=0)))
-    tails = _tails(score(resampled_b) - score(resampled_a)) if len(a) > 1 else (math.nan, math.nan)
-    return Interval(value, *tails)
-
-
-def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tuple[Array, Array]:
-    """Exchange the two runs' reports of each study with chance one half; return both sums, each (R, K).
+def swapped_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
+    """Exchange two runs' reports of each study with chance one half; return the sums of each round, (R, 2 K).
 
     Args:
-        a, b: (S, K) sums of the same studies in the same order.
+        sums: (S, 2 K) of both runs side by side.
     """
-    difference = b - a
-    # Another stream than that of the bootstrap.
-    moved = np.concatenate(
-        [
-            (uniform < 0.5).astype(np.float64) @ difference
-            for uniform in _uniform_blocks(seed, rounds, len(a), 1)
-        ]
-    )
-    return a.sum(axis=0) + moved, b.sum(axis=0) - moved
+    a, b = np.split(sums, 2, axis=1)
+    blocks = _uniform_blocks(seed, rounds, len(a), stream=1)  # another one than that of the bootstrap
+    moved = np.concatenate([(uniform < 0.5).astype(np.float64) @ (b - a) for uniform in blocks])
+    return np.hstack([a.sum(axis=0) + moved, b.sum(axis=0) - moved])
 
 
-def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> float:
+def p_value(difference: Score, sums: Array, swapped: Array) -> float:
     """Return the two-sided p of approximate randomisation: (r + 1) / (R + 1).
 
     r is the number of rounds in which the runs, reports exchanged, differ at least as much as they do
@@ -130,23 +126,16 @@ def p_value(score: Score, a: Array, b: Array, swapped: tuple[Array, Array]) -> f
     round in which one is not counts as one that differs as much.
 
     Args:
-        a, b: (S, K) sums.
-        swapped: of `swapped_sums`.
+        difference: of the two runs' scores, from the sums (..., 2 K) of both.
+        sums: (S, 2 K).
+        swapped: (R, 2 K), of `swapped_sums`.
     """
-    observed = abs(float(score(b.sum(axis=0)) - score(a.sum(axis=0))))
+    observed = abs(float(difference(sums.sum(axis=0))))
     if math.isnan(observed):
         return math.nan
-    differences = np.abs(score(swapped[1]) - score(swapped[0]))
+    differences = np.abs(difference(swapped))
     as_large = int((~(differences < observed - TIE)).sum())
     return (as_large + 1) / (len(differences) + 1)
-
-
-def _tails(values: Array) -> tuple[float, float]:
-    defined = values[~np.isnan(values)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, TAILS)
-    return float(low), float(high)
 
 
 def _uniform_blocks(seed: int, rounds: int, studies: int, stream: int = 0) -> Iterator[NDArray[np.float64]]:

@@ -5,7 +5,6 @@ is written as such a folder at the end, which `MiniGPT4` reads.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,32 +13,22 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.errors import CheckpointError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
-from xraygpt.models.base_model import BaseModel, file_check, require_all, source_of
-from xraygpt.models.generation import GeneratedReport, GenerationConfig, lm_loss, write, write_reports
+from xraygpt.models.base_model import file_check, require_all, source_of
 from xraygpt.models.llm import (
     check_llm,
-    check_positions,
     check_tokenizer,
-    check_vocabulary,
     copy_tokenizer,
-    embedding_table,
     load_llm,
     load_tokenizer,
     require_llm,
 )
-from xraygpt.models.prompts import (
-    caption_labels,
-    caption_rows,
-    pad_rows,
-    prompt_row,
-    read_prompts,
-    require_prompts,
-)
+from xraygpt.models.prompted_model import PromptedModel, check_prompts
+from xraygpt.models.prompts import prompt_row, read_prompts, require_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +74,13 @@ class CausalLMConfig:
     go (``image_text`` of a batch); empty: no text before the report. The reports of a data set without such
     words are learnt without a prompt."""
     prompt_template: str = ""
-    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
+    chat template of the tokenizer."""
     max_txt_len: int = 256
     """Most tokens of a text; a longer one is cut and loses its end symbol."""
     end_sym: str = "###"
-    """What closes a text, and ends generation."""
+    """What closes a text, and ends generation; with ``prompt_template: chat`` the template's own end of a
+    turn does, and this is left out."""
 
     def __post_init__(self) -> None:
         if not self.tokenizer and not self.llama_model:
@@ -100,9 +91,13 @@ class CausalLMConfig:
             raise ValueError("max_txt_len must be at least 1")
         check_template(self.prompt_template)
 
+    def prompts(self) -> list[str]:
+        """The prompts in their template; none: no text before the report."""
+        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
+
 
 @registry.register_model("causal_lm")
-class CausalLM(BaseModel):
+class CausalLM(PromptedModel):
     """Text -> text: next-token loss on captions, after an optional prompt text.
 
     Args:
@@ -121,13 +116,8 @@ class CausalLM(BaseModel):
         tokenizer_folder: Path,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
-        self.prompt_list = (
-            read_prompts(config.prompt_path, config.prompt_template) if config.prompt_path else []
-        )
+        self.take_language_model(config, llm, tokenizer, tokenizer_folder)
         self._without_prompt: set[str] = set()
-        self.llama_model, self.llama_tokenizer = llm, tokenizer
         self._tokenizer_folder = tokenizer_folder
 
     @classmethod
@@ -143,6 +133,7 @@ class CausalLM(BaseModel):
         if cfg.prompt_path:
             checks.append(lambda: require_prompts(cfg.prompt_path))
         require_all(checks)
+        check_prompts(cfg, cfg.llama_model or cfg.tokenizer)
 
     @classmethod
     def from_config(cls, cfg: CausalLMConfig, device: str | torch.device = "cpu") -> Self:
@@ -151,7 +142,6 @@ class CausalLM(BaseModel):
         if cfg.llama_model is not None:
             folder = require_llm(cfg.llama_model, "model.llama_model")
             tokenizer, llm = load_tokenizer(folder), load_llm(folder, "fp32")
-            check_vocabulary(llm, tokenizer)
         else:
             folder = _tokenizer_folder(cfg)
             tokenizer = load_tokenizer(folder)
@@ -168,31 +158,7 @@ class CausalLM(BaseModel):
             samples: ``caption`` list of B reports, ``prompt`` one text for all (empty: none), ``image_text``
                 list of B texts; without it a prompt that holds ``<ImageHere>`` is left out.
         """
-        prompts = self._prompts(samples)
-        check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
-        captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
-        if not any(captions):
-            raise DataError(
-                f"no text to learn from in the batch of {samples.get('image_id', 'unknown texts')}"
-            )
-        full = [(*row, *caption) for row, caption in zip(prompts, captions, strict=True)]
-        ids, mask = self._padded(full, "right")
-        embeds = embedding_table(self.llama_model)(ids)  # (B, T, D)
-        labels = caption_labels(ids, mask, [len(row) for row in prompts])
-        return lm_loss(self.llama_model, embeds, mask, labels)
-
-    @torch.no_grad()
-    def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
-        """Write a report for each row; keys of `samples` as in `forward`."""
-        embeds, mask = self._embed_samples(samples)
-        generation = generation or GenerationConfig()
-        return write(self.llama_model, self.llama_tokenizer, embeds, mask, generation, [self.end_sym])[0]
-
-    @torch.no_grad()
-    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
-        """The reports of `generate`, each with how it came about."""
-        embeds, mask = self._embed_samples(samples)
-        return write_reports(self.llama_model, self.llama_tokenizer, embeds, mask, generation, [self.end_sym])
+        return self._loss(samples, self._prompts(samples))
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
@@ -202,22 +168,8 @@ class CausalLM(BaseModel):
             if self._tokenizer_folder.resolve() != folder.resolve():
                 copy_tokenizer(self._tokenizer_folder, folder)
 
-    def cut_captions(self, captions: Sequence[str]) -> int:
-        rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
-        return sum(len(row) > self.max_txt_len for row in rows)
-
-    def manifest(self) -> dict[str, Any]:
-        return super().manifest() | {
-            "llm_hidden_size": int(self.llama_model.config.hidden_size),
-            "vocab_size": int(self.llama_model.config.vocab_size),
-            "end_sym": self.end_sym,
-            "max_txt_len": self.max_txt_len,
-        }
-
     def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        """What comes before each report: embeddings (B, T, D) and mask (B, T)."""
-        ids, mask = self._padded(self._prompts(samples), "left")
-        return embedding_table(self.llama_model)(ids), mask
+        return self._embed_rows(self._prompts(samples), None, "left")[:2]
 
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model
@@ -242,10 +194,6 @@ class CausalLM(BaseModel):
             for number, piece in enumerate(pieces)
         )
         return sum(others, first)
-
-    def _padded(self, rows: list[tuple[int, ...]], side: str) -> tuple[Tensor, Tensor]:
-        ids, mask = pad_rows(rows, self.llama_tokenizer.pad_token_id, side)
-        return ids.to(self.device), mask.to(self.device)
 
 
 def _tokenizer_folder(cfg: CausalLMConfig) -> Path:

@@ -17,11 +17,19 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 
 from xraygpt.common.checkpoint import check_weight_file
 from xraygpt.common.errors import CheckpointError
+from xraygpt.common.files import read_text
 from xraygpt.models.hf_folder import read_settings
 
 logger = logging.getLogger(__name__)
 
-_READ_FROM_CONFIG = ("bos_token", "eos_token", "unk_token", "model_max_length", "add_bos_token")
+_READ_FROM_CONFIG = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "model_max_length",
+    "add_bos_token",
+    "chat_template",
+)
 
 
 class LlamaSentencePieceTokenizer(SentencePieceBackend):
@@ -67,6 +75,8 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
         """
         config = read_settings(folder / "special_tokens_map.json")
         config |= read_settings(folder / "tokenizer_config.json")
+        template = folder / "chat_template.jinja"
+        config |= {"chat_template": read_text(template)} if template.is_file() else {}
         kwargs = {name: _plain(config[name]) for name in _READ_FROM_CONFIG if config.get(name) is not None}
         file = folder / "tokenizer.model"
         check_weight_file(file)

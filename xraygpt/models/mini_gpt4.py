@@ -9,7 +9,7 @@ Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -20,8 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
-from xraygpt.common.errors import CheckpointError, DataError, UnknownNameError
-from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
@@ -29,28 +28,11 @@ from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check
 from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.fingerprint import check_same_llm, llm_facts
-from xraygpt.models.generation import GeneratedReport, lm_loss, write, write_reports, write_stream
 from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys, translate_projector_keys
-from xraygpt.models.llm import (
-    check_llm,
-    check_positions,
-    check_vocabulary,
-    embedding_table,
-    load_llm,
-    load_tokenizer,
-    max_positions,
-    require_llm,
-)
+from xraygpt.models.llm import check_llm, load_llm, load_tokenizer, require_llm
 from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
-from xraygpt.models.prompts import (
-    IMAGE_SLOT,
-    caption_labels,
-    caption_rows,
-    pad_rows,
-    prompt_row,
-    read_prompts,
-    require_prompts,
-)
+from xraygpt.models.prompted_model import PromptedModel, check_prompts
+from xraygpt.models.prompts import prompt_row, read_prompts, require_prompts
 from xraygpt.models.vision_tower import EVA_CLIP_G, build_encoder
 
 __all__ = ["MiniGPT4", "MiniGPT4Config"]
@@ -67,6 +49,11 @@ class MiniGPT4Config(Blip2Config):
     A pretrained file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``; null
     means that the part stays as it was initialised, at random, which is said in the log.
     """
+
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **Blip2Config.BELONGS_TO,
+        "bridge": ("bridge_config", "ckpt"),
+    }
 
     vit_ckpt: str | None = EVA_VIT_G
     """Weights of the vision encoder (EVA-CLIP ViT-g at full size); left out with hf:, those in its folder."""
@@ -90,13 +77,15 @@ class MiniGPT4Config(Blip2Config):
     prompt_path: str = ""
     """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
     prompt_template: str = ""
-    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is."""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
+    chat template of the language model's tokenizer."""
     prompt: str = ""
     """One prompt, instead of a file of them."""
     max_txt_len: int = 32
     """Most tokens of a report; a longer one is cut and loses its end symbol."""
     end_sym: str = "\n"
-    """What closes a report, and ends generation."""
+    """What closes a report, and ends generation; with ``prompt_template: chat`` the template's own end of a
+    turn does, and this is left out."""
     low_resource: bool = False
     """The reference's 8-bit language model, which its demo asks for; not supported: `llm_precision` holds,
     and the log says so."""
@@ -152,7 +141,7 @@ def _bridge_class(name: object) -> type[Bridge]:
 
 
 @registry.register_model("mini_gpt4")
-class MiniGPT4(Blip2Base):
+class MiniGPT4(PromptedModel, Blip2Base):
     """Image -> report.
 
     Args:
@@ -180,13 +169,7 @@ class MiniGPT4(Blip2Base):
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         super().__init__(config, encoder, bridge)
-        self.config = config
-        self.max_txt_len, self.end_sym = config.max_txt_len, config.end_sym
-        self.prompt_template = config.prompt_template
-        self.prompt_list = config.prompts()
-
-        self.llama_model, self.llama_tokenizer = llm, tokenizer
-        check_vocabulary(llm, tokenizer)
+        self.take_language_model(config, llm, tokenizer, config.llama_model)
         self.llama_proj = nn.Linear(bridge.width, llm.config.hidden_size)
         self.tokens_per_image = bridge.num_tokens(encoder.num_tokens)
         """Q."""
@@ -217,7 +200,7 @@ class MiniGPT4(Blip2Base):
         if cfg.prompt_path:
             checks.append(lambda: require_prompts(cfg.prompt_path))
         require_all(checks)
-        cfg.prompts()  # raises ConfigError if the file is of no use
+        check_prompts(cfg, cfg.llama_model)
 
     @classmethod
     def from_config(cls, cfg: MiniGPT4Config, device: str | torch.device = "cpu") -> Self:
@@ -252,11 +235,6 @@ class MiniGPT4(Blip2Base):
             logger.info("model.ckpt is not set: the projection starts at random")
         else:
             self.load_checkpoint(self.config.ckpt, required=("llama_proj", *self._trained_bridge))
-
-    @property
-    def max_positions(self) -> int:
-        """Most positions the language model was made for."""
-        return max_positions(self.llama_model)
 
     @property
     def _trained_bridge(self) -> tuple[str, ...]:
@@ -334,56 +312,7 @@ class MiniGPT4(Blip2Base):
         """
         image = images_of(samples)
         rows = self._prompt_rows(self._prompts(samples))
-        check_positions(self.llama_model, max(map(len, rows)), self.max_txt_len, "model.max_txt_len")
-        captions = caption_rows(self.llama_tokenizer, samples["caption"], self.end_sym, self.max_txt_len)
-        if not any(captions):
-            raise DataError(
-                f"no text to learn from in the batch of {samples.get('image_id', 'unknown images')}"
-            )
-        full = [(*row, *caption) for row, caption in zip(rows, captions, strict=True)]
-        embeds, mask, ids = self._embed_rows(full, self.encode_img(image)[0], "right")
-        return lm_loss(self.llama_model, embeds, mask, caption_labels(ids, mask, [len(row) for row in rows]))
-
-    @torch.no_grad()
-    def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
-        """Write a report for each image; keys of `samples` as in `forward`, captions not needed."""
-        embeds, mask = self._embed_samples(samples)
-        return self.complete(embeds, mask, generation or GenerationConfig(), self.stop_strings)[0]
-
-    @torch.no_grad()
-    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
-        """The reports of `generate`, each with how it came about."""
-        embeds, mask = self._embed_samples(samples)
-        return write_reports(
-            self.llama_model, self.llama_tokenizer, embeds, mask, generation, self.stop_strings
-        )
-
-    @property
-    def stop_strings(self) -> list[str]:
-        """Strings that end a report."""
-        return [self.end_sym] if self.end_sym else []
-
-    def complete(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
-    ) -> tuple[list[str], Tensor]:
-        """Continue embedded prompts up to the first of the strings `stops`. Returns texts and ids."""
-        return write(self.llama_model, self.llama_tokenizer, inputs_embeds, attention_mask, generation, stops)
-
-    def complete_stream(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor,
-        generation: GenerationConfig,
-        stops: Sequence[str],
-    ) -> Iterator[str]:
-        """Like `complete` for one row, yielding the growing text."""
-        return write_stream(
-            self.llama_model, self.llama_tokenizer, inputs_embeds, attention_mask, generation, stops
-        )
+        return self._loss(samples, rows, self.encode_img(image)[0])
 
     def get_context_emb(self, conv: Conversation, img_list: Sequence[Tensor]) -> Tensor:
         """A conversation with its images (1, Q, D) as the language model reads it, (1, T, D)."""
@@ -403,10 +332,6 @@ class MiniGPT4(Blip2Base):
         if not is_frozen(self.visual_encoder):
             save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.published_state()})
 
-    def cut_captions(self, captions: Sequence[str]) -> int:
-        rows = caption_rows(self.llama_tokenizer, captions, self.end_sym, self.max_txt_len + 1)
-        return sum(len(row) > self.max_txt_len for row in rows)
-
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             **llm_facts(self.llama_model, self.config.llama_model),
@@ -414,9 +339,6 @@ class MiniGPT4(Blip2Base):
             "bridge": self.config.bridge,
             "num_query_token": self.tokens_per_image,
             "image_size": self.visual_encoder.preprocessing.image_size,
-            "prompt_template": self.prompt_template,
-            "end_sym": self.end_sym,
-            "max_txt_len": self.max_txt_len,
         }
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
@@ -444,18 +366,3 @@ class MiniGPT4(Blip2Base):
         return [
             prompt_row(self.llama_tokenizer, p or IMAGE_PLACEHOLDER, self.tokens_per_image) for p in prompts
         ]
-
-    def _embed_rows(
-        self, rows: Sequence[Sequence[int]], img_embeds: Tensor | Sequence[Tensor], side: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of ids -> embeddings (B, T, D), mask (B, T), ids (B, T); images fill the `IMAGE_SLOT`s."""
-        ids, mask = (t.to(self.device) for t in pad_rows(rows, self.llama_tokenizer.pad_token_id, side))
-        slots = ids == IMAGE_SLOT
-        embeds = embedding_table(self.llama_model)(ids.clamp(min=0))
-        images = torch.cat([image.reshape(-1, embeds.shape[-1]) for image in img_embeds]).to(embeds.dtype)
-        if int(slots.sum()) != len(images):
-            raise ValueError(
-                f"the prompts have room for {int(slots.sum()) / self.tokens_per_image:g} images "
-                f"({IMAGE_PLACEHOLDER}), but {len(images) / self.tokens_per_image:g} were given"
-            )
-        return embeds.masked_scatter(slots.unsqueeze(-1), images), mask, ids

@@ -9,12 +9,13 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.typed import ChoosesTypes
 from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
@@ -30,8 +31,15 @@ EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
 
 
 @dataclass
-class VisionTowerConfig:
+class VisionTowerConfig(ChoosesTypes):
     """Settings of the vision encoder, shared by all models on top of it."""
+
+    BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "vit_model": (
+            *("vision", "vit_ckpt", "img_size", "image_size", "drop_path_rate", "use_grad_checkpoint"),
+            *("q_former_model", "ckpt"),
+        )
+    }
 
     vit_model: str = EVA_CLIP_G
     """Kind of vision encoder: eva_clip_g, medclip, timm:NAME, hf:FOLDER_OR_ID, or one of your own."""
@@ -54,7 +62,6 @@ class VisionTowerConfig:
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
-        """Types of fields that depend on what others say; see `common.typed.collect`."""
         return {"vision": _encoder_class(section.get("vit_model") or EVA_CLIP_G)[0].config_class}
 
     def __post_init__(self) -> None:

@@ -61,6 +61,10 @@ class ViTClassifier(VisionTower):
     """Image -> one logit for each finding; keys of the encoder are ``visual_encoder.*`` as in `MiniGPT4`."""
 
     config_class: ClassVar[type] = ViTClassifierConfig
+    PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {
+        "tiny": "configs/models/vit_classifier_tiny.yaml"
+    }
+    MODEL_TYPE_REQUIRED = False
 
     def __init__(self, config: ViTClassifierConfig, encoder: VisionEncoder) -> None:
         super().__init__(config, encoder)

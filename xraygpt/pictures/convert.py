@@ -58,7 +58,7 @@ class ConvertedPicture:
 
 
 def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> ConvertedPicture:
-    """Decode an image file to 8-bit grey, shrink it and encode it anew.
+    """Decode an image file, or its content, to 8-bit grey, shrink it and encode it anew.
 
     The kind of file is told by its content, not by its suffix. Colours become grey, transparent parts black,
     more than 8 bits are stretched to 8. The result depends on the file and `config` alone. A JPEG that is
@@ -66,7 +66,6 @@ def convert_picture(source: Path | bytes, name: str, config: PictureConfig) -> C
     would only lose.
 
     Args:
-        source: the file or its content.
         name: how messages call it.
 
     Raises:
@@ -100,11 +99,8 @@ def _encode(data: bytes, picture: Picture, image: Image.Image, config: PictureCo
     # A new image carries nothing of the old one's `info` (EXIF, colour profile, comments) into the file.
     bare = Image.frombytes("L", image.size, image.tobytes())
     buffer = io.BytesIO()
-    if config.keep_size:
-        bare.save(buffer, "PNG")
-        return buffer.getvalue(), ".png"
-    bare.save(buffer, "JPEG", quality=config.quality)
-    return buffer.getvalue(), ".jpg"
+    bare.save(buffer, "PNG" if config.keep_size else "JPEG", quality=config.quality)
+    return buffer.getvalue(), ".png" if config.keep_size else ".jpg"
 
 
 def shrink(image: Image.Image, longest_side: int) -> Image.Image:

@@ -4,13 +4,15 @@ A stored value has at most 16 bits, so all steps from it to grey (PS3.3 C.11: mo
 polarity) are worked out once for every possible value; the picture is then looked up in that table.
 
 Only the elements listed in `TAGS` are parsed, so that nothing about the patient can reach a message, a note
-or an output. What pydicom logs or warns of may quote a file's content and is held back for the same reason.
+or an output. What pydicom logs or warns of may quote a file's content and is held back for the same reason; a
+body part or a description may hold a name by mistake, so that messages repeat only words of the lists below.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import numpy as np
 from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.pixels.utils import pixel_array
@@ -27,19 +30,17 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from xraygpt.common.errors import DataError, XrayGPTError
 from xraygpt.common.image_modes import scale, usual_range
-from xraygpt.pictures.dicom_rules import check_wanted, number, text, turn_upright, view_of
 from xraygpt.pictures.grey import MAX_FILE_BYTES, NEEDS_PACKAGES, Picture, check_size, looks_inverted, refuse
 
 Array = np.ndarray
 
 TAGS = (
     "Modality", "BodyPartExamined", "StudyDescription", "SeriesDescription", "ProtocolName", "ViewPosition",
-    "PatientPosition",
-    "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation", "PresentationIntentType",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows",
-    "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter",
-    "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelData",
+    "PatientPosition", "ViewCodeSequence", "PatientOrientation", "BurnedInAnnotation",
+    "PresentationIntentType", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape", "PixelData",
 )  # fmt: skip
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -57,12 +58,33 @@ LIBRARIES = ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle")
 BEYOND = 1e9
 """Farther out than any window."""
 
+RADIOGRAPHY = ("CR", "DX", "RG")
+OTHER_MODALITIES = (
+    "AS", "BI", "BMD", "CT", "DG", "DOC", "ECG", "ES", "GM", "HD", "IO", "IVUS", "KO", "LS", "MG", "MR", "NM",
+    "OCT", "OP", "OT", "PR", "PT", "PX", "REG", "RF", "RTDOSE", "RTIMAGE", "RTPLAN", "RTSTRUCT", "SC", "SEG",
+    "SM", "SR", "ST", "TG", "US", "XA", "XC",
+)  # fmt: skip
+CHEST_WORDS = ("CHEST", "CXR", "THORA", "TORAX", "TÓRAX", "LUNG", "PULMO", "HEART", "MEDIASTIN", "RIB")
+OTHER_PARTS = (
+    "ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CLAVICLE", "COCCYX", "CSPINE", "ELBOW", "EXTREMITY",
+    "FEMUR", "FIBULA", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG",
+    "LSPINE", "MANDIBLE", "NECK", "PATELLA", "PELVIS", "RADIUS", "SACRUM", "SCAPULA", "SHOULDER", "SKULL",
+    "SPINE", "SSPINE", "TIBIA", "TOE", "TSPINE", "ULNA", "WRIST",
+)  # fmt: skip
+UNINFORMATIVE_PARTS = frozenset({"", "UNKNOWN", "UNSPECIFIED", "OTHER", "DEFAULT", "NONE", "WHOLEBODY"})
+AXES = {"H": "vertical", "F": "vertical"} | dict.fromkeys("LRAP", "horizontal")
+"""Head, feet, left, right, anterior, posterior."""
+DESCRIPTIONS = ("StudyDescription", "SeriesDescription", "ProtocolName")
+
+VIEWS = frozenset({"PA", "AP", "LATERAL", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO"})
+VIEW_MEANINGS = {"POSTEROANTERIOR": "PA", "ANTEROPOSTERIOR": "AP", "LAT": "LATERAL"}
+"""What stands in other ways to write a view; letters only."""
+
 
 def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> Picture:
-    """Decode a chest radiograph.
+    """Decode the content of a file, a chest radiograph.
 
     Args:
-        data: content of the file.
         name: how messages call it.
         refuse_burnt_in: refuse what declares burnt-in annotation, rather than note it.
 
@@ -72,25 +94,22 @@ def read_dicom(data: bytes, name: str, refuse_burnt_in: bool = False) -> Picture
     """
     with _quiet():
         try:
-            return _read(data, name, refuse_burnt_in)
+            dataset, about_file = _parse(data, name)
+            about_content = check_wanted(dataset, name, refuse_burnt_in)
+            pixels = _decode(dataset, name)
+            invert = _text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+            image, about_pixels = _show(pixels, dataset, invert)
+            # Either tag is wrong in some files, and PresentationLUTShape contradicts MONOCHROME2: the pixels
+            # decide.
+            if (invert or _text(dataset, "PresentationLUTShape") == "INVERSE") and looks_inverted(image):
+                image, about_pixels = _show(pixels, dataset, not invert)
+                about_pixels += (WRONG_TAG if invert else INVERSE_SHAPE,)
+            return Picture(image, view_of(dataset), about_file + about_content + about_pixels)
         except XrayGPTError:
             raise
         # pydicom meets damage with errors of any kind, whose texts may quote the file.
         except Exception:
             raise refuse(name, DAMAGED) from None
-
-
-def _read(data: bytes, name: str, refuse_burnt_in: bool) -> Picture:
-    dataset, about_file = _parse(data, name)
-    about_content = check_wanted(dataset, name, refuse_burnt_in)
-    pixels = _decode(dataset, name)
-    invert = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
-    image, about_pixels = _show(pixels, dataset, invert)
-    # Either tag is wrong in some files, and PresentationLUTShape contradicts MONOCHROME2: the pixels decide.
-    if (invert or text(dataset, "PresentationLUTShape") == "INVERSE") and looks_inverted(image):
-        image, about_pixels = _show(pixels, dataset, not invert)
-        about_pixels += (WRONG_TAG if invert else INVERSE_SHAPE,)
-    return Picture(image, view=view_of(dataset), notes=about_file + about_content + about_pixels)
 
 
 def _parse(data: bytes, name: str) -> tuple[FileDataset, tuple[str, ...]]:
@@ -123,8 +142,8 @@ def _check_inflated_size(data: bytes, name: str) -> None:
 
 def _decode(dataset: FileDataset, name: str) -> Array:
     """Decompress the pixels: (h, w) integers of 8 or 16 bits, or (h, w, 3) uint8."""
-    check_size(name, number(dataset, "Columns"), number(dataset, "Rows"))
-    if text(dataset, "PhotometricInterpretation") not in (*GREY, *COLOUR):
+    check_size(name, _number(dataset, "Columns"), _number(dataset, "Rows"))
+    if _text(dataset, "PhotometricInterpretation") not in (*GREY, *COLOUR):
         raise refuse(name, "photometric interpretation is not read")
     try:
         available = get_decoder(dataset.file_meta.TransferSyntaxUID).is_available
@@ -133,7 +152,7 @@ def _decode(dataset: FileDataset, name: str) -> Array:
     if not available:
         raise DataError(f"{name}: {NEEDS_PACKAGES}")
     # pydicom keeps the lowest bits, which is right for all but some files of the last century.
-    if number(dataset, "HighBit") + 1 > number(dataset, "BitsStored"):
+    if _number(dataset, "HighBit") + 1 > _number(dataset, "BitsStored"):
         raise refuse(
             name, PIXEL_TYPE, "has its pixels in the upper bits of each value; the lower ones are read"
         )
@@ -141,9 +160,8 @@ def _decode(dataset: FileDataset, name: str) -> Array:
         pixels = pixel_array(dataset)
     except Exception:  # the decoders, too, raise anything
         raise refuse(name, TRUNCATED) from None
-    if pixels.ndim == 2 and pixels.dtype.kind in "iu" and pixels.itemsize <= 2:
-        return pixels
-    if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+    grey = pixels.ndim == 2 and pixels.dtype.kind in "iu" and pixels.itemsize <= 2
+    if grey or (pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.dtype == np.uint8):
         return pixels
     raise refuse(name, PIXEL_TYPE, "is neither grey of up to 16 bits nor 8-bit colour")
 
@@ -168,7 +186,6 @@ def _to_display(stored: Array, dataset: Dataset, invert: bool) -> tuple[Array, t
 
     Args:
         stored: (h, w) integers of 8 or 16 bits, signed or not.
-        dataset: the tags.
         invert: whether low values are the bright ones (MONOCHROME1).
 
     Returns:
@@ -221,17 +238,126 @@ def _window(rescaled: Array, dataset: Dataset) -> tuple[Array | None, tuple[str,
     return (table, ()) if np.ptp(table) > 0 else (None, ("its window shows nothing, and is left out",))
 
 
+def check_wanted(dataset: Dataset, name: str, refuse_burnt_in: bool) -> tuple[str, ...]:
+    """Refuse what is no single chest radiograph.
+
+    Returns:
+        Notes on what the tags leave open.
+
+    Raises:
+        RefusedPictureError: another modality, another body part, several frames, no pixels.
+    """
+    notes: list[str] = []
+    modality = _text(dataset, "Modality")
+    if modality and modality not in RADIOGRAPHY:
+        what = modality if modality in OTHER_MODALITIES else f"none of {', '.join(RADIOGRAPHY)}"
+        raise refuse(name, f"modality is {what}")
+    if not modality:
+        notes.append("modality is not given")
+    notes += _check_body_part(dataset, name)
+    if "PixelData" not in dataset:
+        raise refuse(name, "no pixel data")
+    if _number(dataset, "NumberOfFrames") > 1:
+        raise refuse(name, "several frames")
+    if _text(dataset, "BurnedInAnnotation") == "YES":
+        if refuse_burnt_in:
+            raise refuse(name, "burnt-in annotation")
+        notes.append("declares burnt-in annotation")
+    if _text(dataset, "PresentationIntentType") == "FOR PROCESSING":
+        notes.append("raw image, not processed for viewing")
+    return tuple(notes)
+
+
+def view_of(dataset: Dataset) -> str:
+    """Return the view: that of ViewPosition, else that of ViewCodeSequence, else "".
+
+    Some write it into PatientPosition, which is meant for tomography (``HFS``); it comes last.
+    """
+    codes = dataset.get("ViewCodeSequence")
+    coded = _text(codes[0], "CodeMeaning") if codes else ""
+    for written in (_text(dataset, "ViewPosition"), coded, _text(dataset, "PatientPosition")):
+        letters = re.sub(r"[^A-Z]", "", written)
+        if letters in VIEWS:
+            return letters
+        for words, view in VIEW_MEANINGS.items():
+            if words in letters:
+                return view
+    return ""
+
+
+def turn_upright(pixels: Array, dataset: Dataset) -> tuple[Array, tuple[str, ...]]:
+    """Turn and mirror an image as PatientOrientation (PS3.3 C.7.6.1.1.1) asks for.
+
+    The element names the direction in which the rows and the columns run. A frontal image is shown as if the
+    patient faced us: rows run to the patient's left, columns to the feet; a lateral one with the head up.
+
+    Returns:
+        The image, (h, w) of `pixels` or (w, h), and notes.
+    """
+    value = dataset.get("PatientOrientation")
+    if not value:
+        return pixels, ()
+    # Of an oblique direction ("LF") the first letter is the main one.
+    directions = [str(part)[:1].upper() for part in value] if isinstance(value, MultiValue) else []
+    axes = [AXES.get(direction) for direction in directions]
+    notes: list[str] = []
+    if axes == ["vertical", "horizontal"]:
+        pixels, directions = pixels.T, directions[::-1]
+        notes.append("transposed")
+    elif axes != ["horizontal", "vertical"]:
+        return pixels, ("its orientation is not understood: left as stored",)
+    if directions[0] == "R":
+        pixels = pixels[:, ::-1]
+        notes.append("mirrored left to right")
+    if directions[1] == "H":
+        pixels = pixels[::-1]
+        notes.append("mirrored top to bottom")
+    return pixels, (f"turned upright by its tags: {', '.join(notes)}",) if notes else ()
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Return an element as text in capitals; "" where it is absent or empty."""
+    value = dataset.get(keyword)
+    return "" if value is None else str(value).strip().upper()
+
+
+def _number(dataset: Dataset, keyword: str) -> int:
+    """Return an element as a whole number; 0 where it is absent or none."""
+    value = dataset.get(keyword)
+    return int(value) if isinstance(value, int) else 0
+
+
+def _check_body_part(dataset: Dataset, name: str) -> list[str]:
+    """The body part is the picture's own and decides; the descriptions are the whole study's."""
+    part = re.sub(r"[^A-ZÓ]", "", _text(dataset, "BodyPartExamined"))
+    described = " ".join(_text(dataset, keyword) for keyword in DESCRIPTIONS)
+    words = set(re.findall(r"[A-ZÓ]+", described))
+    elsewhere = next((other for other in OTHER_PARTS if {other, f"{other}S"} & words), "")
+    if any(_is_chest(word) for word in words):
+        elsewhere = ""
+    if part in UNINFORMATIVE_PARTS:
+        if elsewhere:
+            raise refuse(name, f"description says {elsewhere}")
+        return ["body part is not given"]
+    if not _is_chest(part):
+        raise refuse(name, f"body part is {part if part in OTHER_PARTS else 'not the chest'}")
+    return [f"description says {elsewhere}, body part says chest"] if elsewhere else []
+
+
+def _is_chest(word: str) -> bool:
+    return "SPINE" not in word and any(known in word for known in CHEST_WORDS)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what pydicom and the decoders log and warn of."""
-    loggers = [logging.getLogger(name) for name in LIBRARIES]
-    before = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in map(logging.getLogger, LIBRARIES)}
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)

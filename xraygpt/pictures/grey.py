@@ -67,11 +67,7 @@ def refuse(name: str, reason: str, detail: str = "") -> RefusedPictureError:
 
 
 def check_size(name: str, width: int, height: int) -> None:
-    """Refuse a picture that is empty, or too large to decode.
-
-    Raises:
-        RefusedPictureError: it is.
-    """
+    """Raise a RefusedPictureError for a picture that is empty, or too large to decode."""
     if width < 1 or height < 1:
         raise refuse(name, "the picture is empty", f"the picture is empty ({width}x{height} pixels)")
     if width * height > MAX_PIXELS:
@@ -80,11 +76,7 @@ def check_size(name: str, width: int, height: int) -> None:
 
 
 def looks_inverted(image: Image.Image) -> bool:
-    """Tell whether a chest radiograph shows air bright and bone dark.
-
-    Args:
-        image: mode ``L``, upright.
-    """
+    """Tell whether a chest radiograph, upright and of mode ``L``, shows air bright and bone dark."""
     return polarity(image) < -CERTAIN
 
 

@@ -33,10 +33,9 @@ JFIF_HEADER_SIZE = 14
 
 
 def read_image(source: Path | bytes, decode_size: int | None = None, name: str = "") -> Image.Image:
-    """Return what an image file shows: 8 bits, mode ``L`` or ``RGB``, upright; see `decode_picture`.
+    """Return what an image file, or its content, shows: 8 bits, mode ``L`` or ``RGB``, upright.
 
     Args:
-        source: the file or its content.
         decode_size: see `decode_picture`.
         name: how messages call it; the file's path by default.
 
@@ -70,13 +69,12 @@ def read_file(path: Path, name: str) -> bytes:
 def decode_picture(
     data: bytes, name: str, refuse_burnt_in: bool = False, decode_size: int | None = None, grey: bool = False
 ) -> Picture:
-    """Decode an image file; its kind is told by its content, not by its suffix.
+    """Decode the content of an image file, whose kind is told by it and not by the suffix.
 
     Everything that looks at image files sees them through this function, and `to_8_bit` says how modes,
     transparency, EXIF orientation and more than 8 bits are treated.
 
     Args:
-        data: content of the file.
         name: how messages call it.
         refuse_burnt_in: refuse a DICOM file that declares burnt-in annotation, rather than note it.
         decode_size: a JPEG is decoded at a half, quarter or eighth of its size as long as both sides keep
@@ -147,21 +145,14 @@ def _publishable_suffix(image: Image.Image, data: bytes) -> str:
     """Return the suffix of a file that holds an 8-bit picture and nothing else; see `Picture`."""
     if image.mode not in ("L", "RGB"):
         return ""
-    if image.format == "JPEG" and _is_bare_jpeg(image, data):
-        return ".jpg"
-    if image.format == "PNG" and _is_bare_png(data):
-        return ".png"
-    return ""
-
-
-def _is_bare_jpeg(image: Image.Image, data: bytes) -> bool:
-    segments = getattr(image, "applist", [])
-    bare = all(
-        (marker == "APP0" and content[:5] == b"JFIF\0" and len(content) == JFIF_HEADER_SIZE)
-        or (marker == "APP14" and content[:5] == b"Adobe")
-        for marker, content in segments
-    )
-    return bare and data.endswith(b"\xff\xd9")
+    if image.format == "JPEG":
+        bare = data.endswith(b"\xff\xd9") and all(
+            (marker == "APP0" and content[:5] == b"JFIF\0" and len(content) == JFIF_HEADER_SIZE)
+            or (marker == "APP14" and content[:5] == b"Adobe")
+            for marker, content in getattr(image, "applist", [])
+        )
+        return ".jpg" if bare else ""
+    return ".png" if image.format == "PNG" and _is_bare_png(data) else ""
 
 
 def _is_bare_png(data: bytes) -> bool:

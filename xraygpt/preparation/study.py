@@ -49,9 +49,8 @@ class Unusable:
 class Source(Protocol):
     """Raw data as published."""
 
-    @property
-    def name(self) -> str:
-        """How the record calls it: ``openi``, ``mimic-cxr``, ``folder``."""
+    name: str
+    """How the record calls it: ``openi``, ``mimic-cxr``, ``folder``."""
 
     def studies(self) -> Iterator[Study | Unusable]:
         """Go through all studies, always in the same order, without holding them in memory."""

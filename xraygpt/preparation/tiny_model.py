@@ -1,12 +1,10 @@
 """What a small model is made from: its tokenizers, and the pretrained parts that ship with the package.
 
 The tokenizers learn from a data set's reports: a SentencePiece one in the form of LLaMA's (byte-pair encoding
-with byte fallback), for the language model, and a WordPiece vocabulary in the form of BERT's, for the text
-half of the Q-Former.
+with byte fallback), and a WordPiece vocabulary in the form of BERT's, for the text half of the Q-Former.
 
-Of the trainings that made the parts, the language model becomes a Hugging Face folder, vision encoder and
-Q-Former files under the reference's key names, all in float16. What trained them is kept beside them: log,
-configuration, figures, hashes.
+The language model ships as a Hugging Face folder, vision encoder and Q-Former as files under the reference's
+key names, all in float16. What trained them is kept beside them: log, configuration, figures, hashes.
 """
 
 from __future__ import annotations
@@ -14,8 +12,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +20,12 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 from tokenizers import BertWordPieceTokenizer
-from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import file_sha256
 from xraygpt.common.registry import registry
+from xraygpt.common.run_record import write_json
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.models.prompts import read_prompts
@@ -46,129 +43,109 @@ PROJECTION_STEPS = {
 }
 """The same for the quickstart, which trains the projection."""
 LLM_FILES = ("config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors")
+PARTS = {
+    **{f"llama/{name}": f"llm/{name}" for name in LLM_FILES},
+    "vit.pth": "vit/vit.pth",
+    "qformer.pth": "stage2/qformer.pth",
+    "bert/vocab.txt": "tokenizers/bert/vocab.txt",
+}
+"""File that ships -> the file of a training that it is made from."""
+PROJECTION = {"projection.pth": "finetune/projection.pth"}
 SIZE_LIMIT = 12_000_000
 """Most bytes that the parts may have together."""
 PRINTABLE_ASCII = "".join(map(chr, range(33, 127)))
 
 
 def assemble_parts(trained: Path, target: Path) -> list[Path]:
-    """Write the parts into ``target``, except for the projection, which the quickstart trains on top of them.
+    """Write the parts, except for the projection, which the quickstart trains on top of them.
 
     Args:
         trained: folder with one sub-folder for each step of ``STEPS``, and ``tokenizers``.
         target: folder of the package's weights; replaced file by file.
 
     Returns:
-        The files written.
+        The files that are there now.
 
     Raises:
         MissingFileError: a step has not been run, or not to its end; all files that it lacks are named.
         CheckpointError: the parts are larger than they may be.
     """
-    weights = [*(f"llm/{name}" for name in LLM_FILES), "vit/vit.pth", "stage2/qformer.pth"]
-    _require(trained, [*weights, "tokenizers/bert/vocab.txt"], STEPS)
-    target.mkdir(parents=True, exist_ok=True)
-    _copy_llama(trained / "llm", target / "llama")
-    (target / "bert").mkdir(exist_ok=True)
-    shutil.copyfile(trained / "tokenizers" / "bert" / "vocab.txt", target / "bert" / "vocab.txt")
-    for step, name in (("vit", "vit.pth"), ("stage2", "qformer.pth")):
-        save_checkpoint(target / name, {"model": _half(load_weights(trained / step / name))})
-    _copy_logs(trained, target / "training", STEPS)
-    return write_record(target)
+    _require(trained, PARTS, STEPS)
+    for name, source in PARTS.items():
+        part = target / name
+        part.parent.mkdir(parents=True, exist_ok=True)
+        if part.suffix == ".safetensors":
+            save_file(_half_precision(trained / source), part, metadata={"format": "pt"})
+        elif part.suffix == ".pth":
+            save_checkpoint(part, {"model": _half_precision(trained / source)})
+        else:
+            shutil.copyfile(trained / source, part)
+    return _write_record(trained, target, STEPS)
 
 
 def add_projection(trained: Path, target: Path) -> list[Path]:
     """Write the projection of a finished quickstart (folder ``output/quickstart``) beside the other parts."""
-    _require(trained, ["finetune/projection.pth"], PROJECTION_STEPS)
+    _require(trained, PROJECTION, PROJECTION_STEPS)
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(trained / "finetune" / "projection.pth", target / "projection.pth")
-    _copy_logs(trained, target / "training", PROJECTION_STEPS)
-    return write_record(target)
+    for name, source in PROJECTION.items():
+        shutil.copyfile(trained / source, target / name)
+    return _write_record(trained, target, PROJECTION_STEPS)
 
 
-def write_record(target: Path) -> list[Path]:
-    """Write ``training/record.json``: size and SHA-256 of every part, and what each training came to.
+def _require(trained: Path, parts: Mapping[str, str], steps: Mapping[str, str]) -> None:
+    wanted = [trained / name for name in (*parts.values(), *(f"{step}/metrics.jsonl" for step in steps))]
+    missing = [str(file) for file in (*wanted, *map(Path, steps.values())) if not file.is_file()]
+    if missing:
+        raise MissingFileError(
+            f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"
+        )
 
-    Raises:
-        CheckpointError: the parts are larger than they may be.
+
+def _half_precision(path: Path) -> dict[str, torch.Tensor]:
+    state = load_weights(path)
+    return {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+
+
+def _write_record(trained: Path, target: Path, steps: Mapping[str, str]) -> list[Path]:
+    """Write ``training/``: logs and configurations of `steps`, and ``record.json``; return what is there.
+
+    The record holds size and SHA-256 of every part, and what each training came to.
     """
-    files = sorted(
-        path
-        for path in target.rglob("*")
-        if path.is_file() and "training" not in path.relative_to(target).parts
-    )
+    training = target / "training"
+    training.mkdir(exist_ok=True)
+    for name, config in steps.items():
+        shutil.copyfile(trained / name / "metrics.jsonl", training / f"{name}.jsonl")
+        shutil.copyfile(config, training / f"{name}.yaml")
+    files = sorted(p for p in target.rglob("*") if p.is_file() and not p.is_relative_to(training))
     total = sum(path.stat().st_size for path in files)
     if total > SIZE_LIMIT:
         raise CheckpointError(
             f"{target}: the parts have {total} bytes together, and {SIZE_LIMIT} at most may ship: train "
             "smaller ones"
         )
-    logs = sorted((target / "training").glob("*.jsonl"))
     record = {
         "data": "synthetic radiographs and reports of this project only; nothing comes from patients",
         "files": {
             str(path.relative_to(target)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             for path in files
         },
-        "trainings": {log.stem: _summary(log) for log in logs},
+        "trainings": {log.stem: _summary(log) for log in sorted(training.glob("*.jsonl"))},
     }
-    path = target / "training" / "record.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return [*files, path]
-
-
-def _copy_llama(source: Path, target: Path) -> None:
-    target.mkdir(exist_ok=True)
-    for name in LLM_FILES[:-1]:
-        shutil.copyfile(source / name, target / name)
-    save_file(
-        _half(load_weights(source / "model.safetensors")),
-        target / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-
-
-def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        key: value.to(torch.float16) if value.is_floating_point() else value for key, value in state.items()
-    }
-
-
-def _copy_logs(trained: Path, target: Path, steps: dict[str, str]) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for name, config in steps.items():
-        shutil.copyfile(trained / name / "metrics.jsonl", target / f"{name}.jsonl")
-        shutil.copyfile(config, target / f"{name}.yaml")
+    write_json(training / "record.json", record)
+    return [*files, training / "record.json"]
 
 
 def _summary(log: Path) -> dict[str, Any]:
-    """Steps, seconds and last validation of one training, from its metrics."""
+    """Return steps, seconds and last validation of one training, from its metrics."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [row for row in rows if row["event"] == "train"]
-    scored = [row for row in rows if row["event"] != "train"]
+    scored = [row for row in rows if row["event"] != "train"] or [{}]
     return {
         "steps": len(steps),
-        "seconds": round(sum(_epoch_seconds(steps)), 1),
+        "seconds": round(sum({row["epoch"]: row["seconds"] for row in steps}.values()), 1),
         "last_loss": steps[-1]["loss"],
-        "validation": {key: value for key, value in scored[-1].items() if not isinstance(value, dict)}
-        if scored
-        else {},
+        "validation": {key: value for key, value in scored[-1].items() if not isinstance(value, dict)},
     }
-
-
-def _epoch_seconds(steps: list[dict[str, Any]]) -> list[float]:
-    last = {row["epoch"]: row["seconds"] for row in steps}
-    return list(last.values())
-
-
-def _require(trained: Path, weights: Iterable[str], steps: Mapping[str, str]) -> None:
-    wanted = [trained / name for name in (*weights, *(f"{step}/metrics.jsonl" for step in steps))]
-    wanted += [Path(config) for config in steps.values()]
-    missing = [str(file) for file in wanted if not file.is_file()]
-    if missing:
-        raise MissingFileError(
-            f"not there yet: {', '.join(missing)}; run the trainings that write them first (make tiny)"
-        )
 
 
 def train_llama_tokenizer(
@@ -204,7 +181,6 @@ def train_llama_tokenizer(
         eos_id=2,
         pad_id=-1,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     config = {
         "tokenizer_class": "LlamaTokenizer",
         "bos_token": "<s>",
@@ -214,7 +190,8 @@ def train_llama_tokenizer(
         "add_eos_token": False,
         "legacy": True,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "tokenizer_config.json", config)
     path = folder / "tokenizer.model"
     path.write_bytes(model.getvalue())
     return path
@@ -246,11 +223,8 @@ def training_texts(cfg: Any, reports: int) -> list[str]:
         DataError: a data set has no split "train".
     """
     template = cfg.model_cfg.prompt_template
-    pieces = [
-        piece
-        for prompt in read_prompts(cfg.model_cfg.prompt_path, template)
-        for piece in prompt.split(IMAGE_PLACEHOLDER)
-    ]
+    prompts = read_prompts(cfg.model_cfg.prompt_path, template)
+    pieces = [piece for prompt in prompts for piece in prompt.split(IMAGE_PLACEHOLDER)]
     texts: list[str] = []
     for name, dataset_cfg in cfg.datasets_cfg.items():
         splits = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_cfg).build_datasets()
@@ -259,6 +233,7 @@ def training_texts(cfg: Any, reports: int) -> list[str]:
                 f"datasets.{name}: no split train to learn from, only {', '.join(splits) or 'none at all'}"
             )
         dataset = splits["train"]
-        for number, sample in enumerate(islice((dataset[i] for i in range(len(dataset))), reports)):
+        for number in range(min(len(dataset), reports)):
+            sample = dataset[number]
             texts += [sample["caption"], sample.get("image_text", ""), pieces[number % len(pieces)]]
     return [text for text in texts if text]

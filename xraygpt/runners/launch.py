@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 from xraygpt.common.command_line import command_text, guarded
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.dist_utils import cleanup, init_distributed_mode, is_main_process
-from xraygpt.common.errors import ConfigError, MissingFileError, XrayGPTError
+from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.logger import METRICS_FILE, setup_logger
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import remove_run_record, write_run_record
 from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.base_model import BaseModel, require_all
 from xraygpt.runners.run_folder import BEST, resumable
 from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
@@ -40,45 +39,35 @@ def run_program(args: CommandLine, evaluate_only: bool, started: float) -> int:
     """
 
     def run() -> int:
-        outcome = _launch(args, evaluate_only, started)
+        metrics, closing_lines = _launch(args, evaluate_only, started)
         # Not is_main_process: processes have left one another by now.
         if os.environ.get("RANK", "0") == "0":
-            for split, values in outcome.metrics.items() if evaluate_only else ():
+            for split, values in metrics.items() if evaluate_only else ():
                 print(f"split {split}\n{metrics_table(values)}")
-            for line in outcome.closing_lines:
+            for line in closing_lines:
                 print(line)
         return 0
 
     return guarded(run, lambda: _how_to_resume(args, evaluate_only))
 
 
-def launch(
-    args: CommandLine, evaluate_only: bool = False, started: float | None = None
-) -> dict[str, dict[str, Any]]:
+def launch(args: CommandLine, evaluate_only: bool = False) -> dict[str, dict[str, Any]]:
     """Run the configuration that `args` names; return the metrics of its test splits.
 
     Args:
         evaluate_only: do not train, whatever ``run.evaluate`` says.
-        started: what `time.time` gave at the start of the program, for the run's wall time; None for now.
 
     Raises:
         XrayGPTError: anything that the user can fix.
         OSError: a file cannot be read or written.
     """
-    return _launch(args, evaluate_only, time.time() if started is None else started).metrics
+    return _launch(args, evaluate_only, time.time())[0]
 
 
-@dataclass
-class Outcome:
-    """What a run gives."""
-
-    metrics: dict[str, dict[str, Any]]
-    """Of each test split."""
-    closing_lines: list[str]
-    """Where the files are, and what comes next."""
-
-
-def _launch(args: CommandLine, evaluate_only: bool, started: float) -> Outcome:
+def _launch(
+    args: CommandLine, evaluate_only: bool, started: float
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what `launch` does, and lines that say where the files are and what comes next."""
     cfg = Config(args)
     cfg.run_cfg.evaluate = cfg.run_cfg.evaluate or evaluate_only
     if cfg.run_cfg.evaluate and not cfg.run_cfg.test_splits:
@@ -98,7 +87,7 @@ def _launch(args: CommandLine, evaluate_only: bool, started: float) -> Outcome:
                 started=datetime.fromtimestamp(started).isoformat(timespec="seconds"),
                 seconds=time.time() - started,
             )
-        return Outcome(metrics, _closing_lines(args, cfg, output_dir, started))
+        return metrics, _closing_lines(args, cfg, output_dir, started)
     finally:
         cleanup()
 
@@ -124,9 +113,10 @@ def _closing_lines(args: CommandLine, cfg: Config, output_dir: Path, started: fl
     run, checkpoint = cfg.run_cfg, output_dir / BEST
     if not run.evaluate and not checkpoint.is_file():
         checkpoint = max(resumable(output_dir), key=lambda path: path.stat().st_mtime, default=checkpoint)
-    written = [("metrics", output_dir / METRICS_FILE)] if not run.evaluate else []
-    written += [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
+    written = [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
     written += [("scores", output_dir / SCORES_FILE), ("page", output_dir / PAGE_FILE)]
+    if not run.evaluate:
+        written.insert(0, ("metrics", output_dir / METRICS_FILE))
     files = [(what, path) for what, path in written if path.is_file() and path.stat().st_mtime >= started - 1]
     if not run.evaluate:
         files.insert(0, ("checkpoint", checkpoint))
@@ -181,13 +171,10 @@ def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, A
     datasets = _build_datasets(task, cfg)
     model = task.build_model(cfg)
     runner_cls = registry.get_runner_class(cfg.run_cfg.runner, RunnerBase)
-    runner = runner_cls(cfg=cfg, job_id=now(), task=task, model=model, datasets=datasets)
-    metrics = runner.train()
-    if is_main_process():
-        metrics = task.after_run(
-            metrics, datasets, output_dir=output_dir, elapsed=lambda: time.time() - started
-        )
-    return metrics
+    metrics = runner_cls(cfg=cfg, job_id=now(), task=task, model=model, datasets=datasets).train()
+    if not is_main_process():
+        return metrics
+    return task.after_run(metrics, datasets, output_dir=output_dir, elapsed=lambda: time.time() - started)
 
 
 def _build_datasets(task: BaseTask, cfg: Config) -> dict[str, Splits]:
@@ -196,18 +183,11 @@ def _build_datasets(task: BaseTask, cfg: Config) -> dict[str, Splits]:
     Raises:
         MissingFileError: with a paragraph for each file or folder.
     """
-    missing: list[str] = []
     datasets: dict[str, Splits] = {}
-    try:
-        registry.get_model_class(cfg.arch, BaseModel).check_files(cfg.model_cfg)
-    except MissingFileError as error:
-        missing.append(str(error))
-    try:
-        datasets = task.build_datasets(cfg)
-    except MissingFileError as error:
-        missing.append(str(error))
-    if missing:
-        raise MissingFileError("\n".join(missing))
+    model_class = registry.get_model_class(cfg.arch, BaseModel)
+    require_all(
+        [lambda: model_class.check_files(cfg.model_cfg), lambda: datasets.update(task.build_datasets(cfg))]
+    )
     return datasets
 
 

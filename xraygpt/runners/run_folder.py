@@ -7,12 +7,13 @@ import logging
 import re
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from xraygpt.common.errors import MissingFileError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.paths import resolve_path
-from xraygpt.common.run_record import write_text, writing
+from xraygpt.common.run_record import replacing, write_text, writing
 from xraygpt.runners.trackers import TENSORBOARD_FOLDER, WANDB_FOLDER
 from xraygpt.runners.train_state import TrainProgress, read_training
 
@@ -47,16 +48,17 @@ def find_resume_checkpoint(setting: str | None, output_dir: Path) -> Path | None
     if not candidates:
         logger.info("run.resume_ckpt_path is auto and %s holds no checkpoint", output_dir)
         return None
-    return max(candidates, key=lambda path: _age(read_training(path).progress))
+
+    def age(path: Path) -> tuple[int, int]:
+        progress = read_training(path, mmap=True).progress
+        return progress.completed_epochs, progress.global_step
+
+    return max(candidates, key=age)
 
 
 def resumable(output_dir: Path) -> list[Path]:
     """Return the checkpoints that a training with ``run.resume_ckpt_path=auto`` chooses from."""
     return [p for p in output_dir.glob("checkpoint_*.pth") if p.name == LAST or EPOCH_PATTERN.match(p.name)]
-
-
-def _age(progress: TrainProgress) -> tuple[int, int]:
-    return progress.completed_epochs, progress.global_step
 
 
 def truncate_metrics(path: Path, progress: TrainProgress) -> None:
@@ -82,18 +84,15 @@ def remove_unfinished_saves(output_dir: Path) -> None:
         leftover.unlink()
 
 
-def set_earlier_run_aside(output_dir: Path) -> None:
-    """Move what an earlier run in the same folder left into ``previous-<time>/``.
+EVERYTHING = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER)
+"""Patterns of what a training leaves: checkpoints, metrics wherever they are kept, skipped images."""
 
-    That is its checkpoints, its metrics wherever they are kept, and its list of skipped images.
-    """
-    patterns = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER)
+
+def set_aside(output_dir: Path, patterns: Sequence[str] = EVERYTHING) -> None:
+    """Move what an earlier run in the same folder left into ``previous-<time>/``."""
     old = [path for pattern in patterns for path in sorted(output_dir.glob(pattern))]
-    if old:
-        _set_aside(output_dir, old)
-
-
-def _set_aside(output_dir: Path, old: list[Path]) -> None:
+    if not old:
+        return
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(max(path.stat().st_mtime for path in old)))
     folder = output_dir / f"previous-{stamp}"
     folder.mkdir(exist_ok=True)
@@ -112,7 +111,7 @@ def find_best(checkpoint: Path, output_dir: Path, progress: TrainProgress) -> Pa
         return None
     for path in (output_dir / BEST, checkpoint.parent / BEST):
         if path.is_file():
-            saved = read_training(path).progress
+            saved = read_training(path, mmap=True).progress
             if (saved.best_epoch, saved.best_metric) == (progress.best_epoch, progress.best_metric):
                 return path
     return None
@@ -127,14 +126,12 @@ def take_over(checkpoint: Path, output_dir: Path, best: Path | None, progress: T
     own = output_dir / BEST
     elsewhere = checkpoint.resolve().parent != output_dir.resolve()
     if elsewhere and best != own:
-        set_earlier_run_aside(output_dir)
-    elif own.is_file() and best != own:
-        _set_aside(output_dir, [own])
+        set_aside(output_dir)
+    elif best != own:
+        set_aside(output_dir, [BEST])
     if best is not None and best != own:
-        partial = output_dir / f".{BEST}.copy.part"  # removed by `remove_unfinished_saves` if left behind
-        with writing(own):
-            shutil.copyfile(best, partial)
-            partial.replace(own)
+        with best.open("rb") as source, replacing(own) as file:
+            shutil.copyfileobj(source, file)
     truncate_metrics(output_dir / METRICS_FILE, progress)
 
 

@@ -36,7 +36,7 @@ from xraygpt.runners.run_folder import (
     find_best,
     find_resume_checkpoint,
     remove_unfinished_saves,
-    set_earlier_run_aside,
+    set_aside,
     take_over,
 )
 from xraygpt.runners.trackers import open_trackers
@@ -49,7 +49,7 @@ from xraygpt.runners.train_state import (
     save_training,
     trainable_state,
 )
-from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext
+from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext, datasets_of
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +108,8 @@ class RunnerBase:
     def __init__(
         self, cfg: Config, task: BaseTask, model: BaseModel, datasets: dict[str, Splits], job_id: str
     ) -> None:
-        self.config, self.run, self.task, self.datasets, self.job_id = (
-            cfg,
-            cfg.run_cfg,
-            task,
-            datasets,
-            job_id,
-        )
+        self.config, self.run, self.job_id = cfg, cfg.run_cfg, job_id
+        self.task, self.datasets = task, datasets
         self.output_dir = self.setup_output_dir()
         info = init_distributed_mode(self.run)  # joins the other processes unless that is done already
         self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
@@ -128,23 +123,40 @@ class RunnerBase:
             datasets_of(datasets, split)
         if not self.run.evaluate:
             self.stream = self._build_stream()
-            self.iters_per_epoch = self.run.iters_per_epoch or self._one_pass()
+            samples = sum(map(len, self.stream.datasets))
+            one_pass = -(-samples // (self.run.batch_size_train * self.world_size))
+            self.iters_per_epoch = self.run.iters_per_epoch or one_pass
             self.progress = TrainProgress(iters_per_epoch=self.iters_per_epoch, world_size=self.world_size)
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
             self.lr_scheduler = self._build_lr_scheduler()
             if self.world_size > 1:
-                self.wrapped_model = self._wrap_for_several_processes()
+                # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
+                # _start_or_resume sends what is trained. Frozen buffers need no sending either.
+                self.wrapped_model = DistributedDataParallel(
+                    self.model,
+                    device_ids=[self.device] if self.device.type == "cuda" else None,
+                    find_unused_parameters=False,
+                    broadcast_buffers=False,
+                    init_sync=False,
+                )
 
     # Training
 
     def train(self) -> dict[str, Any]:
         """Train to the end of the last epoch, then score the test splits with the best checkpoint.
 
-        With ``run.evaluate`` only the scoring takes place. Returns the metrics of each test split.
+        With ``run.evaluate`` only the scoring takes place, with the checkpoint of ``run.resume_ckpt_path`` or
+        the model as it is. Returns the metrics of each test split.
         """
         if self.run.evaluate:
-            return self._evaluate_only()
+            setting = self.run.resume_ckpt_path
+            checkpoint = find_resume_checkpoint(setting, self.output_dir)
+            if setting and checkpoint is None:
+                raise MissingFileError(
+                    f"run.resume_ckpt_path is {setting}, and {self.output_dir} holds no checkpoint"
+                )
+            return self.evaluate(checkpoint, skip_reload=checkpoint is None)
         if is_main_process():
             log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
         with closing(self._start_or_resume()) as writer:
@@ -177,7 +189,8 @@ class RunnerBase:
                 "%d corrupt images were skipped; listed in %s", len(self.skipped), self.skipped.path
             )
         if self.progress.best_epoch is not None:
-            self._reload_best_model()
+            barrier()  # process 0 may still be writing it
+            self._reload_model(self.output_dir / BEST)
         if is_main_process():
             self.model.export(self.output_dir)
 
@@ -188,13 +201,12 @@ class RunnerBase:
 
     def _start_or_resume(self) -> MetricsWriter:
         """Bring model, optimizer and files to where the training begins."""
-        metrics = self.output_dir / METRICS_FILE
         if is_main_process():
             remove_unfinished_saves(self.output_dir)
         checkpoint = find_resume_checkpoint(self.run.resume_ckpt_path, self.output_dir)
         if checkpoint is None:
             if is_main_process():
-                set_earlier_run_aside(self.output_dir)
+                set_aside(self.output_dir)
         else:
             self._resume(checkpoint)
         barrier()
@@ -202,9 +214,8 @@ class RunnerBase:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
         names, step = self.run.log_with if is_main_process() else [], self.progress.global_step
-        return MetricsWriter(
-            metrics, open_trackers(names, self.output_dir, step=step, config=self.config.to_dict())
-        )
+        trackers = open_trackers(names, self.output_dir, step=step, config=self.config.to_dict())
+        return MetricsWriter(self.output_dir / METRICS_FILE, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
@@ -268,16 +279,6 @@ class RunnerBase:
 
     # Evaluation
 
-    def _evaluate_only(self) -> dict[str, dict[str, Any]]:
-        """Score with the checkpoint of ``run.resume_ckpt_path``, or the model as it is."""
-        setting = self.run.resume_ckpt_path
-        checkpoint = find_resume_checkpoint(setting, self.output_dir)
-        if setting and checkpoint is None:
-            raise MissingFileError(
-                f"run.resume_ckpt_path is {setting}, and {self.output_dir} holds no checkpoint"
-            )
-        return self.evaluate(checkpoint, skip_reload=checkpoint is None)
-
     def evaluate(
         self,
         ckpt: str | Path | None = None,
@@ -306,22 +307,14 @@ class RunnerBase:
         event: Literal["valid", "test"] = "valid",
     ) -> dict[str, Any]:
         """Score one split of all data sets that have it; `event` marks the line in the metrics file."""
-        divided = self.run.use_dist_eval_sampler
+        run, divided = self.run, self.run.use_dist_eval_sampler
         context = EvalContext(
-            self.device,
-            self.precision,
-            self.run.seed,
-            self.output_dir,
-            split=split_name,
-            event=event,
-            gather=divided,
+            self.device, self.precision, run.seed, self.output_dir, split_name, event, gather=divided
         )
         rows: list[dict[str, Any]] = []
         part = (self.rank, self.world_size) if divided else (0, 1)
         for dataset in datasets_of(self.datasets, split_name):
-            stream = EvalStream(
-                dataset, self.run.batch_size_eval, self.run.seed, *part, prompt=self.prompts[0]
-            )
+            stream = EvalStream(dataset, run.batch_size_eval, run.seed, *part, prompt=self.prompts[0])
             rows += self.task.evaluate_split(self.model, stream, self._loader, context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
@@ -333,10 +326,6 @@ class RunnerBase:
             step = self.progress.global_step
             writer.write({"event": event, "step": step, "epoch": cur_epoch, "split": split_name, **metrics})
         return metrics
-
-    def _reload_best_model(self) -> None:
-        barrier()  # process 0 may still be writing it
-        self._reload_model(self.output_dir / BEST)
 
     def _reload_model(self, path: Path) -> None:
         load_trainable_state(self.model, load_weights(path), where=str(path))
@@ -350,27 +339,21 @@ class RunnerBase:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _one_pass(self) -> int:
-        """Return how many batches, all processes together, show as many samples as there are."""
-        samples = sum(len(dataset) for dataset in self.stream.datasets)
-        return -(-samples // (self.run.batch_size_train * self.world_size))
-
     def _build_stream(self) -> TrainStream:
         """Return the stream over the training splits of all data sets, mixed by their `sample_ratio`.
 
         Raises:
             DataError: a training split is in no data set.
         """
-        chosen: list[tuple[ReportDataset, float]] = []
+        datasets: list[ReportDataset] = []
+        ratios: list[float] = []
         for split in self.run.train_splits:
-            datasets_of(self.datasets, split)
-            wanted = normalise_split(split)
-            for name, splits in self.datasets.items():
-                if wanted in splits:
-                    chosen.append((splits[wanted], self.config.datasets_cfg[name].sample_ratio))
+            datasets += datasets_of(self.datasets, split)
+            having = [name for name, splits in self.datasets.items() if normalise_split(split) in splits]
+            ratios += [self.config.datasets_cfg[name].sample_ratio for name in having]
         return TrainStream(
-            [dataset for dataset, _ in chosen],
-            [ratio for _, ratio in chosen],
+            datasets,
+            ratios,
             batch_size=self.run.batch_size_train,
             seed=self.run.seed,
             rank=self.rank,
@@ -390,17 +373,6 @@ class RunnerBase:
             warmup_steps=self.run.warmup_steps,
         )
 
-    def _wrap_for_several_processes(self) -> DistributedDataParallel:
-        # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
-        # _start_or_resume sends what is trained. Frozen buffers need no sending either.
-        return DistributedDataParallel(
-            self.model,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            find_unused_parameters=False,
-            broadcast_buffers=False,
-            init_sync=False,
-        )
-
     def _loader(self, stream: TrainStream | EvalStream, first: int = 0) -> BatchLoader:
         return BatchLoader(
             stream,
@@ -411,36 +383,17 @@ class RunnerBase:
         )
 
 
-def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
-    """Return the data sets that have a split.
-
-    Raises:
-        DataError: none has it.
-    """
-    wanted = normalise_split(split)
-    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
-    if not found:
-        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
-        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
-    return found
-
-
 def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: Sequence[str]) -> None:
     """Log, for each data set and split, how many reports are longer than ``max_txt_len`` and are cut."""
-    wanted = dict.fromkeys(map(normalise_split, splits))
     for name, parts in datasets.items():
-        for split in wanted:
-            if split not in parts:
+        for split in dict.fromkeys(map(normalise_split, splits)):
+            data = parts.get(split)
+            if data is None:
                 continue
-            data = parts[split]
             counted = range(len(data))[:: -(-len(data) // MAX_COUNTED)]
-            cut = model.cut_captions([data.caption(index) for index in counted])
-            if cut:
+            if cut := model.cut_captions([data.caption(index) for index in counted]):
+                some = f" looked at ({len(data)} in all)" if len(counted) < len(data) else ""
                 logger.warning(
                     "data set %s, split %s: %d of %d reports%s are longer than model.max_txt_len and are cut",
-                    name,
-                    split,
-                    cut,
-                    len(counted),
-                    f" looked at ({len(data)} in all)" if len(counted) < len(data) else "",
+                    *(name, split, cut, len(counted), some),
                 )

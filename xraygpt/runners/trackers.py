@@ -30,11 +30,9 @@ def check_trackers(names: Sequence[str]) -> None:
 def open_trackers(
     names: Sequence[str], output_dir: Path, *, step: int, config: Mapping[str, Any]
 ) -> list[Tracker]:
-    """Open what `run.log_with` names; for process 0 only.
+    """Open what `run.log_with` names, below the run's folder; for process 0 only.
 
     Args:
-        names: of `TRACKERS`.
-        output_dir: the run's folder; what is written lies below it.
         step: batches trained so far. What an interrupted run wrote beyond them no longer counts.
         config: the run's whole configuration, for trackers that keep it.
 
@@ -111,19 +109,16 @@ TRACKERS: dict[str, type[TensorBoardTracker] | type[WandbTracker]] = {
 }
 
 
-def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """Yield name and value of each number in a line of `metrics.jsonl`.
 
     Names are grouped by what they are of: ``train/loss``, ``valid/val/rouge_l``; nested metrics add a level.
     """
-    prefix = "/".join(str(record[key]) for key in ("event", "split") if key in record)
-    values = {key: value for key, value in record.items() if key not in ("event", "split", "step")}
-    yield from _numbers(prefix, values)
-
-
-def _numbers(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in values.items():
+    if not prefix:
+        prefix = "/".join(str(record[key]) for key in ("event", "split") if key in record)
+        record = {key: value for key, value in record.items() if key not in ("event", "split", "step")}
+    for key, value in record.items():
         if isinstance(value, Mapping):
-            yield from _numbers(f"{prefix}/{key}", value)
+            yield from scalars(value, f"{prefix}/{key}")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}/{key}", value

@@ -7,13 +7,14 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from xraygpt.common.checkpoint import load_checkpoint, load_state, save_checkpoint
+from xraygpt.common.checkpoint import is_plain, load_checkpoint, load_state, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.run_record import git_hash
 from xraygpt.common.typed import Problem, collect
@@ -64,8 +65,7 @@ class TrainProgress:
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """Return what training changes: trainable parameters, and buffers of modules that own such parameters.
 
-    The second kind are running statistics (BatchNorm); tables that follow from the sizes alone belong to
-    modules without trained parameters of their own and stay out. A weight with two names (tied) has both.
+    The second kind are running statistics (BatchNorm). A weight with two names (tied) has both.
     """
     named = model.named_parameters(remove_duplicate=False)
     kept = {name for name, parameter in named if parameter.requires_grad}
@@ -117,8 +117,8 @@ def save_training(
 
 
 @dataclass
-class TrainingFile:
-    """What `save_training` writes, as far as it does not depend on model and optimizer."""
+class SavedTraining:
+    """A checkpoint that a training can resume from: what `save_training` writes."""
 
     model: dict[str, Any]
     optimizer: dict[str, Any]
@@ -128,6 +128,7 @@ class TrainingFile:
     global_step: int
     progress: TrainProgress
     manifest: dict[str, Any]
+    path: Path
 
     def __post_init__(self) -> None:
         if self.global_step != self.progress.global_step:
@@ -135,47 +136,31 @@ class TrainingFile:
         if not isinstance(self.config.get("run"), dict):
             raise ValueError("config must have a section run")
         for name in ("config", "manifest"):
-            if not _is_plain(getattr(self, name)):
+            if not is_plain(getattr(self, name)):
                 raise ValueError(f"{name} must hold nothing but texts, numbers, lists and mappings")
 
 
-@dataclass
-class SavedTraining:
-    """A checkpoint that a training can resume from."""
-
-    path: Path
-    content: TrainingFile
-
-    @property
-    def progress(self) -> TrainProgress:
-        """How far it was."""
-        return self.content.progress
-
-    @property
-    def run(self) -> dict[str, Any]:
-        """The section ``run`` of the configuration that it was made with."""
-        section: dict[str, Any] = self.content.config["run"]
-        return section
-
-
-def read_training(path: Path) -> SavedTraining:
+def read_training(path: Path, mmap: bool = False) -> SavedTraining:
     """Read a checkpoint to resume from.
+
+    Args:
+        mmap: read no tensor; for `SavedTraining.progress` alone.
 
     Raises:
         MissingFileError, CheckpointError: it is absent, damaged, or holds weights only.
     """
-    payload = load_checkpoint(path)
+    payload = load_checkpoint(path, mmap)
     if absent := [key for key in ("model", "optimizer", "progress") if key not in payload]:
         raise CheckpointError(
             f"{path}: cannot resume from it, it holds no {', '.join(absent)}. To start from its weights, "
             "name it in model.ckpt instead."
         )
     problems: list[Problem] = []
-    known = {field.name: payload[field.name] for field in fields(TrainingFile) if field.name in payload}
-    content = collect(TrainingFile, known, "checkpoint", problems)
-    if content is None:
+    known = {field.name: payload[field.name] for field in fields(SavedTraining) if field.name in payload}
+    saved = collect(SavedTraining, {**known, "path": path}, "checkpoint", problems)
+    if saved is None:
         raise _broken(path, [str(problem).removeprefix("checkpoint.") for problem in problems])
-    return SavedTraining(path, content)
+    return saved
 
 
 def restore_training(
@@ -190,36 +175,33 @@ def restore_training(
     Raises:
         CheckpointError: it is of another model or optimizer, or something in it is damaged.
     """
-    path, content = saved.path, saved.content
-    own = trainable_state(model)
     # Keys and sizes of weights are compared by `load_trainable_state`, which lists them.
-    weights = {name: value for name, value in own.items() if name in content.model}
+    weights = {name: value for name, value in trainable_state(model).items() if name in saved.model}
     problems = [
-        *_differences("model", content.model, weights, sizes=False),
-        *_differences("optimizer", content.optimizer, _state_after_a_step(optimizer, content.optimizer)),
+        *_differences("model", saved.model, weights, sizes=False),
+        *_differences("optimizer", saved.optimizer, _state_after_a_step(optimizer, saved.optimizer)),
     ]
     if isinstance(model, BaseModel):
-        known = {key: value for key, value in make_manifest(model).items() if key in content.manifest}
         problems += [
-            f"manifest.{key} is {content.manifest[key]!r}, expected something like {value!r}"
-            for key, value in known.items()
-            if key != "git" and type(content.manifest[key]) is not type(value)
+            f"manifest.{key} is {saved.manifest[key]!r}, expected something like {value!r}"
+            for key, value in make_manifest(model).items()
+            if key in saved.manifest and key != "git" and type(saved.manifest[key]) is not type(value)
         ]
-    if scaler is not None and content.scaler:
-        problems += _differences("scaler", content.scaler, scaler.state_dict())
-    elif not (content.scaler or all(part["state"] for part in _parts(content.optimizer))):
+    if scaler is not None and saved.scaler:
+        problems += _differences("scaler", saved.scaler, scaler.state_dict())
+    elif not (saved.scaler or all(part["state"] for part in _parts(saved.optimizer))):
         problems.append("optimizer.state is empty")
     if problems:
-        raise _broken(path, problems)
+        raise _broken(saved.path, problems)
     if isinstance(model, BaseModel):
-        model.check_origin(content.model, content.manifest, where=str(path))
-    load_trainable_state(model, content.model, where=str(path))
+        model.check_origin(saved.model, saved.manifest, where=str(saved.path))
+    load_trainable_state(model, saved.model, where=str(saved.path))
     try:
-        optimizer.load_state_dict(content.optimizer)
+        optimizer.load_state_dict(saved.optimizer)
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: the optimizer's state does not fit: {error}") from error
-    if scaler is not None and content.scaler:
-        scaler.load_state_dict(content.scaler)
+        raise CheckpointError(f"{saved.path}: the optimizer's state does not fit: {error}") from error
+    if scaler is not None and saved.scaler:
+        scaler.load_state_dict(saved.scaler)
 
 
 def _broken(path: Path, problems: list[str]) -> CheckpointError:
@@ -227,14 +209,6 @@ def _broken(path: Path, problems: list[str]) -> CheckpointError:
     return CheckpointError(
         f"{path}: cannot resume from it, its content is damaged: {'; '.join(problems[:3])}{more}"
     )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def _parts(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -248,13 +222,11 @@ def _state_after_a_step(optimizer: torch.optim.Optimizer, saved: Mapping[str, An
     """Return what `saved` should look like, for the parameters that gradients have reached."""
     expected = optimizer.state_dict()
     parameters = iter([p for group in optimizer.param_groups for p in group["params"]])
-    reached = [part["state"] for part in _parts(saved)]
-    for number, part in enumerate(_parts(expected)):
-        there = reached[number] if number < len(reached) and isinstance(reached[number], Mapping) else {}
-        for group in part["param_groups"]:
+    for part, there in zip_longest(_parts(expected), [part["state"] for part in _parts(saved)]):
+        for group in part["param_groups"] if part else ():
             for index, parameter in zip(group["params"], parameters, strict=False):
                 adamw = {"step": torch.zeros(()), "exp_avg": parameter, "exp_avg_sq": parameter}
-                if index in there:
+                if isinstance(there, Mapping) and index in there:
                     part["state"][index] = adamw if "betas" in group else {"momentum_buffer": parameter}
     return expected
 
@@ -280,25 +252,21 @@ def _differences(name: str, value: Any, like: Any, sizes: bool = True) -> Iterat
         for number, item in enumerate(like):
             yield from _differences(f"{name}[{number}]", value[number], item, sizes)
     elif isinstance(like, Tensor):
-        yield from _tensor_problems(name, value, like, sizes)
+        if not isinstance(value, Tensor):
+            yield f"{name} is no tensor but {type(value).__name__}"
+        elif value.is_meta or value.layout is not torch.strided:
+            yield f"{name} is a tensor without values, or a sparse one"
+        elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
+            yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
+        elif sizes and value.shape != like.shape:
+            yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
+        elif not value.isfinite().all():
+            yield f"{name} holds NaN or infinity"
     elif isinstance(like, int | float) and not isinstance(like, bool):
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             yield f"{name} is {value!r}, expected a number such as {like}"
     elif value is not None and like is not None and type(value) is not type(like):
         yield f"{name} is {value!r}, expected something like {like!r}"
-
-
-def _tensor_problems(name: str, value: Any, like: Tensor, sizes: bool) -> Iterator[str]:
-    if not isinstance(value, Tensor):
-        yield f"{name} is no tensor but {type(value).__name__}"
-    elif value.is_meta or value.layout is not torch.strided:
-        yield f"{name} is a tensor without values, or a sparse one"
-    elif (value.is_complex(), value.is_floating_point()) != (like.is_complex(), like.is_floating_point()):
-        yield f"{name} is of the type {value.dtype}, expected {like.dtype}"
-    elif sizes and value.shape != like.shape:
-        yield f"{name} has the size {tuple(value.shape)}, expected {tuple(like.shape)}"
-    elif not value.isfinite().all():
-        yield f"{name} holds NaN or infinity"
 
 
 def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[str, Any]) -> None:
@@ -311,7 +279,7 @@ def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[s
     Raises:
         ConfigError: a change would go unheeded, or would change what an epoch is; all of them are named.
     """
-    before = saved.run
+    before = saved.config["run"]
     problems = [
         f"run.{key} was {before[key]} in {saved.path} and is now {run.get(key)}; it cannot change within a "
         f"training: set it back, or start a new training from the weights (model.ckpt)"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
-from xraygpt.common.errors import MissingFileError
+from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import LRScheduler, registry
@@ -25,7 +26,7 @@ from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.base_model import BaseModel, require_all
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
@@ -40,6 +41,20 @@ from xraygpt.tasks.steps import (
 logger = logging.getLogger(__name__)
 
 Splits = dict[str, ReportDataset]
+
+
+def datasets_of(datasets: Mapping[str, Splits], split: str) -> list[ReportDataset]:
+    """Return the data sets that have a split.
+
+    Raises:
+        DataError: none has it.
+    """
+    wanted = normalise_split(split)
+    found = [splits[wanted] for splits in datasets.values() if wanted in splits]
+    if not found:
+        there = "; ".join(f"{name} has {', '.join(splits)}" for name, splits in datasets.items())
+        raise DataError(f"no data set has the split '{split}' ({there or 'no data set is configured'})")
+    return found
 
 
 @dataclass
@@ -122,20 +137,16 @@ class BaseTask:
             MissingFileError: naming all that is missing of all data sets.
         """
         datasets: dict[str, Splits] = {}
-        missing: list[str] = []
         preprocessing = preprocessing_for(cfg.model_cfg)
-        for name, dataset_config in cfg.datasets_cfg.items():
-            builder = registry.get_builder_class(name, BaseDatasetBuilder)(dataset_config, preprocessing)
-            try:
-                built = builder.build_datasets()
-            except MissingFileError as error:
-                missing.append(str(error))
-                continue
+
+        def build(name: str) -> None:
+            builder = registry.get_builder_class(name, BaseDatasetBuilder)
+            built = builder(cfg.datasets_cfg[name], preprocessing).build_datasets()
             datasets[name] = {normalise_split(split): data for split, data in built.items()}
             sizes = ", ".join(f"{split} {len(data)}" for split, data in datasets[name].items())
             logger.info("data set %s: %s", name, sizes)
-        if missing:
-            raise MissingFileError("\n".join(missing))
+
+        require_all(partial(build, name) for name in cfg.datasets_cfg)
         return datasets
 
     # Training
@@ -241,8 +252,7 @@ class BaseTask:
     ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
         """Yield the number of each batch of this process, and its rows."""
         model.eval()
-        total = len(data_loader) if isinstance(data_loader, Sized) else None
-        for position, batch in enumerate(progress(data_loader, total=total, desc="evaluation")):
+        for position, batch in enumerate(progress(data_loader, desc="evaluation")):
             samples = to_device(batch, context.device)
             number = samples.get("number", position)
             # Whatever is drawn at random is a function of the batch, whichever process has it.

@@ -6,7 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
-from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.page.page_config import PageConfig
+from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext, Splits
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -73,8 +73,8 @@ class ReportGenerationTask(ImageTextPretrainTask):
     runs that ``run.page`` names, and into an HTML page if wanted. Images without a reference are not scored.
 
     Raises:
-        ConfigError: there is no metric of the name ``run.best_metric``, or of ``run.metrics``; a page without
-            a test split.
+        ConfigError: there is no metric of the name ``run.best_metric``, or of ``run.metrics``, or it needs a
+            program that is not there; a page without a test split.
         MissingFileError, DataError: a run that ``run.page`` names has left nothing usable.
     """
 
@@ -84,11 +84,16 @@ class ReportGenerationTask(ImageTextPretrainTask):
         super().__init__(cfg, **kwargs)
         assert isinstance(cfg.task_cfg, ReportGenerationConfig)
         self.cfg, self.settings = cfg, cfg.task_cfg
-        page, metrics = self.settings.page, _checked(self.settings.metrics)
+        page, metrics = self.settings.page, self.settings.metrics
         if page.enabled and not cfg.run_cfg.test_splits:
             raise ConfigError("run.page.enabled needs a split to report on in run.test_splits")
+        with _setting("metrics"):
+            choose_metrics(metrics)
         self.results = ReportResults(page, metrics, self.settings.subgroups)
-        self.best_metric = _metric(self.settings.best_metric or default_best_metric(cfg.datasets_cfg))
+        with _setting("best_metric"):
+            name = self.settings.best_metric or default_best_metric(cfg.datasets_cfg)
+            self.best_metric = metric_named(name)
+            self.best_metric(["The heart is normal."], ["The heart is normal."])  # can it be computed here?
         self.rows: dict[str, list[dict[str, Any]]] = {}
         """What `valid_step` gave, by split."""
         self.journals: dict[str, dict[str, GenerationJournal]] = {}
@@ -207,8 +212,9 @@ class ReportGenerationTask(ImageTextPretrainTask):
                 cfg=self.cfg,
                 command=command,
             )
-        if is_main_process():
-            shutil.rmtree(output_dir / JOURNAL_FOLDER, ignore_errors=True)
+        journals = output_dir / JOURNAL_FOLDER
+        if is_main_process() and journals.is_dir():
+            shutil.rmtree(journals)
         return metrics
 
 
@@ -230,23 +236,10 @@ def _check_subgroups(names: Collection[str], dataset: str, columns: Iterable[Map
             )
 
 
-def _checked(names: list[str]) -> list[str]:
+@contextmanager
+def _setting(key: str) -> Iterator[None]:
+    """Blame what is wrong with a metric on the key of ``run`` that names it."""
     try:
-        choose_metrics(names)
+        yield
     except DataError as error:
-        raise ConfigError(f"run.metrics: {error}") from error
-    return names
-
-
-def _metric(name: str) -> Metric:
-    """Return a metric that can be computed here.
-
-    Raises:
-        ConfigError: there is none of that name, or a program that it needs is not there.
-    """
-    try:
-        metric = metric_named(name)
-        metric(["The heart is normal."], ["The heart is normal."])
-    except DataError as error:
-        raise ConfigError(f"run.best_metric: {error}") from error
-    return metric
+        raise ConfigError(f"run.{key}: {error}") from error

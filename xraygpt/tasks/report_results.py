@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,16 @@ from xraygpt.common.config import Config
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
-from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
-from xraygpt.evaluation.page.page_config import PageConfig
-from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
+from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
-from xraygpt.tasks.base_task import Splits
+from xraygpt.evaluation.statistics import plain
+from xraygpt.tasks.base_task import Splits, datasets_of
 from xraygpt.tasks.predictions import predictions_path
 
 Row = Mapping[str, Any]
@@ -30,6 +30,19 @@ Row = Mapping[str, Any]
 NEEDED = ("image_id", "study_id", "reference", "generated")
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """The reports of one split, with their scores."""
+
+    predictions: Sequence[Prediction]
+    scores: Scores
+    protocol: ProtocolCard
+    sources: Mapping[str, ReportDataset]
+    """The data set of each image id."""
+    synthetic: bool
+    """All images are drawn by this project."""
 
 
 class ReportResults:
@@ -86,71 +99,62 @@ class ReportResults:
         Returns:
             For each split the score by name of the metric.
         """
-        scored = {
-            split: self._score(of_split, datasets, split, cfg.run_cfg.seed)
-            for split, of_split in rows.items()
-        }
-        split, *others = scored
-        predictions, scores = scored[split]
-        own = _by_source(datasets, split)
-        protocols = {
-            name: make_protocol(
-                *result,
-                file=predictions_path(output_dir, name),
-                command=command,
-                generation=generation[name],
+        scored: dict[str, ScoredSplit] = {}
+        for split, of_split in rows.items():
+            known = {dataset.name: dataset for dataset in datasets_of(datasets, split)}
+            sources = {row["image_id"]: known[row["source"]] for row in of_split}
+            predictions = [_prediction(row) for row in of_split]
+            synthetic = all(dataset.synthetic for dataset in sources.values())
+            metrics = choose_metrics(self.metrics, synthetic=synthetic)
+            scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
+            file = predictions_path(output_dir, split)
+            protocol = make_protocol(
+                predictions, scores, file=file, command=command, generation=generation[split]
             )
-            for name, result in scored.items()
-        }
-        protocol = protocols[split]
+            scored[split] = ScoredSplit(predictions, scores, protocol, sources, synthetic)
+        first, *others = scored.values()
         seconds = elapsed()
         more: dict[str, Any] = {"seconds": round(seconds + sum(run.seconds for run in self.runs), 2)}
         if self.untrained:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                name: scored[name][1].to_dict() | {"protocol": protocols[name].to_dict()} for name in others
+                split: plain(each.scores) | {"protocol": each.protocol.to_dict()}
+                for split, each in scored.items()
+                if each is not first
             }
-        write_scores(scores, protocol, output_dir, more)
-        logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, "\n".join(score_lines(scores)))
+        write_scores(first.scores, first.protocol, output_dir, more)
+        lines = "\n".join(score_lines(first.scores))
+        logger.info("scores written to %s:\n%s", output_dir / SCORES_FILE, lines)
         if self.page.enabled:
-            first = next(iter(scores.scores), "")
-            sources = {row["image_id"]: row["source"] for row in rows[split]}
             run = RunSummary(f"{output_dir.name} (this evaluation)", seconds, curves=None)
-            write_report_page(
-                scores,
-                predictions,
-                protocol,
-                output=output_dir / PAGE_FILE,
-                pictures=lambda image_id: own[sources[image_id]].picture(image_id),
-                curves=[*self.runs, run],
-                compared_runs=self.compared_runs,
-                synthetic=_all_synthetic(rows[split], own),
-                examples=self.page.examples,
-                comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
-                settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
-            )
-            logger.info("page written to %s", output_dir / PAGE_FILE)
+            self._write_page(first, run, output_dir / PAGE_FILE, cfg)
         return {
-            name: {metric: interval.value for metric, interval in of_split.scores.items()}
-            for name, (_, of_split) in scored.items()
+            split: {name: interval.value for name, interval in each.scores.scores.items()}
+            for split, each in scored.items()
         }
 
-    def _score(
-        self, rows: Sequence[Row], datasets: Mapping[str, Splits], split: str, seed: int
-    ) -> tuple[list[Prediction], Scores]:
-        predictions = [
-            Prediction(
-                row["image_id"],
-                row["study_id"],
-                row["reference"],
-                row["generated"],
-                {name: str(value) for name, value in row.items() if name not in NEEDED},
-            )
-            for row in rows
-        ]
-        metrics = choose_metrics(self.metrics, synthetic=_all_synthetic(rows, _by_source(datasets, split)))
-        return predictions, score_predictions(predictions, metrics, seed=seed, subgroups=self.subgroups)
+    def _write_page(self, split: ScoredSplit, run: RunSummary, path: Path, cfg: Config) -> None:
+        first = next(iter(split.scores.scores), "")
+        write_report_page(
+            split.scores,
+            split.predictions,
+            split.protocol,
+            output=path,
+            pictures=lambda image_id: split.sources[image_id].picture(image_id),
+            curves=[*self.runs, run],
+            compared_runs=self.compared_runs,
+            synthetic=split.synthetic,
+            examples=self.page.examples,
+            comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
+            settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),
+        )
+        logger.info("page written to %s", path)
+
+
+def _prediction(row: Row) -> Prediction:
+    others = {name: str(value) for name, value in row.items() if name not in NEEDED}
+    return Prediction(row["image_id"], row["study_id"], row["reference"], row["generated"], others)
 
 
 def _read_scores(path: Path) -> dict[str, float]:
@@ -160,14 +164,3 @@ def _read_scores(path: Path) -> dict[str, float]:
         return {name: float(value) for name, value in values.items() if value is not None}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path}: holds no scores of an evaluation of reports") from error
-
-
-def _by_source(datasets: Mapping[str, Splits], split: str) -> dict[str, ReportDataset]:
-    """Return the data sets of one split by the name that they put into their samples."""
-    split = normalise_split(split)
-    having = [splits[split] for splits in datasets.values() if split in splits]
-    return {dataset.name: dataset for dataset in having}
-
-
-def _all_synthetic(rows: Sequence[Row], datasets: Mapping[str, ReportDataset]) -> bool:
-    return all(datasets[row["source"]].synthetic for row in rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -97,11 +97,17 @@ class RetrievalTask(BaseTask):
     ) -> list[dict[str, Any]]:
         """Return a row for each image-report pair (`retrieval_rows`)."""
         model.eval()
-        batches: list[Batch] = []
-        reports: dict[str, None] = {}
+        batches: list[Batch] = []  # without their images: thousands need not stay in memory
+        reports: dict[str, None] = {}  # each text once
+
+        def images() -> Iterator[Tensor]:
+            for batch in progress(data_loader, desc="encoding"):
+                batches.append(cast(Batch, {key: value for key, value in batch.items() if key != "image"}))
+                reports.update(dict.fromkeys(batch["caption"]))
+                yield images_of(to_device(batch, context.device))
+
         with context.precision.autocast():
-            images = _images(data_loader, context.device, batches, reports)
-            gallery = encode_gallery(model, images, reports, batch_size=self.batch_size)
+            gallery = encode_gallery(model, images(), reports, batch_size=self.batch_size)
             reranked = rerank(model, gallery, self.k_test, self.batch_size)
         contrastive = gallery.similarity, gallery.similarity.T
         orders = tuple(in_full_order(*pair) for pair in zip(reranked, contrastive, strict=True))
@@ -135,19 +141,6 @@ class RetrievalTask(BaseTask):
             write_json(output_dir / SCORES_FILE, content | ({"other_splits": dict(others)} if others else {}))
             logger.info("scores written to %s", output_dir / SCORES_FILE)
         return metrics
-
-
-def _images(
-    data_loader: Iterable[Batch], device: torch.device, batches: list[Batch], reports: dict[str, None]
-) -> Iterator[Tensor]:
-    """Yield the images of each batch, filling `reports`, each text once, and `batches`, without images."""
-    total = len(data_loader) if isinstance(data_loader, Sized) else None
-    for batch in progress(data_loader, total=total, desc="encoding"):
-        rest = batch.copy()
-        rest.pop("image", None)  # thousands of images need not stay in memory
-        batches.append(rest)
-        reports |= dict.fromkeys(batch["caption"])
-        yield images_of(to_device(batch, device))
 
 
 def _queries(batches: list[Batch]) -> Queries:
@@ -190,23 +183,24 @@ def retrieval_rows(queries: Queries, scores: Mapping[str, tuple[Scores, Scores]]
     if queries.labels is not None:
         kinds["same_findings"] = same_report | _equal(queries.labels)
     candidates = {TO_REPORT: len(texts), TO_IMAGE: len(queries.image_ids)}
+    columns = (queries.image_ids, queries.study_ids, queries.sources)
     rows: list[Row] = [
         {"image_id": image_id, "study_id": study_id, "source": source, "candidates": candidates}
-        for image_id, study_id, source in zip(
-            queries.image_ids, queries.study_ids, queries.sources, strict=True
-        )
+        for image_id, study_id, source in zip(*columns, strict=True)
     ]
     first_pair = np.unique(text_of, return_index=True)[1]
     for method, (to_report, _) in scores.items():
         for row, first in zip(rows, to_report.argmax(axis=1), strict=True):
             row[f"first_{method}"] = queries.image_ids[int(first_pair[first])]
     for kind, pairs in kinds.items():
-        relevant = {TO_REPORT: _any_copy(pairs, text_of, len(texts)), TO_IMAGE: pairs}
+        # A text is right if any pair with it is.
+        right_texts = [pairs[:, text_of == number].any(axis=1) for number in texts.values()]
+        relevant = {TO_REPORT: np.stack(right_texts, axis=1), TO_IMAGE: pairs}
         for number, row in enumerate(rows):
             counts = {direction: int(right[number].sum()) for direction, right in relevant.items()}
             row[kind] = {"relevant": counts, **{method: {} for method in scores}}
-        for method, (to_report, to_image) in scores.items():
-            for direction, values in ((TO_REPORT, to_report), (TO_IMAGE, to_image[text_of])):
+        for method, (for_images, for_texts) in scores.items():
+            for direction, values in ((TO_REPORT, for_images), (TO_IMAGE, for_texts[text_of])):
                 for row, rank in zip(rows, best_ranks(values, relevant[direction]), strict=True):
                     row[kind][method][direction] = rank
     return rows
@@ -237,31 +231,19 @@ def retrieval_metrics(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _figures(rows: Sequence[Row], kind: str) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "chance": {
-            direction: chance_recalls(
-                [row[kind]["relevant"][direction] for row in rows],
-                [row["candidates"][direction] for row in rows],
-            )
-            for direction in DIRECTIONS
-        }
-    }
-    for method in METHODS:
-        figures[method] = {
+    chance: dict[str, Any] = {}
+    for direction in DIRECTIONS:
+        relevant = [row[kind]["relevant"][direction] for row in rows]
+        chance[direction] = chance_recalls(relevant, [row["candidates"][direction] for row in rows])
+    return {"chance": chance} | {
+        method: {
             direction: recalls([row[kind][method][direction] for row in rows]) for direction in DIRECTIONS
         }
-    return figures
+        for method in METHODS
+    }
 
 
-def _any_copy(pairs: NDArray[np.bool_], text_of: NDArray[np.intp], texts: int) -> NDArray[np.bool_]:
-    """Return (n, t): which texts are right for which pair, from (n, n): a text is if any pair with it is."""
-    right = np.zeros((len(pairs), texts), dtype=bool)
-    rows, columns = pairs.nonzero()
-    right[rows, text_of[columns]] = True
-    return right
-
-
-def _equal(keys: Sequence[Any]) -> NDArray[np.bool_]:
+def _equal(keys: Sequence[Hashable]) -> NDArray[np.bool_]:
     """Return (n, n): which keys are equal."""
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     codes = np.array([numbers[key] for key in keys])

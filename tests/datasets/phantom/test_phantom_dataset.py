@@ -11,11 +11,11 @@ import yaml
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import ConfigError
 from xraygpt.datasets.builders import load_dataset
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder, PhantomConfig
+from xraygpt.datasets.builders.image_text_pair_builder import PhantomBuilder, PhantomConfig
 from xraygpt.datasets.datasets.phantom_dataset import PHANTOM_LABELS, PhantomDataset
 from xraygpt.datasets.phantom.render import phantom_rng
 from xraygpt.datasets.phantom.truth import draw_truth
-from xraygpt.evaluation.findings import extract_findings
+from xraygpt.evaluation.metrics.phantom import extract_findings
 from xraygpt.processors import Blip2ImageEvalProcessor
 from xraygpt.processors.base_processor import BaseProcessor
 

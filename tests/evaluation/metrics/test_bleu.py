@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU, tokens_13a
+from xraygpt.evaluation.metrics.overlap import BLEU, SACREBLEU, tokens_13a
 
 REFERENCE = "the lungs are clear and the heart is normal"
 BLEU_1, BLEU_2, BLEU_3, BLEU_4 = BLEU

@@ -3,16 +3,12 @@ from __future__ import annotations
 import pytest
 
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.metrics.catalogue import (
-    choose_metrics,
-    metric_named,
-    offline_metrics,
-    phantom_metrics,
-)
+from xraygpt.evaluation.metrics.catalogue import OFFLINE, choose_metrics, metric_named
+from xraygpt.evaluation.metrics.phantom import PHANTOM
 
 
 def test_names_are_unique_and_say_what_they_are() -> None:
-    metrics = (*offline_metrics(), *phantom_metrics())
+    metrics = (*OFFLINE, *PHANTOM)
     names = [metric.name for metric in metrics]
     assert len(set(names)) == len(names)
     assert len({metric.title for metric in metrics}) == len(names)
@@ -22,8 +18,8 @@ def test_names_are_unique_and_say_what_they_are() -> None:
 
 
 def test_choice() -> None:
-    assert choose_metrics([]) == offline_metrics()
-    assert choose_metrics([], synthetic=True) == (*phantom_metrics(), *offline_metrics())
+    assert choose_metrics([]) == OFFLINE
+    assert choose_metrics([], synthetic=True) == (*PHANTOM, *OFFLINE)
     names = ["rouge_l", "phantom_f1", "rouge_l"]
     assert [metric.name for metric in choose_metrics(names)] == ["rouge_l", "phantom_f1"]
     assert metric_named("bleu_4").title == "BLEU-4"

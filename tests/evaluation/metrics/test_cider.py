@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from xraygpt.evaluation.metrics.cider import CIDER_D, cider_d_values
+from xraygpt.evaluation.metrics.overlap import CIDER_D, cider_d_values
 
 REFERENCES = ["the heart is normal in size", "the lungs are clear today", "small left pleural effusion seen"]
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.evaluation.metrics.rouge import ROUGE, longest_common_subsequence, rouge_l, rouge_n, rouge_tokens
+from xraygpt.evaluation.metrics.overlap import (
+    ROUGE,
+    longest_common_subsequence,
+    rouge_l,
+    rouge_n,
+    rouge_tokens,
+)
 
 REFERENCE = "The heart is normal."
 ROUGE_1, ROUGE_2, ROUGE_L = ROUGE

@@ -1,26 +1,39 @@
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import NamedTuple, get_args
 
 import pytest
 from PIL import Image
 
-from tests.evaluation.runs import ABSENT, prediction
-from xraygpt.evaluation.metrics.catalogue import offline_metrics, phantom_metrics
+from tests.evaluation.runs import ABSENT, SAME, prediction
+from xraygpt.evaluation.metrics.catalogue import OFFLINE
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
-from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.metrics.rouge import ROUGE
+from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
+from xraygpt.evaluation.metrics.metric import Heading, Metric
+from xraygpt.evaluation.metrics.overlap import ROUGE
+from xraygpt.evaluation.metrics.phantom import PHANTOM
 from xraygpt.evaluation.metrics.surface import SURFACE
 from xraygpt.evaluation.page.curves import Curves, RunSummary
-from xraygpt.evaluation.page.picture_folder import PictureFolder
-from xraygpt.evaluation.page.report_page import write_report_page
+from xraygpt.evaluation.page.examples import PictureFolder
+from xraygpt.evaluation.page.report_page import (
+    compared_values,
+    duration,
+    figure,
+    percent_of,
+    sort_key,
+    verdict,
+    write_report_page,
+)
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
 from xraygpt.evaluation.scoring import Scores, score_predictions
+from xraygpt.evaluation.statistics import Interval
 
 METRICS = (*RULE_F1, LATERALITY_F1, *ROUGE, *SURFACE)
 LEFT = "Findings: There is a small left pleural effusion. Impression: Small left pleural effusion."
@@ -188,7 +201,7 @@ def test_only_the_examples_are_embedded(tmp_path: Path) -> None:
 
 def test_phantoms_come_first_and_are_said_to_be_synthetic(tmp_path: Path) -> None:
     rows = [replace(row, columns={}) for row in predictions()]
-    metrics = (*METRICS, *phantom_metrics())
+    metrics = (*METRICS, *PHANTOM)
     synthetic = Page(write(tmp_path, rows, metrics, synthetic=True)).text
     assert "a program drew all images" in synthetic
     assert synthetic.index("phantom finding F1") < synthetic.index("rule-F1")
@@ -227,7 +240,7 @@ def test_the_table_of_subgroups_is_not_too_wide(tmp_path: Path) -> None:
         "finding F1 with side",
         "ROUGE-L",
     ]
-    with_many = write(tmp_path, metrics=offline_metrics())
+    with_many = write(tmp_path, metrics=OFFLINE)
     head = with_many[with_many.index('id="subgroups"') :].partition("</thead>")[0]
     assert head.count("optional") == 3
     assert body.count('class="number optional"') == 2 * 3
@@ -274,3 +287,113 @@ def test_page_without_findings(tmp_path: Path) -> None:
     page = Page(write(tmp_path, [prediction(i, "", "") for i in range(3)], (LATERALITY_F1,), examples=0))
     assert "is not defined for these reports" in page.text
     assert [name for name in page.ids if name in ("findings", "sides", "examples")] == []
+
+
+F1 = replace(SAME, title="an F1", heading="Findings")
+OTHER_RATE = replace(SAME, higher_is_better=False)
+
+
+class Case(NamedTuple):
+    metric: Metric
+    value: float
+    low: float
+    high: float
+    compared: dict[str, float]
+
+
+def row(value: float, low: float = math.nan, high: float = math.nan, **compared: float) -> Case:
+    return Case(F1, value, low, high, compared)
+
+
+def rate(metric: Metric, value: float, low: float, high: float, **compared: float) -> Case:
+    return Case(metric, value, low, high, compared)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (row(0.5, 0.4, 0.6, shuffled=0.1, blind_bound=0.3), ""),
+        (
+            row(0.5, 0.4, 0.6, shuffled=0.1, blind_bound=0.45),
+            "The interval reaches to “blind bound”: the score may be no better.",
+        ),
+        (
+            row(0.5, 0.4, 0.6, shuffled=0.1, blind=0.5, blind_bound=0.7),
+            "No better than “blind” and “blind bound”: a constant report reaches as much in this score.",
+        ),
+        (
+            row(0.5, 0.4, 0.6, shuffled=0.6, blind=0.5),
+            "No better than “shuffled”: this score is no sign that the reports depend on the images. "
+            "No better than “blind”: a constant report reaches as much in this score.",
+        ),
+        (
+            row(0.5, 0.4, 0.6, shuffled=0.45, blind=0.6),
+            "No better than “blind”: a constant report reaches as much in this score. "
+            "The interval reaches to “shuffled”: the score may be no better.",
+        ),
+        (row(0.5, 0.4, 0.6, untrained=0.5), "No better than “untrained”."),
+        (row(math.nan), "an F1 is not defined for these reports: it found nothing to compare."),
+        (rate(OTHER_RATE, 0.1, 0.05, 0.15, shuffled=0.2, blind=0.3), ""),
+        (
+            rate(OTHER_RATE, 0.1, 0.05, 0.15, shuffled=0.2, blind=0.12),
+            "The interval reaches to “blind”: the score may be no better.",
+        ),
+        (
+            rate(OTHER_RATE, 0.1, 0.05, 0.15, shuffled=0.1, blind=0.3),
+            "No better than “shuffled”: this score is no sign that the reports depend on the images.",
+        ),
+        # Shuffling does nothing to a score that looks at the generated reports alone.
+        (rate(CONTRADICTIONS, 0.1, 0.05, 0.15, shuffled=0.1, blind=0.3), ""),
+        (
+            rate(CONTRADICTIONS, 0.1, 0.05, 0.15, shuffled=0.1, blind=0.0),
+            "No better than “blind”: a constant report reaches as much in this score.",
+        ),
+        (Case(replace(F1, descriptive=True), 30.0, 29, 31, {"shuffled": 30.0, "blind": 60.0}), ""),
+    ],
+)
+def test_verdict(case: Case, expected: str) -> None:
+    assert verdict(case.metric, Interval(case.value, case.low, case.high), case.compared) == expected
+
+
+def test_controls_that_are_not_known_are_left_out() -> None:
+    scores = scored(predictions(), [SAME])
+    unknown = replace(
+        scores, controls={"shuffled": {"same": 0.1}, "blind": {"same": math.nan}, "blind_bound": {}}
+    )
+    assert compared_values(unknown, "same", {"untrained": 0.2}) == {"shuffled": 0.1, "untrained": 0.2}
+
+
+def test_every_metric_stands_under_its_heading(tmp_path: Path) -> None:
+    metrics = (*PHANTOM, *OFFLINE)
+    names: dict[str, set[str]] = {}
+    for metric in metrics:
+        names.setdefault(metric.heading, set()).add(metric.name)
+    assert names.keys() <= set(get_args(Heading))
+    assert {"phantom_f1", "rule_f1_micro_14", "laterality_f1"} <= names["Findings"]
+    words = ("rouge", "bleu", "sacrebleu", "meteor", "cider")
+    assert all(name.startswith(words) for name in names["Wording"])
+    assert names["Errors"] == {metric.name for metric in metrics if not metric.higher_is_better}
+    text = Page(write(tmp_path, metrics=(SURFACE[0], *ROUGE))).text
+    assert text.index("Wording ROUGE-1") < text.index("Errors repeated 4-grams")
+
+
+@pytest.mark.parametrize(
+    ("value", "highest", "words"),
+    [
+        (0.12345, 1, "0.123"),
+        (2.5, 10, "2.500"),
+        (60.84, 100, "60.8"),
+        (41.9, math.inf, "41.9"),
+        (0.8, math.inf, "0.80"),
+        (math.nan, 1, "–"),
+    ],
+)
+def test_figures(value: float, highest: float, words: str) -> None:
+    assert figure(value, highest) == words
+
+
+def test_numbers() -> None:
+    assert [percent_of(value, 10) for value in (2.5, -1, 20, math.nan)] == ["25.00", "0.00", "100.00", "0.00"]
+    assert percent_of(5, math.inf) == "0.00"
+    assert [sort_key(0.25), sort_key(math.nan)] == ["0.25", ""]
+    assert [duration(x) for x in (12.4, 200, 3661)] == ["12 s", "3 min 20 s", "1 h 1 min"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -25,8 +25,10 @@ from transformers import (
 
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
 from xraygpt.models.parts import VisionEncoder
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
+from xraygpt.processors import Preprocessing
 
 SIZES: dict[str, Any] = {
     "hidden_size": 16,
@@ -313,3 +315,23 @@ def test_layers_have_their_distance_to_the_output(
     assert all(
         distances[name] == 1 for name in distances if name.startswith(("trunk.norm", "trunk.layernorm"))
     )
+
+
+class Pooled(nn.Module):
+    """Gives one answer for an image, and has no blocks."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.mean((2, 3))
+
+
+class PooledEncoder(TrunkEncoder):
+    def run_trunk(self, image: Tensor) -> Tensor:
+        found: Tensor = self.trunk(image)
+        return found
+
+
+def test_what_gives_no_tokens_is_one_error() -> None:
+    with pytest.raises(ConfigError, match=r"model\.vit_model: mine gives no tokens, but \(1, 3\)"):
+        PooledEncoder(Pooled(), TrunkConfig(), Preprocessing(8), "mine")
+    with pytest.raises(ConfigError, match=r"model\.vit_model: mine has no blocks"):
+        PooledEncoder(Pooled(), TrunkConfig(layer=-2), Preprocessing(8), "mine")

@@ -16,13 +16,9 @@ SETTINGS = {"source": "openi"}
 def test_a_new_folder_is_made_and_cleared_of_work(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "a" / "out", SETTINGS)
     assert not folder.finished
-    assert folder.open().parent == tmp_path / "a" / "out" / ".preparing"
-    folder.clear_scratch()
-    (folder.scratch / "half written").touch()
-    folder.open()
-    assert list(folder.scratch.iterdir()) != []  # another process may be at work in it
-    folder.clear_scratch()
-    assert list(folder.scratch.iterdir()) == []
+    with folder.open():
+        assert (tmp_path / "a" / "out" / ".preparing").is_dir()
+        (folder.work / "half written").touch()
     folder.close()
     assert [path.name for path in folder.path.iterdir()] == ["image"]
 
@@ -55,7 +51,8 @@ def test_a_finished_folder_is_known_by_its_settings(tmp_path: Path) -> None:
 
 
 def test_unfinished_work_goes_on(tmp_path: Path) -> None:
-    OutputFolder(tmp_path, SETTINGS).open()
+    with OutputFolder(tmp_path, SETTINGS).open():
+        pass
     (tmp_path / "preparation.json").write_text(json.dumps({"settings": SETTINGS}))
     assert not OutputFolder(tmp_path, SETTINGS).finished
 

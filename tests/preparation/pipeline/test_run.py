@@ -13,11 +13,10 @@ import pytest
 from tests.preparation.toy_source import FINDINGS, IMPRESSION, ToySource, hashes, toy_study
 from xraygpt.common.errors import DataError
 from xraygpt.preparation.pipeline import run
-from xraygpt.preparation.pipeline.config import PreparationConfig
-from xraygpt.preparation.pipeline.run import Job, plan, prepare
+from xraygpt.preparation.pipeline.run import Job, PreparationConfig, plan, prepare
+from xraygpt.preparation.pipeline.verify import verify_folder
 from xraygpt.preparation.reports.chat_rewriting import RefusedAnswerError, RewritingConfig, RewritingError
 from xraygpt.preparation.study import Picture, Study, Unusable
-from xraygpt.preparation.verification.verify import verify_folder
 
 
 def job(tmp_path: Path, *items: Study | Unusable, **changes: Any) -> Job:

@@ -146,10 +146,10 @@ def test_all_unusable_annotations_are_named_before_anything_is_written(tmp_path:
         write_shards(folder)
     message = str(caught.value)
     assert "4 annotations" in message
-    assert "annotations[3]: no image x3" in message
-    assert "annotations[18]: the image x5 has an annotation already" in message
-    assert 'annotations[19]: the key "image_id" is missing' in message
-    assert "annotations[20]: no image ../filter_cap.json" in message
+    assert "row [3]: no image x3" in message
+    assert "row [18]: the image x5 has an annotation already" in message
+    assert 'row [19]: the key "image_id" is missing' in message
+    assert "row [20]: no image ../filter_cap.json" in message
     assert not (folder / "shards" / "index.json").exists()
 
 

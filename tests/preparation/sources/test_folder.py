@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import ConfigError, DataError, MissingFileError
-from xraygpt.preparation.sources.folder import FolderColumns, FolderSource, Join
+from xraygpt.preparation.sources.folder import FolderSource, Join
 from xraygpt.preparation.study import Study, Unusable
 
 TEXTS = {"findings": "The heart  is normal.", "impression": "No  acute process."}
@@ -64,7 +64,7 @@ def test_only_images_and_one_text_are_needed(tmp_path: Path) -> None:
     table = tmp_path / "t.jsonl"
     rows = [{"file": "p1/x.png", "text": "IMPRESSION: Normal."}, {"file": "p2/x.png", "text": "Clear."}]
     table.write_text("\n".join(map(json.dumps, rows)))
-    columns = FolderColumns(image="file", report="text")
+    columns = {"image": "file", "report": "text"}
     studies, _ = split(FolderSource(table, tmp_path / "images", columns))
     assert {name: study.sections for name, study in studies.items()} == {
         "p1_x": {"impression": "Normal."},
@@ -170,11 +170,11 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither 'findings' nor 'impression' is there"):
         split(FolderSource(table))
     with pytest.raises(DataError, match=r"missing: 'text', 'studyid'; did you mean 'study_id'"):
-        split(FolderSource(table, columns=FolderColumns(report="text", study="studyid")))
+        split(FolderSource(table, columns={"report": "text", "study": "studyid"}))
     with pytest.raises(DataError, match=r"missing: 'view'"):
-        split(FolderSource(table, columns=FolderColumns(report="kind"), where={"view": "PA"}))
+        split(FolderSource(table, columns={"report": "kind"}, where={"view": "PA"}))
     with pytest.raises(ConfigError, match="name it or them"):
-        FolderColumns(report="kind", findings="findings")
+        FolderSource(table, columns={"report": "kind", "findings": "findings"})
 
 
 def test_tables_without_rows_or_file(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def write_two_tables(folder: Path) -> tuple[Path, Path]:
 
 def test_reports_and_file_names_in_two_tables(tmp_path: Path) -> None:
     reports, images = write_two_tables(tmp_path)
-    columns = FolderColumns(image="filename", view="projection")
+    columns = {"image": "filename", "view": "projection"}
     for table, other in ((reports, images), (images, reports)):
         studies, unusable = split(FolderSource(table, columns=columns, join=Join(other, "uid")))
         assert {name: [(p.image_id, p.view) for p in study.pictures] for name, study in studies.items()} == {
@@ -237,7 +237,7 @@ def test_the_first_table_counts_where_both_have_a_column(tmp_path: Path) -> None
         head, *lines = table.read_text().splitlines()
         table.write_text("\n".join([f"{head},view", *(f"{line},{table.stem}" for line in lines)]))
     for table, other in ((reports, images), (images, reports)):
-        source = FolderSource(table, columns=FolderColumns(image="filename"), join=Join(other, "uid"))
+        source = FolderSource(table, columns={"image": "filename"}, join=Join(other, "uid"))
         assert split(source)[0]["2"].pictures[0].view == table.stem
 
 
@@ -249,7 +249,7 @@ def test_one_of_two_tables_alone_names_the_other(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=rf"neither 'findings' nor 'impression' is there(.|\n)*--join {reports} --on uid"
     ):
-        split(FolderSource(images, columns=FolderColumns(image="filename")))
+        split(FolderSource(images, columns={"image": "filename"}))
     with pytest.raises(DataError, match=r"line 2: columns are missing: 'nr'"):
         split(FolderSource(images, join=Join(reports, "nr")))
 
@@ -257,7 +257,7 @@ def test_one_of_two_tables_alone_names_the_other(tmp_path: Path) -> None:
 def test_reports_must_be_told_apart_by_the_column_that_joins(tmp_path: Path) -> None:
     reports, images = write_two_tables(tmp_path)
     images.write_text("image,filename\nXray PA,1.png\n")
-    source = FolderSource(images, columns=FolderColumns(image="filename"), join=Join(reports, "image"))
+    source = FolderSource(images, columns={"image": "filename"}, join=Join(reports, "image"))
     with pytest.raises(DataError, match=r"reports.csv: line 3: image Xray PA is that of line 2; join by"):
         split(source)
 
@@ -272,7 +272,7 @@ def r2gen(folder: Path, **changes: object) -> dict[str, object]:
     return {"id": name, "report": "Clear lungs.", "image_path": images, "split": "train", **changes}
 
 
-R2GEN = FolderColumns(image="image_path", report="report", study="id")
+R2GEN = {"image": "image_path", "report": "report", "study": "id"}
 
 
 @pytest.mark.parametrize("by_split", [True, False])
@@ -293,4 +293,4 @@ def test_nested_columns_are_called_so(tmp_path: Path) -> None:
         split(FolderSource(table, columns=R2GEN))
     table.write_text(json.dumps([r2gen(tmp_path, id="CXR2", findings=["Clear."])]))
     with pytest.raises(DataError, match=r"'findings' has to be a text or a number, not a list"):
-        split(FolderSource(table, columns=FolderColumns(image="image_path")))
+        split(FolderSource(table, columns={"image": "image_path"}))

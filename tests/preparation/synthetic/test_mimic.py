@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import re
+import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from PIL import Image
 from xraygpt.common.errors import DataError
 from xraygpt.preparation.sources.mimic_cxr import MimicCXRSource
 from xraygpt.preparation.study import Study
-from xraygpt.preparation.synthetic import write_mimic_tree
-from xraygpt.preparation.synthetic.mimic import LABELS, METADATA_COLUMNS, PRIOR_SENTENCES, SPLIT_COLUMNS
+from xraygpt.preparation.synthetic.mimic import LABELS, PRIOR_SENTENCES, TABLES
+from xraygpt.preparation.synthetic.trees import write_tree
 
 STUDIES = 150
 
@@ -24,7 +25,7 @@ STUDIES = 150
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trees") / "mimic"
-    write_mimic_tree(folder, STUDIES, image_size=64, distinct_images=20)
+    write_tree("mimic-cxr", folder, STUDIES, image_size=64, distinct_images=20)
     return folder
 
 
@@ -63,8 +64,8 @@ def test_files_are_named_as_published(tree: Path) -> None:
 
 def test_tables_agree(tree: Path) -> None:
     split, metadata, labels = rows(tree, "split"), rows(tree, "metadata"), rows(tree, "chexpert")
-    assert tuple(split[0]) == SPLIT_COLUMNS
-    assert tuple(metadata[0]) == METADATA_COLUMNS
+    assert tuple(split[0]) == TABLES["split"]
+    assert tuple(metadata[0]) == TABLES["metadata"]
     assert tuple(labels[0]) == ("subject_id", "study_id", *LABELS)
     assert [row["dicom_id"] for row in split] == [row["dicom_id"] for row in metadata]
     assert list(dict.fromkeys(row["study_id"] for row in split)) == [row["study_id"] for row in labels]
@@ -127,17 +128,20 @@ def test_no_two_images_are_equal(tree: Path) -> None:
 
 def test_tree_depends_on_its_arguments_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_mimic_tree(tmp_path / name, 4, seed=seed, image_size=64, distinct_images=2)
+        write_tree("mimic-cxr", tmp_path / name, 4, seed=seed, image_size=64, distinct_images=2)
     assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
     assert hashes(tmp_path / "a") != hashes(tmp_path / "c")
 
 
 def test_dicom_files_and_reports_in_a_zip_file(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
-    write_mimic_tree(tmp_path / "a", 50, image_size=64, images="dicom", reports="zip", distinct_images=2)
+    write_tree("mimic-cxr-dicom", tmp_path / "a", 50, image_size=64, distinct_images=2)
+    with zipfile.ZipFile(tmp_path / "a" / "mimic-cxr-reports.zip", "w") as archive:
+        for text in list(tmp_path.rglob("s*.txt")):
+            archive.write(text, text.relative_to(tmp_path / "a"))
+            text.unlink()
     studies = [study for study in MimicCXRSource(tmp_path / "a").studies() if isinstance(study, Study)]
     assert len(studies) == 50
-    assert not list(tmp_path.rglob("s*.txt"))
     pictures = [picture for study in studies for picture in study.pictures]
     files = [pydicom.dcmread(io.BytesIO(p.file.read_bytes())) for p in pictures if p.file]
     assert [file.ViewPosition for file in files] == [picture.view for picture in pictures]
@@ -159,7 +163,7 @@ def test_dicom_files_and_reports_in_a_zip_file(tmp_path: Path) -> None:
 )
 def test_wrong_numbers(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        write_mimic_tree(tmp_path / "a", **{"studies": 1, **arguments})
+        write_tree("mimic-cxr", tmp_path / "a", **{"studies": 1, **arguments})
     assert not (tmp_path / "a").exists()
 
 
@@ -167,5 +171,5 @@ def test_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     for folder in (tmp_path, tmp_path / "mine"):
         with pytest.raises(DataError, match="not an empty folder"):
-            write_mimic_tree(folder, 1, image_size=64)
+            write_tree("mimic-cxr", folder, 1, image_size=64)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]

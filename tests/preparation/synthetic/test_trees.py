@@ -9,12 +9,11 @@ from xraygpt.datasets.phantom.truth import Finding
 from xraygpt.preparation.sources.folder import FolderSource
 from xraygpt.preparation.sources.openi import OpenISource
 from xraygpt.preparation.study import Study
-from xraygpt.preparation.synthetic import write_openi_tree, write_simple_folder
-from xraygpt.preparation.synthetic.trees import mesh_terms
+from xraygpt.preparation.synthetic.trees import mesh_terms, write_tree
 
 
 def test_openi_archives_are_read_by_the_source(tmp_path: Path) -> None:
-    write_openi_tree(tmp_path / "a", 60, image_size=64, distinct_images=4)
+    write_tree("openi", tmp_path / "a", 60, image_size=64, distinct_images=4)
     source = OpenISource(tmp_path / "a/NLMCXR_reports.tgz", tmp_path / "a/NLMCXR_png.tgz")
     studies = [study for study in source.studies() if isinstance(study, Study)]
     assert [study.study_id for study in studies] == [f"CXR{number}" for number in range(1, 61)]
@@ -28,7 +27,7 @@ def test_openi_archives_are_read_by_the_source(tmp_path: Path) -> None:
 
 def test_openi_archives_are_the_same_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_openi_tree(tmp_path / name, 3, image_size=64)
+        write_tree("openi", tmp_path / name, 3, image_size=64)
     for name in ("NLMCXR_reports.tgz", "NLMCXR_png.tgz"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     with tarfile.open(tmp_path / "a/NLMCXR_reports.tgz") as tar:
@@ -43,7 +42,7 @@ def test_mesh_terms() -> None:
 
 
 def test_simple_folder_is_read_by_the_source(tmp_path: Path) -> None:
-    write_simple_folder(tmp_path / "a", 40, image_size=64, distinct_images=3)
+    write_tree("folder", tmp_path / "a", 40, image_size=64, distinct_images=3)
     studies = [s for s in FolderSource(tmp_path / "a/reports.csv").studies() if isinstance(s, Study)]
     assert len(studies) == 40
     assert {study.split for study in studies} == {"train", "val", "test"}

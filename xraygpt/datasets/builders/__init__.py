@@ -7,9 +7,12 @@ from pathlib import Path
 from xraygpt.common.config import build_typed, merge_files
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
-from xraygpt.datasets.builders.caption_builder import CaptionBuilder
-from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
-from xraygpt.datasets.builders.phantom_builder import PhantomBuilder
+from xraygpt.datasets.builders.image_text_pair_builder import (
+    CaptionBuilder,
+    MIMICBuilder,
+    OpenIBuilder,
+    PhantomBuilder,
+)
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 
 __all__ = [
@@ -39,7 +42,8 @@ def load_dataset(
         data_type: in place of the one configured.
     """
     builder_cls = registry.get_builder_class(name, BaseDatasetBuilder)
-    paths = [builder_cls.default_config_path(), *([cfg_path] if cfg_path is not None else [])]
+    defaults = [builder_cls.default_config_path()] if builder_cls.DATASET_CONFIG_DICT else []
+    paths = [*defaults, *([cfg_path] if cfg_path is not None else [])]
     section = merge_files(paths).get("datasets", {}).get(name, {})
     if vis_path is not None:
         section["build_info"] = {**section.get("build_info", {}), "storage": str(vis_path)}

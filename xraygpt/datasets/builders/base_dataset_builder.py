@@ -57,9 +57,9 @@ class BaseDatasetBuilder:
 
     config_class: ClassVar[type] = DatasetConfig
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {}
-    """Type -> YAML file with the defaults, relative to the package."""
+    """Type -> YAML file with the defaults, relative to the package; none: those of `config_class` do."""
     train_dataset_cls: ClassVar[type[BaseDataset]]
-    eval_dataset_cls: ClassVar[type[BaseDataset]]
+    """Class of all splits; the name is LAVIS'."""
 
     def __init__(self, cfg: Any = None, preprocessing: Preprocessing | None = None) -> None:
         self.preprocessing = preprocessing
@@ -95,8 +95,7 @@ class BaseDatasetBuilder:
         datasets: dict[str, ReportDataset] = {}
         for split in sorted({row.split for row in annotations}):
             kind = "train" if split == "train" else "eval"
-            dataset_cls = self.train_dataset_cls if split == "train" else self.eval_dataset_cls
-            datasets[split] = dataset_cls(
+            datasets[split] = self.train_dataset_cls(
                 vis_processor=self.vis_processors[kind],
                 text_processor=self.text_processors[kind],
                 vis_root=images,

@@ -14,10 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean, summarise
-from xraygpt.common.files import is_missing, load_json
+from xraygpt.common.files import is_missing
 from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import SPLITS, Row, normalise_split, read_table
 from xraygpt.datasets.datasets.images import ImageStore
@@ -103,7 +102,11 @@ def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
         MissingFileError: no such file.
         DataError: it is not JSON, or holds no list of annotations.
     """
-    _check_there(path)
+    if not path.is_file():
+        raise MissingFileError(
+            f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
+            'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
+        )
     annotations: list[Annotation] = []
     problems: list[str] = []
     for row in read_table(path, each=R2GEN.image):
@@ -235,44 +238,3 @@ def _problems(
             problems["images are named twice"].append(f"{named} (before at {first[image]})")
         first.setdefault(image, row.place)
     return problems
-
-
-def read_rows(path: Path) -> list[Any]:
-    """Return the rows of an annotation file of the reference's form as they are there (see `problem_of`).
-
-    Raises:
-        MissingFileError: no such file.
-        DataError: it is not JSON, or holds no list of annotations.
-    """
-    _check_there(path)
-    content = load_json(path)
-    rows = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
-        raise DataError(f'{path}: expected an object with a list under the key "annotations"')
-    return rows
-
-
-def _check_there(path: Path) -> None:
-    if not path.is_file():
-        raise MissingFileError(
-            f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
-            'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
-        )
-
-
-def problem_of(row: Any) -> str | None:
-    """Return what is wrong with a row of an annotation file, or None."""
-    if not isinstance(row, dict):
-        return f"expected an object, found {type(row).__name__}"
-    for key in ("image_id", "caption"):
-        if key not in row:
-            return f'the key "{key}" is missing (there are: {", ".join(map(str, row)) or "none"})'
-    if not isinstance(row["image_id"], str | int) or row["image_id"] == "":
-        return f'"image_id" must be a file stem, not {row["image_id"]!r}'
-    if not isinstance(row["caption"], str):
-        return f'"caption" must be a text, not {row["caption"]!r}'
-    if not isinstance(row.get("study_id", ""), str | int):
-        return f'"study_id" must be a name or a number, not {row["study_id"]!r}'
-    if not isinstance(row.get("split", ""), str):
-        return f'"split" must be a text, not {row["split"]!r}'
-    return None

@@ -10,7 +10,6 @@ Only the standard library is needed here, so that a prepared folder can be check
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import load_json
+from xraygpt.common.run_record import write_text
 
 SHARD_FOLDER = "shards"
 INDEX_FILE = "index.json"
@@ -87,12 +87,7 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
         for shard in shards
     )
     lines = ",\n".join(json.dumps(node, separators=(",", ":"), ensure_ascii=False) for node in nodes)
-    temporary = folder / f"{INDEX_FILE}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"version":{VERSION},"shards":[\n{lines}\n]}}\n')
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / INDEX_FILE)
+    write_text(folder / INDEX_FILE, f'{{"version":{VERSION},"shards":[\n{lines}\n]}}\n')
 
 
 def file_problems(folder: Path, shards: Sequence[Shard]) -> list[str]:

@@ -64,18 +64,14 @@ def _save(path: Path, images: np.ndarray) -> None:
 
 
 def _render_all(seed: int, count: int, size: int) -> np.ndarray:
-    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    work = partial(_render_chunk, seed, size=size)
+    work = partial(render_phantom, seed, size=size)
     description = f"rendering {count} phantoms"
-    workers = min(len(os.sched_getaffinity(0)), len(chunks))
+    workers = min(len(os.sched_getaffinity(0)), -(-count // CHUNK))
     if workers == 1:
-        return np.concatenate([work(chunk) for chunk in progress(chunks, len(chunks), description)])
+        return np.stack(list(progress(map(work, range(count)), count, description)))
     with ProcessPoolExecutor(workers, mp_context=get_context("fork")) as pool:
-        return np.concatenate(list(progress(pool.map(work, chunks), len(chunks), description)))
-
-
-def _render_chunk(seed: int, indices: range, size: int) -> np.ndarray:
-    return np.stack([render_phantom(seed, index, size) for index in indices])
+        rendered = pool.map(work, range(count), chunksize=CHUNK)
+        return np.stack(list(progress(rendered, count, description)))
 
 
 def _renderer_hash() -> str:

@@ -16,11 +16,6 @@ ZONE_Y = {"upper": (0.27, 0.34), "mid": (0.43, 0.51), "lower": (0.59, 0.65)}
 EFFUSION_LEVEL = {"small": (0.045, 0.065), "moderate": (0.17, 0.21), "large": (0.34, 0.38)}
 
 
-def side_sign(finding: Finding) -> int:
-    """-1 for the patient's right (image left), 1 for the left."""
-    return -1 if finding.side == "right" else 1
-
-
 def draw_lung_finding(
     canvas: Canvas, image: Array, finding: Finding, rng: random.Random, lung: Array
 ) -> Array:
@@ -39,7 +34,7 @@ def draw_lung_finding(
 
 def _effusion(canvas: Canvas, image: Array, finding: Finding, rng: random.Random) -> Array:
     """Fluid with a meniscus that climbs the lateral chest wall and hides the diaphragm."""
-    side = side_sign(finding)
+    side = finding.sign
     a = canvas.anatomy
     depth = rng.uniform(*EFFUSION_LEVEL[str(finding.size)])
     floor = a.diaphragm_y[0 if side < 0 else 1] + a.dome_height
@@ -62,7 +57,7 @@ def _place(canvas: Canvas, finding: Finding, rng: random.Random, margin: float) 
     if finding.zone == "lower" and finding.side == "left":
         inner = a.heart_centre[0] + a.heart_radii[0] + 0.02
     low, high = inner + 0.5 * margin, wall - margin
-    return side_sign(finding) * rng.uniform(min(low, high), high), y
+    return finding.sign * rng.uniform(min(low, high), high), y
 
 
 def _consolidation(canvas: Canvas, image: Array, finding: Finding, rng: random.Random, lung: Array) -> Array:
@@ -77,7 +72,7 @@ def _consolidation(canvas: Canvas, image: Array, finding: Finding, rng: random.R
             x, y, (centre[0] + offset[0], centre[1] + offset[1]), (spread, spread)
         )
     patch = np.clip(patch, 0, 1) * lung
-    hilum = (side_sign(finding) * 0.08, 0.42)
+    hilum = (finding.sign * 0.08, 0.42)
     bronchus = polyline(x, y, [hilum, centre], 0.004, 0.01) * patch
     return image + (0.62 - image).clip(0) * 0.82 * patch - 0.06 * bronchus
 

@@ -1,14 +1,14 @@
 """Write the report of a phantom: findings and impression in a radiologist's English, several phrasings each.
 
-A report says nothing that is not in the image. The phrasings and ``xraygpt.evaluation.findings`` belong
-together: the extractor recovers the truth from every report written here (tested on thousands).
+A report says nothing that is not in the image. The phrasings and ``xraygpt.evaluation.metrics.phantom``
+belong together: the extractor recovers the truth from every report written here (tested on thousands).
 """
 
 from __future__ import annotations
 
 import random
 
-from xraygpt.datasets.phantom.truth import DEVICES, Finding, Truth
+from xraygpt.datasets.phantom.truth import DEVICES, Truth
 
 NORMAL_HEART = (
     "The heart is normal in size.",
@@ -33,6 +33,7 @@ NORMAL_IMPRESSION = (
     "No evidence of acute disease.",
 )
 
+# In the order of both sections: heart, lungs, pleura, devices.
 FINDING_SENTENCES: dict[str, tuple[str, ...]] = {
     "cardiomegaly": (
         "The heart is enlarged.",
@@ -89,13 +90,11 @@ IMPRESSION_PHRASES: dict[str, tuple[str, ...]] = {
     "cardiomegaly": ("Cardiomegaly.", "Enlarged heart."),
     "pulmonary edema": ("Pulmonary edema.",),
     "hyperinflation": ("Hyperinflation.", "Hyperinflated lungs."),
-    "consolidation": ("{Side} {zone} zone consolidation.", "Consolidation in the {side} {zone} zone."),
-    "nodule": ("{Side} {zone} zone nodule.", "Nodule in the {side} {zone} zone."),
-    "pleural effusion": ("{Size} {side} pleural effusion.",),
-    "pneumothorax": ("{Size} {side} pneumothorax.",),
+    "consolidation": ("{side} {zone} zone consolidation.", "Consolidation in the {side} {zone} zone."),
+    "nodule": ("{side} {zone} zone nodule.", "Nodule in the {side} {zone} zone."),
+    "pleural effusion": ("{size} {side} pleural effusion.",),
+    "pneumothorax": ("{size} {side} pneumothorax.",),
 }
-READING_ORDER = tuple(FINDING_SENTENCES)
-"""Heart, lungs, pleura, devices: the order of both sections."""
 
 
 def write_report(truth: Truth, rng: random.Random) -> str:
@@ -111,29 +110,23 @@ def keywords(truth: Truth, rng: random.Random) -> str:
 
 
 def _findings(truth: Truth, rng: random.Random) -> list[str]:
-    names = {finding.name for finding in truth}
-    sentences = {name: _sentences(FINDING_SENTENCES, truth, name, rng) for name in READING_ORDER}
+    sentences = {name: _sentences(FINDING_SENTENCES, truth, name, rng) for name in FINDING_SENTENCES}
     heart = sentences["cardiomegaly"] or [rng.choice(NORMAL_HEART)]
     opacities = sentences["pulmonary edema"] + sentences["consolidation"] + sentences["nodule"]
     lungs = sentences["hyperinflation"] + (opacities or [rng.choice(CLEAR_LUNGS)])
     devices = [sentence for name in DEVICES for sentence in sentences[name]]
-    return heart + lungs + _pleura(names, sentences, rng) + devices
-
-
-def _pleura(names: set[str], sentences: dict[str, list[str]], rng: random.Random) -> list[str]:
     effusion, pneumothorax = sentences["pleural effusion"], sentences["pneumothorax"]
-    if not effusion and not pneumothorax:
-        return [rng.choice(NO_PLEURAL_FINDING)]
-    return (effusion or [rng.choice(NO_EFFUSION)]) + (pneumothorax or [rng.choice(NO_PNEUMOTHORAX)])
+    if effusion or pneumothorax:
+        pleura = (effusion or [rng.choice(NO_EFFUSION)]) + (pneumothorax or [rng.choice(NO_PNEUMOTHORAX)])
+    else:
+        pleura = [rng.choice(NO_PLEURAL_FINDING)]
+    return heart + lungs + pleura + devices
 
 
 def _impression(truth: Truth, rng: random.Random) -> list[str]:
-    phrases = [
-        s
-        for name in READING_ORDER
-        if name in IMPRESSION_PHRASES
-        for s in _sentences(IMPRESSION_PHRASES, truth, name, rng)
-    ]
+    phrases: list[str] = []
+    for name in IMPRESSION_PHRASES:
+        phrases += _sentences(IMPRESSION_PHRASES, truth, name, rng)
     return phrases or [rng.choice(NORMAL_IMPRESSION)]
 
 
@@ -142,11 +135,5 @@ def _sentences(
 ) -> list[str]:
     """One sentence for each finding of this name, the right side first as a reader of films goes."""
     found = sorted((f for f in truth if f.name == name), key=lambda f: f.side != "right")
-    return [_fill(rng.choice(phrasings[name]), finding) for finding in found]
-
-
-def _fill(template: str, finding: Finding) -> str:
-    values = {"side": finding.side or "", "zone": finding.zone or "", "size": finding.size or ""}
-    return template.format(
-        **values, **{key.capitalize(): value.capitalize() for key, value in values.items()}
-    )
+    filled = [rng.choice(phrasings[name]).format(side=f.side, zone=f.zone, size=f.size) for f in found]
+    return [text[0].upper() + text[1:] for text in filled]

@@ -36,6 +36,11 @@ class Finding:
     size: str | None = None
 
     @property
+    def sign(self) -> int:
+        """-1 for the patient's right (image left), 1 for the left."""
+        return -1 if self.side == "right" else 1
+
+    @property
     def label(self) -> str:
         """The finding with its laterality, e.g. ``left pleural effusion``: the unit of scoring."""
         return f"{self.side} {self.name}" if self.side else self.name

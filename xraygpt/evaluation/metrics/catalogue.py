@@ -9,36 +9,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xraygpt.common.errors import DataError, did_you_mean
-from xraygpt.evaluation.metrics.bleu import BLEU, SACREBLEU
-from xraygpt.evaluation.metrics.cider import CIDER_D
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
 from xraygpt.evaluation.metrics.meteor import METEOR
 from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
 from xraygpt.evaluation.metrics.phantom import PHANTOM
-from xraygpt.evaluation.metrics.rouge import ROUGE
 from xraygpt.evaluation.metrics.surface import PRIOR_STATEMENTS, SURFACE
 
+CLINICAL = (*RULE_F1, LATERALITY_F1)
+TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
+OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
+"""The metrics for reports of any kind, in the order in which tables show them."""
+_OWN: list[Metric] = []
 
-def offline_metrics() -> tuple[Metric, ...]:
-    """Return the metrics for reports of any kind, in the order in which tables show them."""
-    clinical = (*RULE_F1, LATERALITY_F1)
-    text = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
-    return (*clinical, *text, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric of one's own known by its name; without names, it is computed along with all others.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if metric.name in _known():
+        raise ValueError(f"the metric name '{metric.name}' is taken")
+    _OWN.append(metric)
+    return metric
 
 
-def phantom_metrics() -> tuple[Metric, ...]:
-    """Return the metrics that read the reports of synthetic phantoms, and no others."""
-    return PHANTOM
+def _known() -> dict[str, Metric]:
+    return {metric.name: metric for metric in (*PHANTOM, *OFFLINE, *_OWN)}
 
 
 def metric_named(name: str) -> Metric:
-    """Return a metric of either list.
+    """Return a metric: one of `OFFLINE`, of those for the reports of phantoms (`PHANTOM`), or of one's own.
 
     Raises:
         DataError: there is none of that name; says which is nearest.
     """
-    known = {metric.name: metric for metric in (*phantom_metrics(), *offline_metrics())}
+    known = _known()
     if name not in known:
         raise DataError(
             f"no metric is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
@@ -57,4 +65,4 @@ def choose_metrics(names: Sequence[str], *, synthetic: bool = False) -> tuple[Me
     """
     if names:
         return tuple(metric_named(name) for name in dict.fromkeys(names))
-    return (*(phantom_metrics() if synthetic else ()), *offline_metrics())
+    return (*(PHANTOM if synthetic else ()), *OFFLINE, *_OWN)

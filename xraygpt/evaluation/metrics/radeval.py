@@ -11,7 +11,7 @@ import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -51,11 +51,26 @@ def radeval_scores(
             f"RadEval needs as many references as hypotheses, at least one; there are {len(references)} and "
             f"{len(hypotheses)}."
         )
-    package = _package(which)
-    scores: dict[str, float] = {}
-    for name in which:
-        scores |= _scores_of(package, name, references, hypotheses)
-    return scores
+    try:
+        package: Any = importlib.import_module("radeval")
+    except ImportError as error:
+        raise UnavailableMetricError(
+            f"{', '.join(which)} not computed: needs the package RadEval (pip install radeval); {error}."
+        ) from error
+    found: dict[str, Any] = {}
+    for name in which:  # one at a time, so that an error is told of the metric it belongs to
+        try:
+            with warnings.catch_warnings():  # RadEval turns all warnings of the process off
+                evaluator = package.RadEval(metrics=[NAMES[name]], detailed=True, show_progress=False)
+                found |= evaluator(refs=list(references), hyps=list(hypotheses))
+        except Exception as error:  # whatever its libraries raise for missing weights, memory or network
+            message = next(iter(str(error).strip().splitlines()), "no message")
+            raise UnavailableMetricError(
+                f"{name} not computed: RadEval could not load its weights or did not finish "
+                f"({type(error).__name__}: {message}). The weights come from the Hugging Face Hub on first "
+                "use; fetch them once where there is a network."
+            ) from error
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.floating)}
 
 
 def radeval_implementations(which: Sequence[str]) -> dict[str, str]:
@@ -68,31 +83,3 @@ def radeval_implementations(which: Sequence[str]) -> dict[str, str]:
         f"radeval {name}": f"the package RadEval {version}, metric {NAMES[name]}; no interval"
         for name in which
     }
-
-
-def _package(which: Sequence[str]) -> ModuleType:
-    try:
-        return importlib.import_module("radeval")
-    except ImportError as error:
-        raise UnavailableMetricError(
-            f"{', '.join(which)} not computed: needs the package RadEval (pip install radeval); {error}."
-        ) from error
-
-
-def _scores_of(
-    package: ModuleType, name: str, references: Sequence[str], hypotheses: Sequence[str]
-) -> dict[str, float]:
-    """One metric at a time, so that an error is told of the metric it belongs to."""
-    try:
-        # RadEval turns all warnings of the process off.
-        with warnings.catch_warnings():
-            evaluator = package.RadEval(metrics=[NAMES[name]], detailed=True, show_progress=False)
-            found = evaluator(refs=list(references), hyps=list(hypotheses))
-    except Exception as error:  # whatever the libraries below it raise for missing weights, memory or network
-        message = next(iter(str(error).strip().splitlines()), "no message")
-        raise UnavailableMetricError(
-            f"{name} not computed: RadEval could not load its weights or did not finish "
-            f"({type(error).__name__}: {message}). The weights come from the Hugging Face Hub on first use; "
-            "fetch them once where there is a network."
-        ) from error
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.floating)}

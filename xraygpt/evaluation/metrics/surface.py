@@ -8,17 +8,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
-from functools import lru_cache
+from collections.abc import Hashable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
-from xraygpt.evaluation.labeller import CACHED_TEXTS, Status, read_report
+from xraygpt.evaluation.labeller import CACHED_TEXTS, Status, label_report
 from xraygpt.evaluation.labeller_lexicon import NO_FINDING
-from xraygpt.evaluation.labeller_sentences import image_sections
-from xraygpt.evaluation.metrics.metric import Array, Metric, mean_of_values, with_counts
+from xraygpt.evaluation.metrics.metric import (
+    Array,
+    Metric,
+    mean_over_generated,
+    mean_over_pairs,
+    with_counts,
+)
 from xraygpt.evaluation.priors import compares_with_prior
-from xraygpt.evaluation.sentences import split_sentences
+from xraygpt.evaluation.sentences import image_sections, split_sentences
 
 WORD = re.compile(r"\w+")
 NGRAM = 4
@@ -45,7 +50,7 @@ def repeated_sentences(text: str) -> float:
 
 def is_normal(text: str) -> bool:
     """Tell whether the labeller finds "No Finding" in a report."""
-    return read_report(text).labels.get(NO_FINDING) == Status.POSITIVE
+    return label_report(text).get(NO_FINDING) == Status.POSITIVE
 
 
 def share_of_distinct(texts: Sequence[str]) -> list[float]:
@@ -62,92 +67,71 @@ def _repeated(items: Sequence[Hashable]) -> float:
     return 1 - len(set(items)) / len(items) if items else 0.0
 
 
-def _mean_of(
-    value: Callable[[str], float], *, of_references: bool = False
-) -> Callable[[Sequence[str], Sequence[str]], Array]:
-    def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-        return with_counts([value(text) for text in (references if of_references else hypotheses)])
-
-    return statistics
-
-
 def _count_words(text: str) -> int:
     return len(words_of(text))
 
 
 def _lengths(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    columns = [[_count_words(text) for text in texts] for texts in (hypotheses, references)]
-    return np.array(columns, dtype=np.float64).T
+    return np.array([[*map(_count_words, texts)] for texts in (hypotheses, references)], dtype=np.float64).T
 
 
-def _distinct(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts(share_of_distinct(hypotheses))
-
+_rate = partial(Metric, heading="Errors", higher_is_better=False)
+_description = partial(Metric, heading="Length and variety", descriptive=True)
 
 SURFACE: tuple[Metric, ...] = (
-    Metric(
+    _rate(
         name="repeated_4grams",
         title="repeated 4-grams",
         equals="seq-rep-4 (Welleck et al. 2020) on words: mean share of a generated report's 4-grams that "
         "stood in it before",
-        statistics=_mean_of(repeated_ngrams),
-        score=mean_of_values,
-        higher_is_better=False,
+        statistics=mean_over_generated(repeated_ngrams),
     ),
-    Metric(
+    _rate(
         name="repeated_sentences",
         title="repeated sentences",
         equals="mean share of a generated report's sentences that stood in it before",
-        statistics=_mean_of(repeated_sentences),
-        score=mean_of_values,
-        higher_is_better=False,
+        statistics=mean_over_generated(repeated_sentences),
     ),
-    Metric(
+    _description(
         name="words_generated",
         title="words, generated",
         equals="mean number of words of generated reports; descriptive, neither high nor low is better",
-        statistics=_mean_of(_count_words),
-        score=mean_of_values,
+        statistics=mean_over_generated(_count_words),
         highest=math.inf,
     ),
-    Metric(
+    _description(
         name="words_reference",
         title="words, reference",
         equals="mean number of words of references; descriptive",
-        statistics=_mean_of(_count_words, of_references=True),
-        score=mean_of_values,
+        statistics=mean_over_pairs(lambda reference, hypothesis: _count_words(reference)),
         highest=math.inf,
     ),
-    Metric(
+    _description(
         name="length_ratio",
         title="length ratio",
         equals="words of all generated reports / words of all references; descriptive, 1 is best",
         statistics=_lengths,
-        score=mean_of_values,
         highest=math.inf,
     ),
-    Metric(
+    _description(
         name="distinct",
         title="distinct reports",
         equals="number of different generated reports / number of reports; descriptive. Each report counts "
         "1 / the reports equal to it among all that are scored, also in subgroups and bootstrap samples",
-        statistics=_distinct,
-        score=mean_of_values,
+        statistics=lambda references, hypotheses: with_counts(share_of_distinct(hypotheses)),
     ),
-    Metric(
+    _description(
         name="normal_generated",
         title="normal reports, generated",
         equals="share of generated reports that the rule labeller calls No Finding; descriptive",
-        statistics=_mean_of(is_normal),
-        score=mean_of_values,
+        statistics=mean_over_generated(is_normal),
         english_only=True,
     ),
-    Metric(
+    _description(
         name="normal_reference",
         title="normal reports, reference",
         equals="share of references that the rule labeller calls No Finding; descriptive",
-        statistics=_mean_of(is_normal, of_references=True),
-        score=mean_of_values,
+        statistics=mean_over_pairs(lambda reference, hypothesis: is_normal(reference)),
         english_only=True,
     ),
 )
@@ -160,34 +144,25 @@ def count_prior_statements(text: str) -> tuple[int, int]:
     return sum(map(compares_with_prior, sentences)), len(sentences)
 
 
-def _of_reports(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    return with_counts([count_prior_statements(text)[0] > 0 for text in hypotheses])
-
-
 def _of_sentences(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    counts = [count_prior_statements(text) for text in hypotheses]
-    return np.array(counts, dtype=np.float64).reshape(len(hypotheses), 2)
+    return np.array([*map(count_prior_statements, hypotheses)], dtype=np.float64).reshape(-1, 2)
 
 
 PRIOR_STATEMENTS: tuple[Metric, ...] = (
-    Metric(
+    _rate(
         name="prior_reports",
         title="reports with a comparison",
         equals="share of generated reports with a sentence that compares with an earlier examination, "
         "by this project's rules",
-        statistics=_of_reports,
-        score=mean_of_values,
+        statistics=mean_over_generated(lambda text: count_prior_statements(text)[0] > 0),
         english_only=True,
-        higher_is_better=False,
     ),
-    Metric(
+    _rate(
         name="prior_sentences",
         title="sentences with a comparison",
         equals="share of all generated sentences that compare with an earlier examination, by this "
         "project's rules",
         statistics=_of_sentences,
-        score=mean_of_values,
         english_only=True,
-        higher_is_better=False,
     ),
 )

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import pairwise
 
 PUNCTUATION = re.compile(r"[`\"?!,:;«»]|''?|-+|\.+")
 """What COCO drops; not among it are brackets, ``/``, ``%``, ``??`` and other signs."""
@@ -119,7 +117,11 @@ def _cut(piece: str, context: str) -> tuple[str, ...]:
         token = _next_token(piece + context, place)
         place += len(token)
         written = WRITTEN_AS.get(token, token).lower()
-        if not PUNCTUATION.fullmatch(written) and not _is_untokenizable(written):
+        # Control and format characters and emoji are deleted by PTBTokenizer.
+        untokenizable = len(written) == 1 and (
+            ord(written) > 0xFFFF or unicodedata.category(written) in ("Cc", "Cf")
+        )
+        if not PUNCTUATION.fullmatch(written) and not untokenizable:
             tokens.append(written)
     return tuple(tokens)
 
@@ -128,16 +130,3 @@ def _next_token(text: str, place: int) -> str:
     if match := _FIRST.match(text, place):
         return match.group()
     return max((match.group() for rule in _RULES if (match := rule.match(text, place))), key=len)
-
-
-def _is_untokenizable(token: str) -> bool:
-    """Control and format characters and emoji, which PTBTokenizer deletes."""
-    return len(token) == 1 and (ord(token) > 0xFFFF or unicodedata.category(token) in ("Cc", "Cf"))
-
-
-Ngram = tuple[str, ...]
-
-
-def count_ngrams(tokens: Sequence[str], order: int) -> Counter[Ngram]:
-    """Return how often each sequence of ``order`` tokens occurs."""
-    return Counter(zip(*(islice(tokens, start, None) for start in range(order)), strict=False))

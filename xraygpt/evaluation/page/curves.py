@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json, read_text
 
-WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 40, 12, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 40, 388, 10, 194
+"""Where the axes of a chart are."""
 MAX_POINTS = 200
 TICKS = 4
 METRICS_FILE = "metrics.jsonl"
@@ -40,8 +40,7 @@ class RunSummary:
     """None for a run without training."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One run in a chart."""
 
     name: str
@@ -53,23 +52,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Coordinates in a box of `WIDTH` x `HEIGHT`, y downwards."""
+    """Coordinates in a box, y downwards, and the size of the box in the same units."""
 
     lines: list[Line]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    width: int = WIDTH
-    height: int = HEIGHT
+    width: int = 400
+    height: int = 220
     left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    right: int = RIGHT
+    bottom: int = BOTTOM
 
 
 def read_runs(paths: Sequence[Path]) -> dict[str, Curves]:
-    """Read the losses of several trainings, to be laid over each other.
-
-    Args:
-        paths: output folders, or metrics files in them.
+    """Read the losses of several trainings from their output folders, or metrics files in them.
 
     Returns:
         Name of the folder -> losses; the path where two folders have the same name.
@@ -77,11 +73,10 @@ def read_runs(paths: Sequence[Path]) -> dict[str, Curves]:
     Raises:
         MissingFileError, DataError: see `read_curves`; a run without any loss.
     """
-    folders = [path if path.is_dir() or path.suffix != ".jsonl" else path.parent for path in paths]
-    names = [folder.resolve().name for folder in folders]
+    files = [path if path.suffix == ".jsonl" and not path.is_dir() else path / METRICS_FILE for path in paths]
+    names = [file.parent.resolve().name for file in files]
     runs = {}
-    for path, folder, name in zip(paths, folders, names, strict=True):
-        file = folder / METRICS_FILE if folder == path else path
+    for path, file, name in zip(paths, files, names, strict=True):
         curves = read_curves(file)
         if not curves.train and not curves.valid:
             raise DataError(f"{file}: holds no loss to draw; name a training")
@@ -114,32 +109,28 @@ def draw_chart(runs: Mapping[str, Curves]) -> Chart | None:
 
     The vertical axis begins at the lowest loss, not at 0.
     """
-    thinned = {name: _thinned(curves.train) for name, curves in runs.items()}
-    points = [point for name, curves in runs.items() for point in (*thinned[name], *curves.valid)]
+    thinned = {name: Curves(_thinned(curves.train), curves.valid) for name, curves in runs.items()}
+    points = [point for curves in thinned.values() for point in (*curves.train, *curves.valid)]
     if not points:
         return None
     steps, losses = zip(*points, strict=True)
     x_ticks, y_ticks = nice_ticks(0, max(steps)), nice_ticks(min(losses), max(losses))
     low = min(*losses, *y_ticks)
     high = max(*losses, *y_ticks, low + 1e-9)
-    x_scale = (WIDTH - LEFT - RIGHT) / max(steps)
-    y_scale = (HEIGHT - TOP - BOTTOM) / (high - low)
+    x_scale = (RIGHT - LEFT) / max(steps)
+    y_scale = (BOTTOM - TOP) / (high - low)
 
-    def place(point: Point) -> Point:
-        return round(LEFT + point[0] * x_scale, 1), round(TOP + (high - point[1]) * y_scale, 1)
+    def place(step: float, loss: float) -> Point:
+        return round(LEFT + step * x_scale, 1), round(TOP + (high - loss) * y_scale, 1)
+
+    def line(name: str, curves: Curves) -> Line:
+        train, valid = ([place(*point) for point in points] for points in (curves.train, curves.valid))
+        return Line(name, train, valid, curves.valid[-1][1] if curves.valid else None)
 
     return Chart(
-        lines=[
-            Line(
-                name,
-                train=[place(point) for point in thinned[name]],
-                valid=[place(point) for point in curves.valid],
-                last_valid=curves.valid[-1][1] if curves.valid else None,
-            )
-            for name, curves in runs.items()
-        ],
-        x_ticks=[(place((tick, low))[0], f"{tick:g}") for tick in x_ticks],
-        y_ticks=[(place((0, tick))[1], f"{tick:g}") for tick in y_ticks],
+        lines=[line(name, curves) for name, curves in thinned.items()],
+        x_ticks=[(place(tick, low)[0], f"{tick:g}") for tick in x_ticks],
+        y_ticks=[(place(0, tick)[1], f"{tick:g}") for tick in y_ticks],
     )
 
 

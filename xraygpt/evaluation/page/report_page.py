@@ -1,46 +1,230 @@
 """``report.html``: one page about generated reports, a single file that asks nothing of a network.
 
-Its layout is ``report_page.html`` beside this file.
+Its layout is ``report_page.html`` beside this file, which reads the scores as `score_predictions` gives them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from jinja2 import Environment, FunctionLoader
+import numpy as np
+from jinja2 import PackageLoader
 
 from xraygpt.common.html_page import page_environment
 from xraygpt.common.run_record import write_text
-from xraygpt.evaluation.page.curves import Chart, Curves, RunSummary, draw_chart
-from xraygpt.evaluation.page.page_examples import Card, Pictures, choose_examples, example_cards
-from xraygpt.evaluation.page.page_marks import highlight, highlight_phantom, no_marks
-from xraygpt.evaluation.page.page_scores import (
-    COLUMNS,
-    CONTROLS,
-    FindingTable,
-    GroupTable,
-    ScoreRow,
-    SideRow,
-    all_rows,
-    comparison_rows,
-    control_name,
-    finding_tables,
-    group_tables,
-    grouped_rows,
-    headline_names,
-    side_rows,
-    verdict,
+from xraygpt.evaluation.metrics.metric import Heading, Metric, count_set_matches
+from xraygpt.evaluation.metrics.phantom import extract_findings
+from xraygpt.evaluation.page.curves import Curves, RunSummary, draw_chart
+from xraygpt.evaluation.page.examples import (
+    Pictures,
+    choose_examples,
+    example_cards,
+    highlight,
+    highlight_phantom,
+    no_marks,
 )
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.scoring import Scores, by_reason
+from xraygpt.evaluation.scoring import FindingScore, Scores, by_reason, score_findings
+from xraygpt.evaluation.statistics import Interval
 
 UNKNOWN = "–"
+HEADLINES = (
+    "phantom_f1",
+    "rule_f1_micro_14",
+    "phantom_exact",
+    "laterality_f1",
+    "cider_d",
+    "bleu_4",
+    "rouge_l",
+    "meteor",
+)
+"""The first that was computed is the page's first figure, the others stand below it."""
+MOST_IN_SUBGROUPS = 4
+"""Scores beside each other in the table of subgroups; more do not fit on a page."""
+OF_ONE_REPORT = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "rouge_l")
+"""Metrics that say something of a single report; each example tells them."""
+EXAMPLES = 24
+CONTROLS = ("shuffled", "blind", "blind_bound")
+
+
+@dataclass
+class PageConfig:
+    """The section ``run.page`` of a configuration."""
+
+    enabled: bool = False
+    """Write ``report.html`` beside the scores once the first test split is scored."""
+    runs: list[str] = field(default_factory=list)
+    """Output folders of the trainings that led to the model: their loss curves are shown, and their wall
+    time counts towards ``seconds`` in ``scores.json``."""
+    compare_runs: list[str] = field(default_factory=list)
+    """Output folders of trainings, or their ``metrics.jsonl``, whose loss curves are laid over each other in
+    one chart; each is called by the name of its folder."""
+    untrained: str | None = None
+    """Output folder of an evaluation of the same model before training; gives ``f1_untrained`` and its wall
+    time."""
+    examples: int = EXAMPLES
+    """Images shown with both reports, half of them with an error if there are as many."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError(f"examples must not be negative, got {self.examples}")
+
+
+def write_report_page(
+    scores: Scores,
+    predictions: Sequence[Prediction],
+    protocol: ProtocolCard,
+    *,
+    output: Path,
+    pictures: Pictures | None = None,
+    curves: Sequence[RunSummary] = (),
+    compared_runs: Mapping[str, Curves] | None = None,
+    synthetic: bool = False,
+    examples: int = EXAMPLES,
+    comparisons: Mapping[str, float] | None = None,
+    settings: str = "",
+) -> Path:
+    """Write the page and return its path; every text on it is escaped.
+
+    Args:
+        scores: of `predictions`.
+        output: the file.
+        pictures: gives the image of an image id; without it the examples have none.
+        curves: the runs that led to the reports.
+        compared_runs: trainings, by name, whose losses are laid over each other in one chart.
+        synthetic: all images are phantoms, drawn by this project.
+        examples: how many images are shown with both reports.
+        comparisons: what else the first score is to be held against: "untrained" -> its value.
+        settings: of the evaluation, as text.
+    """
+    phantoms = synthetic and "phantom_f1" in scores.metrics
+    headlines = headline_metrics(scores, phantoms=phantoms)
+    first = headlines[0].name if headlines else ""
+    compared = compared_values(scores, first, comparisons or {}) if headlines else {}
+    warning = (
+        verdict(headlines[0], scores.scores[first], compared) if headlines else "No score could be computed."
+    )
+    # Reports in another language cannot be read, so nothing of them is marked.
+    marked = phantoms or scores.language.english
+    mark = highlight_phantom if phantoms else highlight if marked else no_marks
+    of_one = [scores.metrics[name] for name in OF_ONE_REPORT if name in scores.metrics]
+    cards = example_cards(
+        choose_examples(predictions, scores.worst.get(first, ()), examples), of_one, pictures, mark
+    )
+    charts = [(run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))]
+    overlay = draw_chart(compared_runs or {})
+    metrics = scores.metrics.values()
+    environment = page_environment()
+    environment.loader = PackageLoader(__package__, ".")
+    environment.filters.update(
+        figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands="{:,}".format
+    )
+    environment.globals.update(infinity=math.inf, nan=math.nan)
+    html = environment.get_template("report_page.html").render(
+        scores=scores,
+        synthetic=synthetic,
+        headlines=headlines,
+        compared={name: Interval(value, math.nan, math.nan) for name, value in compared.items()},
+        verdict=warning,
+        groups={heading: [m for m in metrics if m.heading == heading] for heading in get_args(Heading)},
+        phantom_findings=_phantom_findings(scores, predictions) if phantoms else {},
+        sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
+        in_subgroups=headlines[:MOST_IN_SUBGROUPS],
+        charts=charts,
+        overlay=overlay,
+        runs=curves,
+        examples=cards,
+        of_one=of_one,
+        marked=marked,
+        protocol=protocol,
+        conditions=conditions(protocol),
+        not_computed=by_reason(scores.not_computed),
+        settings=settings,
+    )
+    # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
+    write_text(output, html, errors="replace")
+    return output
+
+
+def headline_metrics(scores: Scores, *, phantoms: bool) -> list[Metric]:
+    """Return the metrics that stand at the top; the first of all if none of `HEADLINES` was computed."""
+    known = [scores.metrics[name] for name in HEADLINES if name in scores.metrics]
+    fit = [metric for metric in known if phantoms or not metric.name.startswith("phantom")]
+    return fit or list(scores.metrics.values())[:1]
+
+
+def compared_values(scores: Scores, name: str, others: Mapping[str, float]) -> dict[str, float]:
+    """Return what a score has to be held against: its controls, and further values by name."""
+    controls = {control: values.get(name, math.nan) for control, values in scores.controls.items()}
+    return {key: value for key, value in {**controls, **others}.items() if not math.isnan(value)}
+
+
+def verdict(metric: Metric, score: Interval, compared: Mapping[str, float]) -> str:
+    """Return in words what a reader must not overlook about a score; "" if there is nothing."""
+    if math.isnan(score.value):
+        return f"{metric.title} is not defined for these reports: it found nothing to compare."
+    if metric.descriptive:
+        return ""
+    sign, end = (1, score.low) if metric.higher_is_better else (-1, score.high)
+    reached, near = [], []
+    for name, value in compared.items():
+        # Errors of the generated reports alone are the same for shuffled ones.
+        if name == "shuffled" and metric.heading == "Errors":
+            continue
+        if sign * value >= sign * score.value:
+            reached.append(name)
+        elif sign * value >= sign * end:
+            near.append(name)
+    shuffled = [name for name in reached if name == "shuffled"]
+    constant = [name for name in reached if name in ("blind", "blind_bound")]
+    others = [name for name in reached if name not in CONTROLS]
+    sentences = {
+        "No better than {}: this score is no sign that the reports depend on the images.": shuffled,
+        "No better than {}: a constant report reaches as much in this score.": constant,
+        "No better than {}.": others,
+        "The interval reaches to {}: the score may be no better.": near,
+    }
+    return " ".join(
+        sentence.format(" and ".join(f"\u201c{name.replace('_', ' ')}\u201d" for name in names))
+        for sentence, names in sentences.items()
+        if names
+    )
+
+
+def _phantom_findings(scores: Scores, predictions: Sequence[Prediction]) -> dict[str, FindingScore]:
+    """Return the score of each of the phantoms' findings, with its side."""
+    truths = [extract_findings(row.reference) for row in predictions]
+    found = [extract_findings(row.generated) for row in predictions]
+    names = sorted(set().union(*truths, *found))
+    counts = [count_set_matches([t & {name} for t in truths], [f & {name} for f in found]) for name in names]
+    studies = [row.study_id for row in predictions]
+    stacked = np.stack(counts, axis=1) if counts else np.zeros((len(studies), 0, 3))
+    return score_findings(names, stacked, studies, seed=scores.seed, rounds=scores.rounds)
+
+
+def conditions(protocol: ProtocolCard) -> dict[str, str]:
+    """Return the conditions of a protocol by their names for people; settings one per line.
+
+    The metrics and what was not computed have their own places on the page.
+    """
+    content = protocol.to_dict()
+    values = content.pop("generation") | content
+    del values["metrics"], values["not_computed"]
+    names = {key: key.replace("_", " ").replace("sha256", "SHA-256") for key in values}
+    return {names[key][0].upper() + names[key][1:]: _words(value) for key, value in values.items()}
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_words(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_words, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def figure(value: float, highest: float = 1.0) -> str:
@@ -70,174 +254,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def thousands(count: int) -> str:
-    """Write a count: ``3,000``."""
-    return f"{count:,}"
-
-
-FILTERS = {
-    "figure": figure,
-    "percent_of": percent_of,
-    "sort_key": sort_key,
-    "duration": duration,
-    "thousands": thousands,
-}
-
-
-def plain_protocol(protocol: ProtocolCard) -> dict[str, str]:
-    """Return the conditions of a protocol by their names for people; settings one per line.
-
-    The metrics and what was not computed have their own places on the page.
-    """
-    content = protocol.to_dict()
-    generation = content.pop("generation")
-    own = {key: value for key, value in content.items() if key not in ("metrics", "not_computed")}
-    return {_name(key): _words(value) for key, value in (generation | own).items()}
-
-
-def _name(key: str) -> str:
-    words = key.replace("_", " ").replace("sha256", "SHA-256")
-    return words[0].upper() + words[1:]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "\n".join(f"{key}: {_words(each)}" for key, each in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_words, value))
-    return thousands(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-TEMPLATE = "report_page.html"
-EXAMPLES = 24
-OF_ONE_REPORT = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "rouge_l")
-"""Metrics that say something of a single report; each example tells them."""
-
-
-@dataclass(frozen=True)
-class PageContent:
-    """All that the page shows."""
-
-    scores: Scores
-    synthetic: bool
-    headlines: list[ScoreRow]
-    """The page's first figure and those below it; empty where no metric could be computed."""
-    comparisons: list[ScoreRow]
-    verdict: str
-    groups: Mapping[str, list[ScoreRow]]
-    findings: list[FindingTable]
-    sides: list[SideRow]
-    subgroups: list[GroupTable]
-    charts: list[tuple[RunSummary, Chart]]
-    """Each of the runs that led to the reports."""
-    overlay: Chart | None
-    """Runs laid over each other."""
-    runs: Sequence[RunSummary]
-    examples: list[Card]
-    protocol: ProtocolCard
-    conditions: Mapping[str, str]
-    """The protocol, for people."""
-    settings: str
-    marked: bool
-    """The examples have their findings marked; those of reports in another language cannot be read."""
-
-    @property
-    def not_computed(self) -> Mapping[str, list[str]]:
-        """Reason -> names of the metrics."""
-        return by_reason(self.scores.not_computed)
-
-    @property
-    def sections(self) -> dict[str, str]:
-        """Id of each section that the page has -> heading."""
-        present = {
-            "summary": ("Summary", True),
-            "scores": ("All scores", bool(self.groups)),
-            "findings": ("Findings", bool(self.findings)),
-            "sides": ("Sides", bool(self.sides)),
-            "subgroups": ("Subgroups", bool(self.subgroups)),
-            "training": (
-                "Training" if self.charts or self.overlay else "Wall time",
-                bool(self.runs or self.overlay),
-            ),
-            "examples": ("Examples", bool(self.examples)),
-            "protocol": ("Protocol", True),
-            "missing": ("Not computed", bool(self.scores.not_computed)),
-            "settings": ("Settings", bool(self.settings)),
-        }
-        return {name: title for name, (title, there) in present.items() if there}
-
-
-def write_report_page(
-    scores: Scores,
-    predictions: Sequence[Prediction],
-    protocol: ProtocolCard,
-    *,
-    output: Path,
-    pictures: Pictures | None = None,
-    curves: Sequence[RunSummary] = (),
-    compared_runs: Mapping[str, Curves] | None = None,
-    synthetic: bool = False,
-    examples: int = EXAMPLES,
-    comparisons: Mapping[str, float] | None = None,
-    settings: str = "",
-) -> Path:
-    """Write the page and return its path.
-
-    Args:
-        scores: of `predictions`.
-        output: the file.
-        pictures: gives the image of an image id; without it the examples have none.
-        curves: the runs that led to the reports.
-        compared_runs: trainings, by name, whose losses are laid over each other in one chart.
-        synthetic: all images are phantoms, drawn by this project.
-        examples: how many images are shown with both reports.
-        comparisons: what else the first score is to be held against: "untrained" -> its value.
-        settings: of the evaluation, as text.
-    """
-    phantoms = synthetic and "phantom_f1" in scores.metrics
-    names = headline_names(scores, phantoms=phantoms)
-    rows = all_rows(scores)
-    compared = comparison_rows(rows[names[0]], comparisons or {}) if names else []
-    chosen = choose_examples(predictions, scores.worst[names[0]] if names else [], examples)
-    of_one = [scores.metrics[name] for name in OF_ONE_REPORT if name in scores.metrics]
-    marked = phantoms or scores.language.english
-    mark = highlight_phantom if phantoms else highlight if marked else no_marks
-    content = PageContent(
-        scores=scores,
-        synthetic=synthetic,
-        headlines=[rows[name] for name in names],
-        comparisons=compared,
-        verdict=verdict(rows[names[0]], compared) if names else "No score could be computed.",
-        groups=grouped_rows(rows),
-        findings=finding_tables(scores, predictions, phantoms=phantoms),
-        sides=side_rows(scores),
-        subgroups=group_tables(scores, names) if names else [],
-        charts=[
-            (run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))
-        ],
-        overlay=draw_chart(compared_runs or {}),
-        runs=curves,
-        examples=example_cards(chosen, of_one, pictures, mark),
-        protocol=protocol,
-        conditions=plain_protocol(protocol),
-        settings=settings,
-        marked=marked,
-    )
-    # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
-    write_text(output, render_page(content), errors="replace")
-    return output
-
-
-def render_page(content: PageContent) -> str:
-    """Return the page as HTML; every text is escaped."""
-    environment: Environment = page_environment()
-    environment.loader = FunctionLoader(_template)
-    environment.filters.update(FILTERS, control_name=control_name)
-    environment.globals.update(infinity=math.inf, control_words=CONTROLS, finding_columns=COLUMNS)
-    return environment.get_template(TEMPLATE).render(page=content)
-
-
-def _template(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -7,13 +7,14 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xraygpt.common.errors import DataError, summarise
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, problem_of, read_rows
+from xraygpt.common.files import load_json
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, scan_annotations
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Member, Shard, write_index
 from xraygpt.preparation.pipeline.output_folder import new_file
@@ -23,14 +24,8 @@ SHARD_BYTES = 256 * 2**20
 END_OF_ARCHIVE = bytes(2 * tarfile.BLOCKSIZE)
 
 
-class _Sample(NamedTuple):
-    """An image and its annotation, in the bytes they have in a tar."""
-
-    image_id: str
-    blocks: bytes
-    offset: int
-    """Where the image's file begins in `blocks`."""
-    image_size: int
+_Sample = tuple[Member, bytes]
+"""Where an image's file lies in the bytes that it and its annotation have in a tar, and those bytes."""
 
 
 def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
@@ -38,30 +33,21 @@ def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
 
     A sample is ``<image_id>.jpg`` (or ``.png``) and ``<image_id>.json``, its annotation; samples come in the
     order of the annotations. webdataset takes a name up to its first dot for the sample's key, so a dot in
-    an image id becomes ``%2E`` in the names (and ``%`` becomes ``%25``); the JSON has the id itself.
+    an image id becomes ``%2E`` in the names (and ``%`` becomes ``%25``); the JSON has the id itself. No tar
+    gets larger than `shard_bytes`, unless a single sample is.
 
     The index is taken away first and written last, so shards without one are known to be unfinished. To
     write them again gives the same bytes, and shards of an earlier run are replaced.
-
-    Args:
-        shard_bytes: no tar gets larger, unless a single sample is.
-
-    Returns:
-        What the index holds.
 
     Raises:
         MissingFileError: there is no annotation file.
         DataError: it is damaged or empty, or images are absent or annotated twice; there is no index then.
     """
-    rows = read_rows(folder / ANNOTATION_FILE)
-    if not rows:
-        raise DataError(f"{folder / ANNOTATION_FILE}: the list of annotations is empty")
     output = folder / SHARD_FOLDER
     output.mkdir(exist_ok=True)
     (output / INDEX_FILE).unlink(missing_ok=True)
-    files = _locate(rows, LooseImages(folder / IMAGE_FOLDER), folder / ANNOTATION_FILE)
+    samples = (_sample(row, file) for row, file in _located(folder))
     shards: list[Shard] = []
-    samples = (_sample(row, file) for row, file in zip(rows, files, strict=True))
     for number, group in itertools.groupby(_numbered(samples, shard_bytes), key=itemgetter(0)):
         shards.append(_write_shard(output / f"shard-{number:06d}.tar", (sample for _, sample in group)))
     for file in set(output.glob("shard-*.tar*")) - {output / shard.name for shard in shards}:
@@ -70,56 +56,50 @@ def write_shards(folder: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
     return shards
 
 
-def _locate(rows: Sequence[Any], images: LooseImages, path: Path) -> list[Path]:
-    """Return the image file of every row; all problems are found before the first tar is written."""
-    files: list[Path] = []
-    problems: list[str] = []
-    seen: set[str] = set()
-    for index, row in enumerate(rows):
-        problem = problem_of(row)
-        image_id = "" if problem else str(row["image_id"])
-        file = images.find(image_id)
-        if problem is None and file is None:
-            problem = f"no image {image_id} in {images}"
-        elif image_id in seen:
-            problem = f"the image {image_id} has an annotation already"
-        if problem is not None or file is None:
-            problems.append(f"annotations[{index}]: {problem}")
-            continue
-        seen.add(image_id)
-        files.append(file)
+def _located(folder: Path) -> list[tuple[dict[str, Any], Path]]:
+    """Return every annotation with its image's file; all problems are found before a tar is written."""
+    path = folder / ANNOTATION_FILE
+    annotations, problems = scan_annotations(path)
+    if not annotations and not problems:
+        raise DataError(f"{path}: the list of annotations is empty")
+    images, files = LooseImages(folder / IMAGE_FOLDER), {}
+    for row in annotations:
+        file = images.find(row.image_id)
+        if file is None:
+            problems.append(f"{row.place}: no image {row.image_id} in {images}")
+        elif row.image_id in files:
+            problems.append(f"{row.place}: the image {row.image_id} has an annotation already")
+        else:
+            files[row.image_id] = file
     if problems:
-        raise DataError(f"{path}: " + summarise("annotations cannot go into shards", problems))
-    return files
+        raise DataError(summarise("annotations cannot go into shards", problems))
+    return list(zip(load_json(path)["annotations"], files.values(), strict=True))
 
 
 def _numbered(samples: Iterable[_Sample], shard_bytes: int) -> Iterator[tuple[int, _Sample]]:
     """Put the number of its shard before each sample."""
-    number = 0
-    size = len(END_OF_ARCHIVE)
-    for sample in samples:
-        if size > len(END_OF_ARCHIVE) and size + len(sample.blocks) > shard_bytes:
-            number += 1
-            size = len(END_OF_ARCHIVE)
-        size += len(sample.blocks)
-        yield number, sample
+    number, size = 0, len(END_OF_ARCHIVE)
+    for member, blocks in samples:
+        if size > len(END_OF_ARCHIVE) and size + len(blocks) > shard_bytes:
+            number, size = number + 1, len(END_OF_ARCHIVE)
+        size += len(blocks)
+        yield number, (member, blocks)
 
 
-def _sample(row: Mapping[str, Any], file: Path) -> _Sample:
+def _sample(row: dict[str, Any], file: Path) -> _Sample:
     image_id = str(row["image_id"])
     key = image_id.replace("%", "%25").replace(".", "%2E")
     image = file.read_bytes()
-    header = _header(key + file.suffix, len(image))
     annotation = json.dumps({**row, "image_id": image_id}).encode()
+    header = _header(key + file.suffix, len(image))
     blocks = header + _filled(image) + _header(f"{key}.json", len(annotation)) + _filled(annotation)
-    return _Sample(image_id, blocks, len(header), len(image))
+    return Member(image_id, len(header), len(image)), blocks
 
 
 def _header(name: str, size: int) -> bytes:
     """Return the header of a member; it says nothing of when, where and by whom it was written."""
     member = tarfile.TarInfo(name)
     member.size = size
-    member.mode = 0o644
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
@@ -132,10 +112,10 @@ def _write_shard(path: Path, samples: Iterable[_Sample]) -> Shard:
     images: list[Member] = []
     digest = hashlib.sha256()
     with new_file(path, path.parent) as file:
-        for sample in samples:
-            images.append(Member(sample.image_id, file.tell() + sample.offset, sample.image_size))
-            file.write(sample.blocks)
-            digest.update(sample.blocks)
+        for member, blocks in samples:
+            images.append(member._replace(offset=file.tell() + member.offset))
+            file.write(blocks)
+            digest.update(blocks)
         file.write(END_OF_ARCHIVE)
         digest.update(END_OF_ARCHIVE)
         file.flush()

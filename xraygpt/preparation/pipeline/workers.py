@@ -29,10 +29,10 @@ def available_cores() -> int:
 def map_chunks(
     function: Callable[[list[T]], R], items: Iterable[T], chunk: int, processes: int
 ) -> Iterator[R]:
-    """Yield ``function(chunk of items)`` in order, computed in `processes` processes.
+    """Yield ``function(chunk of items)`` in order, computed in `processes` processes; one means this one.
 
-    `items` is read only a few chunks ahead, so that it may be longer than memory. One process means this
-    one. The processes end with this one, also when it is killed.
+    `items` is read only a few chunks ahead, so that it may be longer than memory. The processes end with this
+    one, also when it is killed.
 
     Raises:
         DataError: a process died, for example for lack of memory.

@@ -35,6 +35,8 @@ TOKENS_PER_WORD = 1.4
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
 LONGEST_WAIT = 300.0
 """Seconds that a server's ``Retry-After`` may ask for."""
+EXCERPT = 120
+"""Characters of an unusable answer in a message."""
 
 
 class RewritingError(XrayGPTError):
@@ -68,64 +70,22 @@ class RewritingConfig:
 
     def __post_init__(self) -> None:
         address = urlsplit(self.base_url)
-        problems = {
-            "base_url: has to begin with http:// or https:// and name a host": address.scheme
-            not in ("http", "https")
-            or not address.hostname,
-            "max_tokens: has to be 1 or more": self.max_tokens < 1,
-            "requests_per_minute: has to be more than 0": not self.requests_per_minute > 0,
-            "timeout: has to be more than 0": not self.timeout > 0,
-            "retries: has to be 0 or more": self.retries < 0,
-        }
-        if any(problems.values()):
-            raise ConfigError([text for text, wrong in problems.items() if wrong])
-
-
-class AnswerCache:
-    """Answers by request, kept in a JSONL file that is appended to."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._answers: dict[str, str] = {}
-        self._size = 0
-        if path.is_file():
-            self._read(path.read_bytes())
-
-    def __len__(self) -> int:
-        return len(self._answers)
-
-    def get(self, key: str) -> str | None:
-        return self._answers.get(key)
-
-    def add(self, key: str, answer: str) -> None:
-        """Remember an answer; it is on the disk when this returns."""
-        line = (json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n").encode()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(self._path), self._path.open("ab") as file:
-            file.truncate(self._size)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self._size += len(line)
-        self._answers[key] = answer
-
-    def _read(self, content: bytes) -> None:
-        self._size = content.rfind(b"\n") + 1  # what follows was cut off when an earlier run was stopped
-        for number, line in enumerate(content[: self._size].splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                self._answers[str(entry["key"])] = str(entry["answer"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{self._path}, line {number}: not a line of this cache; delete it"
-                ) from error
+        is_web = address.scheme in ("http", "https") and address.hostname
+        rules = (
+            (is_web, "base_url: has to begin with http:// or https:// and name a host"),
+            (self.max_tokens >= 1, "max_tokens: has to be 1 or more"),
+            (self.requests_per_minute > 0, "requests_per_minute: has to be more than 0"),
+            (self.timeout > 0, "timeout: has to be more than 0"),
+            (self.retries >= 0, "retries: has to be 0 or more"),
+        )
+        if problems := [text for holds, text in rules if not holds]:
+            raise ConfigError(problems)
 
 
 class ChatRewriter:
     """Sends one report after the other, and never the same twice.
 
     Args:
-        config: the server and the instruction.
         cache: JSONL file of the answers so far; a later run goes on from it.
         sleep, clock: of the rate limit, in seconds; for tests.
 
@@ -142,27 +102,27 @@ class ChatRewriter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self._cache = AnswerCache(cache)
+        self._cache = cache
+        self._answers = _read_answers(cache)
+        self._address = f"{config.base_url.rstrip('/')}/chat/completions"
         self._sleep = sleep
         self._clock = clock
         self._next_request = -math.inf
 
     def plan(self, texts: Sequence[str]) -> str:
         """Say what `rewrite` would send for these texts; touches no network."""
-        missing = [text for text in dict.fromkeys(texts) if self._cache.get(self._key(text)) is None]
+        missing = [text for text in dict.fromkeys(texts) if self._key(text) not in self._answers]
         words = sum(len(text.split()) for text in missing)
         instruction = len(self.config.instruction.split()) * len(missing)
         lines = [
-            f"{len(missing)} reports would be sent to {self._address()} (model '{self.config.model}'); "
+            f"{len(missing)} reports would be sent to {self._address} (model '{self.config.model}'); "
             f"{len(texts) - len(missing)} of {len(texts)} are in the cache or repeated",
             f"about {words} words of reports, {round((words + instruction) * TOKENS_PER_WORD)} tokens with "
             f"the instruction, at least {len(missing) / self.config.requests_per_minute:.1f} minutes",
         ]
         if missing:
-            lines += [
-                "the first request:",
-                json.dumps(self._request(missing[0]), indent=1, ensure_ascii=False),
-            ]
+            request = json.dumps(self._request(missing[0]), indent=1, ensure_ascii=False)
+            lines += ["the first request:", request]
         return "\n".join(lines)
 
     def rewrite(self, text: str) -> str:
@@ -174,26 +134,20 @@ class ChatRewriter:
             RefusedAnswerError: the answer to this text is empty, cut off, or no answer of a chat model.
         """
         key = self._key(text)
-        answer = self._cache.get(key)
-        if answer is None:
+        if key not in self._answers:
             answer = self._ask(text)
-            self._cache.add(key, answer)
-        return answer
-
-    def _ask(self, text: str) -> str:
-        try:
-            return _content_of(self._send(self._request(text)), self._address())
-        except RefusedAnswerError as error:
-            if self._cache:
-                raise
-            raise RewritingError(f"no answer so far can be used: {error}") from error
+            line = json.dumps({"key": key, "answer": answer}, ensure_ascii=False) + "\n"
+            self._cache.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self._cache), self._cache.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            self._answers[key] = answer
+        return self._answers[key]
 
     def _key(self, text: str) -> str:
         parts = [self.config.model, self.config.instruction, text]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def _address(self) -> str:
-        return f"{self.config.base_url.rstrip('/')}/chat/completions"
 
     def _request(self, text: str) -> dict[str, Any]:
         return {
@@ -221,6 +175,26 @@ class ChatRewriter:
             )
         return {"Authorization": f"Bearer {key}"}
 
+    def _ask(self, text: str) -> str:
+        response = self._send(self._request(text))
+        status = response.status_code
+        if status in (401, 403):
+            raise RewritingError(
+                f"{self._address}: the key is refused (status {status}); look at the environment variable "
+                f"{self.config.key_variable or '(none is set: key_variable)'}"
+            )
+        if status == 404:
+            raise RewritingError(
+                f"{self._address}: not found (404); base_url usually ends in /v1, and the server has to "
+                f"know the model '{self.config.model}'"
+            )
+        answer, problem = _content_of(response)
+        if problem and not self._answers:
+            raise RewritingError(f"no answer so far can be used: {self._address}: {problem}")
+        if problem:
+            raise RefusedAnswerError(f"{self._address}: {problem}")
+        return answer
+
     def _send(self, request: Mapping[str, Any]) -> httpx.Response:
         """Send until there is an answer that is not worth another try."""
         if not self.config.model:
@@ -228,22 +202,20 @@ class ChatRewriter:
         headers, problem = self._headers(), ""
         for attempt in range(self.config.retries + 1):
             self._wait_for_turn()
-            pause = float(2**attempt)
+            pause = 2.0**attempt
             try:
                 response = httpx.post(
-                    self._address(), json=request, headers=headers, timeout=self.config.timeout
+                    self._address, json=request, headers=headers, timeout=self.config.timeout
                 )
+                if response.status_code not in RETRIED:
+                    return response
+                problem, pause = f"status {response.status_code}", _asked_pause(response, pause)
             except (httpx.TransportError, httpx.InvalidURL) as error:
                 problem = f"{type(error).__name__}: {error}".rstrip(": ")
-            else:
-                if response.status_code not in RETRIED:
-                    return self._accepted(response)
-                problem = f"status {response.status_code}"
-                pause = _asked_pause(response, pause)
             if attempt < self.config.retries:
                 self._sleep(pause)
         raise RewritingError(
-            f"{self._address()}: no answer in {self.config.retries + 1} tries (the last: {problem}); "
+            f"{self._address}: no answer in {self.config.retries + 1} tries (the last: {problem}); "
             f"is the server running, and is base_url right? A later run goes on from the cache"
         )
 
@@ -253,21 +225,22 @@ class ChatRewriter:
             self._sleep(wait)
         self._next_request = max(self._clock(), self._next_request) + 60 / self.config.requests_per_minute
 
-    def _accepted(self, response: httpx.Response) -> httpx.Response:
-        status = response.status_code
-        if status in (401, 403):
-            raise RewritingError(
-                f"{self._address()}: the key is refused (status {status}); look at the environment variable "
-                f"{self.config.key_variable or '(none is set: key_variable)'}"
-            )
-        if status == 404:
-            raise RewritingError(
-                f"{self._address()}: not found (404); base_url usually ends in /v1, and the server has to "
-                f"know the model '{self.config.model}'"
-            )
-        if not response.is_success:
-            raise RefusedAnswerError(f"{self._address()}: status {status}: {_excerpt(response.text)}")
-        return response
+
+def _read_answers(path: Path) -> dict[str, str]:
+    """Return the answers in a cache, after cutting off a line that an earlier run has not finished."""
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    answers: dict[str, str] = {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            answers[str(entry["key"])] = str(entry["answer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: not a line of this cache; delete it") from error
+    if whole != content:
+        with writing(path):
+            os.truncate(path, len(whole))
+    return answers
 
 
 def _asked_pause(response: httpx.Response, default: float) -> float:
@@ -279,21 +252,19 @@ def _asked_pause(response: httpx.Response, default: float) -> float:
     return min(max(asked, 0.0), LONGEST_WAIT) if math.isfinite(asked) else default
 
 
-def _content_of(response: httpx.Response, address: str) -> str:
+def _content_of(response: httpx.Response) -> tuple[str, str]:
+    """Return what a chat model has answered, and what is wrong with it."""
+    excerpt = " ".join(response.text.split())
+    excerpt = excerpt if len(excerpt) <= EXCERPT else f"{excerpt[:EXCERPT]} ..."
+    if not response.is_success:
+        return "", f"status {response.status_code}: {excerpt}"
     try:
         choice = response.json()["choices"][0]
         content, reason = choice["message"]["content"], choice.get("finish_reason")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise RefusedAnswerError(
-            f"{address}: not the answer of a chat model, choices are missing: {_excerpt(response.text)}"
-        ) from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return "", f"not the answer of a chat model, choices are missing: {excerpt}"
     if reason == "length":
-        raise RefusedAnswerError(f"{address}: the answer is cut off; raise max_tokens")
+        return "", "the answer is cut off; raise max_tokens"
     if not isinstance(content, str) or not content.strip():
-        raise RefusedAnswerError(f"{address}: the answer is empty (finish_reason: {reason})")
-    return " ".join(content.split())
-
-
-def _excerpt(text: str, length: int = 120) -> str:
-    short = " ".join(text.split())
-    return short if len(short) <= length else f"{short[:length]} ..."
+        return "", f"the answer is empty (finish_reason: {reason})"
+    return " ".join(content.split()), ""

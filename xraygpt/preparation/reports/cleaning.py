@@ -20,7 +20,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.evaluation.labeller import Status, find_mentions, label_report, sides_of
@@ -81,13 +81,13 @@ class Change:
 class CleanedReport:
     """What became of a report."""
 
-    caption: str
-    """"" where it was dropped or rejected."""
     outcome: Literal["kept", "dropped", "rejected"]
     rule: str = ""
     """Name of the rule that dropped or rejected it."""
     detail: str = ""
     """The reason, for people; `NOT_ENGLISH` for a report that was kept uncleaned."""
+    caption: str = ""
+    """"" where it was dropped or rejected."""
     changes: tuple[Change, ...] = ()
     labels_before: Mapping[str, int] = field(default_factory=dict)
     """Class -> `Status` of the sections as published, with the words that `restore_words` puts back."""
@@ -95,8 +95,7 @@ class CleanedReport:
     """Class -> `Status` of the caption, also of a rejected one."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentenceRule:
+class SentenceRule(NamedTuple):
     """A rule that removes something from sentences."""
 
     name: str
@@ -116,39 +115,48 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
     """Turn the sections ``findings`` and ``impression`` into a caption."""
     published = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
     whole = " ".join(published.values())
-    if not check_language([whole], [whole]).english:
-        return _as_published(published, config)
-    texts = {name: sentence_case(text) for name, text in published.items()}
-    recased = [
+    english = check_language([whole], [whole]).english
+    texts = {name: sentence_case(text) for name, text in published.items()} if english else published
+    changes = [
         Change(SENTENCE_CASE, text, texts[name]) for name, text in published.items() if text != texts[name]
     ]
     sentences = {name: split_sentences(text) for name, text in texts.items()}
-    sentences, restored = restore_sentences(sentences) if config.remove_marks else (sentences, ())
-    before = _plain(label_report("\n\n".join(map(_joined, sentences.values()))))
-    for name, rule in DROP_RULES.items():
-        if detail := rule(published, config):
-            return CleanedReport("", "dropped", name, detail, labels_before=before)
-    rules = [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
-    cleaned, changes = clean_sentences(sentences, rules)
-    changes = (*recased, *restored, *changes)
-    caption = join_sections(cleaned) if config.join_sections else _with_headers(cleaned)
-    after = _plain(label_report(caption))
-    if not caption:
-        detail = "no sentence is left"
-        return CleanedReport("", "dropped", "nothing_left", detail, changes, before, after)
-    if detail := _difference(before, after):
-        return CleanedReport("", "rejected", LABEL_PRESERVATION, detail, changes, before, after)
-    return CleanedReport(caption, "kept", "", "", changes, before, after)
-
-
-def _as_published(texts: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
-    for name, rule in DROP_RULES.items():
-        if detail := rule(texts, config):
-            return CleanedReport("", "dropped", name, detail)
+    if english and config.remove_marks:
+        found = itertools.chain.from_iterable(sentences.values())
+        changes += [Change(RESTORED_WORDS, old, new) for old in found if (new := restore_words(old)) != old]
+        sentences = {name: [restore_words(sentence) for sentence in old] for name, old in sentences.items()}
+    before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
+    rule, detail = _drop_reason(published, config)
+    if rule:
+        return CleanedReport("dropped", rule, detail, labels_before=before)
     join = join_sections if config.join_sections else _with_headers
-    return CleanedReport(
-        join({name: split_sentences(text) for name, text in texts.items()}), "kept", "", NOT_ENGLISH
+    if not english:
+        return CleanedReport("kept", "", NOT_ENGLISH, join(sentences))
+    cleaned, cleaning = clean_sentences(
+        sentences, [rule for rule in SENTENCE_RULES if getattr(config, rule.name)]
     )
+    caption = join(cleaned)
+    after = label_report(caption)
+    rest = ((*changes, *cleaning), before, after)
+    if not caption:
+        return CleanedReport("dropped", "nothing_left", "no sentence is left", "", *rest)
+    if detail := _difference(before, after):
+        return CleanedReport("rejected", LABEL_PRESERVATION, detail, "", *rest)
+    return CleanedReport("kept", "", "", caption, *rest)
+
+
+def _drop_reason(texts: Mapping[str, str], config: CleaningConfig) -> tuple[str, str]:
+    """Return the rule that drops a report as it was published, and the reason; "" where none does."""
+    missing = [name for name in SECTIONS if not texts[name]]
+    # Without any text there is never a caption.
+    if missing and (config.require_sections or len(missing) == len(SECTIONS)):
+        return "require_sections", f"no {' and no '.join(missing)}"
+    for name, text in texts.items():
+        rule, count = f"min_{name}_words", len(text.split())
+        limit = getattr(config, rule)
+        if text and count < limit:
+            return rule, f'{name}: words {count}, needed {limit}: "{text}"'
+    return "", ""
 
 
 def lost_findings(before: str, after: str) -> str:
@@ -161,58 +169,12 @@ def lost_findings(before: str, after: str) -> str:
 
 
 def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    old, new = _positive(before), _positive(after)
+    old, new = (
+        {label for label, status in labels.items() if status == Status.POSITIVE} - {NO_FINDING}
+        for labels in (before, after)
+    )
     parts = {"lost": sorted(old - new), "gained": sorted(new - old)}
     return "; ".join(f"{word}: {', '.join(labels)}" for word, labels in parts.items() if labels)
-
-
-def _positive(labels: Mapping[str, int]) -> set[str]:
-    return {label for label, status in labels.items() if status == Status.POSITIVE} - {NO_FINDING}
-
-
-# Rules that drop a report: each returns the reason, or "".
-
-
-def sections_missing(texts: Mapping[str, str], config: CleaningConfig) -> str:
-    """Both sections are needed; without any text there is never a caption."""
-    missing = [name for name in SECTIONS if not texts[name]]
-    if missing and (config.require_sections or len(missing) == len(SECTIONS)):
-        return f"no {' and no '.join(missing)}"
-    return ""
-
-
-def findings_short(texts: Mapping[str, str], config: CleaningConfig) -> str:
-    return _short("findings", texts["findings"], config.min_findings_words)
-
-
-def impression_short(texts: Mapping[str, str], config: CleaningConfig) -> str:
-    return _short("impression", texts["impression"], config.min_impression_words)
-
-
-def _short(name: str, text: str, limit: int) -> str:
-    count = len(text.split())
-    return f'{name}: words {count}, needed {limit}: "{text}"' if text and count < limit else ""
-
-
-DROP_RULES: Mapping[str, Callable[[Mapping[str, str], CleaningConfig], str]] = {
-    "require_sections": sections_missing,
-    "min_findings_words": findings_short,
-    "min_impression_words": impression_short,
-}
-
-
-def restore_sentences(
-    sections: Mapping[str, Sequence[str]],
-) -> tuple[dict[str, list[str]], tuple[Change, ...]]:
-    """Put words back in all sentences, and return what was changed."""
-    restored = {name: [restore_words(sentence) for sentence in texts] for name, texts in sections.items()}
-    changes = tuple(
-        Change(RESTORED_WORDS, before, after)
-        for name, texts in sections.items()
-        for before, after in zip(texts, restored[name], strict=True)
-        if before != after
-    )
-    return restored, changes
 
 
 def clean_sentences(
@@ -251,7 +213,7 @@ def _apply(rule: SentenceRule, sentence: str, elsewhere: Findings, wanted: Findi
         and not breaks_off(rewritten, sentence)
     )
     for candidate in (rewritten, "") if fits else ("",):
-        if _read(candidate).findings | elsewhere >= wanted:
+        if _findings_of([candidate]) | elsewhere >= wanted:
             return candidate
     return None
 
@@ -262,28 +224,20 @@ def keeps_meaning(before: str, after: str) -> bool:
     The whole report does not show this: if another sentence asserts an effusion, "No effusion." beside it
     takes none away.
     """
-    old, new = _read(before).statuses, _read(after).statuses
+    (_, old), (_, new) = _read(before), _read(after)
     return new <= old and all(said in new for said in old if said[1] == Status.POSITIVE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """What a sentence says of the classes."""
-
-    findings: Findings
-    """The asserted classes, each with "" and with the sides that it is said to be on."""
-    statuses: frozenset[tuple[str, Status]]
-
-
 @functools.lru_cache(maxsize=8192)  # reports repeat each other's sentences
-def _read(sentence: str) -> _Reading:
+def _read(sentence: str) -> tuple[Findings, frozenset[tuple[str, Status]]]:
+    """Return the classes that a sentence asserts, with "" and each of their sides; and all with status."""
     mentions = find_mentions(sentence)
     sided = ((label, side) for label, sides in sides_of(mentions).items() for side in ("", *sides))
-    return _Reading(frozenset(sided), frozenset((mention.label, mention.status) for mention in mentions))
+    return frozenset(sided), frozenset((mention.label, mention.status) for mention in mentions)
 
 
 def _findings_of(sentences: Iterable[str]) -> Findings:
-    return frozenset[tuple[str, str]]().union(*(_read(sentence).findings for sentence in sentences))
+    return frozenset[tuple[str, str]]().union(*(_read(sentence)[0] for sentence in sentences))
 
 
 def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
@@ -306,7 +260,3 @@ def _joined(sentences: Iterable[str]) -> str:
 def _closed(sentence: str) -> str:
     sentence = sentence.rstrip(" .,;:")
     return sentence if sentence.endswith(("!", "?")) else f"{sentence}."
-
-
-def _plain(labels: Mapping[str, int]) -> dict[str, int]:
-    return {label: int(status) for label, status in labels.items()}

@@ -19,7 +19,7 @@ from xraygpt.evaluation.priors import (
     SEEN,
     tells_only_of_prior,
 )
-from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend
+from xraygpt.preparation.reports.wording import CUT, Steps, mend, rewriter
 
 _VERB = (
     r"(?:is|are|was|were|has|have|had|appears?|appeared|remains?|remained|looks?|seems?)"
@@ -81,193 +81,129 @@ def _with_relative(match: re.Match[str]) -> str:
     return f"{CUT}{first} " if first.lower() in ("which", "that") else CUT
 
 
-WISHES: Steps = (
-    (
-        r",? (?:with|however|as)? ?(?:there (?:is|are) )?(?:no|without(?: a)?|(?:in )?the absence of) "
-        r"(?:prior |available )*comparison[^,;]*|,? as no prior [^,;]*$",
-        CUT,
-    ),
-    (
-        r"(?:^|(?<=[,;]) )[^,;]*\b(?:(?<!in )comparison (?:with|to|is|was|are|were|made|can|would|could"
-        r"|(?:films?|stud(?:y|ies)|exam\w*|images),? (?:if|is|are|was|were|would|could|may) )"
-        r"|(?:for|direct|available for) comparison"
-        r"|correlat\w+ (?:[^,;]* )?with (?:any )?(?:prior|previous|old)"
-        r"|reference to prior|prior [^,;]* (?:not |un)available)\b.*",
-        CUT,
-    ),
-    (r"^(?:chest )?comparison:? ", CUT),
-)
+WISHES: Steps = {
+    r",? (?:with|however|as)? ?(?:there (?:is|are) )?(?:no|without(?: a)?|(?:in )?the absence of) "
+    r"(?:prior |available )*comparison[^,;]*|,? as no prior [^,;]*$": CUT,
+    r"(?:^|(?<=[,;]) )[^,;]*\b(?:(?<!in )comparison (?:with|to|is|was|are|were|made|can|would|could"
+    r"|(?:films?|stud(?:y|ies)|exam\w*|images),? (?:if|is|are|was|were|would|could|may) )"
+    r"|(?:for|direct|available for) comparison|correlat\w+ (?:[^,;]* )?with (?:any )?(?:prior|previous|old)"
+    r"|reference to prior|prior [^,;]* (?:not |un)available)\b.*": CUT,
+    r"^(?:chest )?comparison:? ": CUT,
+}
 """Clauses that ask for an earlier examination, or miss it."""
 
-GONE: Steps = (
-    (
-        rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
-        r"(?! (?:left|right)).*$",
-        _what_is_left,
-    ),
-    (
-        rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
-        r"(?:the )?(?:previously \w+ )?(?P<finding>.+)$",
-        _what_is_left,
-    ),
-    (
-        rf"^(?:The )?(?:previously \w+ )?([^,;]+?) (?:is|are) no longer (?:{SEEN}|visible|evident"
-        r"|appreciated)\.?$",
-        lambda match: _none(match[1]),
-    ),
-    (r",? (?:with|and) (?:\w+ )?resolution of [^,;]*", CUT),
-    (rf"^(?P<how_far>{_HOW_FAR})resolved (?P<finding>.+)$", _what_is_left),
-    (
-        r"^.*\b(?:removal of|extubation"
-        rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$",
-        CUT,
-    ),
-)
+GONE: Steps = {
+    rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
+    r"(?! (?:left|right)).*$": _what_is_left,
+    rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
+    r"(?:the )?(?:previously \w+ )?(?P<finding>.+)$": _what_is_left,
+    rf"^(?:The )?(?:previously \w+ )?([^,;]+?) (?:is|are) no longer (?:{SEEN}|visible|evident"
+    r"|appreciated)\.?$": lambda match: _none(match[1]),
+    r",? (?:with|and) (?:\w+ )?resolution of [^,;]*": CUT,
+    rf"^(?P<how_far>{_HOW_FAR})resolved (?P<finding>.+)$": _what_is_left,
+    r"^.*\b(?:removal of|extubation"
+    rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$": CUT,
+}
 """A finding that is gone is none; of a tube that was removed nothing is seen."""
 
-WERE: Steps = (
-    (r",? which (?:was|were|had been) [^,;]*, (?=(?:is|are|has|have|appears?)\b)", f" {CUT}"),
-    (r",? previously [^,;]*, (?=(?:is|are|has|have|appears?)\b)", f" {CUT}"),
-    (r"\b(?:was|were|had been) [^,;]*?,? (?:and|but) (?=(?:is|are) now\b)", CUT),
-    (rf",? (?:which|that) (?:\w+ )?(?:was|were) (?:also )?{SEEN} (?:on|in) {PRIOR_STUDY}", CUT),
-    (
-        rf"\b(?:was|were) (?:not |also )*{SEEN} (?:(?:on|in) {PRIOR_STUDY}|previously),? (?:and|but) "
-        rf"(?={_FINITE})",
-        CUT,
-    ),
-    (r",? (?:which|that) (?:does|do|did) not [^,;]*", CUT),
-)
+WERE: Steps = {
+    r",? which (?:was|were|had been) [^,;]*, (?=(?:is|are|has|have|appears?)\b)": f" {CUT}",
+    r",? previously [^,;]*, (?=(?:is|are|has|have|appears?)\b)": f" {CUT}",
+    r"\b(?:was|were|had been) [^,;]*?,? (?:and|but) (?=(?:is|are) now\b)": CUT,
+    rf",? (?:which|that) (?:\w+ )?(?:was|were) (?:also )?{SEEN} (?:on|in) {PRIOR_STUDY}": CUT,
+    rf"\b(?:was|were) (?:not |also )*{SEEN} (?:(?:on|in) {PRIOR_STUDY}|previously),? (?:and|but) "
+    rf"(?={_FINITE})": CUT,
+    r",? (?:which|that) (?:does|do|did) not [^,;]*": CUT,
+}
 """What was, in the middle of what is: "The effusion, which was large, is now moderate"."""
 
-CHANGES: Steps = (
-    (
-        rf"^((?:There (?:is|are|has been) )?(?:no|without) {EXTENT}(?:interval )?{EXTENT}changes? (?:in|of) "
-        r"(?:[\w-]+ ){1,4})or ((?:[\w-]+ ){0,3}[\w-]+\W*)$",
-        r"\1and \2",
-    ),
-    (
-        rf"\b(?:{_THERE_IS})?(?:no|little|without(?: any)?|not) {EXTENT}changes? (?:in|of|to) "
-        rf"{_OF_ASPECT}(?:the |this |her |his |an? )?",
-        CUT,
-    ),
-    (
-        rf"(?:,? (?:or|and|with|there (?:is|has been)|overall,?))? ?\b(?:no|without(?: any)?|or) {EXTENT}"
-        rf"(?:(?:acute )?interval )?{EXTENT}chang(?:es?|ed)\b"
-        rf"(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?",
-        CUT,
-    ),
-    (
-        rf"\b(?:{_THERE_IS}(?:again )?)?(?:the |an? )?{EXTENT}(?:interval |continued ){EXTENT}"
-        rf"{_MOVE}(?:/{_MOVE})? (?:(?:in|of) )?{_OF_ASPECT}(?:the )?",
-        CUT,
-    ),
-    (r"\bThere (?:has|have) been (?:the |an? )?(?:placement|insertion|development) of (?:the )?", CUT),
-    (
-        rf"\b(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:improvement|worsening|persistence|re-?demonstration"
-        rf"|progression)(?: and {SAME} appearance)?,? (?:in|of) {_OF_ASPECT}(?:the )?",
-        CUT,
-    ),
-)
+CHANGES: Steps = {
+    rf"^((?:There (?:is|are|has been) )?(?:no|without) {EXTENT}(?:interval )?{EXTENT}changes? (?:in|of) "
+    r"(?:[\w-]+ ){1,4})or ((?:[\w-]+ ){0,3}[\w-]+\W*)$": r"\1and \2",
+    rf"\b(?:{_THERE_IS})?(?:no|little|without(?: any)?|not) {EXTENT}changes? (?:in|of|to) "
+    rf"{_OF_ASPECT}(?:the |this |her |his |an? )?": CUT,
+    rf"(?:,? (?:or|and|with|there (?:is|has been)|overall,?))? ?\b(?:no|without(?: any)?|or) {EXTENT}"
+    rf"(?:(?:acute )?interval )?{EXTENT}chang(?:es?|ed)\b"
+    rf"(?: (?:since|from|compared (?:to|with)) {PRIOR_STUDY})?": CUT,
+    rf"\b(?:{_THERE_IS}(?:again )?)?(?:the |an? )?{EXTENT}(?:interval |continued ){EXTENT}"
+    rf"{_MOVE}(?:/{_MOVE})? (?:(?:in|of) )?{_OF_ASPECT}(?:the )?": CUT,
+    r"\bThere (?:has|have) been (?:the |an? )?(?:placement|insertion|development) of (?:the )?": CUT,
+    rf"\b(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:improvement|worsening|persistence|re-?demonstration"
+    rf"|progression)(?: and {SAME} appearance)?,? (?:in|of) {_OF_ASPECT}(?:the )?": CUT,
+}
 """"No change in the large hernia" tells of a large hernia, "no change" of nothing."""
 
-REFERENCES: Steps = (
-    (
-        r",? ?\b(?:(?:as|when|in|is) )?(?:compared|comparison|relative|similar|comparable|identical)"
-        rf"(?: in {_ASPECT})?,? (?:to|with|from)(?: (?:that|those|it was))?(?: (?:of|on|in|from))? "
-        rf"(?:{PRIOR_STUDY}|{MARK}(?:[ /-]*{MARK})*),?",
-        CUT,
-    ),
-    (rf"\b(is|are) (\w+ly )?({SEEN}) (?:on|in) {PRIOR_STUDY}", rf"\1 \2\3{CUT}"),
-    (
-        r",? ?\b(?:since|than(?: (?:on|in|seen on))?|from|(?:- ?)?as (?:(?:better |more readily )?"
-        rf"{SEEN} )?(?:on|in)|(?:not (?:well |definitely )?)?(?:also )?{SEEN} (?:on|in)"
-        rf"|(?:better|well)[ -](?:{SEEN}|appreciated|evaluated) (?:on|in)|compared|on|in|to) "
-        rf"(?:that |those |it was )?(?:(?:on|in|of) )?{PRIOR_STUDY}",
-        CUT,
-    ),
-    (rf",? ?\b(?:since|than(?: on)?|from|compared(?: to| with)?) (?:the )?{MARK}(?:[ /-]*{MARK})*", CUT),
-    (r",? ?\b(?:in|during|over) the (?:short )?interval\b,?", CUT),
-    (r",? ?\b(?:as|than) (?:before|previously)\b|,? on today's \w+", CUT),
-)
+REFERENCES: Steps = {
+    r",? ?\b(?:(?:as|when|in|is) )?(?:compared|comparison|relative|similar|comparable|identical)"
+    rf"(?: in {_ASPECT})?,? (?:to|with|from)(?: (?:that|those|it was))?(?: (?:of|on|in|from))? "
+    rf"(?:{PRIOR_STUDY}|{MARK}(?:[ /-]*{MARK})*),?": CUT,
+    rf"\b(is|are) (\w+ly )?({SEEN}) (?:on|in) {PRIOR_STUDY}": rf"\1 \2\3{CUT}",
+    r",? ?\b(?:since|than(?: (?:on|in|seen on))?|from|(?:- ?)?as (?:(?:better |more readily )?"
+    rf"{SEEN} )?(?:on|in)|(?:not (?:well |definitely )?)?(?:also )?{SEEN} (?:on|in)"
+    rf"|(?:better|well)[ -](?:{SEEN}|appreciated|evaluated) (?:on|in)|compared|on|in|to) "
+    rf"(?:that |those |it was )?(?:(?:on|in|of) )?{PRIOR_STUDY}": CUT,
+    rf",? ?\b(?:since|than(?: on)?|from|compared(?: to| with)?) (?:the )?{MARK}(?:[ /-]*{MARK})*": CUT,
+    r",? ?\b(?:in|during|over) the (?:short )?interval\b,?": CUT,
+    r",? ?\b(?:as|than) (?:before|previously)\b|,? on today's \w+": CUT,
+}
 """Compared to the prior study, since ..., than on ..."""
 
-PREDICATES: Steps = (
-    (rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})", CUT),
-    (rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)", r"\1 "),
-    (
-        rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
-        rf"(?={_FINITE})",
-        _with_relative,
-    ),
-    (rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)", rf"\1 {CUT}"),
-    (
-        rf",? (?:(?:and|but),? )?(?:(?:which|that) )?"
-        rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b(?: \w+ly)?{_ASPECTS}"
-        rf"|(?<!there ){_VERB} {EXTENT}(?:in )?(?:an? )?{EXTENT}{SAME}"
-        rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})(?:,? and(?= {_FINITE}))?",
-        CUT,
-    ),
-    (
-        rf",? (?:(?:which|that) )?(?<!there ){_VERB} {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})"
-        rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})",
-        CUT,
-    ),
-    (rf",? (?:is|are|appears?) {EXTENT}{RELATED}", CUT),
-    (rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})", CUT),
-    (rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))", CUT),
-    (rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b", CUT),
-)
+PREDICATES: Steps = {
+    rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
+    rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)": r"\1 ",
+    rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
+    rf"(?={_FINITE})": _with_relative,
+    rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)": rf"\1 {CUT}",
+    rf",? (?:(?:and|but),? )?(?:(?:which|that) )?"
+    rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b(?: \w+ly)?{_ASPECTS}"
+    rf"|(?<!there ){_VERB} {EXTENT}(?:in )?(?:an? )?{EXTENT}{SAME}"
+    rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})(?:,? and(?= {_FINITE}))?": CUT,
+    rf",? (?:(?:which|that) )?(?<!there ){_VERB} {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})"
+    rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})": CUT,
+    rf",? (?:is|are|appears?) {EXTENT}{RELATED}": CUT,
+    rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})": CUT,
+    rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))": CUT,
+    rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b": CUT,
+}
 """Is stable and normal, is unchanged in size, which has increased. Words such as "increased" may tell of a
 state; beside a reference to an earlier examination they tell of a change."""
 
-ATTRIBUTES: Steps = (
-    (r", previously [^,;]*", CUT),
-    (r"\bno new\b", "no acute"),
-    (rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b", CUT + "in place"),
-    (
-        rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
-        rf"(?: and {_ASPECT})? of (?:the )?",
-        CUT,
-    ),
-    (rf",? with {SAME} appearance\b", CUT),
-    (rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b", CUT),
-    (rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))", CUT),
-    (rf"\b{SAME}(?:,| and| but)?(?: |$)", CUT),
-    (rf"\b(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:is|are) (?:an? |the )?", CUT),
-    (r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)", CUT + "seen"),
-    (
-        r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|newly|new|now"
-        rf"|previously {SEEN}|previously)\b",
-        CUT,
-    ),
-    (
-        r"\b(?:improv(?:ed|ing)|(?:interval )?improvement (?:in|of)) (?:the )?(?:lung )?"
-        r"(?:aeration (?:of|in)|volumes)\b[^,;]*?(?= with\b| and (?!left|right)|[,;.]|$)",
-        CUT,
-    ),
-    (rf"^{EXTENT}{GROWN}", CUT),
-    (
-        rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
-        r"(?: (?:of|in) (?:the )?)?",
-        CUT,
-    ),
-    (r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)", CUT),
-)
+ATTRIBUTES: Steps = {
+    r", previously [^,;]*": CUT,
+    r"\bno new\b": "no acute",
+    rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
+    rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
+    rf"(?: and {_ASPECT})? of (?:the )?": CUT,
+    rf",? with {SAME} appearance\b": CUT,
+    rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
+    rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
+    rf"\b{SAME}(?:,| and| but)?(?: |$)": CUT,
+    rf"\b(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:is|are) (?:an? |the )?": CUT,
+    r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)": CUT + "seen",
+    r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|newly|new|now"
+    rf"|previously {SEEN}|previously)\b": CUT,
+    r"\b(?:improv(?:ed|ing)|(?:interval )?improvement (?:in|of)) (?:the )?(?:lung )?"
+    r"(?:aeration (?:of|in)|volumes)\b[^,;]*?(?= with\b| and (?!left|right)|[,;.]|$)": CUT,
+    rf"^{EXTENT}{GROWN}": CUT,
+    rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
+    r"(?: (?:of|in) (?:the )?)?": CUT,
+    r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)": CUT,
+}
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
-VERBS: Steps = (
-    (r"\bThere continues to be\b", f"There is{CUT}"),
-    (r"\bcontinues to be\b", f"is{CUT}"),
-    (r"\bcontinue to be\b", f"are{CUT}"),
-    (r"\b(?:remains|persists)\b(?= (?:in|at|within)\b(?! place)| bilaterally)", f"is{CUT}present"),
-    (r"\bremains?\b(?=,? (?:which|that)\b)", CUT),
-    (r"\bremains\b", f"is{CUT}"),
-    (r"\bremain\b", f"are{CUT}"),
-    (r"\b(?:remained|persists?|persisted)\b", CUT),
-)
+VERBS: Steps = {
+    r"\bThere continues to be\b": f"There is{CUT}",
+    r"\bcontinues to be\b": f"is{CUT}",
+    r"\bcontinue to be\b": f"are{CUT}",
+    r"\b(?:remains|persists)\b(?= (?:in|at|within)\b(?! place)| bilaterally)": f"is{CUT}present",
+    r"\bremains?\b(?=,? (?:which|that)\b)": CUT,
+    r"\bremains\b": f"is{CUT}",
+    r"\bremain\b": f"are{CUT}",
+    r"\b(?:remained|persists?|persisted)\b": CUT,
+}
 """Verbs of the time in between."""
 
-_STEPS = compiled(WISHES, GONE, WERE, CHANGES, REFERENCES, PREDICATES, ATTRIBUTES, VERBS)
+_without_comparisons = rewriter(WISHES, GONE, WERE, CHANGES, REFERENCES, PREDICATES, ATTRIBUTES, VERBS)
 
 
 def remove_comparison(sentence: str) -> str:
@@ -280,7 +216,5 @@ def remove_comparison(sentence: str) -> str:
     """
     if tells_only_of_prior(sentence):
         return ""
-    text = sentence
-    for pattern, replacement in _STEPS:
-        text = pattern.sub(replacement, text)
+    text = _without_comparisons(sentence)
     return mend(text) if text != sentence else sentence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from xraygpt.evaluation.priors import MARK
-from xraygpt.preparation.reports.wording import CUT, Steps, compiled, mend, says_something
+from xraygpt.preparation.reports.wording import CUT, Steps, mend, rewriter, says_something
 
 _VIEW = (
     r"(?:PA|AP|posteroanterior|anteroposterior|frontal|lateral|decubitus|lordotic|oblique|swimmer'?s"
@@ -41,47 +41,31 @@ _SEEN = (
 )
 _SHOW = r"(?:shows?|demonstrates?|reveals?)"
 
-SUBJECTS: Steps = (
-    (rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ", ""),
-    (
-        rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) {_SHOW} ",
-        rf"{CUT}\1; ",
-    ),
-    (
-        rf"^(?:{_VIEWS}|{_VIEW} and {_VIEW} {_PICTURE}|(?:frontal|portable)\b[^,;]*?{_PICTURE})\b[^,;]*? "
-        rf"{_SHOW}(?: that)? ",
-        CUT,
-    ),
-    (rf"^(?:{_VIEWS}) (?:was|were) (?:obtained|performed)[^,;]*?(?:,|;|$) *", CUT),
-    (rf"^(?:on|in) {_VIEWS},? ", ""),
-)
+SUBJECTS: Steps = {
+    rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ": "",
+    rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) "
+    rf"{_SHOW} ": rf"{CUT}\1; ",
+    rf"^(?:{_VIEWS}|{_VIEW} and {_VIEW} {_PICTURE}|(?:frontal|portable)\b[^,;]*?{_PICTURE})\b[^,;]*? "
+    rf"{_SHOW}(?: that)? ": CUT,
+    rf"^(?:{_VIEWS}) (?:was|were) (?:obtained|performed)[^,;]*?(?:,|;|$) *": CUT,
+    rf"^(?:on|in) {_VIEWS},? ": "",
+}
 """Frontal and lateral views of the chest show ..."""
 
-PLACES: Steps = (
-    (
-        r",? ?(?:but |however |and )?(?:(?:which|that|it) )?(?:is |are |was )?"
-        rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?",
-        CUT,
-    ),
-    (
-        rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) {_VIEWS}(?: only)?",
-        rf"\1 \2{CUT}",
-    ),
-    (
-        rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
-        rf"|as|primarily|mainly|also|both) )*\b(?:on|in|by) {_VIEWS}(?: only)?",
-        CUT,
-    ),
-    (
-        r",? ?\b(?:given|allowing for|(?:(?:which )?may be )?(?:partially )?accentuated (?:by|due to)|due to"
-        rf"|secondary to|for|on) (?:the )?{_VIEWS}(?: technique| positioning)?",
-        CUT,
-    ),
-    (rf"\(\s*{_VIEWS}\s*\)", CUT),
-)
+PLACES: Steps = {
+    r",? ?(?:but |however |and )?(?:(?:which|that|it) )?(?:is |are |was )?"
+    rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?": CUT,
+    rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) "
+    rf"{_VIEWS}(?: only)?": rf"\1 \2{CUT}",
+    rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
+    rf"|as|primarily|mainly|also|both) )*\b(?:on|in|by) {_VIEWS}(?: only)?": CUT,
+    r",? ?\b(?:given|allowing for|(?:(?:which )?may be )?(?:partially )?accentuated (?:by|due to)|due to"
+    rf"|secondary to|for|on) (?:the )?{_VIEWS}(?: technique| positioning)?": CUT,
+    rf"\(\s*{_VIEWS}\s*\)": CUT,
+}
 """"An opacity on the lateral view", "for AP technique"; what one view does not show is no finding."""
 
-_STEPS = compiled(SUBJECTS, PLACES)
+_without_views = rewriter(SUBJECTS, PLACES)
 
 
 def mentions_view(sentence: str) -> bool:
@@ -99,7 +83,5 @@ def remove_view(sentence: str) -> str:
     """
     if not says_something(_VIEW_WORDS.sub(" ", sentence)):
         return ""
-    text = sentence
-    for pattern, replacement in _STEPS:
-        text = pattern.sub(replacement, text)
+    text = _without_views(sentence)
     return mend(text) if text != sentence else sentence

@@ -13,8 +13,8 @@ CUT = "\x00"
 
 Replacement = str | Callable[[re.Match[str]], str]
 """What a rule puts in the place of what its pattern finds, as `re.sub` takes it."""
-Steps = tuple[tuple[str, Replacement], ...]
-"""Patterns and replacements, for one after the other."""
+Steps = dict[str, Replacement]
+"""Patterns and their replacements, for one after the other."""
 
 _EMPTY_WORDS = frozenset(
     """
@@ -112,9 +112,16 @@ def sentence_case(text: str) -> str:
     )
 
 
-def compiled(*tables: Steps) -> tuple[tuple[re.Pattern[str], Replacement], ...]:
-    """Return the patterns of all tables ready for use; upper and lower case are alike to them."""
-    return tuple((re.compile(pattern, re.IGNORECASE), new) for table in tables for pattern, new in table)
+def rewriter(*tables: Steps) -> Callable[[str], str]:
+    """Return the function that applies all tables to a text; upper and lower case are alike to them."""
+    steps = [(re.compile(pattern, re.IGNORECASE), new) for table in tables for pattern, new in table.items()]
+
+    def rewrite(text: str) -> str:
+        for pattern, new in steps:
+            text = pattern.sub(new, text)
+        return text
+
+    return rewrite
 
 
 def says_something(text: str) -> bool:

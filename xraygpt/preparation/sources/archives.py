@@ -1,9 +1,7 @@
 """Files out of a `.tgz`, `.tar`, `.zip` or a folder: one after another, in memory, none of them trusted.
 
 Archives are read from the beginning to the end and never unpacked to the disk. A folder is read in the same
-way, so that whoever unpacked the archive gets the same result. `tarfile` takes a broken header in the middle
-of an archive for the archive's end; here it is an error, so that half an archive is never taken for a whole
-one.
+way, so that whoever unpacked the archive gets the same result.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
-from tarfile import HeaderError, ReadError, TarError, TarFile, TarInfo
-from typing import BinaryIO
+from tarfile import HeaderError, ReadError, TarFile, TarInfo
+from typing import BinaryIO, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, mistaken_download
@@ -28,30 +26,16 @@ from xraygpt.preparation.study import Unusable
 
 MEBIBYTE = 1 << 20
 SHOWN_CHARACTERS = 200
-
-# zipfile answers damage, unknown compression and passwords by all of these.
-ZIP_DAMAGES = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
 MAX_RATIO = 500
 """Of unpacked to packed bytes. Text reaches about 25 and images 3; deflate ends at 1,030, with zeros."""
 FREE_BYTES = 64 << 20
 """So much may be unpacked before the ratio counts."""
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
+"""How the standard library answers damage, unknown compression and passwords."""
 _BLOCK_BYTES = 1 << 16
 
-_DAMAGES = (TarError, zlib.error, EOFError, OSError, ValueError)
-KINDS = "a folder or an archive (.tgz, .tar.gz, .tar or .zip)"
-_ZIP_MAGIC = b"PK"
 
-
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A regular file of an archive or a folder."""
 
     name: str
@@ -59,8 +43,7 @@ class Member:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How much is read before an archive is held to be damaged or hostile."""
 
     member_bytes: int
@@ -68,11 +51,21 @@ class Limits:
     total_bytes: int
     """An archive that unpacks to more than this is refused."""
     members: int = 1_000_000
-    """An archive with more members, wanted or not, is refused."""
+    """An archive with more files, wanted or not, is refused."""
 
 
 Wanted = Callable[[str], bool]
 """Tells by its name whether a file is to be read."""
+
+
+class _Entry(NamedTuple):
+    """What an archive says of one of its members that is no folder."""
+
+    name: str
+    size: int
+    kind: str
+    """What it is other than a plain file, such as ``a symbolic link``; "" for a plain file."""
+    read: Callable[[], bytes]
 
 
 def printable(text: str) -> str:
@@ -81,19 +74,11 @@ def printable(text: str) -> str:
     return shown if len(shown) <= SHOWN_CHARACTERS else shown[: SHOWN_CHARACTERS - 3] + "..."
 
 
-def _refusal(name: str, size: int, limits: Limits) -> Unusable | None:
-    """Return what is wrong with a wanted regular file by its name and declared size, or None."""
-    reason = leads_outside(name)
-    if reason is None and size > limits.member_bytes:
-        reason = f"has {size} bytes; no more than {limits.member_bytes / MEBIBYTE:g} MiB are expected"
-    return None if reason is None else Unusable(printable(name), reason)
-
-
 def read_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
     """Yield the wanted regular files of an archive (in its order) or a folder (by name).
 
     Args:
-        path: `KINDS`; told apart by content, not by name.
+        path: a folder or an archive; told apart by content, not by name.
         wanted: called with the path inside the archive.
 
     Yields:
@@ -106,15 +91,52 @@ def read_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member 
     if path.is_dir():
         return _folder_members(path, wanted, limits)
     if not path.is_file():
-        raise MissingFileError(f"{path}: no such file; name {KINDS}")
+        raise MissingFileError(
+            f"{path}: no such file; name a folder or an archive (.tgz, .tar.gz, .tar or .zip)"
+        )
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     problem = mistaken_download(head, "an archive")
     if problem:
         raise DataError(f"{path}: {problem}")
-    if head.startswith(_ZIP_MAGIC):
-        return _zip_members(path, wanted, limits)
-    return _tar_members(path, wanted, limits)
+    return _archive_members(path, wanted, limits, is_zip=head.startswith(b"PK"))
+
+
+def _folder_members(folder: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
+    for found in walk_files(folder):
+        if isinstance(found, Unusable):
+            yield found
+        elif wanted(found[0]):
+            name, file = found
+            try:
+                yield _read(name, file.stat().st_size, file.read_bytes, limits)
+            except OSError as error:
+                yield Unusable(printable(name), f"cannot be read ({error.strerror})")
+
+
+def _archive_members(path: Path, wanted: Wanted, limits: Limits, is_zip: bool) -> Iterator[Member | Unusable]:
+    count = 0
+    try:
+        for name, size, kind, read in (_zip_entries if is_zip else _tar_entries)(path, wanted, limits):
+            if count == limits.members:
+                raise DataError(f"{path}: has more than {limits.members:,} members; refused")
+            if kind:
+                yield Unusable(printable(name), f"is {kind}, not a plain file; left out")
+            elif leads_outside(name) or wanted(name):
+                yield _read(name, size, read, limits)
+            count += 1
+    except DAMAGES as error:
+        raise DataError(
+            f"{path}: truncated or damaged after {count} members ({error}); download it again"
+        ) from error
+
+
+def _read(name: str, size: int, read: Callable[[], bytes], limits: Limits) -> Member | Unusable:
+    """Read a plain file, or say what is wrong with it by its name and declared size."""
+    reason = leads_outside(name)
+    if reason is None and size > limits.member_bytes:
+        reason = f"has {size} bytes; no more than {limits.member_bytes / MEBIBYTE:g} MiB are expected"
+    return Member(printable(name), read()) if reason is None else Unusable(printable(name), reason)
 
 
 def walk_files(folder: Path) -> Iterator[tuple[str, Path] | Unusable]:
@@ -143,103 +165,55 @@ def _refuse_folder(error: OSError) -> None:
     raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
-def _folder_members(folder: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
-    for entry in walk_files(folder):
-        if isinstance(entry, Unusable):
-            yield entry
-            continue
-        name, file = entry
-        if not wanted(name):
-            continue
+def _zip_entries(path: Path, wanted: Wanted, limits: Limits) -> Iterator[_Entry]:
+    with zipfile.ZipFile(path) as archive:
+        # By what the table of contents declares; zipfile reads no more than that.
+        sizes = (entry.file_size for entry in archive.infolist() if wanted(entry.filename))
+        total = sum(size for size in sizes if size <= limits.member_bytes)
+        if total > min(limits.total_bytes, max(FREE_BYTES, MAX_RATIO * path.stat().st_size)):
+            raise DataError(f"{path}: unpacks to {total:,} bytes, as a zip bomb does; refused")
+        for entry in archive.infolist():
+            kind = "a symbolic link" if stat.S_ISLNK(entry.external_attr >> 16) else ""
+            if kind or not entry.is_dir():
+                yield _Entry(entry.filename, entry.file_size, kind, partial(archive.read, entry))
+
+
+def _tar_entries(path: Path, wanted: Wanted, limits: Limits) -> Iterator[_Entry]:
+    """Yield the members of a tar archive, plain or compressed by gzip, in its own order."""
+    with path.open("rb") as raw:
+        stream = _Guard(path, raw, limits.total_bytes)
         try:
-            problem = _refusal(name, file.stat().st_size, limits)
-            yield problem or Member(printable(name), file.read_bytes())
-        except OSError as error:
-            yield Unusable(printable(name), f"cannot be read ({error.strerror})")
-
-
-def _zip_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
-    count = 0
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            _check_zip(path, entries, wanted, limits)
-            for entry in entries:
-                if stat.S_ISLNK(entry.external_attr >> 16):
-                    yield Unusable(
-                        printable(entry.filename), "is a symbolic link, not a plain file; left out"
-                    )
-                elif not entry.is_dir() and (leads_outside(entry.filename) or wanted(entry.filename)):
-                    problem = _refusal(entry.filename, entry.file_size, limits)
-                    yield problem or Member(printable(entry.filename), archive.read(entry))
-                count += 1
-    except ZIP_DAMAGES as error:
-        raise DataError(
-            f"{path}: truncated or damaged after {count} members ({error}); download it again"
-        ) from error
-
-
-def _check_zip(path: Path, entries: list[zipfile.ZipInfo], wanted: Wanted, limits: Limits) -> None:
-    """Refuse an archive by what its table of contents declares; `zipfile` reads no more than that."""
-    if len(entries) > limits.members:
-        raise DataError(f"{path}: has more than {limits.members:,} members; refused")
-    chosen = [entry for entry in entries if wanted(entry.filename) and entry.file_size <= limits.member_bytes]
-    total = sum(entry.file_size for entry in chosen)
-    if total > limits.total_bytes or total > max(FREE_BYTES, MAX_RATIO * path.stat().st_size):
-        raise DataError(f"{path}: unpacks to {total:,} bytes, as a zip bomb does; refused")
-
-
-def _tar_members(path: Path, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
-    """Yield the wanted regular files of a tar archive, plain or compressed by gzip, in its own order.
-
-    Links, devices, sparse files and paths that lead outside come as `Unusable`.
-
-    Raises:
-        DataError: truncated, damaged or not a tar archive, or it unpacks to more than `limits` allow.
-    """
-    count = 0
-    try:
-        with path.open("rb") as raw:
-            stream = _Guard(path, raw, limits.total_bytes)
-            with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK_BYTES, tarinfo=_StrictTarInfo) as tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
-                    count += 1
-                    if count > limits.members:
-                        raise DataError(f"{path}: has more than {limits.members:,} members; refused")
-                    stream.expect(member)
-                    yield from _taken(tar, member, wanted, limits)
-            stream.drain()  # the checksum stands at the end
-    except _DAMAGES as error:
-        if count == 0 and isinstance(error, ReadError):
+            tar = tarfile.open(  # noqa: SIM115  # closed with `raw`
+                fileobj=stream, mode="r|", bufsize=_BLOCK_BYTES, tarinfo=_StrictTarInfo
+            )
+        except ReadError as error:
             raise DataError(f"{path}: not a tar, tgz or zip archive ({error})") from error
-        raise DataError(
-            f"{path}: truncated or damaged after {count} members ({error}); download it again"
-        ) from error
-
-
-def _taken(tar: TarFile, member: TarInfo, wanted: Wanted, limits: Limits) -> Iterator[Member | Unusable]:
-    """Yield the member, or why it is left out; nothing for folders and for what is not wanted."""
-    if member.isdir():
-        return
-    if not member.isreg() or member.issparse():
-        yield Unusable(printable(member.name), f"is {_kind(member)}, not a plain file; left out")
-    elif leads_outside(member.name) or wanted(member.name):
-        problem = _refusal(member.name, member.size, limits)
-        file = None if problem else tar.extractfile(member)
-        yield problem or Member(printable(member.name), file.read() if file else b"")
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
+            if member.size < 0:
+                raise ReadError("a member of negative size")
+            stream.check(member.offset_data + (0 if member.issparse() else member.size))
+            if not member.isdir():
+                yield _Entry(member.name, member.size, _kind(member), partial(_content, tar, member))
+        while stream.read(_BLOCK_BYTES):  # the checksum stands at the end
+            pass
 
 
 def _kind(member: TarInfo) -> str:
-    if member.issym():
-        return "a symbolic link"
-    if member.islnk():
-        return "a hard link"
-    return "a sparse file" if member.issparse() else "a device or pipe"
+    if member.issparse():
+        return "a sparse file"
+    if member.isreg():
+        return ""
+    return "a symbolic link" if member.issym() else "a hard link" if member.islnk() else "a device or pipe"
+
+
+def _content(tar: TarFile, member: TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""
 
 
 class _StrictTarInfo(TarInfo):
-    """A header that has to be sound: a damaged one is an error, not the end of the archive."""
+    """A header that has to be sound: `tarfile` takes a damaged one for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> _StrictTarInfo:
@@ -252,7 +226,7 @@ class _StrictTarInfo(TarInfo):
 
 
 class _Guard(BufferedIOBase):
-    """The unpacked bytes of an archive, counted."""
+    """The unpacked bytes of an archive, counted; too many are a DataError."""
 
     def __init__(self, path: Path, raw: BinaryIO, total_bytes: int) -> None:
         self.path = path
@@ -261,29 +235,20 @@ class _Guard(BufferedIOBase):
         self.bytes = 0
         is_gzip = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        self.stream: BufferedIOBase | BinaryIO = gzip.GzipFile(fileobj=raw) if is_gzip else raw
+        self.stream: BinaryIO | BufferedIOBase = gzip.GzipFile(fileobj=raw) if is_gzip else raw
 
-    def read(self, size: int | None = None, /) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         data = self.stream.read(-1 if size is None else size)
         self.bytes += len(data)
-        self._check(self.bytes)
-        if self.bytes > FREE_BYTES and self.bytes > MAX_RATIO * self.raw.tell():
+        self.check(self.bytes)
+        if self.bytes > max(FREE_BYTES, MAX_RATIO * self.raw.tell()):
             raise DataError(
                 f"{self.path}: unpacks to more than {MAX_RATIO} times its size, as a zip bomb does; refused"
             )
         return data
 
-    def expect(self, member: TarInfo) -> None:
-        """Refuse an archive before its too large member is gone through."""
-        if member.size < 0:
-            raise ReadError("a member of negative size")
-        self._check(member.offset_data + (0 if member.issparse() else member.size))
-
-    def drain(self) -> None:
-        while self.read(_BLOCK_BYTES):
-            pass
-
-    def _check(self, size: int) -> None:
+    def check(self, size: int) -> None:
+        """Refuse an archive that has, or whose next member says that it has, so many bytes unpacked."""
         if size > self.total_bytes:
             raise DataError(
                 f"{self.path}: unpacks to more than {self.total_bytes / (1 << 30):g} GiB, far more than is "

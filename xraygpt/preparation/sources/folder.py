@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -23,79 +22,15 @@ from xraygpt.preparation.sources.names import image_ids
 from xraygpt.preparation.sources.sections import split_report
 from xraygpt.preparation.study import Picture, Study, Unusable
 
+USUAL_COLUMNS = {
+    **{name: name for name in ("image", "findings", "impression", "split", "view")},
+    "study": "study_id",
+    "patient": "patient_id",
+}
+"""Field -> the column that is read where none is named. The field ``report``, which holds findings and
+impression in one piece (see `split_report`), is read in place of both, if a column is named for it."""
 AGREED = ("findings", "impression", "report", "patient")
 """What the rows of a study must not contradict each other in; a row may leave it empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class FolderColumns:
-    """Names of columns. One that is named here has to be in the table."""
-
-    image: str = "image"
-    """Path of the image file; in JSON also a list of the paths of a study's images."""
-    findings: str | None = None
-    """None is ``findings``, if the table has it and `report` is not named."""
-    impression: str | None = None
-    """None is ``impression``, if the table has it and `report` is not named."""
-    report: str | None = None
-    """The whole report in one column, see `split_report`; in place of `findings` and `impression`."""
-    study: str | None = None
-    """Images of one study share a report and stay in one split. None is ``study_id``, if the table has it;
-    otherwise each image is a study of its own, or each row of a joined table of reports."""
-    patient: str | None = None
-    """None is ``patient_id``, if the table has it."""
-    split: str | None = None
-    """``train``, ``val`` (or ``validate``) and ``test``. None is ``split``, if the table has it; otherwise
-    splits are drawn."""
-    view: str | None = None
-    """None is ``view``, if the table has it."""
-
-    def __post_init__(self) -> None:
-        if self.report and (self.findings or self.impression):
-            raise ConfigError("the column of the report holds findings and impression; name it or them")
-
-    def resolve(self, there: Collection[str], place: str) -> FolderColumns:
-        """Return the columns to read, of those that are there; None is then a column that is not used.
-
-        Raises:
-            DataError: a named column is absent, or there is no column with any text.
-        """
-        named = {field: name for field, name in asdict(self).items() if name is not None}
-        check_columns(place, there, named.values())
-        texts = () if self.report else ("findings", "impression")
-        usual = {name: name for name in (*texts, "split", "view")}
-        usual |= {"study": "study_id", "patient": "patient_id"}
-        found = {field: name for field, name in usual.items() if name in there} | named
-        if not {"findings", "impression", "report"} & found.keys():
-            raise DataError(
-                f"{place}: no column with reports: neither 'findings' nor 'impression' is there; name others "
-                "for them or one for the whole report, or add the table that has them by --join (there are: "
-                f"{', '.join(there)})"
-            )
-        return replace(self, **found)
-
-    def used(self) -> list[str]:
-        """Return the columns that are named."""
-        return [name for name in asdict(self).values() if name]
-
-    def value(self, row: Row, field: str) -> str:
-        """Return what a row says in the column of `field`, without blanks around it; "" if there is none."""
-        column = getattr(self, field)
-        text = row.values[column].strip() if column else ""
-        return "" if is_missing(text) else text
-
-    def image_of(self, row: Row) -> str:
-        """Return the path of a row's image, without ``./``; "" if it names none."""
-        value = self.value(row, "image")
-        return str(PurePosixPath(value)) if value else ""
-
-    def study_of(self, row: Row) -> str:
-        """Return the name of a row's study; where there is no column for it, or no name, the image's path."""
-        return self.value(row, "study") or self.image_of(row)
-
-    def split_of(self, row: Row) -> str:
-        """Return the split that a row names, as it is called here."""
-        return normalise_split(self.value(row, "split").lower())
 
 
 class Join(NamedTuple):
@@ -106,8 +41,43 @@ class Join(NamedTuple):
     """The column that both tables have, such as ``uid``; each image has one row of reports."""
 
 
+class _Image:
+    """What a row says of an image; "" for what it does not say."""
+
+    def __init__(self, row: Row, columns: Mapping[str, str], where: Mapping[str, str]) -> None:
+        self.row = row
+        texts = {field: row.values[column].strip() for field, column in columns.items()}
+        self.texts = {field: text for field, text in texts.items() if not is_missing(text)}
+        """Field, as in `USUAL_COLUMNS` -> text."""
+        self.path = str(PurePosixPath(self.texts["image"])) if "image" in self.texts else ""
+        """Without ``./``."""
+        self.study = self.texts.get("study") or self.path
+        self.split = normalise_split(self.texts.get("split", "").lower())
+        self.left_out = ""
+        """The first condition that it does not meet."""
+        for name, wish in where.items():
+            value = row.values[name].strip()
+            if value.casefold() != wish.strip().casefold():
+                self.left_out = self.left_out or f"{name} is '{value}'"
+
+
 class FolderSource:
-    """Images and a CSV, TSV, JSON Lines or JSON table with a row for each image."""
+    """Images and a CSV, TSV, JSON Lines or JSON table with a row for each; read when it is asked for.
+
+    Args:
+        table: see `read_table` for its forms; it is held in memory.
+        images: the folder that the table's paths count from; None is the table's own.
+        columns: field -> name of its column, which has to be in the table; for other fields see
+            `USUAL_COLUMNS`. In JSON an image may be a list of paths. Images of one study share a report and
+            stay in one split; without ``study`` each image is a study of its own, or each row of a joined
+            table of reports. Without ``split`` splits are drawn.
+        where: column -> value, capitals or not; only rows that have all of them are used, e.g.
+            ``{"view": "Frontal"}``.
+        join: a second table, with what `table` lacks; of a column that both have, `table`'s counts.
+
+    Raises:
+        ConfigError: columns are named for the report in one piece and for its parts.
+    """
 
     name = "folder"
 
@@ -115,23 +85,15 @@ class FolderSource:
         self,
         table: Path,
         images: Path | None = None,
-        columns: FolderColumns | None = None,
+        columns: Mapping[str, str] | None = None,
         where: Mapping[str, str] | None = None,
         join: Join | None = None,
     ) -> None:
-        """Take note of where things are; nothing is read yet.
-
-        Args:
-            table: see `read_table` for its forms; it is held in memory.
-            images: the folder that the table's paths count from; None is the table's own.
-            columns: None are the usual names, see `FolderColumns`.
-            where: column -> value, capitals or not; only rows that have all of them are used, e.g.
-                ``{"view": "Frontal"}``.
-            join: a second table, with what `table` lacks; of a column that both have, `table`'s counts.
-        """
         self.table = table
         self.images = table.parent if images is None else images
-        self.columns = columns or FolderColumns()
+        self.columns = dict(columns or {})
+        if "report" in self.columns and {"findings", "impression"} & self.columns.keys():
+            raise ConfigError("the column of the report holds findings and impression; name it or them")
         self.where = dict(where or {})
         self.join = join
 
@@ -146,81 +108,129 @@ class FolderSource:
                 unknown, a study or patient is in two splits, or none of the images is there.
         """
         columns, rows, unusable = self._read()
-        judged = [(row, self._reason_to_leave_out(row)) for row in rows]
-        if all(reason for _, reason in judged):
-            raise DataError(f"{self.table}: no row has {self._wish()}; {self._values_there(rows)}")
-        _check_splits(self.table, columns, [row for row, reason in judged if not reason])
+        images = [_Image(row, columns, self.where) for row in rows]
+        wanted = [image for image in images if not image.left_out]
+        if not wanted:
+            wish = " and ".join(f"{column}={value}" for column, value in self.where.items())
+            there = []
+            for column in self.where:
+                values = sorted({row.values[column].strip() for row in rows})
+                more = ", ..." if len(values) > 10 else ""
+                there.append(f"{column} is one of {', '.join(values[:10])}{more}")
+            raise DataError(f"{self.table}: no row has {wish}; {'; '.join(there)}")
+        if "split" in columns:
+            _check_splits(self.table, wanted)
 
-        named: dict[str, Row] = {}
-        wanted: dict[str, list[Row]] = defaultdict(list)
-        left_out: dict[str, list[tuple[Row, str]]] = defaultdict(list)
-        for row in (row for row, reason in judged if not reason):
-            path = columns.image_of(row)
-            if not path:
-                unusable.append(_refused(row, "names no image"))
-            elif path in named:
-                unusable.append(_refused(row, f"its image is that of {named[path].position}"))
+        named: dict[str, _Image] = {}
+        groups: dict[str, list[_Image]] = defaultdict(list)
+        left_out: dict[str, list[_Image]] = defaultdict(list)
+        for image in wanted:
+            if not image.path:
+                unusable.append(_refused(image.row, "names no image"))
+            elif named.setdefault(image.path, image) is not image:
+                unusable.append(_refused(image.row, f"its image is that of {named[image.path].row.position}"))
             else:
-                named[path] = row
-                wanted[columns.study_of(row)].append(row)
-        for row, reason in ((row, reason) for row, reason in judged if reason):
-            path, study = columns.image_of(row), columns.study_of(row)
-            if path and path not in named and study in wanted:
-                left_out[study].append((row, reason))
-            else:
-                unusable.append(_refused(row, reason))
+                groups[image.study].append(image)
+        for image in images:
+            if image.left_out and image.path and image.path not in named and image.study in groups:
+                left_out[image.study].append(image)
+            elif image.left_out:
+                unusable.append(_refused(image.row, image.left_out))
 
         # Of all rows, so that an image has the same id whichever view is asked for.
-        ids = image_ids(path for row in rows if (path := columns.image_of(row)))
+        ids = image_ids(image.path for image in images if image.path)
         problems = {path: problem for path in named if (problem := _file_problem(self.images, path))}
-        studies = [
-            _study(columns, self.images, ids, problems, group, left_out[name])
-            for name, group in wanted.items()
-        ]
+        studies = [self._study(ids, problems, group, left_out[name]) for name, group in groups.items()]
         if not any(isinstance(study, Study) and study.pictures for study in studies):
             reasons = [f"'{printable(path)}': {problem}" for path, problem in problems.items()]
             entries = [*unusable, *(study for study in studies if isinstance(study, Unusable))]
             reasons += [f"{entry.place}: {entry.reason}" for entry in entries]
             raise DataError(
                 f"{self.table}: none of its images can be used. Is {self.images} the folder that its paths "
-                f"count from, and '{columns.image}' the column that names files? Or are they named in "
+                f"count from, and '{columns['image']}' the column that names files? Or are they named in "
                 f"another table (--join)?\n{summarise('problems', reasons)}{self._hint(rows[0].values)}"
             )
         yield from unusable
         yield from studies
 
-    def _read(self) -> tuple[FolderColumns, list[Row], list[Unusable]]:
+    def _study(
+        self,
+        ids: Mapping[str, str],
+        problems: Mapping[str, str],
+        images: Sequence[_Image],
+        left_out: Sequence[_Image],
+    ) -> Study | Unusable:
+        agreed: dict[str, str] = {}
+        for field in AGREED:
+            # Rows may be wrapped differently: what counts is the words.
+            texts = {" ".join(text.split()): text for image in images if (text := image.texts.get(field))}
+            if len(texts) > 1:
+                lines = ", ".join(image.row.position for image in images[:5])
+                return Unusable(printable(images[0].study), f"its rows differ in {field} ({lines})")
+            agreed[field] = next(iter(texts.values()), "")
+        if "report" in self.columns:
+            sections = split_report(agreed["report"])
+        else:
+            sections = {n: " ".join(agreed[n].split()) for n in ("findings", "impression") if agreed[n]}
+        pictures: list[Picture] = []
+        skipped: dict[str, str] = {}
+        for image in (*left_out, *images):
+            reason = image.left_out or problems.get(image.path)
+            if reason:
+                skipped[ids[image.path]] = reason
+            else:
+                view = image.texts.get("view", "")
+                pictures.append(Picture(ids[image.path], self.images / image.path, view))
+        name = images[0].texts.get("study") or ids[images[0].path]
+        split = images[0].split or None
+        return Study(name, sections, tuple(pictures), agreed["patient"], split, skipped)
+
+    def _read(self) -> tuple[dict[str, str], list[Row], list[Unusable]]:
         """Return the columns, the rows, joined where there is a second table, and rows without a partner."""
-        first = self._first_row(self.table)
-        there = [*first.values, *first.nested]
+        firsts = [self._first_row(table) for table in (self.table, *([self.join.table] if self.join else []))]
         if self.join is not None:
-            other = self._first_row(self.join.table)
-            for row in (first, other):
+            for row in firsts:
                 check_columns(row.place, row.values, [self.join.on])
-            there += [*other.values, *other.nested]
+        there = [name for row in firsts for name in (*row.values, *row.nested)]
         try:
-            columns = self.columns.resolve(there, first.place)
+            columns = self._resolve(there, firsts[0].place)
         except DataError as error:
             raise DataError(f"{error}{self._hint(there)}") from error
-        needed = [*columns.used(), *self.where]
-        if self.join is None:
-            return columns, list(read_table(self.table, needed, columns.image)), []
-        check_columns(first.place, there, self.where)
-        needed.append(self.join.on)
+        check_columns(firsts[0].place, there, self.where)
+        needed = {*columns.values(), *self.where, *([self.join.on] if self.join else [])}
+        image = columns["image"]
         read = [
-            list(
-                read_table(row.file, [n for n in needed if n in row.values or n in row.nested], columns.image)
-            )
-            for row in (first, other)
+            list(read_table(row.file, [n for n in (*row.values, *row.nested) if n in needed], image))
+            for row in firsts
         ]
-        images, reports = read if columns.image in first.values else reversed(read)
-        texts = {columns.findings, columns.impression, columns.report} - {None}
-        if columns.study is None and texts <= reports[0].values.keys():
-            columns = replace(columns, study=self.join.on)
+        if self.join is None:
+            return columns, read[0], []
+        images, reports = read if image in firsts[0].values else reversed(read)
+        texts = {columns[field] for field in ("findings", "impression", "report") if field in columns}
+        if "study" not in columns and texts <= reports[0].values.keys():
+            columns["study"] = self.join.on
         return columns, *_joined(images, reports, self.join.on, self.table)
 
+    def _resolve(self, there: Collection[str], place: str) -> dict[str, str]:
+        """Return field -> column, of the columns that are there.
+
+        Raises:
+            DataError: a named column is absent, or there is no column with any text.
+        """
+        check_columns(place, there, {"image": "image", **self.columns}.values())
+        parts = ("findings", "impression") if "report" in self.columns else ()
+        usual = {f: name for f, name in USUAL_COLUMNS.items() if name in there and f not in parts}
+        columns = usual | self.columns
+        if not {"findings", "impression", "report"} & columns.keys():
+            raise DataError(
+                f"{place}: no column with reports: neither 'findings' nor 'impression' is there; name others "
+                "for them or one for the whole report, or add the table that has them by --join (there are: "
+                f"{', '.join(there)})"
+            )
+        return columns
+
     def _first_row(self, path: Path) -> Row:
-        row = next(read_table(path, each=self.columns.image), None)
+        row = next(read_table(path, each=self.columns.get("image", "image")), None)
         if row is None:
             raise DataError(f"{path}: the table has no rows")
         return row
@@ -242,33 +252,11 @@ class FolderSource:
                 )
         return lines
 
-    def _reason_to_leave_out(self, row: Row) -> str:
-        for column, wanted in self.where.items():
-            value = row.values[column].strip()
-            if value.casefold() != wanted.strip().casefold():
-                return f"{column} is '{value}'"
-        return ""
-
-    def _wish(self) -> str:
-        return " and ".join(f"{column}={wanted}" for column, wanted in self.where.items())
-
-    def _values_there(self, rows: Sequence[Row]) -> str:
-        parts = []
-        for column in self.where:
-            values = sorted({row.values[column].strip() for row in rows})
-            more = ", ..." if len(values) > 10 else ""
-            parts.append(f"{column} is one of {', '.join(values[:10])}{more}")
-        return "; ".join(parts)
-
 
 def _joined(
     images: Sequence[Row], reports: Sequence[Row], on: str, preferred: Path
 ) -> tuple[list[Row], list[Unusable]]:
-    """Put what the row of a report says beside each row of an image.
-
-    Args:
-        preferred: the table whose value counts where both have a column.
-    """
+    """Put what the row of a report says beside each row of an image; where both do, `preferred` counts."""
     unusable: list[Unusable] = []
     partners: dict[str, Row] = {}
     for row in reports:
@@ -281,15 +269,14 @@ def _joined(
     joined: set[str] = set()
     for row in images:
         key = row.values[on].strip()
-        if is_missing(key) or key not in partners:
-            reason = (
-                f"has no {on}" if is_missing(key) else f"no row of {reports[0].file.name} has its {on}, {key}"
-            )
-            unusable.append(_refused(row, reason))
-            continue
-        joined.add(key)
-        both = sorted((partners[key], row), key=lambda row: row.file == preferred)
-        rows.append(row._replace(values=both[0].values | both[1].values))
+        if is_missing(key):
+            unusable.append(_refused(row, f"has no {on}"))
+        elif key not in partners:
+            unusable.append(_refused(row, f"no row of {reports[0].file.name} has its {on}, {key}"))
+        else:
+            joined.add(key)
+            less, more = sorted((partners[key], row), key=lambda row: row.file == preferred)
+            rows.append(row._replace(values=less.values | more.values))
     for key, row in partners.items():
         if key not in joined:
             unusable.append(_refused(row, f"no row of {images[0].file.name} has its {on}, {key}"))
@@ -315,60 +302,18 @@ def _file_problem(folder: Path, path: str) -> str:
     return "" if inside else "is a link that leads out of the images' folder"
 
 
-def _study(
-    columns: FolderColumns,
-    folder: Path,
-    ids: Mapping[str, str],
-    problems: Mapping[str, str],
-    rows: Sequence[Row],
-    left_out: Sequence[tuple[Row, str]],
-) -> Study | Unusable:
-    agreed: dict[str, str] = {}
-    for field in AGREED:
-        # Rows may be wrapped differently: what counts is the words.
-        texts = {" ".join(text.split()): text for row in rows if (text := columns.value(row, field))}
-        if len(texts) > 1:
-            lines = ", ".join(row.position for row in rows[:5])
-            return Unusable(printable(columns.study_of(rows[0])), f"its rows differ in {field} ({lines})")
-        agreed[field] = next(iter(texts.values()), "")
-    if columns.report:
-        sections = split_report(agreed["report"])
-    else:
-        sections = {
-            name: " ".join(agreed[name].split()) for name in ("findings", "impression") if agreed[name]
-        }
-    paths = [(columns.image_of(row), columns.value(row, "view")) for row in rows]
-    skipped = {ids[columns.image_of(row)]: reason for row, reason in left_out}
-    return Study(
-        study_id=columns.value(rows[0], "study") or ids[paths[0][0]],
-        sections=sections,
-        pictures=tuple(
-            Picture(ids[path], folder / path, view) for path, view in paths if path not in problems
-        ),
-        patient_id=agreed["patient"],
-        split=columns.split_of(rows[0]) if columns.split else None,
-        skipped_pictures=skipped | {ids[path]: problems[path] for path, _ in paths if path in problems},
-    )
-
-
-def _check_splits(path: Path, columns: FolderColumns, rows: Sequence[Row]) -> None:
-    if not columns.split:
-        return
-    unknown = [
-        f"{row.place}: '{columns.value(row, 'split')}'" for row in rows if columns.split_of(row) not in SPLITS
-    ]
-    if unknown:
-        raise DataError(f"{path}: " + summarise(f"splits are none of {', '.join(SPLITS)}", unknown))
-    groups: dict[str, Callable[[Row], str]] = {
-        "studies": columns.study_of,
-        "patients": lambda row: columns.value(row, "patient"),
-    }
-    for what, name_of in groups.items():
+def _check_splits(table: Path, images: Sequence[_Image]) -> None:
+    """Raise a DataError if a split is unknown, or a study or patient is in several."""
+    wrong = [image for image in images if image.split not in SPLITS]
+    if wrong:
+        unknown = [f"{image.row.place}: '{image.texts.get('split', '')}'" for image in wrong]
+        raise DataError(f"{table}: " + summarise(f"splits are none of {', '.join(SPLITS)}", unknown))
+    for field, what in (("study", "studies"), ("patient", "patients")):
         splits: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            splits[name_of(row)].add(columns.split_of(row))
-        torn = [
-            f"{name}: {', '.join(sorted(found))}" for name, found in splits.items() if name and len(found) > 1
-        ]
+        for image in images:
+            name = image.study if field == "study" else image.texts.get(field)
+            if name:
+                splits[name].add(image.split)
+        torn = [f"{name}: {', '.join(sorted(found))}" for name, found in splits.items() if len(found) > 1]
         if torn:
-            raise DataError(f"{path}: " + summarise(f"{what} are in more than one split", torn))
+            raise DataError(f"{table}: " + summarise(f"{what} are in more than one split", torn))

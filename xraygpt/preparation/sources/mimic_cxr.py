@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import zipfile
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources.archives import ZIP_DAMAGES
-from xraygpt.preparation.sources.mimic_tables import Image, ImageTable, find_table, read_images
+from xraygpt.common.files import is_missing
+from xraygpt.common.tables import SPLITS, normalise_split, read_table
+from xraygpt.preparation.sources.archives import DAMAGES, printable
 from xraygpt.preparation.sources.sections import parse_sections
 from xraygpt.preparation.study import Picture, Study, Unusable
 
@@ -23,23 +27,27 @@ OUTSIDE = "is a link to a place outside of the data; not followed"
 NO_FILE = "no such file"
 NO_REPORT = "there is no report"
 IMAGE_SUFFIXES = (".jpg", ".dcm")
+COLUMNS = {
+    "subject_id": (re.compile(r"1[0-9]{7}"), "not 8 digits that begin with 1"),
+    "study_id": (re.compile(r"5[0-9]{7}"), "not 8 digits that begin with 5"),
+    "dicom_id": (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}"), "not five groups of eight hexadecimal digits"),
+    "split": (re.compile(r"train|validate|test"), "none of train, validate, test"),
+}
+"""Columns of the table of splits -> form of their values, and what one is that has another."""
 _REPORT = re.compile(r"(?:^|/)p1[0-9]/p1[0-9]{7}/s(5[0-9]{7})\.txt$")
 
 
 class MimicCXRSource:
     """The tree ``files/p10/p10000032/s50414267/<image>.jpg`` (or ``.dcm``) with its reports and tables.
 
-    Studies come by the numbers of patient and study. A study without a report, a patient in several splits
-    and a row that cannot be read come as `Unusable`; an image of another view, without metadata or without a
-    file is among a study's ``skipped_pictures``. Symbolic links that lead out of the tree are not followed.
+    Symbolic links that lead out of the tree are not followed.
 
     Args:
         root: the folder with ``files/``; JPEG or DICOM, as it is found there.
         reports: the folder with the ``files/`` of the reports, or ``mimic-cxr-reports.zip``; None looks for
-            the zip file in `root`, then for reports among the images. MIMIC-CXR-JPG is published without
-            reports.
+            the zip file in `root`, then for reports among the images.
         tables: the folder with ``mimic-cxr-*-split.csv.gz`` and ``...-metadata.csv.gz``, compressed or not;
-            None is `root`. MIMIC-CXR (the DICOM files) is published without them.
+            None is `root`.
         views: the values of ``ViewPosition`` that are wanted.
 
     Raises:
@@ -59,18 +67,28 @@ class MimicCXRSource:
     ) -> None:
         self.images = Tree(root)
         self.views = frozenset(view.strip().upper() for view in views)
-        self.tables = tables or root
-        self.split_table = find_table(self.tables, "split")
-        self.metadata_table = find_table(self.tables, "metadata")
-        self.reports = self._find_reports(root, reports)
+        self.split_table = find_table(tables or root, "split")
+        self.metadata_table = find_table(tables or root, "metadata")
+        if reports is None:
+            reports = root / REPORTS_ZIP if (root / REPORTS_ZIP).is_file() else root
+        self.reports = ReportZip(reports) if reports.is_file() else _report_tree(reports)
 
     def studies(self) -> Iterator[Study | Unusable]:
-        """Go through all studies; report texts and folders are read as they come.
+        """Go through all studies by the numbers of patient and study.
+
+        A study without a report, a patient in several splits and a row that cannot be read come as
+        `Unusable`; an image of another view, without metadata or without a file is among a study's
+        ``skipped_pictures``.
 
         Raises:
             DataError: a table is damaged or lacks a column, or no image has a wanted view.
         """
-        table = self._table
+        table = read_images(self.split_table, self.metadata_table)
+        counts = Counter(table.views.get(entry.dicom_id, "") for entry in table.entries)
+        if not self.views & counts.keys():
+            there = ", ".join(f"{view or 'none given'} ({count})" for view, count in sorted(counts.items()))
+            wanted = ", ".join(sorted(self.views))
+            raise DataError(f"{self.metadata_table}: no image has the view {wanted}; there are: {there}")
         yield from table.problems
         for subject, study, split, images in table.studies():
             conflict = table.conflicts.get(study) or table.conflicts.get(subject)
@@ -78,62 +96,57 @@ class MimicCXRSource:
                 yield Unusable(f"study {study} of patient {subject}", conflict)
                 continue
             try:
-                yield self._study(subject, study, split, images)
+                sections = parse_sections(self.reports.read(subject, study))
             except UnusableFileError as error:
                 yield Unusable(self.reports.place(subject, study), str(error))
-
-    def _study(self, subject: int, study: int, split: str, images: Sequence[Image]) -> Study:
-        sections = parse_sections(self.reports.read(subject, study))
-        files = self.images.images(subject, study)
-        pictures: list[Picture] = []
-        skipped: dict[str, str] = {}
-        for image in images:
-            file = files.get(image.dicom_id, NO_FILE)
-            if image.view is None:
-                skipped[image.dicom_id] = f"is not in {self.metadata_table.name}"
-            elif image.view not in self.views:
-                skipped[image.dicom_id] = f"view is {image.view or 'not given'}"
-            elif isinstance(file, str):
-                skipped[image.dicom_id] = file
-            else:
-                pictures.append(Picture(image.dicom_id, file, image.view))
-        return Study(str(study), sections, tuple(pictures), str(subject), split, skipped)
-
-    def _find_reports(self, root: Path, reports: Path | None) -> Reports:
-        if reports is None:
-            reports = root / REPORTS_ZIP if (root / REPORTS_ZIP).is_file() else root
-        if reports.is_file():
-            return ReportZip(reports)
-        if not reports.is_dir():
-            raise MissingFileError(f"{reports}: no such folder or zip file with the reports")
-        tree = self.images if reports == root else Tree(reports)
-        if not tree.has_reports():
-            raise MissingFileError(
-                f"{reports}: has no reports (files/p10/p10000032/s50414267.txt and the like). MIMIC-CXR-JPG "
-                f"is published without; name the {REPORTS_ZIP} of MIMIC-CXR, or the folder with its files/"
-            )
-        return tree
-
-    @cached_property
-    def _table(self) -> ImageTable:
-        table = read_images(self.split_table, self.metadata_table)
-        counts = table.view_counts()
-        if not self.views & counts.keys():
-            there = ", ".join(f"{view or 'none given'} ({count})" for view, count in sorted(counts.items()))
-            wanted = ", ".join(sorted(self.views))
-            raise DataError(f"{self.metadata_table}: no image has the view {wanted}; there are: {there}")
-        return table
+                continue
+            pictures: list[Picture] = []
+            skipped: dict[str, str] = {}
+            for dicom_id, view in images:
+                if view is None:
+                    skipped[dicom_id] = f"is not in {self.metadata_table.name}"
+                elif view not in self.views:
+                    skipped[dicom_id] = f"view is {view or 'not given'}"
+                elif isinstance(file := self.images.image(subject, study, dicom_id), str):
+                    skipped[dicom_id] = file
+                else:
+                    pictures.append(Picture(dicom_id, file, view))
+            yield Study(str(study), sections, tuple(pictures), str(subject), split, skipped)
 
 
 class UnusableFileError(DataError):
     """A file of one study that cannot be used; the message is the reason."""
 
 
-class Reports(Protocol):
-    """Where the reports are."""
+class Tree:
+    """The folder `root` with ``files/`` as published; no link is followed out of it.
+
+    Raises:
+        MissingFileError: there is no such folder.
+        DataError: it is a link.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.inside = os.path.join(self.root, "")
+        files = self.root / "files"
+        if not files.is_dir():
+            raise MissingFileError(f"{root}: has no folder 'files' (with p10/p10000032/... in it)")
+        if self._problem(files) == OUTSIDE:
+            raise DataError(f"{root}: its folder 'files' {OUTSIDE}; name the folder that holds the real one")
+
+    def image(self, subject: int, study: int, dicom_id: str) -> Path | str:
+        """Return the file of an image, or why it cannot be used."""
+        for suffix in IMAGE_SUFFIXES:
+            path = self.root / f"{_folder(subject)}/s{study}/{dicom_id}{suffix}"
+            problem = self._problem(path)
+            if problem != NO_FILE:
+                return problem or path
+        return NO_FILE
 
     def place(self, subject: int, study: int) -> str:
         """Name the report, for the record."""
+        return f"{_folder(subject)}/s{study}.txt"
 
     def read(self, subject: int, study: int) -> str:
         """Return the text of a report.
@@ -141,103 +154,50 @@ class Reports(Protocol):
         Raises:
             UnusableFileError: there is none, or it is no text.
         """
-
-
-class Tree:
-    """The folder ``files/`` as published: each folder is listed once, and no link is followed out of it."""
-
-    def __init__(self, root: Path) -> None:
-        """Args: root: the folder that holds ``files/``.
-
-        Raises:
-            MissingFileError: there is no such folder.
-            DataError: it is a link.
-        """
-        self.root = root.resolve()
-        files = self.root / "files"
-        if not files.is_dir():
-            raise MissingFileError(f"{root}: has no folder 'files' (with p10/p10000032/... in it)")
-        if self._leads_outside(files):
-            raise DataError(f"{root}: its folder 'files' {OUTSIDE}; name the folder that holds the real one")
-        self._subject = 0
-        self._patient: dict[str, str] = {}
-
-    def has_reports(self) -> bool:
-        """Whether there is any report in the tree."""
-        return any(True for _ in self.root.glob("files/p1?/p1???????/s5???????.txt"))
-
-    def images(self, subject: int, study: int) -> dict[str, Path | str]:
-        """Return image id -> file, or why it cannot be used, of the images in the folder of a study.
-
-        Raises:
-            UnusableFileError: the folder cannot be read or lies outside.
-        """
-        folder = self._file(subject, f"s{study}")
-        if folder is None:
-            return {}
-        files = [(Path(name), problem) for name, problem in self._listing(folder).items()]
-        return {
-            file.stem: problem or folder / file for file, problem in files if file.suffix in IMAGE_SUFFIXES
-        }
-
-    def place(self, subject: int, study: int) -> str:
-        return _patient_folder(Path(), subject).joinpath(f"s{study}.txt").as_posix()
-
-    def read(self, subject: int, study: int) -> str:
-        path = self._file(subject, f"s{study}.txt")
-        if path is None:
-            raise UnusableFileError(NO_REPORT)
+        path = self.root / self.place(subject, study)
+        problem = self._problem(path)
+        if problem:
+            raise UnusableFileError(NO_REPORT if problem == NO_FILE else f"{path.name} {problem}")
         try:
             with path.open("rb") as file:
                 return _text(file.read(MAX_REPORT_BYTES + 1))
         except OSError as error:
             raise UnusableFileError(f"the report cannot be read ({error.strerror})") from error
 
-    def _file(self, subject: int, name: str) -> Path | None:
-        """Return a file or folder of a patient; None if it is not there."""
-        folder = _patient_folder(self.root, subject)
-        if subject != self._subject:  # studies come patient by patient
-            if self._leads_outside(folder):
-                raise UnusableFileError(f"the folder of patient {subject} {OUTSIDE}")
-            self._patient = self._listing(folder)
-            self._subject = subject
-        problem = self._patient.get(name)
-        if problem:
-            raise UnusableFileError(f"{name} {problem}")
-        return None if problem is None else folder / name
-
-    def _listing(self, folder: Path) -> dict[str, str]:
-        """Return name -> what is wrong with it, "" if nothing; empty if there is no such folder."""
-        try:
-            with os.scandir(folder) as entries:
-                return {entry.name: self._problem(entry) for entry in entries}
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        except OSError as error:
-            raise UnusableFileError(f"the folder cannot be read ({error.strerror})") from error
-
-    def _problem(self, entry: os.DirEntry[str]) -> str:
-        if entry.is_symlink() and self._leads_outside(Path(entry.path)):
+    def _problem(self, path: Path) -> str:
+        """Return why a file cannot be used; "" if it can."""
+        # Path.resolve would fail at a link to itself.
+        if not os.path.realpath(path).startswith(self.inside):
             return OUTSIDE
         try:
-            return "" if entry.is_file() or entry.is_dir() else "is neither a file nor a folder"
+            mode = path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return NO_FILE
         except OSError as error:  # links in a circle
             return f"cannot be read ({error.strerror})"
+        return "" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "is neither a file nor a folder"
 
-    def _leads_outside(self, path: Path) -> bool:
-        # Path.resolve would fail at a link to itself.
-        return not Path(os.path.realpath(path)).is_relative_to(self.root)
+
+def _report_tree(folder: Path) -> Tree:
+    if not folder.is_dir():
+        raise MissingFileError(f"{folder}: no such folder or zip file with the reports")
+    tree = Tree(folder)
+    if next(tree.root.glob("files/p1?/p1???????/s5???????.txt"), None) is None:
+        raise MissingFileError(
+            f"{folder}: has no reports (files/p10/p10000032/s50414267.txt and the like). MIMIC-CXR-JPG "
+            f"is published without; name the {REPORTS_ZIP} of MIMIC-CXR, or the folder with its files/"
+        )
+    return tree
 
 
 class ReportZip:
-    """``mimic-cxr-reports.zip`` as published, read in place."""
+    """``mimic-cxr-reports.zip``, read in place; any folders above ``p10/p10000032/s50414267.txt`` will do.
+
+    Raises:
+        DataError: not a zip file, or without reports.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Args: path: the zip file; any folders above ``p10/p10000032/s50414267.txt`` will do.
-
-        Raises:
-            DataError: not a zip file, or without reports.
-        """
         self.path = path
         try:
             self.archive = zipfile.ZipFile(path)
@@ -252,18 +212,17 @@ class ReportZip:
         return f"{self.path.name}: p{subject}/s{study}.txt"
 
     def read(self, subject: int, study: int) -> str:
-        entry = self.entries.get(study)
-        if entry is None:
+        if study not in self.entries:
             raise UnusableFileError(NO_REPORT)
         try:
-            with self.archive.open(entry) as file:
+            with self.archive.open(self.entries[study]) as file:
                 return _text(file.read(MAX_REPORT_BYTES + 1))
-        except ZIP_DAMAGES as error:
+        except DAMAGES as error:
             raise UnusableFileError(f"the report cannot be unpacked ({error})") from error
 
 
-def _patient_folder(root: Path, subject: int) -> Path:
-    return root / "files" / f"p{subject // 1_000_000}" / f"p{subject}"
+def _folder(subject: int) -> str:
+    return f"files/p{subject // 1_000_000}/p{subject}"
 
 
 def _text(data: bytes) -> str:
@@ -273,3 +232,103 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UnusableFileError(f"the report is not UTF-8 text ({error.reason})") from error
+
+
+class Entry(NamedTuple):
+    """One row of the table of splits."""
+
+    subject: int
+    study: int
+    dicom_id: str
+    split: str
+
+
+class ImageTable(NamedTuple):
+    """What the tables say of all images."""
+
+    entries: list[Entry]
+    """In the order of subject, study and image."""
+    views: Mapping[str, str]
+    """Image -> ViewPosition, in capitals."""
+    conflicts: dict[int, str]
+    """Number of a patient or a study -> why it cannot be used."""
+    problems: list[Unusable]
+    """Rows that were left out."""
+
+    def studies(self) -> Iterator[tuple[int, int, str, list[tuple[str, str | None]]]]:
+        """Yield (subject, study, split, images) of each study; an image without metadata has no view."""
+        for (subject, study), group in groupby(self.entries, itemgetter(0, 1)):
+            entries = list(group)
+            images = [(entry.dicom_id, self.views.get(entry.dicom_id)) for entry in entries]
+            yield subject, study, entries[0].split, images
+
+
+def find_table(folder: Path, kind: str) -> Path:
+    """Return the table of one kind, ``split`` or ``metadata``, of any version and compressed or not.
+
+    Raises:
+        MissingFileError: there is none.
+        DataError: there are several.
+    """
+    found = [*folder.glob(f"mimic-cxr-*-{kind}.csv.gz"), *folder.glob(f"mimic-cxr-*-{kind}.csv")]
+    if not found:
+        raise MissingFileError(
+            f"{folder}: no table mimic-cxr-*-{kind}.csv.gz; it is published with MIMIC-CXR-JPG, beside files/"
+        )
+    if len(found) > 1:
+        names = ", ".join(sorted(path.name for path in found))
+        raise DataError(f"{folder}: several tables could be meant: {names}; leave one of them there")
+    return found[0]
+
+
+def read_images(split_table: Path, metadata_table: Path) -> ImageTable:
+    """Read which images there are, with split and view.
+
+    Raises:
+        DataError: a table is damaged or lacks a column, or no row of it can be used.
+    """
+    problems: list[Unusable] = []
+    rows: list[Entry] = []
+    for line in read_table(split_table, tuple(COLUMNS)):
+        values = line.values
+        wrong = next((name for name, (form, _) in COLUMNS.items() if not form.fullmatch(values[name])), "")
+        if wrong:
+            reason = f"{wrong} '{values[wrong]}' is {COLUMNS[wrong][1]}"
+            problems.append(Unusable(line.place, printable(reason)))
+        else:
+            numbers = int(values["subject_id"]), int(values["study_id"])
+            rows.append(Entry(*numbers, values["dicom_id"], normalise_split(values["split"])))
+    if not rows:
+        first = f"; {problems[0].place}: {problems[0].reason}" if problems else ""
+        raise DataError(f"{split_table}: has no usable row{first}")
+    entries: dict[str, Entry] = {}
+    for row in rows:
+        if entries.setdefault(row.dicom_id, row) is not row:
+            reason = "is listed more than once; the first row counts"
+            problems.append(Unusable(f"{split_table}: {row.dicom_id}", reason))
+    views: dict[str, str] = {}
+    for line in read_table(metadata_table, ("dicom_id", "ViewPosition")):
+        dicom_id, view = line.values["dicom_id"], line.values["ViewPosition"].strip().upper()
+        if dicom_id in entries:
+            views[entries[dicom_id].dicom_id] = "" if is_missing(view) else view
+        else:
+            place = f"{metadata_table}: {printable(dicom_id)}"
+            problems.append(Unusable(place, f"is not in {split_table.name}"))
+    return ImageTable(sorted(entries.values()), views, _conflicts(rows), problems)
+
+
+def _conflicts(rows: Sequence[Entry]) -> dict[int, str]:
+    """Say which patients and studies are in several splits, and which studies have several patients."""
+    conflicts: dict[int, str] = {}
+    for key, value, conflict in (
+        ("subject", "split", "patient {} is in several splits"),
+        ("study", "split", "is in several splits"),
+        ("study", "subject", "belongs to several patients"),
+    ):
+        pairs = sorted(set(map(attrgetter(key, value), rows)))
+        for number, group in groupby(pairs, itemgetter(0)):
+            values = [found for _, found in group]
+            if len(values) > 1:
+                listed = ", ".join(map(str, sorted(values, key=(*SPLITS, *values).index)))
+                conflicts[number] = f"{conflict.format(number)} ({listed})"
+    return conflicts

@@ -43,8 +43,7 @@ def image_ids(paths: Iterable[str]) -> dict[str, str]:
 
     An id is the file's stem; where several files have the same one, all folders and the stem joined by
     ``_`` (``p1/s1/view1.jpg`` is ``p1_s1_view1``). Where that has characters that an id may not have, or
-    is taken, they become ``_`` and a hash of the path is put after it. The ids depend on the set of paths
-    only, not on its order.
+    is taken, they become ``_`` and a hash of the path is put after it. Their order is of no matter.
     """
     unique = sorted(set(paths))
     ids: dict[str, str] = {}

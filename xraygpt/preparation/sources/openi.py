@@ -11,9 +11,6 @@ The same image has other names in other places:
 
 Of all other studies the report says ``CXR2_IM-0652-1001``; the DICOM file is ``2_IM-0652-1001.dcm``. What
 they have in common is the number before ``_IM`` and what follows it.
-
-The collection is published without splits; a file that others have published may say which study belongs to
-which.
 """
 
 from __future__ import annotations
@@ -21,10 +18,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from typing import NamedTuple
+from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
@@ -44,11 +40,9 @@ IMAGE_LIMITS = Limits(member_bytes=512 * MEBIBYTE, total_bytes=512 * 1024 * MEBI
 _PREFIX = re.compile(r"CXR(?:\d+_(?=\d+_IM))?", re.IGNORECASE)
 ID_COLUMNS = ("study_id", "image_id", "id", "uid", "dicom_id")
 """Columns or keys that name what belongs to a split; the first that is there."""
-NOT_NAMED = "not in the split file"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenIReport:
+class OpenIReport(NamedTuple):
     """What a file says."""
 
     study_id: str
@@ -57,6 +51,15 @@ class OpenIReport:
     """Label in lower case -> text, whitespace joined. Text without a label is ``unlabelled``."""
     image_ids: tuple[str, ...]
     """``CXR1_1_IM-0001-3001``; each once, in the file's order; whatever the file says, unchecked."""
+
+    def names(self) -> set[str]:
+        """Return the names that a split file may use: the study's, its images', their beginnings."""
+        # R2Gen's annotation.json says CXR2384_IM-0942 of the study with CXR2384_IM-0942-1001.
+        names = {self.study_id, self.study_id.removeprefix("CXR"), *map(image_key, self.image_ids)}
+        for image_id in self.image_ids:
+            parts = image_id.split("-")
+            names.update("-".join(parts[:count]) for count in range(2, len(parts) + 1))
+        return names
 
 
 def parse_report(data: bytes) -> OpenIReport:
@@ -80,64 +83,35 @@ def parse_report(data: bytes) -> OpenIReport:
     if not is_safe_id(study_id):
         raise DataError(f"<uId> gives no usable study id ({printable(study_id) or 'none'})")
     images = (image.get("id", "").strip() for image in root.iter("parentImage"))
-    return OpenIReport(study_id, _sections(root), tuple(dict.fromkeys(images)))
-
-
-def _sections(root: Element) -> dict[str, str]:
-    texts: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = defaultdict(list)
     for element in root.iterfind(TEXTS):
         label = " ".join(element.get("Label", "").lower().split()) or "unlabelled"
-        texts.setdefault(label, []).extend(" ".join(element.itertext()).split())
-    return {label: " ".join(words) for label, words in texts.items()}
+        texts[label] += " ".join(element.itertext()).split()
+    sections = {label: " ".join(words) for label, words in texts.items()}
+    return OpenIReport(study_id, sections, tuple(dict.fromkeys(images)))
 
 
 def image_key(name: str) -> str:
-    """Return what all names of an image have in common: ``1_IM-0001-3001``.
-
-    Args:
-        name: an image id, or the path of a file.
-    """
+    """Return what all names of an image (ids, or paths of files) have in common: ``1_IM-0001-3001``."""
     return _PREFIX.sub("", stem(name), count=1)
 
 
-def find_images(folder: Path) -> dict[str, Path]:
-    """Return key (see `image_key`) -> file, of all images in a folder and below it. Links are not followed.
-
-    Raises:
-        DataError: there are none, or the same image is there more than once.
-    """
-    found: dict[str, list[Path]] = defaultdict(list)
-    for entry in walk_files(folder):
-        if not isinstance(entry, Unusable) and is_image(entry[0]):
-            found[image_key(entry[0])].append(entry[1])
-    if not found:
-        raise DataError(f"{folder}: there are no images in this folder")
-    several = [", ".join(map(str, files)) for files in found.values() if len(files) > 1]
-    if several:
-        raise DataError(
-            f"{folder}: {summarise('images are there more than once', several)}\n"
-            "name the folder that holds the form you want"
-        )
-    return {key: files[0] for key, files in found.items()}
-
-
 class OpenISource:
-    """Reports, and images from a folder or an archive."""
+    """Reports, and images from a folder or an archive; nothing is read before it is asked for.
+
+    Args:
+        reports: ``NLMCXR_reports.tgz``, or a folder with its XML files.
+        images: ``NLMCXR_png.tgz`` or ``NLMCXR_dcm.tgz``, or a folder in which one was unpacked; None
+            for the reports alone, whose studies then have no pictures.
+        splits: the published splits (see `read_splits`), by study or by image; a study that they do
+            not name is left out.
+    """
 
     name = "openi"
 
     def __init__(
         self, reports: Path, images: Path | None = None, splits: Mapping[str, str] | None = None
     ) -> None:
-        """Take note of where things are; nothing is read yet.
-
-        Args:
-            reports: ``NLMCXR_reports.tgz``, or a folder with its XML files.
-            images: ``NLMCXR_png.tgz`` or ``NLMCXR_dcm.tgz``, or a folder in which one was unpacked; None
-                for the reports alone, whose studies then have no pictures.
-            splits: the published splits (see `read_splits`), by study or by image; a study that they do
-                not name is left out.
-        """
         self.reports = reports
         self.images = images
         self.splits = splits
@@ -156,15 +130,29 @@ class OpenISource:
         """
         reports, unusable = self._read_reports()
         files = self._find_images(reports)
-        splits = self._splits(reports)
+        splits: dict[str, str] = {}
+        if self.splits is not None:
+            splits = assign_splits(self.splits, {report.study_id: report.names() for report in reports})
         yield from unusable
         owners: dict[str, str] = {}
-        for report in reports:
-            if splits is not None and report.study_id not in splits:
-                yield Unusable(report.study_id, NOT_NAMED)
-            else:
-                split = None if splits is None else splits[report.study_id]
-                yield self._study(report, files, split, owners)
+        for study_id, sections, image_ids in reports:
+            if self.splits is not None and study_id not in splits:
+                yield Unusable(study_id, "not in the split file")
+                continue
+            pictures: list[Picture] = []
+            skipped: dict[str, str] = {}
+            for image_id in image_ids if self.images is not None else ():
+                key = image_key(image_id)
+                if not is_safe_id(image_id):
+                    skipped[printable(image_id)] = "its id cannot be the name of a file"
+                elif owners.setdefault(key, study_id) != study_id:
+                    skipped[image_id] = f"study {owners[key]} has it as well"
+                elif files is not None and key not in files:
+                    skipped[image_id] = "no such file"
+                else:
+                    pictures.append(Picture(image_id, None if files is None else files[key]))
+            split = splits.get(study_id)
+            yield Study(study_id, sections, tuple(pictures), split=split, skipped_pictures=skipped)
 
     def picture_files(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (image id, file) for the wanted images of the image archive, in its order, each once.
@@ -189,7 +177,7 @@ class OpenISource:
         """Return the reports by number, and what is none."""
         reports: dict[str, OpenIReport] = {}
         unusable: list[Unusable] = []
-        for member in read_members(self.reports, _is_xml, REPORT_LIMITS):
+        for member in read_members(self.reports, lambda name: name.lower().endswith(".xml"), REPORT_LIMITS):
             if isinstance(member, Unusable):
                 unusable.append(member)
                 continue
@@ -198,85 +186,56 @@ class OpenISource:
             except DataError as error:
                 unusable.append(Unusable(member.name, str(error)))
                 continue
-            if report.study_id in reports:
+            if reports.setdefault(report.study_id, report) is not report:
                 unusable.append(Unusable(member.name, f"another report is of study {report.study_id}"))
-            else:
-                reports[report.study_id] = report
         if not reports:
             reasons = "".join(f"\n  {entry.place}: {entry.reason}" for entry in unusable[:5])
             raise DataError(f"{self.reports}: there is no OpenI report (.xml) in it{reasons}")
-        return sorted(reports.values(), key=lambda report: _number(report.study_id)), unusable
+
+        def number(report: OpenIReport) -> tuple[int, str]:
+            digits = re.search(r"\d+", report.study_id)
+            return int(digits[0]) if digits else 0, report.study_id
+
+        return sorted(reports.values(), key=number), unusable
 
     def _find_images(self, reports: list[OpenIReport]) -> dict[str, Path] | None:
-        """Return key -> file of the images in a folder; None if they are not in a folder."""
+        """Return key (see `image_key`) -> file of all images in a folder; None if they are not in a folder.
+
+        Raises:
+            DataError: there are none, the same image is there more than once, or none is of a report.
+        """
         if self.images is None or not self.images.is_dir():
             return None
-        files = find_images(self.images)
-        if not any(image_key(image_id) in files for report in reports for image_id in report.image_ids):
+        found: dict[str, list[Path]] = defaultdict(list)
+        for entry in walk_files(self.images):
+            if not isinstance(entry, Unusable) and is_image(entry[0]):
+                found[image_key(entry[0])].append(entry[1])
+        if not found:
+            raise DataError(f"{self.images}: there are no images in this folder")
+        several = [", ".join(map(str, files)) for files in found.values() if len(files) > 1]
+        if several:
+            raise DataError(
+                f"{self.images}: {summarise('images are there more than once', several)}\n"
+                "name the folder that holds the form you want"
+            )
+        if not any(image_key(image_id) in found for report in reports for image_id in report.image_ids):
             raise DataError(
                 f"{self.images}: has none of the images that the reports name, only such as "
-                f"{next(iter(files.values())).name}"
+                f"{next(iter(found.values()))[0].name}"
             )
-        return files
-
-    def _splits(self, reports: list[OpenIReport]) -> dict[str, str] | None:
-        if self.splits is None:
-            return None
-        return assign_splits(self.splits, {report.study_id: _names(report) for report in reports})
-
-    def _study(
-        self, report: OpenIReport, files: Mapping[str, Path] | None, split: str | None, owners: dict[str, str]
-    ) -> Study:
-        pictures: list[Picture] = []
-        skipped: dict[str, str] = {}
-        for image_id in report.image_ids if self.images is not None else ():
-            if not is_safe_id(image_id):
-                skipped[printable(image_id)] = "its id cannot be the name of a file"
-            elif owners.setdefault(image_key(image_id), report.study_id) != report.study_id:
-                skipped[image_id] = f"study {owners[image_key(image_id)]} has it as well"
-            elif files is not None and image_key(image_id) not in files:
-                skipped[image_id] = "no such file"
-            else:
-                pictures.append(Picture(image_id, None if files is None else files[image_key(image_id)]))
-        return Study(report.study_id, report.sections, tuple(pictures), split=split, skipped_pictures=skipped)
-
-
-def _is_xml(name: str) -> bool:
-    return name.lower().endswith(".xml")
-
-
-def _number(study_id: str) -> tuple[int, str]:
-    digits = re.search(r"\d+", study_id)
-    return int(digits[0]) if digits else 0, study_id
-
-
-def _names(report: OpenIReport) -> set[str]:
-    """Return all names by which a split file may call a study: its own, its images' and their beginnings.
-
-    R2Gen's ``annotation.json`` says ``CXR2384_IM-0942`` of the study with ``CXR2384_IM-0942-1001``.
-    """
-    names = {report.study_id, report.study_id.removeprefix("CXR")}
-    for image_id in report.image_ids:
-        parts = image_id.split("-")
-        names.update("-".join(parts[:count]) for count in range(2, len(parts) + 1))
-        names.add(image_key(image_id))
-    return names
+        return {key: files[0] for key, files in found.items()}
 
 
 def read_splits(path: Path) -> dict[str, str]:
-    """Read a split file.
+    """Return study or image id -> ``train``, ``val`` or ``test``, of a split file.
 
     Either a JSON object ``{"train": [...], "val": [...], "test": [...]}`` of ids or of objects with one of
     `ID_COLUMNS` (R2Gen's ``annotation.json`` has this form), or a table (see `read_table`) with a column
-    ``split`` and one of `ID_COLUMNS`. ``valid``, ``validate`` and ``validation`` are ``val``. An id may be
-    given as the name of an image file.
-
-    Returns:
-        study or image id -> ``train``, ``val`` or ``test``.
+    ``split`` and one of `ID_COLUMNS`. An id may be given as the name of an image file.
 
     Raises:
-        MissingFileError, DataError: no such file, not of such a form, an unknown split, an id in two of
-            them, or no id at all.
+        MissingFileError, DataError: no such file, not of such a form, an unknown split, an id in two splits,
+            or no id at all.
     """
     splits: dict[str, str] = {}
     problems: list[str] = []
@@ -297,25 +256,16 @@ def read_splits(path: Path) -> dict[str, str]:
 
 
 def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Return study id -> split, for the studies that `splits` names.
-
-    Args:
-        splits: as from `read_splits`.
-        names: study id -> all names that the split file may use for it.
+    """Return study id -> split, for the studies that `splits` (see `read_splits`) names by any of `names`.
 
     Raises:
         DataError: a study is in two splits, or none is in any.
     """
-    assigned: dict[str, str] = {}
-    torn: list[str] = []
-    for study_id, known in names.items():
-        found = sorted({splits[name] for name in known if name in splits})
-        if len(found) > 1:
-            torn.append(f"{study_id}: {', '.join(found)}")
-        elif found:
-            assigned[study_id] = found[0]
+    found = {study_id: sorted({splits[n] for n in known if n in splits}) for study_id, known in names.items()}
+    torn = [f"{study_id}: {', '.join(several)}" for study_id, several in found.items() if len(several) > 1]
     if torn:
         raise DataError(summarise("studies are in more than one split of the split file", torn))
+    assigned = {study_id: only[0] for study_id, only in found.items() if only}
     if not assigned:
         raise DataError(
             f"the split file names none of the {len(names)} studies; its ids are such as "
@@ -326,34 +276,21 @@ def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]
 
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield (place, id, split as written)."""
-    content = _json_object(path)
-    if content is not None:
-        for label, entries in content.items():
-            if not isinstance(entries, list):
-                raise DataError(f"{path}: '{label}' has to be a list of ids")
-            for number, entry in enumerate(entries):
-                place = f"{path}: {label}[{number}]"
-                yield place, _id_of(place, entry), label
+    content = load_json(path) if path.suffix.lower() == ".json" else None
+    if not isinstance(content, dict) or "annotations" in content:
+        column = ""
+        for row in read_table(path, ("split",)):
+            column = column or next((name for name in ID_COLUMNS if name in row.values), ID_COLUMNS[0])
+            check_columns(row.place, row.values, (column,))
+            yield row.place, row.values[column], row.values["split"]
         return
-    column = ""
-    for row in read_table(path, ("split",)):
-        if not column:
-            column = next((name for name in ID_COLUMNS if name in row.values), ID_COLUMNS[0])
-        check_columns(row.place, row.values, (column,))
-        yield row.place, row.values[column], row.values["split"]
-
-
-def _json_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a ``.json`` file; None if it is a table."""
-    if path.suffix.lower() != ".json":
-        return None
-    content = load_json(path)
-    return content if isinstance(content, dict) and "annotations" not in content else None
-
-
-def _id_of(place: str, entry: object) -> str:
-    if isinstance(entry, Mapping):
-        entry = next((entry[name] for name in ID_COLUMNS if name in entry), None)
-    if isinstance(entry, bool) or not isinstance(entry, str | int):
-        raise DataError(f"{place}: expected an id, or an object with one of {', '.join(ID_COLUMNS)}")
-    return str(entry)
+    for label, entries in content.items():
+        if not isinstance(entries, list):
+            raise DataError(f"{path}: '{label}' has to be a list of ids")
+        for number, entry in enumerate(entries):
+            place = f"{path}: {label}[{number}]"
+            if isinstance(entry, Mapping):
+                entry = next((entry[name] for name in ID_COLUMNS if name in entry), None)
+            if isinstance(entry, bool) or not isinstance(entry, str | int):
+                raise DataError(f"{place}: expected an id, or an object with one of {', '.join(ID_COLUMNS)}")
+            yield place, str(entry), label

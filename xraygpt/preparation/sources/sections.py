@@ -18,10 +18,8 @@ What differs, on purpose:
 - An addendum above a line of underscores is a section of its own, not part of what precedes the first
   header; its own headed sections count where the report below the line has none of that name.
 - A report that is a single paragraph without a header is its own ``last_paragraph``.
-- The published parser corrects 54 of the 227,835 reports by hand, by study number: 23 take their text from a
-  section that the priority would not choose, 31 from a range of characters (8 of them from none). These
-  corrections give one text and no sections, so they cannot be used here; such a report has the sections that
-  the rule finds.
+- The published parser corrects 54 of the 227,835 reports by hand, by study number. These corrections give one
+  text and no sections, so they cannot be used here; such a report has the sections that the rule finds.
 """
 
 from __future__ import annotations

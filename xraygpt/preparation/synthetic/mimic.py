@@ -7,19 +7,16 @@ purpose. DICOM files say of themselves that they are synthetic.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import random
 import textwrap
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -28,8 +25,7 @@ from xraygpt.common.errors import MissingFileError
 from xraygpt.common.paths import install_hint
 from xraygpt.datasets.phantom.truth import Truth
 from xraygpt.evaluation.labeller import CLASSES
-from xraygpt.preparation.sources.mimic_cxr import REPORTS_ZIP
-from xraygpt.preparation.synthetic.phantoms import SEED, PhantomReport, Phantoms, encode, new_tree
+from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode, packed
 
 VERSION = "2.0.0"
 SPLIT_SHARES = {"validate": 0.0076, "test": 0.0045}
@@ -49,32 +45,20 @@ VIEW_SETS = {
 """Views of a study -> share of the studies."""
 INVERTED_RATE = 0.1
 """Of the DICOM files, how many are MONOCHROME1."""
-LATERAL_VIEWS = ("LATERAL", "LL")
-VIEW_NAMES = {
-    "PA": "postero-anterior",
-    "AP": "antero-posterior",
-    "LATERAL": "lateral",
-    "LL": "left lateral",
-    "": "",
-}
+LATERAL_VIEWS = {"LATERAL": "lateral", "LL": "left lateral"}
+VIEW_NAMES = {"PA": "postero-anterior", "AP": "antero-posterior", "": "", **LATERAL_VIEWS}
 
-SPLIT_COLUMNS = ("dicom_id", "study_id", "subject_id", "split")
-METADATA_COLUMNS = (
-    "dicom_id",
-    "subject_id",
-    "study_id",
-    "PerformedProcedureStepDescription",
-    "ViewPosition",
-    "Rows",
-    "Columns",
-    "StudyDate",
-    "StudyTime",
-    "ProcedureCodeSequence_CodeMeaning",
-    "ViewCodeSequence_CodeMeaning",
-    "PatientOrientationCodeSequence_CodeMeaning",
-)
 LABELS = tuple(sorted(CLASSES))  # the order of the published table
-LABEL_COLUMNS = ("subject_id", "study_id", *LABELS)
+TABLES = {
+    "split": ("dicom_id", "study_id", "subject_id", "split"),
+    "metadata": (
+        *("dicom_id", "subject_id", "study_id", "PerformedProcedureStepDescription", "ViewPosition"),
+        *("Rows", "Columns", "StudyDate", "StudyTime", "ProcedureCodeSequence_CodeMeaning"),
+        *("ViewCodeSequence_CodeMeaning", "PatientOrientationCodeSequence_CodeMeaning"),
+    ),
+    "chexpert": ("subject_id", "study_id", *LABELS),
+}
+"""Kind of table -> its columns."""
 FINDING_LABELS = {
     "cardiomegaly": "Cardiomegaly",
     "pulmonary edema": "Edema",
@@ -90,20 +74,25 @@ ALWAYS_STATED = ("Cardiomegaly", "Pleural Effusion", "Pneumothorax")
 """Classes that a phantom's report denies where it does not affirm them."""
 LINE_LENGTH = 79
 TITLE = " " * 33 + "FINAL REPORT"
-ADDENDUM_TITLE = " " * 33 + "FINAL ADDENDUM"
-ADDENDUM_END = " " + "_" * 78
-
-KINDS = {
-    "usual": 0.78,
-    "conclusion": 0.03,
-    "described study": 0.03,
-    "no findings": 0.08,
-    "no impression": 0.02,
-    "addendum": 0.03,
-    "no headers": 0.02,
-    "one header": 0.01,
+ADDENDUM = (" " * 33 + "FINAL ADDENDUM", "ADDENDUM:  {addendum}", " " + "_" * 78)
+BEFORE = (
+    *("EXAMINATION:  {examination}", "INDICATION:  {indication}"),
+    *("TECHNIQUE:  {technique}", "COMPARISON:  {comparison}"),
+)
+FINDINGS = ("FINDINGS: ", "{findings}")
+IMPRESSION = ("IMPRESSION: ", "{impression}")
+FORMS = {
+    (TITLE, *BEFORE, *FINDINGS, *IMPRESSION): 0.78,
+    (TITLE, *BEFORE, *FINDINGS, "CONCLUSION: ", "{impression}"): 0.03,
+    (TITLE, "INDICATION:  {indication}", "{described}:  {findings}", "IMPRESSION:  {impression}"): 0.03,
+    (TITLE, *BEFORE, *IMPRESSION): 0.08,
+    (TITLE, *BEFORE, *FINDINGS): 0.02,
+    (*ADDENDUM, TITLE, *BEFORE, *FINDINGS, *IMPRESSION): 0.03,
+    (TITLE, "{headline}", "{findings}", "{impression}"): 0.02,
+    (TITLE, "REASON FOR EXAM:  {indication}", "{findings}", "{impression}"): 0.01,
 }
-"""Kind of report -> its share."""
+"""Paragraphs of a report -> share of the reports. One that begins with a blank is a single line as it is, and
+one that ends with a blank the header of the next."""
 PRIOR_RATE = 0.5
 """Of the studies of a patient who has earlier ones, how many mention them in the findings."""
 VIEW_RATE = 0.2
@@ -159,149 +148,78 @@ UID_PREFIX = "2.25"
 """Of identifiers that are numbers drawn at random, by DICOM PS3.5, B.2."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Patient:
-    subject: int
-    studies: Sequence[int]
-    split: str
-
-
-def write_mimic_tree(
-    output: Path,
-    studies: int,
-    *,
-    seed: int = SEED,
-    image_size: int = 512,
-    images: Literal["jpg", "dicom"] = "jpg",
-    reports: Literal["files", "zip"] = "files",
-    distinct_images: int | None = None,
-) -> None:
-    """Write a synthetic MIMIC-CXR: ``files/``, reports, and the tables of splits, metadata and labels.
-
-    The same arguments give the same files, byte for byte (DICOM files: as long as pydicom stays the same).
+def write_mimic_tree(output: Path, studies: int, phantoms: Phantoms, *, dicom: bool) -> None:
+    """Write ``files/`` with images and reports, and the tables of splits, metadata and labels.
 
     Args:
-        output: a new or empty folder.
+        output: an empty folder.
         studies: number of studies, about 3.5 for each patient.
-        seed: another seed gives other studies.
-        image_size: side of an image in pixels, 64 or more.
-        images: form of the image files; ``dicom`` needs pydicom.
-        reports: beside the images, or all in ``mimic-cxr-reports.zip``.
-        distinct_images: see `Phantoms`; that many are rendered, which takes most of the time.
+        phantoms: what they show.
+        dicom: write DICOM files in place of JPEG.
 
     Raises:
-        DataError: the folder is not empty, or a number is too small.
-        MissingFileError: pydicom is not installed.
+        MissingFileError: DICOM files are asked for, and pydicom is not installed.
     """
-    phantoms = Phantoms(seed, image_size, distinct_images)
-    new_tree(output, "MIMIC-CXR", studies)
     with ExitStack() as stack:
-        write_split = stack.enter_context(_table(output, "split", SPLIT_COLUMNS))
-        write_metadata = stack.enter_context(_table(output, "metadata", METADATA_COLUMNS))
-        write_labels = stack.enter_context(_table(output, "chexpert", LABEL_COLUMNS))
-        archive = None
-        if reports == "zip":
-            archive = stack.enter_context(zipfile.ZipFile(output / REPORTS_ZIP, "w"))
-        patients = _draw_patients(studies, phantoms.rng("patients", 0))
-        examinations = ((patient, number) for patient in patients for number in range(len(patient.studies)))
-        bar = tqdm(examinations, "synthetic studies", studies, mininterval=1)
-        for index, (patient, number) in enumerate(bar):
-            study = _StudyWriter(phantoms, index, patient.subject, patient.studies[number])
-            study.write_report(output, archive, has_prior=number > 0)
-            for dicom_id, view in study.write_images(output, images):
-                write_split((dicom_id, study.study, patient.subject, patient.split))
-                write_metadata(study.metadata(dicom_id, view))
-            write_labels((patient.subject, study.study, *_label_cells(study.report.truth)))
-
-
-class _StudyWriter:
-    """Draws one study and writes its files."""
-
-    def __init__(self, phantoms: Phantoms, index: int, subject: int, study: int) -> None:
-        self.phantoms = phantoms
-        self.index = index
-        self.subject = subject
-        self.study = study
-        self.rng = phantoms.rng("study", index)
-        self.report = phantoms.report(index)
-        self.views = self.rng.choices(list(VIEW_SETS), list(VIEW_SETS.values()))[0]
-        self.main_view = self.views[0] if self.views[0] in ("PA", "AP") else ""
-        self.moment = datetime(2110, 1, 1) + timedelta(seconds=self.rng.randrange(90 * 365 * 86400))
-        self.patient_folder = f"files/p{subject // 1_000_000}/p{subject}"
-
-    def write_report(self, output: Path, archive: zipfile.ZipFile | None, has_prior: bool) -> None:
-        text = write_mimic_report(self.report, self.main_view, has_prior, self.rng)
-        name = f"{self.patient_folder}/s{self.study}.txt"
-        if archive:
-            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
-        else:
-            (output / self.patient_folder).mkdir(parents=True, exist_ok=True)
-            (output / name).write_text(text, encoding="ascii")
-
-    def write_images(self, output: Path, form: Literal["jpg", "dicom"]) -> Iterator[tuple[str, str]]:
-        """Write the images; yield (dicom_id, view) of each."""
-        folder = output / self.patient_folder / f"s{self.study}"
-        folder.mkdir(parents=True)
-        for number, view in enumerate(self.views):
-            digits = f"{self.rng.getrandbits(160):040x}"
-            dicom_id = "-".join(digits[start : start + 8] for start in range(0, 40, 8))
-            film = self.phantoms.film(self.index, number, lateral=view in LATERAL_VIEWS)
-            if form == "jpg":
-                (folder / f"{dicom_id}.jpg").write_bytes(encode(film, "JPEG"))
-            else:
-                inverted = self.rng.random() < INVERTED_RATE
-                content = dicom_bytes(film, view, self.study, int(digits, 16), inverted)
-                (folder / f"{dicom_id}.dcm").write_bytes(content)
-            yield dicom_id, view
-
-    def metadata(self, dicom_id: str, view: str) -> tuple[Any, ...]:
-        examination = EXAMINATIONS[self.main_view]
-        size = self.phantoms.size
-        columns = size // 2 if view in LATERAL_VIEWS else size
-        date, time = f"{self.moment:%Y%m%d}", f"{self.moment:%H%M%S}.000"
-        return (
-            *(dicom_id, self.subject, self.study, examination, view, size, columns, date, time),
-            *(examination, VIEW_NAMES[view], "Recumbent" if view == "AP" else "Erect"),
+        write_split, write_metadata, write_labels = (
+            stack.enter_context(_table(output / f"mimic-cxr-{VERSION}-{kind}.csv.gz", columns))
+            for kind, columns in TABLES.items()
         )
+        examinations = _draw_examinations(studies, phantoms.rng("patients", 0))
+        bar = tqdm(examinations, "synthetic studies", studies, mininterval=1)
+        for index, (subject, study, split, has_prior) in enumerate(bar):
+            rng = phantoms.rng("study", index)
+            report = phantoms.report(index)
+            views = rng.choices(list(VIEW_SETS), list(VIEW_SETS.values()))[0]
+            main_view = views[0] if views[0] in EXAMINATIONS else ""
+            moment = datetime(2110, 1, 1) + timedelta(seconds=rng.randrange(90 * 365 * 86400))
+            folder = output / f"files/p{subject // 1_000_000}/p{subject}/s{study}"
+            folder.mkdir(parents=True)
+            text = write_mimic_report(report, main_view, has_prior, rng)
+            folder.with_suffix(".txt").write_text(text, encoding="ascii")
+            for number, view in enumerate(views):
+                digits = f"{rng.getrandbits(160):040x}"
+                dicom_id = "-".join(digits[start : start + 8] for start in range(0, 40, 8))
+                film = phantoms.film(index, number, lateral=view in LATERAL_VIEWS)
+                if dicom:
+                    content = dicom_bytes(film, view, study, int(digits, 16), rng.random() < INVERTED_RATE)
+                else:
+                    content = encode(film, "JPEG")
+                (folder / f"{dicom_id}.{'dcm' if dicom else 'jpg'}").write_bytes(content)
+                write_split((dicom_id, study, subject, split))
+                examination, posture = EXAMINATIONS[main_view], "Recumbent" if view == "AP" else "Erect"
+                acquired = (*film.shape, f"{moment:%Y%m%d}", f"{moment:%H%M%S}.000")
+                named = (dicom_id, subject, study, examination, view)
+                write_metadata((*named, *acquired, examination, VIEW_NAMES[view], posture))
+            write_labels((subject, study, *_label_cells(report.truth)))
 
 
 @contextmanager
-def _table(folder: Path, kind: str, columns: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], Any]]:
-    """Open a compressed table and give what writes a row; the file has no time in it."""
-    with (
-        (folder / f"mimic-cxr-{VERSION}-{kind}.csv.gz").open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        TextIOWrapper(packed, encoding="ascii", newline="") as text,
-    ):
+def _table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Iterable[Any]], Any]]:
+    """Open a compressed table and give what writes a row."""
+    with packed(path) as file, TextIOWrapper(file, encoding="ascii", newline="") as text:
         write = csv.writer(text, lineterminator="\n").writerow
         write(columns)
         yield write
 
 
-def _draw_patients(studies: int, rng: random.Random) -> list[_Patient]:
-    """Share out the studies among patients, and the patients among splits; by the patients' numbers."""
+def _draw_examinations(studies: int, rng: random.Random) -> Iterator[tuple[int, int, str, bool]]:
+    """Yield (patient, study, split, whether the patient has had an earlier one), by the patients' numbers."""
     counts: list[int] = []
     left = studies
     while left:
-        more = int(rng.expovariate(1 / MORE_STUDIES_SCALE))
-        counts.append(min(1 + more, MOST_STUDIES, left))
+        counts.append(min(1 + int(rng.expovariate(1 / MORE_STUDIES_SCALE)), MOST_STUDIES, left))
         left -= counts[-1]
     subjects = sorted(rng.sample(range(10_000_000, 20_000_000), len(counts)))
     numbers = iter(rng.sample(range(50_000_000, 60_000_000), studies))
-    splits = _draw_splits(len(counts), rng)
-    return [
-        _Patient(subject, sorted(islice(numbers, count)), split)
-        for subject, count, split in zip(subjects, counts, splits, strict=True)
-    ]
-
-
-def _draw_splits(patients: int, rng: random.Random) -> list[str]:
     splits: list[str] = []
     for split, share in SPLIT_SHARES.items():
-        splits += [split] * max(round(share * patients), int(patients >= 3))
-    splits += ["train"] * (patients - len(splits))
+        splits += [split] * max(round(share * len(counts)), int(len(counts) >= 3))
+    splits += ["train"] * (len(counts) - len(splits))
     rng.shuffle(splits)
-    return splits
+    for subject, count, split in zip(subjects, counts, splits, strict=True):
+        for number, study in enumerate(sorted(islice(numbers, count))):
+            yield subject, study, split, number > 0
 
 
 def _label_cells(truth: Truth) -> list[str]:
@@ -320,40 +238,31 @@ def write_mimic_report(report: PhantomReport, view: str, has_prior: bool, rng: r
         report: what there is to say.
         view: ``PA``, ``AP`` or "" for an unknown one.
         has_prior: the patient has been examined before.
-        rng: draws the kind of report and what is said besides.
+        rng: draws the form of the report and what is said besides.
 
     Returns:
         Lines of up to 79 characters, each after one blank.
     """
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    findings = _findings(report, view, has_prior, rng)
-    impression = _impression(report, rng)
-    before = [
-        ("EXAMINATION", EXAMINATIONS[view]),
-        ("INDICATION", rng.choice(INDICATIONS)),
-        ("TECHNIQUE", TECHNIQUES[view]),
-        ("COMPARISON", rng.choice(COMPARISONS if has_prior else NO_COMPARISON)),
-    ]
-    lines = [TITLE]
-    match kind:
-        case "no headers":
-            lines += [*_paragraph(EXAMINATIONS[view].capitalize()), *_paragraph(findings)]
-            lines += _paragraph(impression)
-        case "one header":
-            lines += [*_section("REASON FOR EXAM", before[1][1]), *_paragraph(findings)]
-            lines += _paragraph(impression)
-        case "described study":
-            lines += [*_section(*before[1]), *_section(DESCRIPTIONS[view], findings)]
-            lines += _section("IMPRESSION", impression)
-        case _:
-            for header, text in before:
-                lines += _section(header, text)
-            if kind != "no findings":
-                lines += _block("FINDINGS", findings)
-            if kind != "no impression":
-                lines += _block("CONCLUSION" if kind == "conclusion" else "IMPRESSION", impression)
-    if kind == "addendum":
-        lines = [ADDENDUM_TITLE, *_section("ADDENDUM", rng.choice(ADDENDA)), ADDENDUM_END, *lines]
+    form = rng.choices(list(FORMS), list(FORMS.values()))[0]
+    said = report.impression
+    texts = {
+        "findings": _findings(report, view, has_prior, rng),
+        "impression": rng.choice(SHORT_IMPRESSIONS) if rng.random() < SHORT_IMPRESSION_RATE else said,
+        "indication": rng.choice(INDICATIONS),
+        "comparison": rng.choice(COMPARISONS if has_prior else NO_COMPARISON),
+        "addendum": rng.choice(ADDENDA) if form[0] != TITLE else "",
+        "examination": EXAMINATIONS[view],
+        "headline": EXAMINATIONS[view].capitalize(),
+        "described": DESCRIPTIONS[view],
+        "technique": TECHNIQUES[view],
+    }
+    lines: list[str] = []
+    for paragraph in form:
+        text = paragraph.format(**texts)
+        if text.startswith(" "):
+            lines.append(text)
+        else:  # the line below it is empty but for a blank
+            lines += [*([f" {text}"] if text.endswith(" ") else _wrapper.wrap(text)), " "]
     return "\n".join(lines) + "\n"
 
 
@@ -370,26 +279,6 @@ def _findings(report: PhantomReport, view: str, has_prior: bool, rng: random.Ran
     return "  ".join(sentences)
 
 
-def _impression(report: PhantomReport, rng: random.Random) -> str:
-    if rng.random() < SHORT_IMPRESSION_RATE:
-        return rng.choice(SHORT_IMPRESSIONS)
-    return report.impression
-
-
-def _section(header: str, text: str) -> list[str]:
-    """The text beside its header, and an empty line, which has a blank too."""
-    return _paragraph(f"{header}:  {text}")
-
-
-def _block(header: str, text: str) -> list[str]:
-    """The text below its header."""
-    return [f" {header}: ", " ", *_paragraph(text)]
-
-
-def _paragraph(text: str) -> list[str]:
-    return [*_wrapper.wrap(text), " "]
-
-
 def dicom_bytes(image: np.ndarray, view: str, study: int, number: int, inverted: bool) -> bytes:
     """Return a film as a DICOM file of 12 bits, uncompressed.
 
@@ -397,7 +286,7 @@ def dicom_bytes(image: np.ndarray, view: str, study: int, number: int, inverted:
         image: uint8 (H, W), bright where the body is dense.
         view: value of View Position.
         study: the identifiers of study and series come from it.
-        number: below 2**160; the identifier of the image comes from it.
+        number: the identifier of the image comes from it; below 2**160.
         inverted: store it as MONOCHROME1.
 
     Raises:
@@ -419,22 +308,17 @@ def dicom_bytes(image: np.ndarray, view: str, study: int, number: int, inverted:
     data.file_meta = meta
     data.SOPClassUID = meta.MediaStorageSOPClassUID
     data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
-    data.StudyInstanceUID = f"{UID_PREFIX}.{study}"
-    data.SeriesInstanceUID = f"{UID_PREFIX}.{study}0"
-    data.PatientName = "SYNTHETIC^PHANTOM"
-    data.PatientID = "PHANTOM"
+    data.StudyInstanceUID, data.SeriesInstanceUID = f"{UID_PREFIX}.{study}", f"{UID_PREFIX}.{study}0"
+    data.PatientName, data.PatientID = "SYNTHETIC^PHANTOM", "PHANTOM"
     data.PatientIdentityRemoved = "YES"
     data.DeidentificationMethod = "drawn by a program; there is no patient"
     data.Manufacturer = "xraygpt phantom"
-    data.Modality = "DX"
-    data.BodyPartExamined = "CHEST"
-    data.ViewPosition = view
+    data.Modality, data.BodyPartExamined, data.ViewPosition = "DX", "CHEST", view
     data.Rows, data.Columns = image.shape
-    data.SamplesPerPixel = 1
+    data.SamplesPerPixel, data.PixelRepresentation = 1, 0
     data.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     data.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, BITS, BITS - 1
-    data.PixelRepresentation = 0
     data.WindowCenter, data.WindowWidth = 1 << (BITS - 1), 1 << BITS
     data.BurnedInAnnotation = "NO"
     data.PixelData = stored.astype("<u2").tobytes()

@@ -1,44 +1,42 @@
-"""Phantoms with their reports: as a source, and as what the synthetic trees are made of."""
+"""Phantoms with their reports: as a source, for synthetic raw data, and on a contact sheet."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
-import re
+import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from itertools import count, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth, render, render_phantom
 from xraygpt.datasets.phantom.report import write_report
-from xraygpt.datasets.phantom.truth import Truth, draw_truth
+from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
 from xraygpt.preparation.study import Picture, Study, Unusable
 
-SEED = 301
-"""No shipped configuration trains or evaluates on phantoms of this seed."""
 SMALLEST_SIZE = 64
 MOST_RENDERED = 500
 RENDERED_BYTES = 128 << 20
 """Rendered phantoms are kept in memory; no more of them than this unless a number is asked for."""
-NOTICE_FILE = "SYNTHETIC.txt"
-NOTICE = """\
-Everything in this folder is synthetic. The images are drawn by a program (phantoms), the reports are put
-together from a few dozen sentences written for the purpose, and all numbers, dates and labels are drawn at
-random. Nothing was taken from a patient or from a collection of medical data; only the names and the form of
-the files follow %s. Not for any clinical use.
-"""
 JPEG_QUALITY = 90
 NOISE = 6
 """Largest noise that an image has of its own, in grey levels of 255."""
-SECTIONS = re.compile(r"Findings: (?P<findings>.*) Impression: (?P<impression>.*)", re.DOTALL)
+COLUMNS = 6
+"""Of the contact sheet, as the following."""
+COMBINATIONS = 7
+CAPTION_LINES = 3
+TITLE = "Synthetic radiographs, drawn by a program; none is of a patient"
+MARK = "synthetic"
 
 
-@dataclass(frozen=True, slots=True)
-class PhantomReport:
+class PhantomReport(NamedTuple):
     """What a phantom shows, and the report of it."""
 
     truth: Truth
@@ -78,10 +76,8 @@ class Phantoms:
 
     def report(self, index: int) -> PhantomReport:
         """Write the report of study `index`."""
-        truth = self._truth(index % self.distinct)
-        text = write_report(truth, self.rng("report", index))
-        findings, _, impression = text.removeprefix("Findings: ").partition(" Impression: ")
-        return PhantomReport(truth, findings, impression)
+        truth = draw_truth(self.rng("truth", index % self.distinct))
+        return PhantomReport(truth, **_sections(write_report(truth, self.rng("report", index))))
 
     def film(self, index: int, view: int = 0, *, lateral: bool = False) -> np.ndarray:
         """Return an image of study `index`.
@@ -93,7 +89,8 @@ class Phantoms:
         """
         phantom = index % self.distinct
         if phantom not in self._rendered:
-            self._rendered[phantom] = render(self._truth(phantom), self.rng("image", phantom), self.size)
+            truth = draw_truth(self.rng("truth", phantom))
+            self._rendered[phantom] = render(truth, self.rng("image", phantom), self.size)
         image = self._rendered[phantom]
         if lateral:
             image = image[:, : self.size // 2 * 2 : 2]
@@ -101,8 +98,17 @@ class Phantoms:
         noise = rng.integers(-NOISE, NOISE + 1, image.shape, np.int8)
         return np.clip(image + noise.astype(np.int16), 0, 255).astype(np.uint8)
 
-    def _truth(self, phantom: int) -> Truth:
-        return draw_truth(self.rng("truth", phantom))
+
+def _sections(report: str) -> dict[str, str]:
+    findings, _, impression = report.removeprefix("Findings: ").partition(" Impression: ")
+    return {"findings": findings, "impression": impression}
+
+
+@contextmanager
+def packed(path: Path) -> Iterator[gzip.GzipFile]:
+    """Open a file that is compressed by gzip for writing, with no name and no time in it."""
+    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        yield file
 
 
 def encode(image: np.ndarray, kind: str) -> bytes:
@@ -113,20 +119,6 @@ def encode(image: np.ndarray, kind: str) -> bytes:
     return file.getvalue()
 
 
-def new_tree(folder: Path, collection: str, studies: int) -> None:
-    """Make a folder and put the notice into it.
-
-    Raises:
-        DataError: there is something in it, or no study is asked for.
-    """
-    if studies < 1:
-        raise DataError(f"a synthetic collection needs at least one study, not {studies}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: is there and not an empty folder; name a new one")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")
-
-
 class PhantomSource:
     """The first phantoms of a seed, the same as the builder ``phantom`` gives for it.
 
@@ -134,32 +126,54 @@ class PhantomSource:
         seed: another seed gives other phantoms.
         count: number of phantoms.
         size: side of the images in pixels, 64 or more.
-        split: the split of all of them; None to draw splits.
     """
 
     name = "phantom"
 
-    def __init__(self, seed: int, count: int, size: int, split: str | None = None) -> None:
+    def __init__(self, seed: int, count: int, size: int) -> None:
         self.seed = seed
-        self.count = count
         self.size = size
-        self.split = split
+        self.names = [f"phantom-{seed}-{index}" for index in range(count)]
         self.skipped_members: list[Unusable] = []
 
     def studies(self) -> Iterator[Study]:
         """Yield the phantoms by number."""
-        for index in range(self.count):
-            name = f"phantom-{self.seed}-{index}"
+        for index, name in enumerate(self.names):
             report = write_report(phantom_truth(self.seed, index), phantom_rng(self.seed, index, "report"))
-            sections = SECTIONS.fullmatch(report)
-            assert sections is not None, report
-            yield Study(name, sections.groupdict(), (Picture(name, None, "PA"),), split=self.split)
+            yield Study(name, _sections(report), (Picture(name, None, "PA"),))
 
     def picture_files(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         """Render the wanted phantoms; yield each with its id, as a PNG file."""
-        for index in range(self.count):
-            name = f"phantom-{self.seed}-{index}"
+        for index, name in enumerate(self.names):
             if name in wanted:
-                file = io.BytesIO()
-                Image.fromarray(render_phantom(self.seed, index, self.size)).save(file, "PNG")
-                yield name, file.getvalue()
+                yield name, encode(render_phantom(self.seed, index, self.size), "PNG")
+
+
+def contact_sheet(size: int, seed: int) -> Image.Image:
+    """Draw a normal chest, each finding alone, and some combinations, each labelled and marked synthetic.
+
+    Args:
+        size: side of each radiograph in pixels; 64 or more.
+        seed: another seed gives other patients.
+    """
+    drawn = (phantom_truth(seed, index) for index in count())
+    combinations = islice((truth for truth in drawn if len(truth) > 1), COMBINATIONS)
+    truths: list[Truth] = [(), *((finding,) for finding in all_findings()), *combinations]
+    letter = max(8, size // 18)
+    line = round(1.35 * letter)
+    font = ImageFont.load_default(letter)
+    height = size + CAPTION_LINES * line
+    sheet = Image.new("L", (COLUMNS * size, 2 * line + -(-len(truths) // COLUMNS) * height))
+    ImageDraw.Draw(sheet).text((line // 2, line // 2), TITLE, fill=255, font=font)
+    for index, truth in enumerate(truths):
+        tile = Image.new("L", (size, height))
+        film = render(truth, random.Random(f"sheet {seed} {index}"), size)
+        tile.paste(Image.fromarray(film), (0, CAPTION_LINES * line))
+        draw = ImageDraw.Draw(tile)
+        caption = ", ".join(finding.phrase for finding in truth) or "normal"
+        lines = textwrap.wrap(caption, int(size / (0.52 * letter)))[:CAPTION_LINES]
+        for number, text in enumerate(reversed(lines), start=1):  # close to its own image
+            draw.text((2, (CAPTION_LINES - number) * line), text, fill=255, font=font)
+        draw.text((2, size + (CAPTION_LINES - 1) * line), MARK, fill=200, font=font)
+        sheet.paste(tile, ((index % COLUMNS) * size, 2 * line + (index // COLUMNS) * height))
+    return sheet

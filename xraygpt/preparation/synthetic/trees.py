@@ -1,28 +1,32 @@
-"""Synthetic copies of OpenI, archives of reports and of images, and of a folder of images with a table."""
+"""Synthetic raw data in the shape of a collection: OpenI, a folder of images with a table, MIMIC-CXR."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import random
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from tqdm import tqdm
 
-from xraygpt.datasets.phantom.truth import Finding, Truth
-from xraygpt.preparation.synthetic.phantoms import (
-    SEED,
-    PhantomReport,
-    Phantoms,
-    encode,
-    new_tree,
-)
+from xraygpt.common.errors import DataError
+from xraygpt.datasets.phantom.truth import Truth
+from xraygpt.preparation.synthetic.mimic import write_mimic_tree
+from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode, packed
 
+SEED = 301
+"""No shipped configuration trains or evaluates on phantoms of this seed."""
+NOTICE_FILE = "SYNTHETIC.txt"
+NOTICE = """\
+Everything in this folder is synthetic. The images are drawn by a program (phantoms), the reports are put
+together from a few dozen sentences written for the purpose, and all numbers, dates and labels are drawn at
+random. Nothing was taken from a patient or from a collection of medical data; only the names and the form of
+the files follow %s. Not for any clinical use.
+"""
 REPORTS_ARCHIVE = "NLMCXR_reports.tgz"
 IMAGES_ARCHIVE = "NLMCXR_png.tgz"
 MARK = "XXXX"
@@ -70,6 +74,7 @@ TEMPLATE = """\
 {images}
 </eCitation>
 """
+TEXT_TEMPLATE = '            <AbstractText Label="{name}">{text}</AbstractText>'
 IMAGE_TEMPLATE = """\
    <parentImage id="{image_id}">
       <figureId>F{figure}</figureId>
@@ -82,11 +87,12 @@ IMAGE_TEMPLATE = """\
 TABLE = "reports.csv"
 COLUMNS = ("image", "study_id", "patient_id", "view", "findings", "impression", "split")
 STUDIES_OF_A_PATIENT = 2
-SPLITS = ("train", "train", "train", "train", "train", "train", "train", "validate", "test", "test")
+SPLITS = (*["train"] * 7, "validate", "test", "test")
 """Of the patients, in turn."""
 
 
-def write_openi_tree(
+def write_tree(
+    shape: str,
     output: Path,
     studies: int,
     *,
@@ -94,23 +100,41 @@ def write_openi_tree(
     image_size: int = 512,
     distinct_images: int | None = None,
 ) -> None:
-    """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``.
+    """Write synthetic raw data.
 
-    The same arguments give the same files.
+    The same arguments give the same files, byte for byte (DICOM files: as long as pydicom stays the same).
 
     Args:
+        shape: one of `SHAPES`.
         output: a new or empty folder.
-        studies: number of reports.
+        studies: number of studies.
         seed: another seed gives other studies.
         image_size: side of an image in pixels, 64 or more.
-        distinct_images: see `Phantoms`.
+        distinct_images: see `Phantoms`; that many are rendered, which takes most of the time.
 
     Raises:
         DataError: the folder is not empty, or a number is too small.
+        MissingFileError: DICOM files are asked for, and pydicom is not installed.
     """
     phantoms = Phantoms(seed, image_size, distinct_images)
-    new_tree(output, "OpenI", studies)
-    with _archive(output / REPORTS_ARCHIVE) as reports, _archive(output / IMAGES_ARCHIVE) as pictures:
+    if studies < 1:
+        raise DataError(f"a synthetic collection needs at least one study, not {studies}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: is there and not an empty folder; name a new one")
+    output.mkdir(parents=True, exist_ok=True)
+    collection, write = SHAPES[shape]
+    (output / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")
+    write(output, studies, phantoms)
+
+
+def _write_openi(output: Path, studies: int, phantoms: Phantoms) -> None:
+    """Write ``NLMCXR_reports.tgz`` (``ecgen-radiology/N.xml``) and ``NLMCXR_png.tgz``."""
+    with (
+        packed(output / REPORTS_ARCHIVE) as reports_file,
+        packed(output / IMAGES_ARCHIVE) as pictures_file,
+        tarfile.open(fileobj=reports_file, mode="w|") as reports,
+        tarfile.open(fileobj=pictures_file, mode="w|") as pictures,
+    ):
         for index in tqdm(range(studies), "synthetic studies", mininterval=1):
             rng = phantoms.rng("study", index)
             image_ids = _image_ids(index + 1, rng)
@@ -123,12 +147,8 @@ def write_openi_tree(
 
 def mesh_terms(truth: Truth) -> list[str]:
     """Return the findings as the collection's terms, e.g. ``Pleural Effusion/left/small``."""
-    return [_term(finding) for finding in truth] or ["normal"]
-
-
-def _term(finding: Finding) -> str:
-    attributes = (ZONES.get(finding.zone or ""), finding.side, finding.size)
-    return "/".join([finding.name.title(), *(word for word in attributes if word)])
+    terms = [(f.name.title(), ZONES.get(f.zone or ""), f.side, f.size) for f in truth]
+    return ["/".join(filter(None, term)) for term in terms] or ["normal"]
 
 
 def _image_ids(number: int, rng: random.Random) -> list[str]:
@@ -141,39 +161,19 @@ def _image_ids(number: int, rng: random.Random) -> list[str]:
 
 
 def _report_xml(number: int, report: PhantomReport, image_ids: list[str], rng: random.Random) -> str:
-    findings = report.findings
     has_prior = rng.random() < PRIOR_RATE
-    if has_prior:
-        findings = f"{rng.choice(PRIOR_SENTENCES)} {findings}"
+    findings = f"{rng.choice(PRIOR_SENTENCES)} {report.findings}" if has_prior else report.findings
     sections = {
         "COMPARISON": MARK if has_prior else "None.",
         "INDICATION": rng.choice(INDICATIONS),
         "FINDINGS": "" if rng.random() < NO_FINDINGS_RATE else findings,
         "IMPRESSION": "" if rng.random() < NO_IMPRESSION_RATE else report.impression,
     }
-    texts = [
-        f'            <AbstractText Label="{name}">{escape(text)}</AbstractText>'
-        for name, text in sections.items()
-    ]
+    texts = [TEXT_TEMPLATE.format(name=name, text=escape(text)) for name, text in sections.items()]
     terms = [f"      <major>{escape(term)}</major>" for term in mesh_terms(report.truth)]
-    images = [
-        IMAGE_TEMPLATE.format(image_id=image_id, figure=figure)
-        for figure, image_id in enumerate(image_ids, 1)
-    ]
-    return TEMPLATE.format(
-        number=number, texts="\n".join(texts), terms="\n".join(terms), images="\n".join(images)
-    )
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[tarfile.TarFile]:
-    """Open a ``.tgz`` for writing, with no time in it."""
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w|") as tar,
-    ):
-        yield tar
+    images = [IMAGE_TEMPLATE.format(image_id=name, figure=i) for i, name in enumerate(image_ids, 1)]
+    lists = {"texts": "\n".join(texts), "terms": "\n".join(terms), "images": "\n".join(images)}
+    return TEMPLATE.format(number=number, **lists)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -182,30 +182,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def write_simple_folder(
-    output: Path,
-    studies: int,
-    *,
-    seed: int = SEED,
-    image_size: int = 512,
-    distinct_images: int | None = None,
-) -> None:
-    """Write ``images/*.jpg`` and ``reports.csv`` with the columns of `COLUMNS`, one row for each image.
+def _write_folder(output: Path, studies: int, phantoms: Phantoms) -> None:
+    """Write ``images/*.jpg`` and ``reports.csv``, a row for each image, a patient for two studies.
 
-    Every third study has a lateral image as well. The same arguments give the same files.
-
-    Args:
-        output: a new or empty folder.
-        studies: number of studies, two for each patient.
-        seed: another seed gives other studies.
-        image_size: side of an image in pixels, 64 or more.
-        distinct_images: see `Phantoms`.
-
-    Raises:
-        DataError: the folder is not empty, or a number is too small.
+    Every third study has a lateral image as well.
     """
-    phantoms = Phantoms(seed, image_size, distinct_images)
-    new_tree(output, "no collection", studies)
     (output / "images").mkdir()
     with (output / TABLE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -219,3 +200,12 @@ def write_simple_folder(
                 (output / name).write_bytes(encode(film, "JPEG"))
                 ids = (name, f"phantom{index:06}", f"patient{patient:06}", view)
                 writer.writerow((*ids, report.findings, report.impression, SPLITS[patient % len(SPLITS)]))
+
+
+SHAPES: dict[str, tuple[str, Callable[[Path, int, Phantoms], None]]] = {
+    "mimic-cxr": ("MIMIC-CXR", partial(write_mimic_tree, dicom=False)),
+    "mimic-cxr-dicom": ("MIMIC-CXR", partial(write_mimic_tree, dicom=True)),
+    "openi": ("OpenI", _write_openi),
+    "folder": ("no collection", _write_folder),
+}
+"""Name on the command line -> name in the notice, and what writes the files."""

@@ -1,0 +1,284 @@
+"""What a model with a language model in it shares, whatever stands in its prompts: the loss of reports and
+writing them.
+
+Shapes: B rows, Q positions for each image, T positions in all, D width, n tokens written, V vocabulary.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig as HFGenerationConfig
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from xraygpt.common.errors import DataError
+from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.paths import is_remote, resolve_path
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, Conversation, trained_conversation
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.generation import (
+    GeneratedReport,
+    StopOnText,
+    cut_at_stop,
+    ending,
+    lm_loss,
+    mean_log_probabilities,
+    without_begun_stop,
+)
+from xraygpt.models.llm import (
+    check_positions,
+    check_vocabulary,
+    embedding_table,
+    end_token_ids,
+    load_tokenizer,
+    max_positions,
+)
+from xraygpt.models.prompts import (
+    IMAGE_SLOT,
+    caption_labels,
+    caption_rows,
+    chat_format,
+    pad_rows,
+    render_chat,
+)
+
+
+def check_prompts(cfg: Any, folder: str) -> None:
+    """Check the prompts of a configuration, with the chat template of the tokenizer in a local folder.
+
+    Raises:
+        MissingFileError, ConfigError: there are no prompts, or none that can be used.
+    """
+    cfg.prompts()
+    if cfg.prompt_template == CHAT and not is_remote(folder):
+        chat_format(load_tokenizer(Path(resolve_path(folder))), cfg, folder)
+
+
+class PromptedModel(BaseModel):
+    """Base of the models whose language model reads a prompt and writes a report behind it."""
+
+    llama_model: PreTrainedModel
+    llama_tokenizer: PreTrainedTokenizerBase
+    tokens_per_image = 0
+    """Q; 0: images do not come into prompts."""
+
+    def take_language_model(
+        self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
+    ) -> None:
+        """Set the language model, and how it is prompted; a template of its tokenizer is written out.
+
+        Args:
+            config: its fields `prompt_template`, `end_sym`, `max_txt_len` and its method `prompts` are used.
+            folder: of the tokenizer, for messages.
+
+        Raises:
+            CheckpointError: tokenizer and language model do not belong together.
+            ConfigError: the tokenizer has no chat template that can be used.
+        """
+        check_vocabulary(llm, tokenizer)
+        self.answer_start, self._in_chat_format = "", config.prompt_template == CHAT
+        if self._in_chat_format:
+            template, self.answer_start, end = chat_format(tokenizer, config, folder)
+            config = replace(config, prompt_template=template, end_sym=end)
+        self.config = config
+        self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
+        self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
+        self.llama_model, self.llama_tokenizer = llm, tokenizer
+
+    @property
+    def max_positions(self) -> int:
+        """Most positions the language model was made for."""
+        return max_positions(self.llama_model)
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """Strings that end a report."""
+        return [self.end_sym] if self.end_sym else []
+
+    def new_conversation(self) -> Conversation:
+        """A conversation whose first prompt is exactly a prompt of the training."""
+        conversation = trained_conversation(self.prompt_template, self.end_sym)
+        if self._in_chat_format:
+            conversation.render = partial(render_chat, self.llama_tokenizer)
+        return conversation
+
+    @torch.no_grad()
+    def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
+        """Write a report for each row; keys of `samples` as in `forward`, captions not needed."""
+        embeds, mask = self._embed_samples(samples)
+        return self.complete(embeds, mask, generation or GenerationConfig(), self.stop_strings)[0]
+
+    @torch.no_grad()
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
+        """The reports of `generate`, each with how it came about."""
+        embeds, mask = self._embed_samples(samples)
+        texts, ids = self.complete(embeds, mask, generation, self.stop_strings)
+        found = StopOnText(self.llama_tokenizer, self.stop_strings).found
+        end_tokens = end_token_ids(self.llama_model, self.llama_tokenizer, self.stop_strings)
+        ends = [ending(row, end_tokens, self.llama_tokenizer.pad_token_id, found) for row in ids.tolist()]
+        means = mean_log_probabilities(
+            lambda rows: self._logits(embeds[rows], mask[rows], ids[rows]),
+            ids,
+            [length for length, _ in ends],
+        )
+        return [
+            GeneratedReport(text, length, reason, mean)
+            for text, (length, reason), mean in zip(texts, ends, means, strict=True)
+        ]
+
+    @torch.no_grad()
+    def complete(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
+        streamer: BaseStreamer | None = None,
+    ) -> tuple[list[str], Tensor]:
+        """Continue embedded prompts; return the texts, cut before the first stop string, and the ids (B, n).
+
+        inputs_embeds (B, T, D) with padding on the left, attention_mask (B, T). Raises ConfigError if the
+        language model has not enough positions for `generation.max_new_tokens`.
+        """
+        llm, tokenizer = self.llama_model, self.llama_tokenizer
+        check_positions(llm, inputs_embeds.shape[1], generation.max_new_tokens, "max_new_tokens")
+        write: Any = llm.generate
+        ids: Tensor = write(
+            inputs_embeds=inputs_embeds.to(llm.dtype),
+            attention_mask=attention_mask,
+            generation_config=HFGenerationConfig(
+                **generation.as_kwargs(),
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=end_token_ids(llm, tokenizer, stops),
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            stopping_criteria=StoppingCriteriaList([StopOnText(tokenizer, stops)] if any(stops) else []),
+            streamer=streamer,
+        )
+        texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
+        return [cut_at_stop(text, stops) for text in texts], ids
+
+    def complete_stream(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        generation: GenerationConfig,
+        stops: Sequence[str],
+    ) -> Iterator[str]:
+        """Like `complete` for one row, yielding the growing text by words; the last item is the whole answer.
+
+        A beam search changes its mind about what was written, so with beams only the answer is yielded.
+        """
+        if generation.num_beams > 1:
+            yield self.complete(inputs_embeds, attention_mask, generation, stops)[0][0]
+            return
+        streamer = TextIteratorStreamer(self.llama_tokenizer, skip_special_tokens=True)
+        answer: Future[str] = Future()
+
+        def run() -> None:
+            try:
+                texts, _ = self.complete(inputs_embeds, attention_mask, generation, stops, streamer)
+                answer.set_result(texts[0])
+            except BaseException as error:  # raised again in the caller's thread
+                answer.set_exception(error)
+            finally:
+                # Not `end`, which decodes what it has first and, if that fails, leaves the caller waiting.
+                streamer.on_finalized_text("", stream_end=True)
+
+        threading.Thread(target=run, daemon=True).start()
+        written, shown = "", None
+        for piece in streamer:
+            written += piece
+            text = without_begun_stop(cut_at_stop(written, stops), stops)
+            if text != shown:
+                shown = text
+                yield text
+        if answer.result() != shown:
+            yield answer.result()
+
+    def cut_captions(self, captions: Sequence[str]) -> int:
+        rows = self._caption_rows(captions, self.max_txt_len + 1)
+        return sum(len(row) > self.max_txt_len for row in rows)
+
+    def manifest(self) -> dict[str, Any]:
+        return super().manifest() | {
+            "llm_hidden_size": int(self.llama_model.config.hidden_size),
+            "vocab_size": int(self.llama_model.config.vocab_size),
+            "prompt_template": self.prompt_template,
+            "end_sym": self.end_sym,
+            "max_txt_len": self.max_txt_len,
+        }
+
+    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
+        """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""
+        raise NotImplementedError(f"{type(self).__name__} has to say what comes before a report.")
+
+    def _loss(
+        self, samples: Any, prompts: Sequence[Sequence[int]], images: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """`lm_loss` of the captions of a batch behind these prompts.
+
+        Args:
+            images: (B, Q, D), as in `_embed_rows`.
+        """
+        check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
+        captions = self._caption_rows(samples["caption"], self.max_txt_len)
+        if not any(captions):
+            source = samples.get("image_id", "unknown reports")
+            raise DataError(f"no text to learn from in the batch of {source}")
+        full = [(*row, *caption) for row, caption in zip(prompts, captions, strict=True)]
+        embeds, mask, ids = self._embed_rows(full, images, "right")
+        labels = caption_labels(ids, mask, [len(row) for row in prompts])
+        return lm_loss(self.llama_model, embeds, mask, labels)
+
+    def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
+        texts = [self.answer_start + caption for caption in captions]
+        return caption_rows(self.llama_tokenizer, texts, self.end_sym, longest)
+
+    def _embed_rows(
+        self, rows: Sequence[Sequence[int]], images: Tensor | Sequence[Tensor] | None, side: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of ids -> embeddings (B, T, D), mask (B, T), ids (B, T).
+
+        Args:
+            images: (Q, D) each, which fill the `IMAGE_SLOT`s in their order.
+            side: where shorter rows are padded.
+        """
+        ids, mask = (t.to(self.device) for t in pad_rows(rows, self.llama_tokenizer.pad_token_id, side))
+        slots = ids == IMAGE_SLOT
+        embeds = embedding_table(self.llama_model)(ids.clamp(min=0))
+        if images is None:
+            return embeds, mask, ids
+        filling = torch.cat([image.reshape(-1, embeds.shape[-1]) for image in images]).to(embeds.dtype)
+        if int(slots.sum()) != len(filling):
+            raise ValueError(
+                f"the prompts have room for {int(slots.sum()) / self.tokens_per_image:g} images "
+                f"({IMAGE_PLACEHOLDER}), but {len(filling) / self.tokens_per_image:g} were given"
+            )
+        return embeds.masked_scatter(slots.unsqueeze(-1), filling), mask, ids
+
+    def _logits(self, inputs_embeds: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
+        """The logits (B, n, V) of each of the ids (B, n) behind a prompt (B, T, D)."""
+        written = embedding_table(self.llama_model)(ids).to(inputs_embeds.dtype)
+        embeds = torch.cat([inputs_embeds, written], dim=1)[:, :-1]
+        mask = torch.cat([attention_mask, attention_mask.new_ones(ids.shape)], dim=1)[:, :-1]
+        logits: Tensor = self.llama_model(
+            inputs_embeds=embeds.to(self.llama_model.dtype),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=torch.arange(inputs_embeds.shape[1] - 1, embeds.shape[1], device=ids.device),
+        ).logits
+        return logits

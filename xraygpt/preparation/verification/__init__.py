@@ -1,1 +1,0 @@
-"""Does a prepared folder hold what a training needs?"""
