@@ -78,6 +78,7 @@ def random_llava(folder: Path, tower: str, llm: str, **changes: Any) -> MiniGPT4
     """A model on random parts, which are written below `folder`."""
     torch.manual_seed(5)
     tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = changes.pop("chat_template", None)
     tokenizer.save_pretrained(str(folder / "llm"))
     for name, part in (("tower", TOWERS[tower]()), ("llm", decoder(llm, len(tokenizer)))):
         for parameter in part.parameters():
@@ -183,6 +184,34 @@ def test_the_chat_template_writes_the_conversations_of_the_training(exported: di
     # As servers do it: the template writes BOS, the tokenizer must not add another.
     ids = processor.tokenizer(first, add_special_tokens=False).input_ids
     assert ids == processor.tokenizer(first.removeprefix("<s>")).input_ids
+
+
+CHATML = (
+    "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{{ '</s>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def test_the_chat_template_of_a_tokenizer_is_written_with_images(tmp_path: Path) -> None:
+    settings = {"prompt_template": "chat", "end_sym": "\n", "vision": {"layer": -2}}
+    model = random_llava(tmp_path, "clip", "llama", chat_template=CHATML, **settings)
+    export(model, tmp_path / "hf")
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "hf"), backend="pil")
+    image = [{"type": "image"}, {"type": "text", "text": "Describe this chest x-ray."}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": image}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "<s>" + model.prompt_list[0].replace("<ImageHere>", "<image>")
+    conversation = model.new_conversation()
+    conversation.append_message("Patient", f"{IMAGE_MARK} Describe this chest x-ray.")
+    for role, speaker, said in (("assistant", "Doctor", "Clear."), ("user", "Patient", "Sure?")):
+        messages.append({"role": role, "content": said})
+        conversation.append_message(speaker, said)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "<s>" + conversation.get_prompt().replace("<ImageHere>", "<image>")
+    text = import_folder(tmp_path / "hf", tmp_path / "a.pth", tmp_path / "llm2", tmp_path / "tower2")
+    back, _ = read_back(text, tmp_path)
+    assert (back.prompt_list, back.end_sym) == (model.prompt_list, model.end_sym)
+    assert back.new_conversation().render is not None
 
 
 def test_a_model_without_template_has_no_chat_template(tmp_path: Path) -> None:

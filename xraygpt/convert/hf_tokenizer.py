@@ -23,16 +23,20 @@ IMAGE_TOKEN = "<image>"
 """One for each image embedding; the processors of Hugging Face name it so."""
 BLANK = "▁"
 
-CHAT_TEMPLATE = """\
-{{{{ bos_token }}}}{{% for message in messages -%}}
-{{% if message.role == "user" %}}{{{{ {0} }}}}{{% endif -%}}
+CHAT_TEXTS = """\
+{{% set turns = namespace(all=[]) %}}{{% for message in messages %}}{{% set text -%}}
 {{% if message.content is string %}}{{{{ message.content }}}}{{% else -%}}
 {{% for part in message.content %}}\
-{{% if part.type == "text" %}}{{{{ part.text }}}}{{% else %}}{{{{ {1} }}}}{{% endif %}}\
+{{% if part.type == "text" %}}{{{{ part.text }}}}{{% else %}}{{{{ {} }}}}{{% endif %}}\
 {{% endfor %}}{{% endif -%}}
-{{% if message.role == "user" %}}{{{{ {2} }}}}{{% endif -%}}
-{{% if message.role == "assistant" %}}{{{{ {3} }}}}{{% endif -%}}
-{{% endfor %}}"""
+{{% endset %}}{{% set turns.all = turns.all + [{{"role": message.role, "content": text}}] %}}{{% endfor -%}}
+{{% set messages = turns.all -%}}
+"""
+"""Opens a chat template: makes one text of what a message holds, {} for each image in it."""
+CHAT_TEMPLATE = """\
+{{{{ bos_token }}}}{{% for message in messages -%}}
+{{% if message.role == "user" %}}{{{{ {} + message.content + {} }}}}{{% else %}}\
+{{{{ message.content + {} }}}}{{% endif %}}{{% endfor %}}"""
 
 PROBES = (
     "The heart is normal in size. No pleural effusion.",
@@ -84,16 +88,18 @@ def processor_prompt(prompt: str, slots: int) -> str:
 
 
 def chat_template(model: MiniGPT4) -> str | None:
-    """The model's prompt template in Jinja, answers and images as in `Conversation`; None if it has none."""
+    """The model's chat or prompt template in Jinja, images as in its first prompt; None if it has none."""
     if not model.prompt_template:
         return None
-    before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
     mark = re.search(
         rf"(<Img>)?{IMAGE_PLACEHOLDER}(</Img>)?\s*", "".join(model.prompt_list[:1]) or IMAGE_MARK
     )
-    image = processor_prompt(mark[0] if mark else "", 1)
+    texts = CHAT_TEXTS.format(json.dumps(processor_prompt(mark[0] if mark else "", 1)))
+    if model.new_conversation().render is not None:
+        return texts + str(model.llama_tokenizer.chat_template)
+    before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
     closing = "" if model.prompt_template.startswith(model.end_sym) else model.end_sym
-    return CHAT_TEMPLATE.format(*map(json.dumps, (before, image, after, closing)))
+    return texts + CHAT_TEMPLATE.format(*map(json.dumps, (before, after, closing)))
 
 
 def check_same_ids(

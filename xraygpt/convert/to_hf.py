@@ -22,7 +22,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.run_record import write_json, writing
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, TEMPLATE_SLOT
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT
 from xraygpt.convert.blip2 import Blip2
 from xraygpt.convert.card import model_card
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_prompt, processor_tokenizer
@@ -174,7 +174,7 @@ def _origin(model: MiniGPT4) -> dict[str, Any]:
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
     first = model.prompt_list[0] if model.prompt_list else ""
     texts = {
-        "prompt_template": model.prompt_template,
+        "prompt_template": model.prompt_template if model.new_conversation().render is None else CHAT,
         "prompt": first.removeprefix(before).removesuffix(after),
         "end_sym": model.end_sym,
         "max_txt_len": model.max_txt_len,
