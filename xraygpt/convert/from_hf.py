@@ -12,11 +12,7 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_MAPPING,
-    PreTrainedModel,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PreTrainedModel
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
@@ -72,7 +68,7 @@ def import_folder(
     if vision_folder is not None and isinstance(family, Blip2):
         raise ConfigError(f"{folder}: its vision encoder is written to {file}; leave out --vision-folder")
     origin = read_settings(folder / ORIGIN_FILE)
-    text = _configuration(folder, family, config, file, llm_folder, vision_folder, origin.get("model", {}))
+    text = _configuration(folder, family, config, file, llm_folder, vision_folder)
 
     unread = [keys for keys, target in ((LANGUAGE, llm_folder), (VISION, vision_folder)) if target is None]
     state = load_weights(folder, skip=sum(unread, ()))
@@ -94,13 +90,7 @@ def import_folder(
 
 
 def _configuration(
-    folder: Path,
-    family: Blip2 | Llava,
-    config: Any,
-    file: Path,
-    llm: Path | None,
-    vision: Path | None,
-    texts: Mapping[str, Any],
+    folder: Path, family: Blip2 | Llava, config: Any, file: Path, llm: Path | None, vision: Path | None
 ) -> str:
     """The sections that read what is written."""
     images = _image_processor(folder)
@@ -119,7 +109,7 @@ def _configuration(
     model |= family.section(config)
     if getattr(config, "use_decoder_only_language_model", True):
         model["ckpt"] = str(file)
-    model |= {"llama_model": str(llm or "FOLDER"), **texts}
+    model |= {"llama_model": str(llm or "FOLDER"), **read_settings(folder / ORIGIN_FILE).get("model", {})}
     preprocess = {"vis_processor": {"train": processor, "eval": copy.deepcopy(processor)}}
     text: str = yaml.safe_dump({"model": model, "preprocess": preprocess}, sort_keys=False)
     cropped = "# Images were cropped to their middle there; blip2_image_eval stretches the whole ones.\n"
@@ -179,7 +169,8 @@ def _write_llm(
 
 def _write_vision(folder: Path, config: Any, state: Mapping[str, Tensor], target: Path) -> None:
     """Write the vision encoder, without what makes one answer of all tokens, and how it takes images."""
-    config.vision_use_head = False
+    if hasattr(config, "vision_use_head"):  # SigLIP
+        config.vision_use_head = False
     plain = {key.removeprefix("model.").removeprefix("vision_tower."): value for key, value in state.items()}
     encoder = _loaded(MODEL_MAPPING[type(config)], config, plain, folder)
     with new_folder(target):

@@ -172,10 +172,9 @@ def counterpart(
 def _origin(model: MiniGPT4) -> dict[str, Any]:
     """What the language model's tables were, the manifest, and what the section ``model`` says of texts."""
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
-    first = model.prompt_list[0] if model.prompt_list else ""
     texts = {
         "prompt_template": model.prompt_template if model.new_conversation().render is None else CHAT,
-        "prompt": first.removeprefix(before).removesuffix(after),
+        "prompt": "".join(model.prompt_list[:1]).removeprefix(before).removesuffix(after),
         "end_sym": model.end_sym,
         "max_txt_len": model.max_txt_len,
     }
