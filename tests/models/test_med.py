@@ -105,6 +105,9 @@ def test_cache_gives_the_numbers_of_one_pass_and_keeps_the_image() -> None:
     image_mask = {"encoder_attention_mask": look()["encoder_attention_mask"]}
     rest = net(ids()[:, 4:], past_key_values=first.past_key_values, **image_mask)
     assert close(torch.cat([first.logits, rest.logits], 1), whole)
+    text_alone = tuple((key, value) for key, value, *_ in first.past_key_values)
+    again = net(ids()[:, 4:], past_key_values=text_alone, **look())
+    assert torch.equal(again.logits, rest.logits)
 
 
 def test_reordering_the_cache_reorders_text_and_image() -> None:
@@ -216,5 +219,7 @@ def test_wrong_calls_say_what_is_missing() -> None:
         net(ids(), mode="images")
     with pytest.raises(ValueError, match="input_ids, inputs_embeds or encoder_embeds"):
         net(mode="text")
+    with pytest.raises(TypeError, match="query_length"):
+        net(ids(), query_embeds=draw(1, B, 3, 32), **look())
     with pytest.raises(ValueError, match="fusion_layer"):
         replace(CONFIG, fusion_layer=5)

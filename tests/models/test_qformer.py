@@ -118,6 +118,9 @@ def test_cache_gives_the_numbers_of_one_pass() -> None:
     mask = inputs["attention_mask"]
     at_once = net(ids(), attention_mask=mask, past_key_values=cache, is_decoder=True).last_hidden_state
     assert close(whole, at_once)
+    plain = tuple((cache[layer][0], cache[layer][1]) for layer in range(len(cache)))
+    as_tuple = net(ids(), attention_mask=mask, past_key_values=plain, is_decoder=True).last_hidden_state
+    assert torch.equal(as_tuple, at_once)
     steps = []
     for t in range(L):
         out = net(ids()[:, t : t + 1], attention_mask=mask[:, : Q + t + 1], past_key_values=cache,
@@ -316,5 +319,7 @@ def test_wrong_calls_say_what_is_missing() -> None:
         net(ids(length=25))
     with pytest.raises(ValueError, match="head_mask"):
         net(ids(), head_mask=torch.ones(2, 4))
+    with pytest.raises(TypeError, match="mode"):
+        net(ids(), mode="text")
     with pytest.raises(ValueError, match="position_embedding_type"):
         replace(CONFIG, position_embedding_type="rotary")

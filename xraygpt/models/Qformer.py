@@ -11,56 +11,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.models.bert.modeling_bert import BertIntermediate as BertIntermediate
+from transformers.models.bert.modeling_bert import BertLMPredictionHead as BertLMPredictionHead
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead as BertOnlyMLMHead
+from transformers.models.bert.modeling_bert import BertOutput as BertOutput
+from transformers.models.bert.modeling_bert import BertPooler as BertPooler
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
+from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import (
-    BertAttention,
-    BertBackbone,
-    BertConfig,
-    BertIntermediate,
-    BertOutput,
-    BertPooler,
-    BertPreTrainedModel,
-    BertSelfAttention,
-    BertSelfOutput,
-    KeyValue,
-    KeyValueCache,
-    LayerStack,
-    PastKeyValues,
-    TextEmbeddings,
-)
+from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, KeyValue, LayerStack, PastKeyValues
+from xraygpt.models.bert import BertAttention as BertAttention
+from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
+from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
+from xraygpt.models.bert import KeyValueCache as KeyValueCache
+from xraygpt.models.bert import TextEmbeddings as BertEmbeddings
 from xraygpt.models.bert_lm import (
-    BertLMPredictionHead,
-    BertOnlyMLMHead,
-    BertPredictionHeadTransform,
     CausalLanguageModel,
     MaskedLanguageModel,
     SearchResult,
     SearchSettings,
     search,
 )
-
-__all__ = [
-    "BertAttention",
-    "BertEmbeddings",
-    "BertEncoder",
-    "BertForMaskedLM",
-    "BertIntermediate",
-    "BertLMHeadModel",
-    "BertLMPredictionHead",
-    "BertLayer",
-    "BertModel",
-    "BertOnlyMLMHead",
-    "BertOutput",
-    "BertPooler",
-    "BertPreTrainedModel",
-    "BertPredictionHeadTransform",
-    "BertSelfAttention",
-    "BertSelfOutput",
-    "KeyValueCache",
-    "QformerConfig",
-    "QueryModel",
-]
 
 
 @dataclass
@@ -73,87 +45,27 @@ class QformerConfig(BertConfig):
     """Number of query tokens."""
 
 
-class BertEmbeddings(TextEmbeddings):
-    """Query embeddings, followed by word plus position embeddings of the text; layer norm, dropout."""
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        query_embeds: Tensor | None = None,
-        past_key_values_length: int = 0,
-    ) -> Tensor:
-        """`input_ids` (B, L) and/or `query_embeds` (B, Q, D) -> (B, Q + L, D)."""
-        parts = [] if query_embeds is None else [query_embeds]
-        if input_ids is not None:
-            words = self.embed_words(input_ids)
-            parts.append(self.add_positions(words, position_ids, past_key_values_length))
-        if not parts:
-            raise ValueError("the Q-Former needs input_ids, query_embeds or both")
-        embeddings = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        return self.dropout(self.LayerNorm(embeddings))
-
-
-class BertLayer(nn.Module):
+class BertLayer(AttentionLayer):
     """Self-attention for all, cross-attention for the queries, a feed-forward part for each of the two."""
 
     def __init__(self, config: QformerConfig, layer_num: int, text: bool = True) -> None:
-        super().__init__()
-        self.attention = BertAttention(config)
-        self.has_cross_attention = config.add_cross_attention and layer_num % config.cross_attention_freq == 0
-        if self.has_cross_attention:
-            self.crossattention = BertAttention(config, is_cross_attention=True)
-        if text:
-            self.intermediate = BertIntermediate(config)
-            self.output = BertOutput(config)
+        looks = config.add_cross_attention and layer_num % config.cross_attention_freq == 0
+        super().__init__(config, looks, text)
         self.intermediate_query = BertIntermediate(config)
         self.output_query = BertOutput(config)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_value: KeyValue | None = None,
-        output_attentions: bool = False,
-        query_length: int = 0,
+        self, hidden_states: Tensor, *arguments: Any, query_length: int = 0, **named: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
-        """Run the layer on `hidden_states` (B, T, D), the first `query_length` positions being queries.
-
-        Returns:
-            Hidden states, maps of self- and cross-attention (B, H, T or Q, keys) if asked for, and the keys
-            and values of self-attention.
-        """
-        attended, own_map, key_value = self.attention(
-            hidden_states,
-            attention_mask,
-            head_mask,
-            past_key_value=past_key_value,
-            output_attentions=output_attentions,
+        """As `attend`, with the first `query_length` positions being queries, then the feed-forward parts."""
+        queries, text, own_map, cross_map, key_value = self.attend(
+            query_length, hidden_states, *arguments, **named
         )
-        queries, text = attended[:, :query_length], attended[:, query_length:]
-        cross_map = None
-        if query_length > 0 and self.has_cross_attention:
-            if encoder_hidden_states is None:
-                raise ValueError("query tokens need encoder_hidden_states (the image) to attend to")
-            queries, cross_map, _ = self.crossattention(
-                queries,
-                head_mask=head_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_attention_mask=encoder_attention_mask,
-                output_attentions=output_attentions,
-            )
         outputs = [self.feed_forward_chunk_query(queries)] if query_length > 0 else []
         if text.shape[1] > 0:
             outputs.append(self.feed_forward_chunk(text))
         output = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-        return output, own_map, cross_map, key_value
-
-    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        """The text's feed-forward part."""
-        return self.output(self.intermediate(attention_output), attention_output)
+        return output, own_map, cross_map, key_value[:2]
 
     def feed_forward_chunk_query(self, attention_output: Tensor) -> Tensor:
         """The queries' feed-forward part."""
@@ -169,25 +81,11 @@ class BertEncoder(LayerStack):
 
 
 class BertModel(BertBackbone):
-    """Embeddings, layers and optionally a pooler; see `BertBackbone.forward`.
-
-    Text sees all queries; as decoder (`is_decoder`) queries see queries only.
-    """
+    """Embeddings, layers and optionally a pooler; see `BertBackbone.forward`."""
 
     def __init__(self, config: QformerConfig, add_pooling_layer: bool = False, text: bool = True) -> None:
         super().__init__(config, BertEmbeddings(config, text), BertEncoder(config, text), add_pooling_layer)
         self.query_length = config.query_length
-
-    def embed(
-        self,
-        input_ids: Tensor | None,
-        position_ids: Tensor | None,
-        past_length: int,
-        query_embeds: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """The query tokens `query_embeds` (B, Q, D), which need an image, stand before the text."""
-        embedded = self.embeddings(input_ids, position_ids, query_embeds, past_length)
-        return embedded, {"query_length": 0 if query_embeds is None else query_embeds.shape[1]}
 
 
 class QueryModel(BertPreTrainedModel):

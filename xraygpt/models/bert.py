@@ -1,5 +1,5 @@
-"""BERT, written once for the Q-Former and for BLIP: sizes, attention and its masks, blocks, embeddings, the
-stack of layers with its cache, and the base of the encoders.
+"""BERT, written once for the Q-Former and for BLIP: sizes, attention, embeddings, layers and their cache, and
+the base of the encoders. The blocks around attention are those of transformers.
 
 Attention has two paths that compute the same numbers: `F.scaled_dot_product_attention`, and an explicit
 one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them. Parameter
@@ -10,7 +10,7 @@ keys), L text tokens, D = hidden size, H heads, d = D / H.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertPooler, BertSelfOutput
 
 BertModelOutput = BaseModelOutputWithPoolingAndCrossAttentions
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 @dataclass
@@ -69,7 +70,7 @@ class BertConfig:
                 f"num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act must be one of {sorted(ACTIVATIONS)}, not {self.hidden_act!r}")
+            raise ValueError(f"hidden_act must be one of {ACTIVATIONS}, not {self.hidden_act!r}")
         kinds = ("absolute", "relative_key", "relative_key_query")
         if self.position_embedding_type not in kinds:
             raise ValueError(
@@ -252,19 +253,6 @@ class BertSelfAttention(nn.Module):
         return scores
 
 
-class BertSelfOutput(nn.Module):
-    """Projection after attention, dropout, residual, layer norm; `width` is that of its input, D if unset."""
-
-    def __init__(self, config: BertConfig, width: int | None = None) -> None:
-        super().__init__()
-        self.dense = nn.Linear(width or config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
-
-
 class BertAttention(nn.Module):
     """Attention with its output projection; heads can be pruned."""
 
@@ -316,109 +304,133 @@ def additive_mask(mask: Tensor) -> Tensor:
     return (1.0 - mask.float()) * MASKED_SCORE
 
 
-def causal_mask(attention_mask: Tensor, num_positions: int, prefix_in_sequence: bool = False) -> Tensor:
-    """(B, S) mask -> (B, T, S): each of the last `num_positions` positions sees itself and what precedes.
-
-    The S - num_positions positions before them, the prefix, are seen by all. If the prefix is part of the
-    sequence itself, T = S, and its own rows see the prefix only (UniLM); otherwise the prefix comes from a
-    cache and T = num_positions.
-    """
-    prefix = attention_mask.shape[1] - num_positions
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    seen = (positions <= positions[:, None]) | (positions < prefix)  # (S, S)
-    return (seen if prefix_in_sequence else seen[prefix:]) * (attention_mask[:, None] > 0)
-
-
-def per_layer_head_mask(head_mask: Tensor | None, num_layers: int) -> list[Tensor | None]:
-    """(H,) for all layers, or (layers, H), -> one (1, H, 1, 1) factor per layer."""
-    if head_mask is None:
-        return [None] * num_layers
-    if head_mask.dim() == 1:
-        head_mask = head_mask.expand(num_layers, -1)
-    if head_mask.dim() != 2 or head_mask.shape[0] != num_layers:
-        raise ValueError(
-            f"head_mask must be (heads,) or ({num_layers}, heads), not shape {tuple(head_mask.shape)}"
-        )
-    return [row.view(1, -1, 1, 1) for row in head_mask]
-
-
-class BertIntermediate(nn.Module):
-    """First half of the feed-forward part: D -> intermediate size, activation."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_act_fn = ACTIVATIONS[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.intermediate_act_fn(self.dense(hidden_states))
-
-
-class BertOutput(BertSelfOutput):
-    """Second half of the feed-forward part: back to D, dropout, residual, layer norm."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__(config, config.intermediate_size)
-
-
-class BertPooler(nn.Module):
-    """tanh of a projection of the first position: (B, T, D) -> (B, D)."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = nn.Tanh()
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.activation(self.dense(hidden_states[:, 0]))
-
-
 class TextEmbeddings(nn.Module):
-    """The tables, layer norm and dropout of BERT's embeddings; subclasses say what is added up.
+    """Query tokens, then words, positions and token types of the text; layer norm, dropout.
 
-    With `text=False` word and position embeddings are not built.
+    With `text=False` there are no tables of words and positions, without `token_types` none of these.
     """
 
     position_ids: Tensor
 
-    def __init__(self, config: BertConfig, text: bool = True) -> None:
+    def __init__(self, config: BertConfig, text: bool = True, token_types: int = 0) -> None:
         super().__init__()
+        width = config.hidden_size
         self.word_embeddings: nn.Embedding | None = None
         self.position_embeddings: nn.Embedding | None = None
         if text:
-            self.word_embeddings = nn.Embedding(
-                config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-            )
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         # A persistent buffer, because the published weights have it.
         self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
         self.position_embedding_type = config.position_embedding_type
+        self.token_type_embeddings = nn.Embedding(token_types, width) if token_types else None
 
-    def embed_words(self, input_ids: Tensor) -> Tensor:
-        """(B, L) token ids -> (B, L, D)."""
-        if self.word_embeddings is None:
-            raise ValueError(
-                "this Q-Former was built without its text half (text=False): it takes no input_ids"
-            )
-        return self.word_embeddings(input_ids)
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        query_embeds: Tensor | None = None,
+        past_key_values_length: int = 0,
+        *,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Query tokens (B, Q, D) and `input_ids` (B, L), or words `inputs_embeds` (B, L, D) -> (B, Q + L, D).
 
-    def add_positions(self, embeddings: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
-        """Add absolute positions, counted from `past` on unless `position_ids` (B, L) or (1, L) are given.
-
-        With relative positions nothing is added: they act in the attention scores.
+        Absolute positions count from `past_key_values_length` on unless `position_ids` (B, L) or (1, L) are
+        given; relative ones act in the attention scores. Token types (B, L) are added where they are given.
         """
-        if self.position_embedding_type != "absolute" or self.position_embeddings is None:
-            return embeddings
-        if position_ids is None:
-            end = past + embeddings.shape[1]
-            if end > self.position_ids.shape[1]:
+        if inputs_embeds is None and input_ids is not None:
+            if self.word_embeddings is None:
                 raise ValueError(
-                    f"a text of {end} tokens is longer than the limit, {self.position_ids.shape[1]}"
+                    "this Q-Former was built without its text half (text=False): it takes no input_ids"
                 )
-            position_ids = self.position_ids[:, past:end]
-        return embeddings + self.position_embeddings(position_ids)
+            inputs_embeds = self.word_embeddings(input_ids)
+        parts = [] if query_embeds is None else [query_embeds]
+        if not parts and inputs_embeds is None:
+            raise ValueError(
+                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
+                "input_ids, inputs_embeds or encoder_embeds"
+            )
+        if inputs_embeds is not None:
+            if token_type_ids is not None:
+                if self.token_type_embeddings is None:
+                    raise ValueError("token_type_ids need a model built with add_type_embeddings=True")
+                inputs_embeds = inputs_embeds + self.token_type_embeddings(token_type_ids)
+            if self.position_embedding_type == "absolute" and self.position_embeddings is not None:
+                end, limit = past_key_values_length + inputs_embeds.shape[1], self.position_ids.shape[1]
+                if position_ids is None:
+                    if end > limit:
+                        raise ValueError(f"a text of {end} tokens is longer than the limit, {limit}")
+                    position_ids = self.position_ids[:, past_key_values_length:end]
+                inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
+            parts.append(inputs_embeds)
+        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
+
+
+class AttentionLayer(nn.Module):
+    """The parts of a layer: self-attention, cross-attention if it has one, the text's feed-forward part."""
+
+    def __init__(self, config: BertConfig, has_cross_attention: bool, text: bool = True) -> None:
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.has_cross_attention = has_cross_attention
+        if has_cross_attention:
+            self.crossattention = BertAttention(config, is_cross_attention=True)
+        if text:
+            self.intermediate = BertIntermediate(config)
+            self.output = BertOutput(config)
+
+    def attend(
+        self,
+        looking: int,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_value: KeyValue | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, KeyValue]:
+        """Let all of `hidden_states` (B, T, D) attend to each other, the first `looking` to the image too.
+
+        Masks are additive. `past_key_value` may hold what cross-attention took from the image before.
+
+        Returns:
+            The states of those that look and of those that do not, maps of self- and cross-attention
+            (B, H, T or `looking`, keys) if asked for, keys and values of both.
+        """
+        past = past_key_value or ()
+        states, own_map, key_value = self.attention(
+            hidden_states,
+            attention_mask,
+            head_mask,
+            past_key_value=past[:2] or None,
+            output_attentions=output_attentions,
+        )
+        looked, rest, cross_map = states[:, :looking], states[:, looking:], None
+        if looking > 0 and self.has_cross_attention:
+            if encoder_hidden_states is None and not past[2:]:
+                raise ValueError(
+                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
+                    'there are no query tokens, BLIP\'s BERT with mode="text"'
+                )
+            looked, cross_map, image = self.crossattention(
+                looked,
+                head_mask=head_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                past_key_value=past[2:] or None,
+                output_attentions=output_attentions,
+            )
+            key_value += image
+        return looked, rest, own_map, cross_map, key_value
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        """The text's feed-forward part."""
+        return self.output(self.intermediate(attention_output), attention_output)
 
 
 EncoderStates = Tensor | Sequence[Tensor] | None
@@ -455,19 +467,18 @@ class LayerStack(nn.Module):
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        head_mask: Sequence[Tensor | None] | None = None,
+        head_mask: Tensor | None = None,
         encoder_hidden_states: EncoderStates = None,
         encoder_attention_mask: EncoderMasks = None,
         past_key_values: PastKeyValues = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = False,
         output_hidden_states: bool | None = False,
-        return_dict: bool | None = True,
         **own: Any,
-    ) -> BertModelOutput | tuple[Any, ...]:
+    ) -> BertModelOutput:
         """Run the layers on `hidden_states` (B, T, D).
 
-        Masks are additive, `head_mask` has a factor for each layer. `own` is what only some layers take:
+        Masks are additive, `head_mask` is (layers, 1, H, 1, 1). `own` is what only some layers take:
         `query_length` of the Q-Former, `mode` of BLIP's BERT.
         """
         images = listed(encoder_hidden_states)
@@ -491,7 +502,7 @@ class LayerStack(nn.Module):
             )
             last = results[-1][0]
         states, maps, cross_maps, key_values = zip(*results, strict=True) if results else ((),) * 4
-        output = BertModelOutput(
+        return BertModelOutput(
             last_hidden_state=last,
             hidden_states=(hidden_states, *states) if output_hidden_states else None,
             # A tuple per layer, as in the reference, not transformers' Cache class.
@@ -499,7 +510,6 @@ class LayerStack(nn.Module):
             attentions=maps if output_attentions else None,
             cross_attentions=cross_maps if output_attentions else None,
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 class BertPreTrainedModel(nn.Module):
@@ -565,13 +575,17 @@ class BertBackbone(BertPreTrainedModel):
     ) -> Tensor:
         """Additive mask, broadcastable to (B, H, T, S), from a 0/1 mask (B, S) or (B, T, S).
 
-        `input_shape` is (B, L) of the text if `is_decoder`; `has_query` says that queries stand before the
-        text in the sequence itself, not in a cache.
+        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all that
+        precedes. With `has_query` queries stand before the text in the sequence itself, not in a cache, and
+        see each other only (UniLM).
         """
-        attention_mask = attention_mask.to(device)
-        if is_decoder and attention_mask.dim() == 2:
-            attention_mask = causal_mask(attention_mask, input_shape[1], prefix_in_sequence=has_query)
-        return additive_mask(attention_mask)
+        mask = attention_mask.to(device)
+        if is_decoder and mask.dim() == 2:
+            prefix = mask.shape[1] - input_shape[1]
+            positions = torch.arange(mask.shape[1], device=device)
+            seen = (positions <= positions[:, None]) | (positions < prefix)  # (S, S)
+            mask = (seen if has_query else seen[prefix:]) * (mask[:, None] > 0)
+        return additive_mask(mask)
 
     def cache(self, past: PastKeyValues) -> KeyValueCache:
         """`past` as a cache that knows its query tokens; empty if there is none."""
@@ -579,21 +593,13 @@ class BertBackbone(BertPreTrainedModel):
             return past
         return KeyValueCache([]) if past is None else KeyValueCache(past, self.query_length)
 
-    def embed(self, *inputs: Any, **own: Any) -> tuple[Tensor, dict[str, Any]]:
-        """Hidden states (B, T, D) that enter the layers, and what these layers alone are told.
-
-        Given are `input_ids`, `position_ids` and how much text is cached, then the arguments of `forward`
-        that only this model has.
-        """
-        raise NotImplementedError
-
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
-        *,
+        query_embeds: Tensor | None = None,
         encoder_hidden_states: EncoderStates = None,
         encoder_attention_mask: EncoderMasks = None,
         past_key_values: PastKeyValues = None,
@@ -602,7 +608,10 @@ class BertBackbone(BertPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         is_decoder: bool = False,
-        **own: Any,
+        *,
+        encoder_embeds: Tensor | None = None,
+        mode: str | None = None,
+        **text: Tensor | None,
     ) -> BertModelOutput | tuple[Any, ...]:
         """Run embeddings, layers and pooler.
 
@@ -611,32 +620,50 @@ class BertBackbone(BertPreTrainedModel):
             attention_mask: 0/1 over cached and given positions, (B, S), or per position, (B, T, S).
             position_ids: (B, L) or (1, L), instead of counting from the cached text on.
             head_mask: (H,) or (layers, H); multiplies self- and cross-attention probabilities.
-            encoder_hidden_states: image tokens, (B, N, encoder_width).
-            encoder_attention_mask: 0/1, (B, N).
+            query_embeds: query tokens of the Q-Former, (B, Q, D); they stand before the text.
+            encoder_hidden_states: image tokens, (B, N, encoder_width), or a list of them, which the layers
+                look at in turn.
+            encoder_attention_mask: 0/1, (B, N), or a list of them.
             past_key_values: the cache of an earlier call; its positions precede the given ones.
             use_cache: return the cache.
             output_attentions: return the probabilities; `cross_attentions` holds None for layers that did
                 not look at an image.
-            is_decoder: text sees earlier text only, and what stands before the text.
-            own: what only this model takes; see its `embed`.
+            is_decoder: text sees queries and earlier text only, queries see queries only.
+            encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
+                earlier pass with mode "text".
+            mode: which layers of BLIP's BERT run, and whether they look at the image.
+            text: `inputs_embeds` and `token_type_ids`, as in `TextEmbeddings.forward`.
         """
         past = self.cache(past_key_values)
-        embedded, own = self.embed(input_ids, position_ids, past.length - past.query_length, **own)
+        embedded = encoder_embeds
+        if embedded is None:
+            past_text = past.length - past.query_length
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **text)
         batch, length, _ = embedded.shape
-        queries: int = own.get("query_length", 0)
+        queries = 0 if query_embeds is None else query_embeds.shape[1]
+        own: dict[str, Any] = {} if mode is None else {"mode": mode}
+        if queries > 0:
+            own["query_length"] = queries
         if attention_mask is None and is_decoder:
             attention_mask = embedded.new_ones(batch, past.length + length)
         if attention_mask is not None:
             attention_mask = self.get_extended_attention_mask(
                 attention_mask, (batch, length - queries), embedded.device, is_decoder, queries > 0
             )
+        if head_mask is not None:
+            layers = self.config.num_hidden_layers
+            if head_mask.shape[:-1] not in ((), (layers,)):
+                raise ValueError(
+                    f"head_mask must be (heads,) or ({layers}, heads), not shape {tuple(head_mask.shape)}"
+                )
+            head_mask = head_mask.expand(layers, -1)[:, None, :, None, None]
         if encoder_attention_mask is not None:
             masks = listed(encoder_attention_mask)
             encoder_attention_mask = [None if mask is None else additive_mask(mask) for mask in masks]
         encoded = self.encoder(
             embedded,
             attention_mask,
-            per_layer_head_mask(head_mask, self.config.num_hidden_layers),
+            head_mask,
             encoder_hidden_states,
             encoder_attention_mask,
             past,

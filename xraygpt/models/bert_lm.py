@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, MaskedLMOutput
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.models.bert import (
-    ACTIVATIONS,
     BertBackbone,
     BertConfig,
     BertModelOutput,
@@ -37,44 +37,6 @@ LABEL_SMOOTHING = 0.1
 
 IGNORED_LABEL = -100
 """Label of positions that do not count in a loss."""
-
-
-class BertPredictionHeadTransform(nn.Module):
-    """Linear, activation, layer norm before the vocabulary projection."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform_act_fn = ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
-
-
-class BertLMPredictionHead(nn.Module):
-    """(B, L, D) -> (B, L, V). Its `bias` is also `decoder.bias`: two names, one parameter."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-        self.decoder.bias = self.bias
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.decoder(self.transform(hidden_states))
-
-
-class BertOnlyMLMHead(nn.Module):
-    """The prediction head under the key prefix `predictions`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.predictions = BertLMPredictionHead(config)
-
-    def forward(self, sequence_output: Tensor) -> Tensor:
-        return self.predictions(sequence_output)
 
 
 def lm_loss(
@@ -109,6 +71,7 @@ class PredictionModel(BertPreTrainedModel):
         super().__init__(config)
         self.bert = bert
         self.cls = BertOnlyMLMHead(config)
+        self.cls.predictions.decoder.bias = self.cls.predictions.bias  # two names, one parameter
         for module in self.cls.modules():
             self._init_weights(module)
         self.tie_weights()
@@ -183,7 +146,7 @@ class CausalLanguageModel(PredictionModel):
         return_dict: bool | None = None,
         **named: Any,
     ) -> CausalLMOutputWithCrossAttentions | Tensor | tuple[Any, ...]:
-        """The `logits` (B, L, V) of the text; with `labels` (B, L) also the loss of predicting the next token.
+        """The `logits` (B, L, V) of the text; with `labels` (B, L) also the loss of each next token.
 
         The loss is `lm_loss` with label smoothing 0.1, and then there is no cache; `soft_labels` are
         (B, L - 1, V). `return_logits` returns just the logits of all but the last position. The other
@@ -245,7 +208,7 @@ class CausalLanguageModel(PredictionModel):
 
 
 class ReorderableCache(Protocol):
-    """What a search needs of a key/value cache: its batch rows picked and rearranged."""
+    """What a search needs of a cache: its batch rows picked and rearranged."""
 
     def reorder(self, rows: Tensor) -> Self: ...
 

@@ -12,53 +12,34 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.models.bert.modeling_bert import BertIntermediate as BertIntermediate
+from transformers.models.bert.modeling_bert import BertLMPredictionHead as BertLMPredictionHead
+from transformers.models.bert.modeling_bert import BertOnlyMLMHead as BertOnlyMLMHead
+from transformers.models.bert.modeling_bert import BertOutput as BertOutput
+from transformers.models.bert.modeling_bert import BertPooler as BertPooler
+from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
+from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
 from xraygpt.models.bert import (
-    BertAttention,
+    AttentionLayer,
     BertBackbone,
     BertConfig,
-    BertIntermediate,
-    BertOutput,
-    BertPooler,
-    BertPreTrainedModel,
-    BertSelfAttention,
-    BertSelfOutput,
     KeyValue,
     KeyValueCache,
     LayerStack,
     TextEmbeddings,
 )
+from xraygpt.models.bert import BertAttention as BertAttention
+from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
+from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
 from xraygpt.models.bert_lm import (
-    BertLMPredictionHead,
-    BertOnlyMLMHead,
-    BertPredictionHeadTransform,
     CausalLanguageModel,
     MaskedLanguageModel,
     SearchResult,
     SearchSettings,
     search,
 )
-
-__all__ = [
-    "BertAttention",
-    "BertEmbeddings",
-    "BertEncoder",
-    "BertForMaskedLM",
-    "BertIntermediate",
-    "BertLMHeadModel",
-    "BertLMPredictionHead",
-    "BertLayer",
-    "BertModel",
-    "BertOnlyMLMHead",
-    "BertOutput",
-    "BertPooler",
-    "BertPreTrainedModel",
-    "BertPredictionHeadTransform",
-    "BertSelfAttention",
-    "BertSelfOutput",
-    "MedConfig",
-]
 
 Mode = Literal["text", "multimodal", "fusion"]
 
@@ -91,94 +72,25 @@ class MedConfig(BertConfig):
 
 
 class BertEmbeddings(TextEmbeddings):
-    """Word, position and, where they are given, token type embeddings; layer norm, dropout."""
+    """The embeddings of a text, token types included if the configuration has them."""
 
     def __init__(self, config: MedConfig) -> None:
-        super().__init__(config)
-        self.token_type_embeddings: nn.Embedding | None = None
-        if config.add_type_embeddings:
-            self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        past_key_values_length: int = 0,
-    ) -> Tensor:
-        """`input_ids` (B, T), or in their place word embeddings `inputs_embeds` (B, T, D) -> (B, T, D)."""
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("the text needs input_ids, inputs_embeds or encoder_embeds")
-            inputs_embeds = self.embed_words(input_ids)
-        embeddings = inputs_embeds
-        if token_type_ids is not None:
-            if self.token_type_embeddings is None:
-                raise ValueError("token_type_ids need a model built with add_type_embeddings=True")
-            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
-        embeddings = self.add_positions(embeddings, position_ids, past_key_values_length)
-        return self.dropout(self.LayerNorm(embeddings))
+        super().__init__(config, token_types=config.type_vocab_size if config.add_type_embeddings else 0)
 
 
-class BertLayer(nn.Module):
+class BertLayer(AttentionLayer):
     """Self-attention, cross-attention if there is an image to look at, and the feed-forward part."""
 
     def __init__(self, config: MedConfig, layer_num: int) -> None:
-        super().__init__()
-        self.attention = BertAttention(config)
-        self.has_cross_attention = config.add_cross_attention and layer_num >= (config.fusion_layer or 0)
-        if self.has_cross_attention:
-            self.crossattention = BertAttention(config, is_cross_attention=True)
-        self.intermediate = BertIntermediate(config)
-        self.output = BertOutput(config)
+        super().__init__(config, config.add_cross_attention and layer_num >= (config.fusion_layer or 0))
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_value: KeyValue | None = None,
-        output_attentions: bool = False,
-        mode: Mode = "multimodal",
+        self, hidden_states: Tensor, *arguments: Any, mode: Mode = "multimodal", **named: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
-        """Run the layer on `hidden_states` (B, T, D).
-
-        `past_key_value` may hold what cross-attention took from the image, which then need not be given.
-
-        Returns:
-            Hidden states, maps of self- and cross-attention (B, H, T, keys) if asked for, and the keys and
-            values of both.
-        """
-        past = past_key_value or ()
-        states, own_map, key_value = self.attention(
-            hidden_states,
-            attention_mask,
-            head_mask,
-            past_key_value=past[:2] or None,
-            output_attentions=output_attentions,
-        )
-        cross_map = None
-        if self.has_cross_attention and mode != "text":
-            if encoder_hidden_states is None and not past[2:]:
-                raise ValueError(
-                    f'mode {mode!r} needs encoder_hidden_states (the image); mode="text" runs without'
-                )
-            states, cross_map, looked_at = self.crossattention(
-                states,
-                head_mask=head_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_attention_mask=encoder_attention_mask,
-                past_key_value=past[2:] or None,
-                output_attentions=output_attentions,
-            )
-            key_value = (*key_value, *looked_at)
-        return self.feed_forward_chunk(states), own_map, cross_map, key_value
-
-    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
-        return self.output(self.intermediate(attention_output), attention_output)
+        """As `attend`, with all positions looking at the image except in mode "text", then feed-forward."""
+        looking = 0 if mode == "text" else hidden_states.shape[1]
+        looked, rest, own_map, cross_map, key_value = self.attend(looking, hidden_states, *arguments, **named)
+        return self.feed_forward_chunk(looked if looking else rest), own_map, cross_map, key_value
 
 
 class BertEncoder(LayerStack):
@@ -200,38 +112,11 @@ class BertEncoder(LayerStack):
 class BertModel(BertBackbone):
     """Embeddings, layers and, unless it is left out, a pooler; see `BertBackbone.forward`.
 
-    `encoder_hidden_states` and `encoder_attention_mask` may be lists, of several images that the layers look
-    at in turn; they are unused in mode "text". A cache holds the image too, so that it need not be given
-    again.
+    A cache holds the image too, so that it need not be given again.
     """
 
     def __init__(self, config: MedConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config, BertEmbeddings(config), BertEncoder(config), add_pooling_layer)
-
-    def embed(
-        self,
-        input_ids: Tensor | None,
-        position_ids: Tensor | None,
-        past_length: int,
-        token_type_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        encoder_embeds: Tensor | None = None,
-        mode: Mode = "multimodal",
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Embed the text.
-
-        Args:
-            token_type_ids: (B, T) int64; types are added only if they are given.
-            inputs_embeds: word embeddings (B, T, D) in place of `input_ids`.
-            encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
-                earlier pass with mode "text".
-            mode: which layers run, and whether they look at the image.
-        """
-        if encoder_embeds is None:
-            encoder_embeds = self.embeddings(
-                input_ids, token_type_ids, position_ids, inputs_embeds, past_length
-            )
-        return encoder_embeds, {"mode": mode}
 
 
 class BertLMHeadModel(CausalLanguageModel):
