@@ -3,7 +3,7 @@
 import pytest
 
 from xraygpt.conversation.conversation import CONV_VISION, CONV_VISION_NEW, Conversation, SeparatorStyle
-from xraygpt.conversation.messages import IMAGE_MARK, check_template, trained_conversation
+from xraygpt.conversation.messages import IMAGE_MARK, check_template, fill_template, trained_conversation
 
 TEMPLATE = "###Patient: {} ###Doctor: "
 
@@ -44,6 +44,15 @@ def test_the_trained_template_gives_the_training_prompt() -> None:
     assert _talk(trained_conversation("Q: {} A: ", "\n")).get_prompt().endswith("A1\nQ: Q2 A: ")
 
 
+def test_a_chat_template_gets_whole_turns() -> None:
+    conv = _talk(trained_conversation("[Q] {} [A] ", "</s>"))
+    conv.messages.insert(1, ["Patient", "Again"])
+    conv.render = lambda turns: "|".join(f"{turn['role']}={turn['content']}" for turn in turns)
+    assert conv.get_prompt() == f"user={IMAGE_MARK} Q1 Again|assistant=A1|user=Q2"
+    assert conv.copy().get_prompt() == conv.get_prompt()
+    assert conv.stop_strings() == ["</s>"]
+
+
 def test_dropping_turns_keeps_the_images() -> None:
     shorter = _talk(CONV_VISION).without_oldest_turn()
     assert shorter is not None
@@ -71,3 +80,5 @@ def test_other_braces_are_plain_text() -> None:
         with pytest.raises(ValueError, match="prompt_template"):
             check_template(template)
     check_template("")
+    check_template("chat")
+    assert fill_template("chat", "Q") == fill_template("", "Q") == "Q"

@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.conversation.chat import Chat
 from xraygpt.conversation.messages import IMAGE_MARK, trained_conversation
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
-from xraygpt.models.llm import load_tokenizer
+from xraygpt.models.llm import end_token_ids, load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 from xraygpt.models.prompts import caption_rows, chat_format, prompt_row, render_chat
 
@@ -209,6 +210,9 @@ def test_a_chat_template_becomes_a_prompt_template_and_an_end(
     )
     assert [*prompt_row(tokenizer, prompt, slots=0), *report] == whole
     assert found == chat_format(tokenizer, MiniGPT4Config(prompt_template="chat"), folder)
+    llm: Any = SimpleNamespace(generation_config=None)
+    end_of_turn = tokenizer.convert_tokens_to_ids(family.end.strip().split("\n")[0])
+    assert set(end_token_ids(llm, tokenizer, [family.end])) == {end_of_turn, tokenizer.eos_token_id}
 
 
 def test_a_conversation_is_the_template_s_own(family: Family, tokenizer_folder: Path, tmp_path: Path) -> None:

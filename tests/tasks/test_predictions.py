@@ -12,8 +12,13 @@ from torch import nn
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.datasets.annotations import Annotation
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
-from xraygpt.models.fingerprint import weights_fingerprint
-from xraygpt.tasks.predictions import FinishedBatch, GenerationJournal, data_fingerprint, differences
+from xraygpt.tasks.predictions import (
+    FinishedBatch,
+    GenerationJournal,
+    data_fingerprint,
+    differences,
+    weights_fingerprint,
+)
 
 SETTINGS = {"generation": {"num_beams": 1}, "images": 5}
 

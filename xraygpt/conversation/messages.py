@@ -28,8 +28,8 @@ def check_template(template: str) -> None:
 
 
 def fill_template(template: str, prompt: str) -> str:
-    """Put a prompt into its template; an empty one leaves it as it is."""
-    return template.replace(TEMPLATE_SLOT, prompt) if template else prompt
+    """Put a prompt into its template; an empty one, or `CHAT`, leaves it as it is."""
+    return template.replace(TEMPLATE_SLOT, prompt) if template not in ("", CHAT) else prompt
 
 
 class SeparatorStyle(Enum):
@@ -57,7 +57,7 @@ class Conversation:
     sep2: str | None = None
     template: str = TEMPLATE_SLOT
     """Style TEMPLATE: the prompt template of the training, e.g. ``###Patient: {} ###Doctor: ``."""
-    render: Callable[[list[Turn]], str] | None = None
+    render: Callable[[list[Turn]], str] | None = field(default=None, repr=False)
     """Writes the turns as a tokenizer's chat template says; of the settings above, only `roles` and the
     separators, as stop strings, are of use then."""
     conv_id: Any = None

@@ -48,7 +48,7 @@ class GenerationFacts:
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
     weights_fingerprint: str | None = None
-    """Of the weights that generated (`xraygpt.models.fingerprint`), whatever they were read from."""
+    """Of the weights that generated (`xraygpt.tasks.predictions`), whatever they were read from."""
     prompt: str | None = None
     decoding: Mapping[str, Any] | None = None
     """Settings of the generation: search, beams, temperature, longest length, precision, ..."""

@@ -5,7 +5,7 @@ is written as such a folder at the end, which `MiniGPT4` reads.
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,7 +28,7 @@ from xraygpt.models.llm import (
     require_llm,
 )
 from xraygpt.models.prompted_model import PromptedModel, check_prompts
-from xraygpt.models.prompts import prompt_row, read_prompts, require_prompts
+from xraygpt.models.prompts import prompt_row, read_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ class CausalLM(PromptedModel):
         tokenizer_folder: where its tokenizer came from, to be copied by `export`.
     """
 
+    config: CausalLMConfig
     config_class: ClassVar[type] = CausalLMConfig
 
     def __init__(
@@ -118,22 +119,20 @@ class CausalLM(PromptedModel):
         super().__init__()
         self.take_language_model(config, llm, tokenizer, tokenizer_folder)
         self._without_prompt: set[str] = set()
+        """Data sets whose reports go without a prompt; each is said once."""
         self._tokenizer_folder = tokenizer_folder
 
     @classmethod
     def check_files(cls, cfg: CausalLMConfig) -> None:
-        checks = [
-            file_check("model.ckpt", cfg.ckpt, "a trained language model", "a training of this project")
-        ]
+        source = "a training of this project"
+        checks = [file_check("model.ckpt", cfg.ckpt, "a trained language model", source)]
         if cfg.llama_model is not None:
             folder = cfg.llama_model
             checks.append(lambda: check_llm(folder, "model.llama_model"))
         else:
             checks.append(lambda: check_tokenizer(_tokenizer_folder(cfg)))
-        if cfg.prompt_path:
-            checks.append(lambda: require_prompts(cfg.prompt_path))
+        checks.append(lambda: check_prompts(cfg, cfg.llama_model or cfg.tokenizer))
         require_all(checks)
-        check_prompts(cfg, cfg.llama_model or cfg.tokenizer)
 
     @classmethod
     def from_config(cls, cfg: CausalLMConfig, device: str | torch.device = "cpu") -> Self:
@@ -174,26 +173,19 @@ class CausalLM(PromptedModel):
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model
         trained here meets the same ids there, with image embeddings between them."""
-        prompt = samples.get("prompt", "")
+        tokenizer, prompt, source = self.llama_tokenizer, samples.get("prompt", ""), source_of(samples)
+        if IMAGE_PLACEHOLDER in prompt and "image_text" not in samples:
+            prompt = ""
+            if source not in self._without_prompt:
+                self._without_prompt.add(source)
+                logger.info(
+                    "%s has no words to stand in for its images: its reports go without prompt", source
+                )
         if IMAGE_PLACEHOLDER not in prompt:
-            return [prompt_row(self.llama_tokenizer, prompt, slots=0)] * len(samples["caption"])
-        if "image_text" not in samples:
-            self._note_missing_words(source_of(samples))
-            return [prompt_row(self.llama_tokenizer, "", slots=0)] * len(samples["caption"])
+            return [prompt_row(tokenizer, prompt, slots=0)] * len(samples["caption"])
         before, after = prompt.split(IMAGE_PLACEHOLDER)
-        return [self._prompt_ids(before, text, after) for text in samples["image_text"]]
-
-    def _note_missing_words(self, source: str) -> None:
-        if source not in self._without_prompt:
-            self._without_prompt.add(source)
-            logger.info("%s has no words to stand in for its images: its reports go without prompt", source)
-
-    def _prompt_ids(self, *pieces: str) -> tuple[int, ...]:
-        first, *others = (
-            prompt_row(self.llama_tokenizer, piece, slots=0, bos=not number)
-            for number, piece in enumerate(pieces)
-        )
-        return sum(others, first)
+        start, end = prompt_row(tokenizer, before, 0), prompt_row(tokenizer, after, 0, bos=False)
+        return [(*start, *prompt_row(tokenizer, text, 0, bos=False), *end) for text in samples["image_text"]]
 
 
 def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
@@ -206,14 +198,8 @@ def build_llama(sizes: LlamaSizes, tokenizer: PreTrainedTokenizerBase) -> LlamaF
     if tokenizer.bos_token_id is None:
         raise CheckpointError("the tokenizer has no begin-of-text token, which LLaMA needs")
     config = LlamaConfig(
+        **asdict(sizes),
         vocab_size=len(tokenizer),
-        hidden_size=sizes.hidden_size,
-        intermediate_size=sizes.intermediate_size,
-        num_hidden_layers=sizes.num_hidden_layers,
-        num_attention_heads=sizes.num_attention_heads,
-        num_key_value_heads=sizes.num_key_value_heads or sizes.num_attention_heads,
-        max_position_embeddings=sizes.max_position_embeddings,
-        tie_word_embeddings=sizes.tie_word_embeddings,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

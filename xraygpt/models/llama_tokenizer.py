@@ -22,14 +22,7 @@ from xraygpt.models.hf_folder import read_settings
 
 logger = logging.getLogger(__name__)
 
-_READ_FROM_CONFIG = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "model_max_length",
-    "add_bos_token",
-    "chat_template",
-)
+_SETTINGS = ["bos_token", "eos_token", "unk_token", "model_max_length", "add_bos_token", "chat_template"]
 
 
 class LlamaSentencePieceTokenizer(SentencePieceBackend):
@@ -42,23 +35,11 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
     padding_side = "right"
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
 
-    def __init__(
-        self,
-        vocab_file: str,
-        unk_token: str = "<unk>",
-        bos_token: str = "<s>",
-        eos_token: str = "</s>",
-        pad_token: str | None = None,
-        add_bos_token: bool = True,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, vocab_file: str, add_bos_token: bool = True, **kwargs: Any) -> None:
         self.add_bos_token = add_bos_token
+        kwargs = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | kwargs
         super().__init__(
             vocab_file=vocab_file,
-            unk_token=unk_token,
-            bos_token=bos_token,
-            eos_token=eos_token,
-            pad_token=pad_token,
             add_bos_token=add_bos_token,
             legacy=True,
             special_tokens_pattern="bos" if add_bos_token else "none",
@@ -68,17 +49,16 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
 
     @classmethod
     def from_folder(cls, folder: Path) -> "LlamaSentencePieceTokenizer":
-        """Read ``tokenizer.model`` and, where they exist, the JSON files that name special and added tokens.
+        """Read ``tokenizer.model`` and, where they exist, the files with special and added tokens and with a
+        chat template.
 
         Raises:
             CheckpointError: one of them cannot be read.
         """
+        file, template = folder / "tokenizer.model", folder / "chat_template.jinja"
         config = read_settings(folder / "special_tokens_map.json")
         config |= read_settings(folder / "tokenizer_config.json")
-        template = folder / "chat_template.jinja"
         config |= {"chat_template": read_text(template)} if template.is_file() else {}
-        kwargs = {name: _plain(config[name]) for name in _READ_FROM_CONFIG if config.get(name) is not None}
-        file = folder / "tokenizer.model"
         check_weight_file(file)
         added = read_settings(folder / "added_tokens.json")  # e.g. the [PAD] of some Vicunas: text -> id
         try:
@@ -86,12 +66,20 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
             # Marks of turns too, such as [INST], which are control symbols of tokenizer.model.
             named = config.get("added_tokens_decoder") or {}
             tokens |= {int(number): AddedToken(**token) for number, token in named.items()}
-            for text in padding_without_row(folder, {n: token.content for n, token in tokens.items()}):
-                tokens = {number: token for number, token in tokens.items() if token.content != text}
-            special = [token.content for token in tokens.values() if token.special]
-            kwargs |= {"added_tokens_decoder": tokens, "extra_special_tokens": special}
-            tokenizer = cls(vocab_file=str(file), **kwargs)
-        except (TypeError, AttributeError) as error:
+            dropped = padding_without_row(folder, {n: token.content for n, token in tokens.items()})
+            tokens = {n: token for n, token in tokens.items() if token.content not in dropped}
+            tokenizer = cls(
+                vocab_file=str(file),
+                added_tokens_decoder=tokens,
+                extra_special_tokens=[token.content for token in tokens.values() if token.special],
+                # A special token may be written as a string or as a dictionary with its content.
+                **{
+                    name: config[name]["content"] if isinstance(config[name], dict) else config[name]
+                    for name in _SETTINGS
+                    if config.get(name) is not None
+                },
+            )
+        except (TypeError, KeyError, AttributeError) as error:
             raise CheckpointError(f"{folder}: its added tokens cannot be read: {error}") from error
         except (OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(
@@ -136,8 +124,3 @@ def padding_without_row(folder: Path, tokens: Mapping[int, str], pad_token: str 
     if padding:
         logger.info("%s: dropped %s: the weights have no row for padding", folder, ", ".join(padding))
     return padding
-
-
-def _plain(value: Any) -> Any:
-    """A special token may be written as a string or as a dictionary with its content."""
-    return value["content"] if isinstance(value, dict) else value

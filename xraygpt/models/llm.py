@@ -1,19 +1,21 @@
 """The language model: any decoder that transformers knows, read from a Hugging Face folder.
 
-LLaMA and Vicuna are the usual choice. The folder holds ``config.json``, the weights (``.safetensors`` or
-``.bin``, whole or in shards) and the tokenizer. Code in a folder is never run, and of its
-``generation_config.json`` only the end-of-text ids are taken: how to generate is the configuration's to say.
+The folder holds ``config.json``, the weights (``.safetensors`` or ``.bin``, whole or in shards) and the
+tokenizer. Code in it is never run, and of its ``generation_config.json`` only the end-of-text ids are taken:
+how to generate is the configuration's to say.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -36,12 +38,13 @@ LLM_SOURCE = (
 _COMPUTED = "rotary_emb.inv_freq"
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
-_NOT_TOKENIZERS = (
-    "config.json",
-    "generation_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-)
+_NOT_TOKENIZERS = [f"{part}config.json" for part in ("", "generation_", "processor_", "preprocessor_")]
+EMBEDDING_PROBES, MATRICES, MATRIX_PROBES = 8, 8, 4
+"""In LLaMA the last eight matrices are those of the last layer and the output layer."""
+TOLERANCE = 0.005
+"""Relative; rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16)."""
+WEIGHTS = ("llm_weights", "llm_layer_weights")
+"""Keys of a manifest; files of earlier versions have the first one only, or none."""
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -86,8 +89,8 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
         CheckpointError: a weight file that cannot be read, weights that are not finite numbers or do not fit
             ``config.json``, an adapter, or a folder that needs its own code.
     """
-    refuse_adapter(folder)
-    for file in _weight_files(folder):
+    files = _weight_files(folder)
+    for file in files:
         check_weight_file(file)
     model: PreTrainedModel
     report: dict[str, Any]
@@ -108,10 +111,15 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
             f"{folder}: the weights do not fit config.json: missing {missing[:8]}, "
             f"unexpected {unexpected[:8]}, of another size {mismatched[:8]}."
         )
-    places = _places(folder)
+    shards = [read_settings(index).get("weight_map", {}) for index in sorted(folder.glob("*.index.json"))]
+    places = {name: folder / file for shard in shards for name, file in shard.items()}
     for name, weight in model.named_parameters():
-        check_tensor(name, weight, folder / places.get(name, places.get("", "")))
-    model.generation_config = _only_end_tokens(model, folder)
+        check_tensor(name, weight, files[0] if len(files) == 1 else places.get(name, folder))
+    bos, eos = (getattr(model.config, name, None) for name in ("bos_token_id", "eos_token_id"))
+    named = read_settings(folder / "generation_config.json").get("eos_token_id", eos)
+    rows = embedding_table(model).num_embeddings
+    ids = [n for n in _as_list(named) if isinstance(n, int) and 0 <= n < rows]
+    model.generation_config = GenerationConfig(eos_token_id=ids or None, bos_token_id=bos)
     return model
 
 
@@ -125,7 +133,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     check_tokenizer(folder)
     tokenizer: PreTrainedTokenizerBase
-    if _is_sentencepiece_llama(folder):
+    kind = str(read_settings(folder / "tokenizer_config.json").get("tokenizer_class", "LlamaTokenizer"))
+    if (folder / "tokenizer.model").is_file() and kind.startswith(("LlamaTokenizer", "LlamaSentencePiece")):
         refuse_code(folder)
         tokenizer = LlamaSentencePieceTokenizer.from_folder(folder)
     else:
@@ -184,14 +193,12 @@ def check_vocabulary(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def end_token_ids(
     llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()
 ) -> list[int]:
-    """The ids that end a text: the tokenizer's end of text, those that the folder of the language model
-    names, and the special tokens in `stops`.
-
-    Special tokens, such as the ``<|eot_id|>`` of Llama 3, do not show in the text, in which stop strings are
-    looked for.
+    """The ids that end a text: the tokenizer's, those that the folder of the language model names, and the
+    special tokens in `stops`, which do not show in the text that is searched, such as Llama 3's
+    ``<|eot_id|>``.
     """
     named = llm.generation_config.eos_token_id if llm.generation_config is not None else None
-    ids = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
+    ids = [tokenizer.eos_token_id, *_as_list(named)]
     added = tokenizer.added_tokens_decoder.items()
     special = {number for number, token in added if token.special} - {tokenizer.unk_token_id}
     for stop in stops:
@@ -202,9 +209,8 @@ def end_token_ids(
 def max_positions(llm: PreTrainedModel) -> int:
     """Most positions, prompt and text together, that a language model is of use for.
 
-    Learned positions end there. With rotary ones a text of any length can be computed, but what is written
-    beyond the positions of the training is of no use. The settings "linear" and "dynamic" stretch the
-    positions that the configuration states; the others state the stretched ones.
+    With rotary positions any length can be computed, but what is written beyond those of the training is of
+    no use. "linear" and "dynamic" stretch the stated positions; the other settings state stretched ones.
     """
     positions = getattr(llm.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
@@ -229,13 +235,68 @@ def check_positions(llm: PreTrainedModel, before: int, new: int, setting: str) -
         )
 
 
-def _is_sentencepiece_llama(folder: Path) -> bool:
-    if not (folder / "tokenizer.model").is_file():
+def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
+    """What a manifest says of the language model: name of its folder, sizes, some weights.
+
+    A fine-tuned model often has the embeddings of its base, so values come from its last layers too, and from
+    several matrices, as LoRA changes only some.
+    """
+    table = embedding_table(llm).weight
+    matrices = [weight for weight in llm.parameters() if weight.dim() == 2 and weight is not table]
+    return {
+        "llama_model": Path(folder).name,
+        "llm_hidden_size": int(llm.config.hidden_size),
+        "vocab_size": int(llm.config.vocab_size),
+        "llm_weights": _probes(table, EMBEDDING_PROBES),
+        "llm_layer_weights": [v for w in matrices[-MATRICES:] for v in _probes(w, MATRIX_PROBES)],
+    }
+
+
+def check_same_llm(
+    state: Mapping[str, Tensor], manifest: Mapping[str, Any], own: Mapping[str, Any], where: str
+) -> None:
+    """Raise CheckpointError if a projection was trained for another language model, naming both.
+
+    A folder may be renamed: the weights decide where the manifest holds some, else the name.
+
+    Args:
+        state, manifest: of the checkpoint; files of the reference have no manifest.
+        own: `llm_facts` of the model that the checkpoint is loaded into.
+    """
+    width = len(state["llama_proj.bias"]) if "llama_proj.bias" in state else None
+    if width not in (None, own["llm_hidden_size"]) or not _same(manifest, own):
+        raise CheckpointError(
+            f"{where} was trained for another language model.\n"
+            f"  trained for:       {_named(manifest, width)}\n"
+            f"  model.llama_model: {_named(own, own['llm_hidden_size'])}\n"
+            "  Set model.llama_model to the one it was trained for, or name another checkpoint in model.ckpt."
+        )
+
+
+def _same(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    if any(manifest.get(key, own[key]) != own[key] for key in ("llm_hidden_size", "vocab_size")):
         return False
-    config = read_settings(folder / "tokenizer_config.json")
-    return str(config.get("tokenizer_class", "LlamaTokenizer")).startswith(
-        ("LlamaTokenizer", "LlamaSentencePiece")
-    )
+    weights = [(manifest[key], own[key]) for key in WEIGHTS if key in manifest]
+    if weights:
+        return all(
+            len(theirs) == len(ours)
+            and all(map(partial(math.isclose, rel_tol=TOLERANCE, abs_tol=1e-6), theirs, ours))
+            for theirs, ours in weights
+        )
+    return bool(manifest.get("llama_model", own["llama_model"]) == own["llama_model"])
+
+
+def _probes(weight: Tensor, number: int) -> list[float]:
+    """`number` values, evenly spread over a weight."""
+    flat = weight.detach().flatten()
+    step = max(len(flat) // number, 1)
+    return flat[step // 2 :: step][:number].float().tolist()
+
+
+def _named(facts: Mapping[str, Any], width: int | None) -> str:
+    name = facts.get("llama_model", "one that the file does not name")
+    tokens = f", {facts['vocab_size']} tokens" if "vocab_size" in facts else ""
+    return f"{name} (width {facts.get('llm_hidden_size', width)}{tokens})"
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -245,27 +306,5 @@ def _weight_files(folder: Path) -> list[Path]:
         raise MissingFileError(f"{error}; it has to be {LLM_SOURCE}") from error
 
 
-def _places(folder: Path) -> Mapping[str, str]:
-    """Parameter -> name of the weight file that holds it, as far as known; "" -> the only one there is."""
-    files = weight_files(folder)
-    if len(files) == 1:
-        return {"": files[0].name}
-    maps = [read_settings(index).get("weight_map", {}) for index in sorted(folder.glob("*.index.json"))]
-    return {name: file for places in maps for name, file in places.items()}
-
-
-def _only_end_tokens(llm: PreTrainedModel, folder: Path) -> GenerationConfig:
-    """The generation settings of a folder, all of them left out but the ids that end a text.
-
-    Raises:
-        CheckpointError: the file with these settings cannot be read.
-    """
-    settings = read_settings(folder / "generation_config.json")
-    named = settings.get("eos_token_id", getattr(llm.config, "eos_token_id", None))
-    rows = embedding_table(llm).num_embeddings
-    ids = [
-        number
-        for number in (named if isinstance(named, list) else [named])
-        if isinstance(number, int) and 0 <= number < rows
-    ]
-    return GenerationConfig(eos_token_id=ids or None, bos_token_id=getattr(llm.config, "bos_token_id", None))
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -27,12 +27,11 @@ from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check_template, fill_template
 from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
-from xraygpt.models.fingerprint import check_same_llm, llm_facts
 from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys, translate_projector_keys
-from xraygpt.models.llm import check_llm, load_llm, load_tokenizer, require_llm
+from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
 from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.models.prompted_model import PromptedModel, check_prompts
-from xraygpt.models.prompts import prompt_row, read_prompts, require_prompts
+from xraygpt.models.prompts import prompt_row, read_prompts
 from xraygpt.models.vision_tower import EVA_CLIP_G, build_encoder
 
 __all__ = ["MiniGPT4", "MiniGPT4Config"]
@@ -152,6 +151,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         tokenizer: its tokenizer, with a padding token.
     """
 
+    config: MiniGPT4Config
     config_class: ClassVar[type] = MiniGPT4Config
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {
         "pretrain_vicuna": "configs/models/minigpt4_vicuna.yaml",
@@ -197,10 +197,8 @@ class MiniGPT4(PromptedModel, Blip2Base):
         source = "a training of this project, or XrayGPT's authors"
         checks.append(file_check("model.ckpt", cfg.ckpt, "the trained projection", source))
         checks.append(lambda: check_llm(cfg.llama_model, "model.llama_model"))
-        if cfg.prompt_path:
-            checks.append(lambda: require_prompts(cfg.prompt_path))
+        checks.append(lambda: check_prompts(cfg, cfg.llama_model))
         require_all(checks)
-        check_prompts(cfg, cfg.llama_model)
 
     @classmethod
     def from_config(cls, cfg: MiniGPT4Config, device: str | torch.device = "cpu") -> Self:

@@ -1,4 +1,4 @@
-"""What a model with a language model in it shares, whatever stands in its prompts: the loss of reports and
+"""What the models with a language model share, whatever stands in their prompts: the loss of reports, and
 writing them.
 
 Shapes: B rows, Q positions for each image, T positions in all, D width, n tokens written, V vocabulary.
@@ -71,6 +71,7 @@ class PromptedModel(BaseModel):
 
     llama_model: PreTrainedModel
     llama_tokenizer: PreTrainedTokenizerBase
+    config: Any
     tokens_per_image = 0
     """Q; 0: images do not come into prompts."""
 
@@ -131,11 +132,11 @@ class PromptedModel(BaseModel):
         means = mean_log_probabilities(
             lambda rows: self._logits(embeds[rows], mask[rows], ids[rows]),
             ids,
-            [length for length, _ in ends],
+            [tokens for tokens, _ in ends],
         )
         return [
-            GeneratedReport(text, length, reason, mean)
-            for text, (length, reason), mean in zip(texts, ends, means, strict=True)
+            GeneratedReport(text, tokens, reason, mean)
+            for text, (tokens, reason), mean in zip(texts, ends, means, strict=True)
         ]
 
     @torch.no_grad()

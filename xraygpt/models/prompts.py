@@ -7,36 +7,21 @@ times `IMAGE_SLOT`, to be replaced by its embeddings.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.files import read_text
 from xraygpt.common.paths import require_file
-from xraygpt.conversation.messages import (
-    CHAT,
-    IMAGE_PLACEHOLDER,
-    TEMPLATE_SLOT,
-    Turn,
-    fill_template,
-)
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT, Turn, fill_template
 
 IMAGE_SLOT = -1
 IGNORE_INDEX = -100
 """Target of a position at which nothing is to be learnt."""
-
-
-def require_prompts(path: str, where: str = "model.prompt_path") -> Path:
-    """The file of prompts; raises MissingFileError if it is not there."""
-    source = "prompts/alignment.txt, which ships with xraygpt"
-    file = require_file(path, what="the prompts for training", source=source, where=where)
-    if not file.is_file():
-        raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")
-    return file
 
 
 def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> list[str]:
@@ -46,14 +31,16 @@ def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> 
         MissingFileError: no such file.
         ConfigError: no usable line, or one with several placeholders.
     """
-    file = require_prompts(path, where)
-    lines = [line.strip() for line in read_text(file).splitlines()]
+    source = "prompts/alignment.txt, which ships with xraygpt"
+    file = require_file(path, what="the prompts for training", source=source, where=where)
+    if not file.is_file():
+        raise MissingFileError(f"{file} ({where}): a folder; name a file of prompts in it, or {source}")
     prompts = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if line.count(IMAGE_PLACEHOLDER) > 1:
             raise ConfigError(f"{file}, line {number}: holds {IMAGE_PLACEHOLDER} more than once.")
         if IMAGE_PLACEHOLDER in line:
-            prompts.append(fill_template(template, line))
+            prompts.append(fill_template(template, line.strip()))
     if not prompts:
         raise ConfigError(f"{file}: no line holds {IMAGE_PLACEHOLDER}, so there is no prompt in it.")
     return prompts
@@ -156,11 +143,6 @@ def caption_labels(ids: Tensor, mask: Tensor, prompt_lengths: Sequence[int]) -> 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """Rows of ids -> ids (B, T) and attention mask (B, T), both int64; `side` says where the padding goes."""
-    length = max(map(len, rows))
-    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[number, place] = torch.tensor(row, dtype=torch.long)
-        mask[number, place] = 1
-    return ids, mask
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True, padding_side=side)
+    return pad_sequence(tensors, batch_first=True, padding_value=pad_id, padding_side=side), mask
