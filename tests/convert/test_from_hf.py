@@ -181,6 +181,12 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         import_folder(tmp_path / "hf", tmp_path / "out.pth")
 
 
+def test_the_vision_encoder_of_a_blip2_becomes_no_folder(tmp_path: Path) -> None:
+    public_model("opt").config.save_pretrained(str(tmp_path / "hf"))
+    with pytest.raises(ConfigError, match=r"written to .*out\.pth; leave out --vision-folder"):
+        import_folder(tmp_path / "hf", tmp_path / "out.pth", vision_folder=tmp_path / "tower")
+
+
 def test_what_is_there_is_not_overwritten(shipped: Exported, tmp_path: Path) -> None:
     (tmp_path / "out.pth").write_text("mine")
     with pytest.raises(ConfigError, match="not overwritten"):

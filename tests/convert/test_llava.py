@@ -67,14 +67,18 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def decoder(kind: str, tokens: int) -> Any:
     sizes = {key: SIZES[key] for key in ("num_attention_heads", "intermediate_size")}
-    llama = LlamaConfig(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, **sizes)
-    return AutoModelForCausalLM.from_config(llama if kind == "llama" else decoder_config(kind, tokens))
+    if kind == "llama":
+        config: Any = LlamaConfig(vocab_size=tokens, hidden_size=32, num_hidden_layers=2, **sizes)
+    else:
+        config = decoder_config(kind, tokens + 5 * (kind == "opt"))  # a spare row, while its head is tied
+    return AutoModelForCausalLM.from_config(config)
 
 
 def random_llava(folder: Path, tower: str, llm: str, **changes: Any) -> MiniGPT4:
     """A model on random parts, which are written below `folder`."""
     torch.manual_seed(5)
     tokenizer = byte_level_tokenizer()
+    tokenizer.chat_template = changes.pop("chat_template", None)
     tokenizer.save_pretrained(str(folder / "llm"))
     for name, part in (("tower", TOWERS[tower]()), ("llm", decoder(llm, len(tokenizer)))):
         for parameter in part.parameters():
@@ -182,6 +186,34 @@ def test_the_chat_template_writes_the_conversations_of_the_training(exported: di
     assert ids == processor.tokenizer(first.removeprefix("<s>")).input_ids
 
 
+CHATML = (
+    "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] }}"
+    "{{ '</s>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+def test_the_chat_template_of_a_tokenizer_is_written_with_images(tmp_path: Path) -> None:
+    settings = {"prompt_template": "chat", "end_sym": "\n", "vision": {"layer": -2}}
+    model = random_llava(tmp_path, "clip", "llama", chat_template=CHATML, **settings)
+    export(model, tmp_path / "hf")
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "hf"), backend="pil")
+    image = [{"type": "image"}, {"type": "text", "text": "Describe this chest x-ray."}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": image}]
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "<s>" + model.prompt_list[0].replace("<ImageHere>", "<image>")
+    conversation = model.new_conversation()
+    conversation.append_message("Patient", f"{IMAGE_MARK} Describe this chest x-ray.")
+    for role, speaker, said in (("assistant", "Doctor", "Clear."), ("user", "Patient", "Sure?")):
+        messages.append({"role": role, "content": said})
+        conversation.append_message(speaker, said)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert text == "<s>" + conversation.get_prompt().replace("<ImageHere>", "<image>")
+    text = import_folder(tmp_path / "hf", tmp_path / "a.pth", tmp_path / "llm2", tmp_path / "tower2")
+    back, _ = read_back(text, tmp_path)
+    assert (back.prompt_list, back.end_sym) == (model.prompt_list, model.end_sym)
+    assert back.new_conversation().render is not None
+
+
 def test_a_model_without_template_has_no_chat_template(tmp_path: Path) -> None:
     changes = {"prompt_template": "", "end_sym": "</s>", "vision": {"layer": -1}}
     model = random_llava(tmp_path, "clip", "llama", **changes)
@@ -266,7 +298,10 @@ def test_without_folders_the_projector_alone_is_written(exported: dict[str, Any]
         ({"bridge_config": {"merge": 4}, "vision": {"class_tokens": False}}, r"depth 2 and merge 4"),
         ({"vit_model": "timm:vit_tiny_patch16_224", "vit_ckpt": None}, r"model\.vit_model: timm:vit_tiny"),
         ({"vision": {"layer": None}}, r"model\.vision\.layer is None: .*normalises its output once more"),
-        ({"vision": {"class_tokens": False}}, r"model\.vision\.class_tokens: false; of the 5 class and reg"),
+        (
+            {"vision": {"class_tokens": False}},
+            r"model\.vision\.class_tokens: false; it leaves out the first of 5 class and reg",
+        ),
     ],
 )
 def test_what_llava_has_not_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -323,10 +358,10 @@ def test_an_export_that_computes_something_else_fails(
     counterpart = to_hf.counterpart
 
     def wrong(*arguments: Any) -> Any:
-        theirs: Any = counterpart(*arguments)
+        theirs, processor = counterpart(*arguments)
         bias = theirs.model.multi_modal_projector.linear_2.bias
         theirs.model.multi_modal_projector.linear_2.bias = torch.nn.Parameter(bias + 0.001)
-        return theirs
+        return theirs, processor
 
     monkeypatch.setattr(to_hf, "counterpart", wrong)
     with pytest.raises(ConfigError, match=r"wrong was not written: .*logits.*differ by \d\.\de-0\d.*1e-05"):

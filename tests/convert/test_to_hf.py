@@ -256,6 +256,24 @@ def test_a_difference_that_matters_is_said(tmp_path: Path, caplog: pytest.LogCap
     assert "post_layernorm.eps = 1e-5" in caplog.text
 
 
+def test_an_export_that_computes_something_else_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model(tmp_path / "llm", "opt")
+    monkeypatch.setattr(Blip2, "align", lambda *arguments: None)
+    model.ln_vision.eps = 0.1
+    with pytest.raises(ConfigError, match=r"hf was not written: .*logits.*differ by \d\.\de-\d\d.*1e-05"):
+        export_model(model, Blip2ImageEvalProcessor(image_size=16), tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_another_encoder_with_a_q_former_is_refused(tmp_path: Path) -> None:
+    model = random_model(tmp_path / "llm", "opt")
+    model.config.vit_model = "hf:somewhere"
+    with pytest.raises(ConfigError, match=r"model\.vit_model: hf:somewhere, which BLIP-2 .* has not"):
+        export_model(model, Blip2ImageEvalProcessor(image_size=16), tmp_path / "hf")
+
+
 def test_a_failed_export_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -> None:
     folder = tmp_path / "hf"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
-from xraygpt.models.bert_generation import SearchResult
+from xraygpt.models.bert_lm import SearchResult
 from xraygpt.models.blip_caption import BlipCaption, BlipCaptionConfig
 from xraygpt.models.blip_pretrain import BlipPretrain, BlipPretrainConfig
 from xraygpt.models.eva_vit import VisionConfig

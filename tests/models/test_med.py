@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.tolerance import rounding
-from xraygpt.models.bert_generation import SearchSettings
+from xraygpt.models.bert_lm import SearchSettings
 from xraygpt.models.med import BertForMaskedLM, BertLMHeadModel, BertModel, MedConfig
 
 CONFIG = MedConfig(
@@ -105,6 +105,9 @@ def test_cache_gives_the_numbers_of_one_pass_and_keeps_the_image() -> None:
     image_mask = {"encoder_attention_mask": look()["encoder_attention_mask"]}
     rest = net(ids()[:, 4:], past_key_values=first.past_key_values, **image_mask)
     assert close(torch.cat([first.logits, rest.logits], 1), whole)
+    text_alone = tuple((key, value) for key, value, *_ in first.past_key_values)
+    again = net(ids()[:, 4:], past_key_values=text_alone, **look())
+    assert torch.equal(again.logits, rest.logits)
 
 
 def test_reordering_the_cache_reorders_text_and_image() -> None:
@@ -174,7 +177,7 @@ def test_a_teacher_that_is_certain_of_the_labels_is_the_unsmoothed_loss() -> Non
 def test_greedy_generation_with_cache_equals_recomputing_everything() -> None:
     net = decoder()
     sequence = torch.full((B, 2), 3)
-    found = net.generate(sequence, SearchSettings(max_length=10, eos_token_id=None), **look())
+    found = net.generate(sequence, SearchSettings(max_new_tokens=8), **look())
     while sequence.shape[1] < 10:
         logits = net(sequence, **look()).logits
         sequence = torch.cat([sequence, logits[:, -1].argmax(-1, keepdim=True)], 1)
@@ -195,8 +198,8 @@ def test_prepared_inputs_are_those_of_the_next_step() -> None:
 def test_beams_are_at_least_as_likely_as_the_greedy_text() -> None:
     net = decoder()
     start = torch.full((B, 1), 3)
-    greedy = net.generate(start, SearchSettings(max_length=6, eos_token_id=None), **look()).sequences
-    settings = SearchSettings(max_length=6, eos_token_id=None, num_beams=8)
+    greedy = net.generate(start, SearchSettings(max_new_tokens=5), **look()).sequences
+    settings = SearchSettings(max_new_tokens=5, num_beams=8)
     beams = net.generate(start, settings, **look())
 
     def likelihood(text: Tensor) -> Tensor:
@@ -216,5 +219,7 @@ def test_wrong_calls_say_what_is_missing() -> None:
         net(ids(), mode="images")
     with pytest.raises(ValueError, match="input_ids, inputs_embeds or encoder_embeds"):
         net(mode="text")
+    with pytest.raises(TypeError, match="query_length"):
+        net(ids(), query_embeds=draw(1, B, 3, 32), **look())
     with pytest.raises(ValueError, match="fusion_layer"):
         replace(CONFIG, fusion_layer=5)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.tolerance import rounding
-from xraygpt.models.bert_generation import SearchSettings
+from xraygpt.common.errors import ConfigError
+from xraygpt.models.bert_lm import SearchSettings
 from xraygpt.models.key_translation import TEXT_HALF
 from xraygpt.models.Qformer import BertForMaskedLM, BertLMHeadModel, BertModel, QformerConfig, QueryModel
 
@@ -117,6 +118,9 @@ def test_cache_gives_the_numbers_of_one_pass() -> None:
     mask = inputs["attention_mask"]
     at_once = net(ids(), attention_mask=mask, past_key_values=cache, is_decoder=True).last_hidden_state
     assert close(whole, at_once)
+    plain = tuple((cache[layer][0], cache[layer][1]) for layer in range(len(cache)))
+    as_tuple = net(ids(), attention_mask=mask, past_key_values=plain, is_decoder=True).last_hidden_state
+    assert torch.equal(as_tuple, at_once)
     steps = []
     for t in range(L):
         out = net(ids()[:, t : t + 1], attention_mask=mask[:, : Q + t + 1], past_key_values=cache,
@@ -229,7 +233,7 @@ def test_greedy_generation_with_cache_equals_recomputing_everything() -> None:
     net = lm()
     inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
     start = torch.full((B, 1), 1)
-    found = net.generate(start, SearchSettings(max_length=10, eos_token_id=None), **inputs)
+    found = net.generate(start, SearchSettings(max_new_tokens=9), **inputs)
     assert torch.equal(found.sequences, greedy_by_hand(net, start, inputs, 10))
 
 
@@ -251,7 +255,7 @@ def test_beam_search_finds_the_best_of_all_short_texts() -> None:
     net = lm(replace(CONFIG, vocab_size=6))
     inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
     start = torch.full((B, 1), 1)
-    beams = SearchSettings(max_length=3, eos_token_id=None, num_beams=6, num_return_sequences=2)
+    beams = SearchSettings(max_new_tokens=2, num_beams=6, num_return_sequences=2)
     found = net.generate(start, beams, **inputs)
     for row in range(B):
         every = torch.tensor([[1, a, b] for a in range(6) for b in range(6)])
@@ -268,27 +272,27 @@ def test_generation_stops_at_the_end_token_and_obeys_the_minimal_length() -> Non
     net = lm()
     inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
     start = torch.full((B, 1), 1)
-    free = net.generate(start, SearchSettings(max_length=8, eos_token_id=None), **inputs).sequences
+    free = net.generate(start, SearchSettings(max_new_tokens=7), **inputs).sequences
     end = int(free[0, 2])
-    cut = net.generate(start, SearchSettings(max_length=8, eos_token_id=end), **inputs).sequences
+    cut = net.generate(
+        start, SearchSettings(max_new_tokens=7, eos_token_id=end, min_length=0), **inputs
+    ).sequences
     after = cut[0, (cut[0] == end).nonzero()[0, 0] + 1 :]
     assert (after == 0).all()
     long = net.generate(
-        start, SearchSettings(max_length=8, eos_token_id=end, min_length=6), **inputs
+        start, SearchSettings(max_new_tokens=7, eos_token_id=end, min_length=5), **inputs
     ).sequences
     assert (long[:, 1:6] != end).all()
-    with pytest.raises(ValueError, match="exclude each other"):
-        SearchSettings(max_length=8, eos_token_id=1, num_beams=2, do_sample=True)
+    with pytest.raises(ConfigError, match="not both at once"):
+        SearchSettings(eos_token_id=1, num_beams=2, do_sample=True)
 
 
 def test_sampling_with_a_tiny_top_p_is_greedy() -> None:
     net = lm()
     inputs = {"query_embeds": draw(1, B, Q, 32), "encoder_hidden_states": draw(2, B, N, 20)}
     start = torch.full((B, 1), 1)
-    greedy = net.generate(start, SearchSettings(max_length=8, eos_token_id=None), **inputs)
-    sampled = net.generate(
-        start, SearchSettings(max_length=8, eos_token_id=None, do_sample=True, top_p=1e-6), **inputs
-    )
+    greedy = net.generate(start, SearchSettings(max_new_tokens=7), **inputs)
+    sampled = net.generate(start, SearchSettings(max_new_tokens=7, do_sample=True, top_p=1e-6), **inputs)
     assert torch.equal(greedy.sequences, sampled.sequences)
 
 
@@ -315,5 +319,7 @@ def test_wrong_calls_say_what_is_missing() -> None:
         net(ids(length=25))
     with pytest.raises(ValueError, match="head_mask"):
         net(ids(), head_mask=torch.ones(2, 4))
+    with pytest.raises(TypeError, match="mode"):
+        net(ids(), mode="text")
     with pytest.raises(ValueError, match="position_embedding_type"):
         replace(CONFIG, position_embedding_type="rotary")

@@ -115,5 +115,5 @@ def run_generation(case: Case) -> None:
     case.load(net)
     start = given["text_ids"][:, : int(case.call_number(r"text_ids\[:, :(\d+)\]"))]
     for name in case.outputs:
-        result = net.generate(start, search_settings(case, name), **image(case))
+        result = net.generate(start, search_settings(case, name, start.shape[1]), **image(case))
         check.output(name, result.sequences)

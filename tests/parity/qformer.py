@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.parity.arithmetic import in_reference_order
 from tests.parity.golden import Case, plain
 from tests.parity.search import search_settings
-from xraygpt.models.bert_generation import SearchResult, SearchSettings, search
+from xraygpt.models.bert_lm import SearchResult, SearchSettings, search
 from xraygpt.models.Qformer import BertForMaskedLM, BertLMHeadModel, BertModel, QformerConfig
 
 
@@ -157,7 +157,7 @@ def run_generation(case: Case) -> None:
     for name in case.outputs:
         if name.endswith("_scores"):
             continue
-        result = _generate(case, model, search_settings(case, name))
+        result = _generate(case, model, search_settings(case, name, 1))
         check.output(name, result.sequences)
         if f"{name}_scores" in case.outputs:
             assert result.scores is not None

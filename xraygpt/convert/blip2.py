@@ -11,24 +11,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import (
-    Blip2Config,
-    Blip2ForConditionalGeneration,
-    Blip2Processor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.models.key_translation import HF_LANGUAGE_MODEL, from_hf_blip2, to_hf_blip2
+from xraygpt.convert.hf_tokenizer import image_token_id
+from xraygpt.models.key_translation import to_hf_blip2
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.vision_tower import EVA_CLIP_G
-
-VISION_EPS = 1e-6
-"""Of all norms of the vision encoder there."""
-OWN_EPS = 1e-5
-"""Of the norm behind it here."""
 
 VISION_SIZES = {
     "patch_size": "patch_size",
@@ -38,31 +28,32 @@ VISION_SIZES = {
     "qkv_bias": "qkv_bias",
 }
 """Name here -> name there, for both directions."""
-QFORMER_SIZES = {
-    "cross_attention_freq": "cross_attention_frequency",
-    **{
-        name: name
-        for name in (
-            *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
-            *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
-            *("max_position_embeddings", "layer_norm_eps"),
-        )
-    },
+QFORMER_SIZES = {"cross_attention_freq": "cross_attention_frequency"} | {
+    name: name
+    for name in (
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+        *("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob"),
+        *("max_position_embeddings", "layer_norm_eps"),
+    )
 }
+REQUIRED: dict[str, tuple[Any, str]] = {
+    "vision.use_abs_pos_emb": (True, "no embedding of positions"),
+    "vision.use_rel_pos_bias": (False, "relative position bias"),
+    "vision.use_shared_rel_pos_bias": (False, "relative position bias"),
+    "vision.init_values": (None, "layer scale"),
+    "vision.in_chans": (3, "{} image channels"),
+    "qformer.position_embedding_type": ("absolute", "positions of type {}"),
+}
+"""Key of the section ``model`` -> the only value that can be said there, and what another one means."""
 
 
 class Blip2:
-    """`Blip2ForConditionalGeneration` with a decoder as its text model.
-
-    The methods up to `align` say how a model is written, the others how a folder is read.
-    """
+    """`Blip2ForConditionalGeneration` with a decoder as its text model."""
 
     model_class: ClassVar[Any] = Blip2ForConditionalGeneration
     processor_class: ClassVar[Any] = Blip2Processor
-    language_keys: ClassVar[tuple[str, ...]] = (HF_LANGUAGE_MODEL,)
-    """Beginnings of the keys of the language model's weights in a folder."""
-    vision_keys: ClassVar[tuple[str, ...]] = ()
-    """The same of the vision encoder, if it becomes a folder of its own here."""
+    expands: ClassVar[bool] = False
+    """Whether the processor makes one image token of a text as many as there are embeddings."""
     card_note: ClassVar[str] = (
         "What the language model gets of an image differs from the original implementation by "
         "{embeddings:.1e}: the norm behind the vision encoder was trained with eps 1e-5, which this format "
@@ -70,12 +61,15 @@ class Blip2:
     )
     """What is said of a difference, in the model card and, where it is large, in the log."""
 
-    def slots(self, model: MiniGPT4) -> int:
-        """How often the text for the processor holds the image token."""
-        return model.tokens_per_image
+    def write(
+        self, model: MiniGPT4, text: Mapping[str, Any], images: Mapping[str, Any], tokenizer: Any
+    ) -> tuple[Any, dict[str, Tensor], Any]:
+        """Configuration, weights by the keys there, and processor of the same network there.
 
-    def config(self, model: MiniGPT4, text: Mapping[str, Any], image_token_id: int) -> Blip2Config:
-        """The configuration of the same network there; `text` is that of its language model.
+        Args:
+            text: the configuration of its language model.
+            images: settings of the image processor.
+            tokenizer: with the image token.
 
         Raises:
             ConfigError: the model has something that the network there has not; all of it is named.
@@ -87,32 +81,21 @@ class Blip2:
                 **{theirs: getattr(vision, ours) for ours, theirs in VISION_SIZES.items()},
                 "image_size": vision.img_size,
                 "intermediate_size": len(model.visual_encoder.get_parameter("blocks.0.mlp.fc1.bias")),
-                "layer_norm_eps": VISION_EPS,
+                "layer_norm_eps": 1e-6,
             },
             "qformer_config": {theirs: getattr(qformer, ours) for ours, theirs in QFORMER_SIZES.items()},
             "text_config": text,
             "num_query_tokens": model.config.num_query_token,
-            "image_token_index": image_token_id,
-            "tie_word_embeddings": bool(model.llama_model.config.tie_word_embeddings),
+            "image_token_index": image_token_id(tokenizer),
+            "tie_word_embeddings": text["tie_word_embeddings"],
         }
-        return Blip2Config(**settings)
-
-    def state(self, model: MiniGPT4) -> dict[str, Tensor]:
-        """The weights by the keys there."""
-        return to_hf_blip2(model.state_dict())
-
-    def processor(
-        self, model: MiniGPT4, images: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase
-    ) -> Blip2Processor:
-        """Image processor, with the settings `images`, and tokenizer as one.
-
-        Its `num_query_tokens` stays unset: with it, the image would go before BOS and all text.
-        """
-        return Blip2Processor(BlipImageProcessorPil(**images), tokenizer)
+        # Its num_query_tokens stays unset: with it, the image would go before BOS and all text.
+        processor = Blip2Processor(BlipImageProcessorPil(**images), tokenizer)
+        return Blip2Config(**settings), to_hf_blip2(model.state_dict()), processor
 
     def align(self, theirs: Any) -> None:
         """Set in a model there what its configuration cannot say."""
-        theirs.vision_model.post_layernorm.eps = OWN_EPS
+        theirs.vision_model.post_layernorm.eps = 1e-5
 
     def section(self, config: Any) -> dict[str, Any]:
         """The keys of the section ``model`` that build the parts of such a network.
@@ -135,37 +118,15 @@ class Blip2:
             "qformer": {ours: getattr(qformer, theirs) for ours, theirs in QFORMER_SIZES.items()},
         }
 
-    def own_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a folder, without the parts that become folders, by the keys of this package."""
-        return from_hf_blip2(state)
-
-    def language_state(self, state: Mapping[str, Tensor], llm: PreTrainedModel) -> dict[str, Tensor]:
-        """The weights of a folder's language model by the keys of `llm`, which may be empty."""
-        return {key.removeprefix(HF_LANGUAGE_MODEL): value for key, value in state.items()}
-
 
 def _check_supported(model: MiniGPT4) -> None:
-    if model.config.vit_model != EVA_CLIP_G:
-        raise ConfigError(
-            f"model.vit_model: {model.config.vit_model}, which BLIP-2 of Hugging Face has not; its vision "
-            f"encoder is {EVA_CLIP_G}"
-        )
-    vision, qformer = model.config.vision_config(), model.config.qformer
-    problems = [
-        f"model.{key}: {what}, which BLIP-2 of Hugging Face has not"
-        for key, what, present in (
-            ("vision.use_abs_pos_emb", "no embedding of positions", not vision.use_abs_pos_emb),
-            ("vision.use_rel_pos_bias", "relative position bias", vision.use_rel_pos_bias),
-            ("vision.use_shared_rel_pos_bias", "relative position bias", vision.use_shared_rel_pos_bias),
-            ("vision.init_values", "layer scale", vision.init_values is not None),
-            ("vision.in_chans", f"{vision.in_chans} image channels", vision.in_chans != 3),
-            (
-                "qformer.position_embedding_type",
-                f"positions of type {qformer.position_embedding_type}",
-                qformer.position_embedding_type != "absolute",
-            ),
-        )
-        if present
-    ]
+    name = model.config.vit_model
+    problems = [] if name == EVA_CLIP_G else [f"vit_model: {name}"]
+    parts = {"vision": model.config.vision_config(), "qformer": model.config.qformer}
+    for key, (value, what) in REQUIRED.items() if not problems else ():
+        part, _, field = key.partition(".")
+        own = getattr(parts[part], field)
+        if own != value:
+            problems.append(f"{key}: {what.format(own)}")
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([f"model.{line}, which BLIP-2 of Hugging Face has not" for line in problems])

@@ -1,9 +1,7 @@
 """The model card of an exported folder: how it is used, and what it was trained on."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.errors import CheckpointError
@@ -65,7 +63,7 @@ Loaded again from this folder, the logits of a random image with a prompt differ
 
 def model_card(model: MiniGPT4, family: Blip2 | Llava, embeddings: float, logits: float) -> str:
     """The text of the model card; the two numbers as in `to_hf.Differences`."""
-    stops, slots = model.stop_strings, family.slots(model)
+    stops, slots = model.stop_strings, 1 if family.expands else model.tokens_per_image
     # As an expression of Python; a long row of image tokens is multiplied.
     prompt = repr(processor_prompt(model.prompt_list[0] if model.prompt_list else "", 1))
     if slots > 1:
@@ -110,7 +108,13 @@ def _training(ckpt: str | None) -> str:
     config, manifest = payload.get("config") or {}, payload.get("manifest") or {}
     if not config:
         return "\nThe file with the trained parts does not say what they were trained on.\n"
-    lines = [f"- data set {name}: {_data_set(name, section)}" for name, section in config["datasets"].items()]
+    lines = []
+    for name, section in config["datasets"].items():
+        storage = (section.get("build_info") or {}).get("storage")
+        source = f"`{Path(str(storage)).name}`" if storage else "no folder recorded"
+        if name == "phantom":
+            source = "**synthetic radiographs** (phantoms), drawn by xraygpt"
+        lines.append(f"- data set {name}: {source}")
     lines.append(
         f"- epochs: {payload.get('epoch', 0) + 1}, steps: {payload.get('global_step', 'not recorded')}"
     )
@@ -118,10 +122,3 @@ def _training(ckpt: str | None) -> str:
         lines.append(f"- code: commit {manifest['git']}")
     settings = json.dumps(config, indent=1, ensure_ascii=False, default=str)
     return "\n".join(["", *lines, "", "Its whole configuration:", "", "```json", settings, "```", ""])
-
-
-def _data_set(name: str, section: Mapping[str, Any]) -> str:
-    if name == "phantom":
-        return "**synthetic radiographs** (phantoms), drawn by xraygpt"
-    storage = (section.get("build_info") or {}).get("storage")
-    return f"`{Path(str(storage)).name}`" if storage else "no folder recorded"

@@ -48,8 +48,8 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "from-hf",
         help="read the parts of a model from such a folder, or from a public BLIP-2 or LLaVA",
         description="Write parts of a folder as a checkpoint of this project (BLIP-2: vision encoder, "
-        "Q-Former with its queries and, where the text model is a decoder, projection; LLaVA: projector), and "
-        "print the sections model and preprocess of a configuration that reads it.",
+        "Q-Former with its queries and, where the text model is a decoder, projection; LLaVA: projector), "
+        "and print the sections model and preprocess of a configuration that reads it.",
     )
     from_hf.add_argument("folder", type=Path, metavar="FOLDER", help="folder with config.json and weights")
     from_hf.add_argument(

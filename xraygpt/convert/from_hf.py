@@ -12,25 +12,28 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_MAPPING,
-    PreTrainedModel,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PreTrainedModel
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.run_record import write_json
 from xraygpt.convert.blip2 import Blip2
-from xraygpt.convert.llava import Llava
+from xraygpt.convert.llava import Llava, head_key
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
 from xraygpt.models.hf_folder import from_folder, read_settings
+from xraygpt.models.key_translation import (
+    HF_LANGUAGE_MODEL,
+    from_hf_blip2,
+    from_hf_llava_language,
+    translate_projector_keys,
+)
 from xraygpt.models.llm import check_tokenizer, copy_tokenizer
 
 FAMILIES: dict[str, Blip2 | Llava] = {"blip-2": Blip2(), "llava": Llava()}
 """By the ``model_type`` of config.json."""
-PROJECTION = "llama_proj."
-SUFFIXES = (".pth", ".pt")
+LANGUAGE = ("language_model.", "model.language_model.", "lm_head.")
+VISION = ("vision_tower.", "model.vision_tower.")
+"""Beginnings of keys of the parts that become folders here; BLIP-2's vision encoder does not."""
 
 
 def import_folder(
@@ -51,7 +54,7 @@ def import_folder(
         ConfigError: a target is there already, cannot be written or is not called ``.pth`` or ``.pt``; the
             text model is no decoder and cannot be written; or the model has what this package has not.
     """
-    if file.suffix not in SUFFIXES:
+    if file.suffix not in (".pth", ".pt"):
         raise ConfigError(f"{file}: a checkpoint of this project is written; let it end in .pth or .pt")
     for target in (file, llm_folder, vision_folder):
         if target is not None:
@@ -61,30 +64,26 @@ def import_folder(
     if llm_folder is not None:
         if not decoder:
             raise ConfigError(f"{folder}: its text model, {config.text_config.model_type}, is no decoder")
-        _require_tokenizer(folder)
-    if vision_folder is not None and not family.vision_keys:
+        _tokenizer_folder(folder)
+    if vision_folder is not None and isinstance(family, Blip2):
         raise ConfigError(f"{folder}: its vision encoder is written to {file}; leave out --vision-folder")
+    origin = read_settings(folder / ORIGIN_FILE)
     text = _configuration(folder, family, config, file, llm_folder, vision_folder)
 
-    unread = family.language_keys if llm_folder is None else ()
-    unread += family.vision_keys if vision_folder is None else ()
-    state = load_weights(folder, skip=unread)
+    unread = [keys for keys, target in ((LANGUAGE, llm_folder), (VISION, vision_folder)) if target is None]
+    state = load_weights(folder, skip=sum(unread, ()))
     language, vision = (
-        {key: state.pop(key) for key in list(state) if key.startswith(keys)}
-        for keys in (family.language_keys, family.vision_keys)
+        {key: state.pop(key) for key in list(state) if key.startswith(keys)} for keys in (LANGUAGE, VISION)
     )
-    own = family.own_state(state)
+    own = translate_projector_keys(from_hf_blip2(state))  # each leaves the other's keys as they are
     if not decoder:
-        own = {name: value for name, value in own.items() if not name.startswith(PROJECTION)}
+        own = {name: value for name, value in own.items() if not name.startswith("llama_proj.")}
     if llm_folder is not None:
-        _write_llm(folder, family, config.text_config, language, llm_folder)
+        _write_llm(folder, family, config.text_config, language, llm_folder, origin)
     if vision_folder is not None:
         _write_vision(folder, config.vision_config, vision, vision_folder)
-    manifest = {
-        "imported_from": folder.resolve().name,
-        **read_settings(folder / ORIGIN_FILE).get("manifest", {}),
-    }
-    if family.vision_keys:
+    manifest = {"imported_from": folder.resolve().name, **origin.get("manifest", {})}
+    if isinstance(family, Llava):
         manifest.pop("vit_model", None)  # it is in another folder from now on
     save_checkpoint(file, {"model": own, "manifest": manifest})
     return text
@@ -103,7 +102,7 @@ def _configuration(
     if "resample" in images:
         processor["interpolation"] = Image.Resampling(images["resample"]).name.lower()
     model: dict[str, Any] = {"arch": "mini_gpt4", "model_type": "pretrain_vicuna", "image_size": side}
-    if family.vision_keys:
+    if isinstance(family, Llava):
         model["vit_model"] = f"hf:{vision or 'FOLDER'}"
     else:
         model |= {"vit_ckpt": str(file), "q_former_model": str(file)}
@@ -137,30 +136,30 @@ def _image_processor(folder: Path) -> dict[str, Any]:
 
 
 def _tokenizer_folder(folder: Path) -> Path:
+    """Where the tokenizer of the language model lies; raises MissingFileError if there is none."""
     own = folder / TOKENIZER_FOLDER
-    return own if own.is_dir() else folder
-
-
-def _require_tokenizer(folder: Path) -> None:
+    place = own if own.is_dir() else folder
     try:
-        check_tokenizer(_tokenizer_folder(folder))
+        check_tokenizer(place)
     except MissingFileError as error:
         raise MissingFileError(
             f"{error}\n  Copy the language model's tokenizer there (tokenizer_config.json with "
             "tokenizer.json or tokenizer.model), or leave out --llm-folder."
         ) from error
+    return place
 
 
 def _write_llm(
-    folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path
+    folder: Path, family: Blip2 | Llava, config: Any, state: Mapping[str, Tensor], target: Path, origin: Any
 ) -> None:
     """Write the language model as it was before a row for the image token was added."""
-    origin = read_settings(folder / ORIGIN_FILE)
     config.tie_word_embeddings = origin.get("llm_tied", config.tie_word_embeddings)
     cls: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     with torch.device("meta"):
         empty = cls(config)
-    llm = _loaded(cls, config, family.language_state(state, empty), folder)
+    if isinstance(family, Llava):
+        state = from_hf_llava_language(state, cls.base_model_prefix, head_key(empty))
+    llm = _loaded(cls, config, {key.removeprefix(HF_LANGUAGE_MODEL): state[key] for key in state}, folder)
     if "llm_rows" in origin:
         llm.resize_token_embeddings(origin["llm_rows"])
     with new_folder(target):
@@ -170,7 +169,8 @@ def _write_llm(
 
 def _write_vision(folder: Path, config: Any, state: Mapping[str, Tensor], target: Path) -> None:
     """Write the vision encoder, without what makes one answer of all tokens, and how it takes images."""
-    config.vision_use_head = False
+    if hasattr(config, "vision_use_head"):  # SigLIP
+        config.vision_use_head = False
     plain = {key.removeprefix("model.").removeprefix("vision_tower."): value for key, value in state.items()}
     encoder = _loaded(MODEL_MAPPING[type(config)], config, plain, folder)
     with new_folder(target):

@@ -23,16 +23,20 @@ IMAGE_TOKEN = "<image>"
 """One for each image embedding; the processors of Hugging Face name it so."""
 BLANK = "▁"
 
-CHAT_TEMPLATE = """\
-{{{{ bos_token }}}}{{% for message in messages -%}}
-{{% if message.role == "user" %}}{{{{ {0} }}}}{{% endif -%}}
+CHAT_TEXTS = """\
+{{% set turns = namespace(all=[]) %}}{{% for message in messages %}}{{% set text -%}}
 {{% if message.content is string %}}{{{{ message.content }}}}{{% else -%}}
 {{% for part in message.content %}}\
-{{% if part.type == "text" %}}{{{{ part.text }}}}{{% else %}}{{{{ {1} }}}}{{% endif %}}\
+{{% if part.type == "text" %}}{{{{ part.text }}}}{{% else %}}{{{{ {} }}}}{{% endif %}}\
 {{% endfor %}}{{% endif -%}}
-{{% if message.role == "user" %}}{{{{ {2} }}}}{{% endif -%}}
-{{% if message.role == "assistant" %}}{{{{ {3} }}}}{{% endif -%}}
-{{% endfor %}}"""
+{{% endset %}}{{% set turns.all = turns.all + [{{"role": message.role, "content": text}}] %}}{{% endfor -%}}
+{{% set messages = turns.all -%}}
+"""
+"""Opens a chat template: makes one text of what a message holds, {} for each image in it."""
+CHAT_TEMPLATE = """\
+{{{{ bos_token }}}}{{% for message in messages -%}}
+{{% if message.role == "user" %}}{{{{ {} + message.content + {} }}}}{{% else %}}\
+{{{{ message.content + {} }}}}{{% endif %}}{{% endfor %}}"""
 
 PROBES = (
     "The heart is normal in size. No pleural effusion.",
@@ -64,15 +68,9 @@ def processor_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
         single=f"{bos} $A" if bos else "$A", special_tokens=[(bos, tokenizer.bos_token_id)] if bos else []
     )
     # The plain class reads tokenizer.json as it is; those of single models set some of it up themselves.
-    plain = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        unk_token=tokenizer.unk_token,
-        pad_token=tokenizer.pad_token,
-        padding_side="left",
-        clean_up_tokenization_spaces=tokenizer.clean_up_tokenization_spaces,
-    )
+    same = ("bos_token", "eos_token", "unk_token", "pad_token", "clean_up_tokenization_spaces")
+    settings = {name: getattr(tokenizer, name) for name in same}
+    plain = PreTrainedTokenizerFast(tokenizer_object=backend, padding_side="left", **settings)
     plain.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
     return plain
 
@@ -90,19 +88,18 @@ def processor_prompt(prompt: str, slots: int) -> str:
 
 
 def chat_template(model: MiniGPT4) -> str | None:
-    """The model's prompt template for `apply_chat_template`, in Jinja; None if it has none.
-
-    Questions go into the template, answers behind it, with the mark that closes a report, as in
-    `Conversation`. An image is written as in the model's first prompt.
-    """
+    """The model's chat or prompt template in Jinja, images as in its first prompt; None if it has none."""
     if not model.prompt_template:
         return None
+    mark = re.search(
+        rf"(<Img>)?{IMAGE_PLACEHOLDER}(</Img>)?\s*", "".join(model.prompt_list[:1]) or IMAGE_MARK
+    )
+    texts = CHAT_TEXTS.format(json.dumps(processor_prompt(mark[0] if mark else "", 1)))
+    if model.new_conversation().render is not None:
+        return texts + str(model.llama_tokenizer.chat_template)
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
-    prompt = model.prompt_list[0] if model.prompt_list else IMAGE_MARK
-    mark = re.search(rf"(<Img>)?{IMAGE_PLACEHOLDER}(</Img>)?\s*", prompt)
-    image = processor_prompt(mark[0] if mark else "", 1)
     closing = "" if model.prompt_template.startswith(model.end_sym) else model.end_sym
-    return CHAT_TEMPLATE.format(*map(json.dumps, (before, image, after, closing)))
+    return texts + CHAT_TEMPLATE.format(*map(json.dumps, (before, after, closing)))
 
 
 def check_same_ids(
@@ -134,39 +131,31 @@ def _from_sentencepiece(tokenizer: LlamaSentencePieceTokenizer) -> Tokenizer:
     merged = {left + right for left, right in merges}
     # A piece that no merge gives is one of the user's symbols, which are never cut.
     symbols = [piece for piece in scores if len(piece) > 1 and piece not in merged]
-    backend = _byte_pair_encoding(vocabulary, merges, symbols, tokenizer.unk_token)
-    added = sorted(tokenizer.added_tokens_decoder.items())
-    # Not normalised: the blank that begins a piece would be looked for before the token.
-    backend.add_tokens(
-        [
-            AddedToken(token.content, special=token.special, normalized=False)
-            for number, token in added
-            if number not in numbers or pieces.is_control(number)
-        ]
-    )
-    return backend
-
-
-def _byte_pair_encoding(
-    vocabulary: dict[str, int], merges: list[tuple[str, str]], symbols: list[str], unknown: str
-) -> Tokenizer:
-    """SentencePiece's way: blanks are characters, one stands before every text, bytes stand for the rest."""
     backend = Tokenizer(
         models.BPE(
             vocab=vocabulary,
             merges=merges,
-            unk_token=unknown,
+            unk_token=tokenizer.unk_token,
             fuse_unk=True,
             byte_fallback=True,
             ignore_merges=bool(symbols),  # a symbol is a piece although no merge gives it
         )
     )
+    # Blanks are characters, one stands before every text, bytes stand for what is no piece.
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(BLANK), normalizers.Replace(" ", BLANK)])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     if symbols:
         longest_first = sorted(symbols, key=len, reverse=True)
         pattern = Regex("|".join(map(re.escape, longest_first)))
         backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    # Not normalised: the blank that begins a piece would be looked for before the token.
+    backend.add_tokens(
+        [
+            AddedToken(token.content, special=token.special, normalized=False)
+            for number, token in sorted(tokenizer.added_tokens_decoder.items())
+            if number not in numbers or pieces.is_control(number)
+        ]
     )
     return backend

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.run_record import write_json, writing
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, TEMPLATE_SLOT
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT
 from xraygpt.convert.blip2 import Blip2
 from xraygpt.convert.card import model_card
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_prompt, processor_tokenizer
@@ -46,10 +46,8 @@ float32, in which weights of 16 bits are exact, so that it holds for these too."
 class Differences(NamedTuple):
     """The largest differences between a model and its folder, for a random image with a prompt."""
 
-    embeddings: float
-    """Of what the language model gets of the image."""
-    logits: float
-    """Of the logits, as a part of the largest one."""
+    embeddings: float  # of what the language model gets of the image
+    logits: float  # as a part of the largest one
 
 
 def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = "5GB") -> Differences:
@@ -60,9 +58,10 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     """
     require_new(folder)
     cfg = Config(args)
-    arch = cfg.arch
-    if arch != "mini_gpt4":
-        raise ConfigError(f"{args.cfg_path}: model.arch is {arch}; only mini_gpt4 has a counterpart there")
+    if cfg.arch != "mini_gpt4":
+        raise ConfigError(
+            f"{args.cfg_path}: model.arch is {cfg.arch}; only mini_gpt4 has a counterpart there"
+        )
     node = cfg.preprocess_cfg.get("vis_processor", {}).get("eval")
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
@@ -86,9 +85,7 @@ def export_model(
     family = Blip2() if model.config.bridge == "qformer" else Llava()
     tokenizer = processor_tokenizer(model.llama_tokenizer)
     check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.tokens_per_image)
-    images = _image_settings(vis_processor)
-    theirs = counterpart(model, family, tokenizer)
-    processor = family.processor(model, images, tokenizer)
+    theirs, processor = counterpart(model, family, tokenizer, _image_settings(vis_processor))
     with new_folder(folder):
         theirs.save_pretrained(str(folder), max_shard_size=max_shard_size)
         processor.save_pretrained(str(folder))
@@ -135,9 +132,8 @@ def _image_settings(vis_processor: Any) -> dict[str, Any]:
     if not isinstance(vis_processor, Blip2ImageEvalProcessor) or vis_processor.transform is None:
         raise ConfigError(f"{type(vis_processor).__name__} has no counterpart there; use blip2_image_eval")
     resize = vis_processor.transform.transforms[0]
-    height, width = resize.size
     return {
-        "size": {"height": height, "width": width},
+        "size": dict(zip(("height", "width"), resize.size, strict=True)),
         "resample": Image.Resampling[resize.interpolation.name],
         "image_mean": list(vis_processor.normalize.mean),
         "image_std": list(vis_processor.normalize.std),
@@ -145,48 +141,46 @@ def _image_settings(vis_processor: Any) -> dict[str, Any]:
 
 
 def counterpart(
-    model: MiniGPT4, family: Blip2 | Llava, tokenizer: PreTrainedTokenizerBase
-) -> PreTrainedModel:
-    """The same network there, with a row for the image token; it shares the memory of other tensors.
+    model: MiniGPT4, family: Blip2 | Llava, tokenizer: PreTrainedTokenizerBase, images: dict[str, Any]
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """The same network there, with a row for the image token, and its processor.
 
-    A new row is the mean of the others. In the output layer this makes the token's score the mean of all
-    scores, so that it is never the best one: greedy decoding stays what it was.
+    The network shares the memory of other tensors. A new row is the mean of the others. In the output layer
+    this makes the token's score the mean of all scores, so that it is never the best one: greedy decoding
+    stays what it was.
     """
-    llm, image = model.llama_model, image_token_id(tokenizer)
+    llm = model.llama_model
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
-    config = family.config(model, llm.config.to_dict() | special, image)
+    text = llm.config.to_dict() | special | {"tie_word_embeddings": bool(llm.config.tie_word_embeddings)}
+    config, state, processor = family.write(model, text, images, tokenizer)
     with torch.device("meta"):
         theirs: PreTrainedModel = family.model_class(config)
     family.align(theirs)
-    theirs.load_state_dict(family.state(model), assign=True)
+    theirs.load_state_dict(state, assign=True)
     theirs.tie_weights()
-    rows, head = embedding_table(llm).num_embeddings, theirs.get_output_embeddings()
+    rows, image = embedding_table(llm).num_embeddings, image_token_id(tokenizer)
     if image >= rows:
         theirs.resize_token_embeddings(image + 1, mean_resizing=False)
-        head = theirs.get_output_embeddings()
-        for table in (*embedding_table(theirs).parameters(), *(() if head is None else head.parameters())):
-            table.data[rows:] = table.data[:rows].float().mean(0)
+        for layer in (theirs.get_input_embeddings(), theirs.get_output_embeddings()):
+            for table in layer.parameters():
+                table.data[rows:] = table.data[:rows].float().mean(0)
     stops = end_token_ids(llm, model.llama_tokenizer, model.stop_strings)
     theirs.generation_config = GenerationConfig(**special | {"eos_token_id": stops})
-    return theirs.eval()
+    return theirs.eval(), processor
 
 
 def _origin(model: MiniGPT4) -> dict[str, Any]:
     """What the language model's tables were, the manifest, and what the section ``model`` says of texts."""
     before, _, after = model.prompt_template.partition(TEMPLATE_SLOT)
-    first = model.prompt_list[0] if model.prompt_list else ""
     texts = {
-        "prompt_template": model.prompt_template,
-        "prompt": first.removeprefix(before).removesuffix(after),
+        "prompt_template": model.prompt_template if model.new_conversation().render is None else CHAT,
+        "prompt": "".join(model.prompt_list[:1]).removeprefix(before).removesuffix(after),
         "end_sym": model.end_sym,
         "max_txt_len": model.max_txt_len,
     }
     llm = model.llama_model
-    tables = {
-        "llm_rows": embedding_table(llm).num_embeddings,
-        "llm_tied": bool(llm.config.tie_word_embeddings),
-    }
-    return {**tables, "manifest": model.manifest(), "model": texts}
+    rows, tied = embedding_table(llm).num_embeddings, bool(llm.config.tie_word_embeddings)
+    return {"llm_rows": rows, "llm_tied": tied, "manifest": model.manifest(), "model": texts}
 
 
 @torch.no_grad()
@@ -202,7 +196,7 @@ def compare(model: MiniGPT4, vis_processor: Any, family: Blip2 | Llava, folder: 
     noise = torch.randint(256, (2 * side, side + 7), generator=torch.Generator().manual_seed(0))
     image = Image.fromarray(noise.byte().numpy())
     prompt = model.prompt_list[0] if model.prompt_list else IMAGE_PLACEHOLDER
-    text = processor_prompt(prompt, family.slots(model))
+    text = processor_prompt(prompt, 1 if family.expands else model.tokens_per_image)
     inputs = processor(images=image, text=text, return_tensors="pt").to(model.device)
 
     all_float32 = all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -219,8 +213,8 @@ def compare(model: MiniGPT4, vis_processor: Any, family: Blip2 | Llava, folder: 
     for what, size in (("pixels", pixels), ("logits, as a part of the largest,", relative)):
         if not size <= CLOSE:
             raise ConfigError(
-                f"{folder} was not written: loaded again, its {what} differ by {size:.1e} from those of "
-                f"this model, and {CLOSE:.0e} is allowed"
+                f"{folder} was not written: loaded again, its {what} differ by {size:.1e} from those of this "
+                f"model, and {CLOSE:.0e} is allowed"
             )
     found = Differences(_largest(features, their_features), relative)
     if found.embeddings > CLOSE and family.card_note:

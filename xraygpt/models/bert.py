@@ -1,30 +1,29 @@
-"""BERT, written once for the Q-Former and for BLIP: sizes, attention and its masks, blocks, embeddings, the
-stack of layers with its cache, and the base classes of the models.
+"""BERT, written once for the Q-Former and for BLIP: sizes, attention, embeddings, layers and their cache, and
+the base of the encoders. The blocks around attention are those of transformers.
 
 Attention has two paths that compute the same numbers: `F.scaled_dot_product_attention`, and an explicit
 one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them. Parameter
 names are those of the published BERT, BLIP and BLIP-2 weights.
 
 Shapes: B sequences, T given positions (of the queries, in attention), S cached and given positions (of the
-keys), L text tokens, D = hidden size, H heads, d = D / H, V = vocabulary.
+keys), L text tokens, D = hidden size, H heads, d = D / H.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPoolingAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
-    MaskedLMOutput,
-)
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertPooler, BertSelfOutput
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+BertModelOutput = BaseModelOutputWithPoolingAndCrossAttentions
+
+ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 @dataclass
@@ -71,7 +70,7 @@ class BertConfig:
                 f"num_attention_heads {self.num_attention_heads}"
             )
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act must be one of {sorted(ACTIVATIONS)}, not {self.hidden_act!r}")
+            raise ValueError(f"hidden_act must be one of {ACTIVATIONS}, not {self.hidden_act!r}")
         kinds = ("absolute", "relative_key", "relative_key_query")
         if self.position_embedding_type not in kinds:
             raise ValueError(
@@ -79,22 +78,48 @@ class BertConfig:
             )
 
 
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each (B, H, S, d)."""
+KeyValue = tuple[Tensor, ...]
+"""Keys and values of one layer's self-attention, each (B, H, S, d), followed by those of its cross-attention,
+if it looked at an image: these stay the same from token to token."""
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """What the layers computed from the positions so far, a `KeyValue` for each layer that ran.
+
+    It is read like the tuple that takes its place in the reference, ``cache[layer][0]``, and such a tuple
+    does for `past_key_values` too.
+    """
+
+    layers: Sequence[KeyValue]
+    query_length: int = 0
+    """How many of the cached positions are query tokens, not text."""
+
+    @property
+    def length(self) -> int:
+        """How many positions are cached."""
+        return self.layers[0][0].shape[2] if self.layers else 0
+
+    def __getitem__(self, layer: int) -> KeyValue:
+        return self.layers[layer]
+
+    def __iter__(self) -> Iterator[KeyValue]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def reorder(self, rows: Tensor) -> "KeyValueCache":
+        """The cache with its batch rows rearranged, for beam search and for repeated rows."""
+        layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
+        return KeyValueCache(layers, self.query_length)
+
+
+PastKeyValues = KeyValueCache | Sequence[KeyValue] | None
+
 
 MASKED_SCORE = -10000.0
 """What is added to the score of a masked position; small enough for float16, exp() of it is 0."""
-
-
-class AttentionResult(NamedTuple):
-    """What an attention module returns."""
-
-    context: Tensor
-    """(B, T, D)"""
-    probabilities: Tensor | None
-    """(B, H, T, S), only if asked for"""
-    key_value: KeyValue
-    """keys and values, for the cache"""
 
 
 class BertSelfAttention(nn.Module):
@@ -141,6 +166,10 @@ class BertSelfAttention(nn.Module):
         """(B, S, D) -> (B, H, S, d)"""
         return x.unflatten(-1, (self.num_attention_heads, self.attention_head_size)).transpose(1, 2)
 
+    def key_value(self, source: Tensor) -> KeyValue:
+        """Keys and values of `source` (B, S, width): two of (B, H, S, d)."""
+        return self.transpose_for_scores(self.key(source)), self.transpose_for_scores(self.value(source))
+
     def forward(
         self,
         hidden_states: Tensor,
@@ -150,35 +179,41 @@ class BertSelfAttention(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         past_key_value: KeyValue | None = None,
         output_attentions: bool = False,
-    ) -> AttentionResult:
-        """Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities.
+    ) -> tuple[Tensor, Tensor | None, KeyValue]:
+        """Attend from each position of `hidden_states` (B, T, D).
 
+        Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities.
         `past_key_value` precedes the own keys and values; in cross-attention it stands for those of the
-        encoder states, which are the same at every step.
+        encoder states.
+
+        Returns:
+            What was read (B, T, D), the probabilities (B, H, T, S) if asked for, keys and values.
         """
         query = self.transpose_for_scores(self.query(hidden_states))
-        mask = encoder_attention_mask if self.is_cross_attention else attention_mask
-        if self.is_cross_attention and past_key_value is not None:
-            key, value = past_key_value
-        else:
-            source = encoder_hidden_states if self.is_cross_attention else hidden_states
-            key = self.transpose_for_scores(self.key(source))
-            value = self.transpose_for_scores(self.value(source))
+        if not self.is_cross_attention:
+            mask = attention_mask
+            key, value = self.key_value(hidden_states)
             if past_key_value is not None:
                 key = torch.cat([past_key_value[0], key], dim=2)
                 value = torch.cat([past_key_value[1], value], dim=2)
+        else:
+            mask = encoder_attention_mask
+            if past_key_value is None:
+                assert encoder_hidden_states is not None
+                past_key_value = self.key_value(encoder_hidden_states)
+            key, value = past_key_value
         if mask is not None:
             mask = mask.to(query.dtype)
 
-        explicit = output_attentions or self.save_attention or head_mask is not None
         probabilities = None
+        explicit = output_attentions or self.save_attention or head_mask is not None
         if explicit or self.position_embedding_type != "absolute":
             context, probabilities = self._explicit_attention(query, key, value, mask, head_mask)
         else:
             dropout = self.dropout.p if self.training else 0.0
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         context = context.transpose(1, 2).flatten(2)
-        return AttentionResult(context, probabilities if output_attentions else None, (key, value))
+        return context, probabilities if output_attentions else None, (key, value)
 
     def _explicit_attention(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head_mask: Tensor | None
@@ -209,35 +244,13 @@ class BertSelfAttention(nn.Module):
         first_query = 0 if self.is_cross_attention else num_keys - num_queries
         positions_query = torch.arange(num_queries, device=query.device) + first_query
         positions_key = torch.arange(num_keys, device=query.device)
-        distance = positions_query[:, None] - positions_key[None, :]
         limit = self.max_position_embeddings - 1
-        embedding = self.distance_embedding(distance.clamp(-limit, limit) + limit).to(
-            query.dtype
-        )  # (T, S, d)
+        distance = (positions_query[:, None] - positions_key).clamp(-limit, limit)
+        embedding = self.distance_embedding(distance + limit).to(query.dtype)  # (T, S, d)
         scores = torch.einsum("bhld,lrd->bhlr", query, embedding)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhrd,lrd->bhlr", key, embedding)
         return scores
-
-
-class BertSelfOutput(nn.Module):
-    """Projection after attention, dropout, residual, layer norm."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
-
-
-def _keep_rows(linear: nn.Linear, rows: Tensor) -> nn.Linear:
-    linear.weight = nn.Parameter(linear.weight.detach()[rows].clone(), linear.weight.requires_grad)
-    linear.bias = nn.Parameter(linear.bias.detach()[rows].clone(), linear.bias.requires_grad)
-    linear.out_features = len(rows)
-    return linear
 
 
 class BertAttention(nn.Module):
@@ -252,29 +265,127 @@ class BertAttention(nn.Module):
     def prune_heads(self, heads: Iterable[int]) -> None:
         """Remove `heads`, numbered as in the unpruned module; those already gone are skipped."""
         attention = self.self
-        heads = set(heads)
         total = attention.num_attention_heads + len(self.pruned_heads)
-        unknown = sorted(head for head in heads if not 0 <= head < total)
+        unknown = sorted(head for head in set(heads) if not 0 <= head < total)
         if unknown:
             raise ValueError(f"heads {unknown} do not exist: the layer was built with {total} heads")
-        gone = self.pruned_heads | heads
+        gone = self.pruned_heads.union(heads)
         present = [head for head in range(total) if head not in self.pruned_heads]
-        kept = [i for i, head in enumerate(present) if head not in gone]
-        if not kept:
+        kept = torch.tensor([head not in gone for head in present], device=attention.query.weight.device)
+        if not kept.any():
             raise ValueError("at least one head of a layer must remain")
-        size = attention.attention_head_size
-        device = attention.query.weight.device
-        rows = torch.cat([torch.arange(i * size, (i + 1) * size, device=device) for i in kept])
+        units = kept.repeat_interleave(attention.attention_head_size)
         for linear in (attention.query, attention.key, attention.value):
-            _keep_rows(linear, rows)
+            linear.weight = nn.Parameter(linear.weight.detach()[units], linear.weight.requires_grad)
+            linear.bias = nn.Parameter(linear.bias.detach()[units], linear.bias.requires_grad)
+            linear.out_features = len(linear.weight)
         dense = self.output.dense
-        dense.weight = nn.Parameter(dense.weight.detach()[:, rows].clone(), dense.weight.requires_grad)
-        dense.in_features = len(rows)
-        attention.num_attention_heads = len(kept)
+        dense.weight = nn.Parameter(dense.weight.detach()[:, units], dense.weight.requires_grad)
+        dense.in_features = dense.weight.shape[1]
+        attention.num_attention_heads = int(kept.sum())
         self.pruned_heads = gone
 
     def forward(
+        self, hidden_states: Tensor, *arguments: Any, **named: Any
+    ) -> tuple[Tensor, Tensor | None, KeyValue]:
+        """As `BertSelfAttention.forward`, which describes the arguments, and then projected."""
+        context, probabilities, key_value = self.self(hidden_states, *arguments, **named)
+        return self.output(context, hidden_states), probabilities, key_value
+
+
+def additive_mask(mask: Tensor) -> Tensor:
+    """0/1 mask -> what is added to attention scores, broadcastable to (B, H, T, S).
+
+    (B, S) masks keys for every position, (B, T, S) says per position which keys it sees.
+    """
+    if mask.dim() not in (2, 3):
+        raise ValueError(f"an attention mask has 2 or 3 dimensions, not shape {tuple(mask.shape)}")
+    mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
+    return (1.0 - mask.float()) * MASKED_SCORE
+
+
+class TextEmbeddings(nn.Module):
+    """Query tokens, then words, positions and token types of the text; layer norm, dropout.
+
+    With `text=False` there are no tables of words and positions, without `token_types` none of these.
+    """
+
+    position_ids: Tensor
+
+    def __init__(self, config: BertConfig, text: bool = True, token_types: int = 0) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.word_embeddings: nn.Embedding | None = None
+        self.position_embeddings: nn.Embedding | None = None
+        if text:
+            self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        # A persistent buffer, because the published weights have it.
+        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
+        self.position_embedding_type = config.position_embedding_type
+        self.token_type_embeddings = nn.Embedding(token_types, width) if token_types else None
+
+    def forward(
         self,
+        input_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        query_embeds: Tensor | None = None,
+        past_key_values_length: int = 0,
+        *,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Query tokens (B, Q, D) and `input_ids` (B, L), or words `inputs_embeds` (B, L, D) -> (B, Q + L, D).
+
+        Absolute positions count from `past_key_values_length` on unless `position_ids` (B, L) or (1, L) are
+        given; relative ones act in the attention scores. Token types (B, L) are added where they are given.
+        """
+        if inputs_embeds is None and input_ids is not None:
+            if self.word_embeddings is None:
+                raise ValueError(
+                    "this Q-Former was built without its text half (text=False): it takes no input_ids"
+                )
+            inputs_embeds = self.word_embeddings(input_ids)
+        parts = [] if query_embeds is None else [query_embeds]
+        if not parts and inputs_embeds is None:
+            raise ValueError(
+                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
+                "input_ids, inputs_embeds or encoder_embeds"
+            )
+        if inputs_embeds is not None:
+            if token_type_ids is not None:
+                if self.token_type_embeddings is None:
+                    raise ValueError("token_type_ids need a model built with add_type_embeddings=True")
+                inputs_embeds = inputs_embeds + self.token_type_embeddings(token_type_ids)
+            if self.position_embedding_type == "absolute" and self.position_embeddings is not None:
+                end, limit = past_key_values_length + inputs_embeds.shape[1], self.position_ids.shape[1]
+                if position_ids is None:
+                    if end > limit:
+                        raise ValueError(f"a text of {end} tokens is longer than the limit, {limit}")
+                    position_ids = self.position_ids[:, past_key_values_length:end]
+                inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
+            parts.append(inputs_embeds)
+        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
+
+
+class AttentionLayer(nn.Module):
+    """The parts of a layer: self-attention, cross-attention if it has one, the text's feed-forward part."""
+
+    def __init__(self, config: BertConfig, has_cross_attention: bool, text: bool = True) -> None:
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.has_cross_attention = has_cross_attention
+        if has_cross_attention:
+            self.crossattention = BertAttention(config, is_cross_attention=True)
+        if text:
+            self.intermediate = BertIntermediate(config)
+            self.output = BertOutput(config)
+
+    def attend(
+        self,
+        looking: int,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -282,315 +393,62 @@ class BertAttention(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         past_key_value: KeyValue | None = None,
         output_attentions: bool = False,
-    ) -> AttentionResult:
-        result = self.self(
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, KeyValue]:
+        """Let all of `hidden_states` (B, T, D) attend to each other, the first `looking` to the image too.
+
+        Masks are additive. `past_key_value` may hold what cross-attention took from the image before.
+
+        Returns:
+            The states of those that look and of those that do not, maps of self- and cross-attention
+            (B, H, T or `looking`, keys) if asked for, keys and values of both.
+        """
+        past = past_key_value or ()
+        states, own_map, key_value = self.attention(
             hidden_states,
             attention_mask,
             head_mask,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past_key_value,
-            output_attentions,
+            past_key_value=past[:2] or None,
+            output_attentions=output_attentions,
         )
-        return result._replace(context=self.output(result.context, hidden_states))
-
-
-def additive_mask(mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """0/1 mask -> what is added to attention scores, broadcastable to (B, H, T, S).
-
-    (B, S) masks keys for every position, (B, T, S) says per position which keys it sees.
-    """
-    if mask.dim() == 2:
-        mask = mask[:, None, None, :]
-    elif mask.dim() == 3:
-        mask = mask[:, None]
-    else:
-        raise ValueError(f"an attention mask has 2 or 3 dimensions, not shape {tuple(mask.shape)}")
-    return (1.0 - mask.to(dtype)) * MASKED_SCORE
-
-
-def causal_mask(attention_mask: Tensor, num_positions: int, prefix_in_sequence: bool = False) -> Tensor:
-    """(B, S) mask -> (B, T, S): each of the last `num_positions` positions sees itself and what precedes.
-
-    The S - num_positions positions before them, the prefix, are seen by all. If the prefix is part of the
-    sequence itself, T = S, and its own rows see the prefix only (UniLM); otherwise the prefix comes from a
-    cache and T = num_positions.
-    """
-    total = attention_mask.shape[1]
-    prefix = total - num_positions
-    positions = torch.arange(total, device=attention_mask.device)
-    seen = positions[None, :] <= positions[:, None]  # (S, S)
-    if prefix_in_sequence:
-        in_prefix = positions < prefix
-        seen = (seen & ~in_prefix[:, None]) | in_prefix[None, :]
-    else:
-        seen = seen[prefix:]
-    return seen * (attention_mask[:, None, :] > 0)
-
-
-def per_layer_head_mask(head_mask: Tensor | None, num_layers: int) -> list[Tensor | None]:
-    """(H,) for all layers, or (layers, H), -> one (1, H, 1, 1) factor per layer."""
-    if head_mask is None:
-        return [None] * num_layers
-    if head_mask.dim() == 1:
-        head_mask = head_mask.expand(num_layers, -1)
-    if head_mask.dim() != 2 or head_mask.shape[0] != num_layers:
-        raise ValueError(
-            f"head_mask must be (heads,) or ({num_layers}, heads), not shape {tuple(head_mask.shape)}"
-        )
-    return [row.view(1, -1, 1, 1) for row in head_mask]
-
-
-LABEL_SMOOTHING = 0.1
-"""Label smoothing of the language-modelling losses of BLIP and BLIP-2."""
-
-IGNORED_LABEL = -100
-"""Label of positions that do not count in a loss."""
-
-
-class BertIntermediate(nn.Module):
-    """First half of the feed-forward part: D -> intermediate size, activation."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.intermediate_act_fn = ACTIVATIONS[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.intermediate_act_fn(self.dense(hidden_states))
-
-
-class BertOutput(nn.Module):
-    """Second half of the feed-forward part: back to D, dropout, residual, layer norm."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + input_tensor)
-
-
-class BertPooler(nn.Module):
-    """tanh of a projection of the first position: (B, T, D) -> (B, D)."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = nn.Tanh()
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.activation(self.dense(hidden_states[:, 0]))
-
-
-class BertPredictionHeadTransform(nn.Module):
-    """Linear, activation, layer norm before the vocabulary projection."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.transform_act_fn = ACTIVATIONS[config.hidden_act]
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
-
-
-class BertLMPredictionHead(nn.Module):
-    """(B, T, D) -> (B, T, vocabulary). Its `bias` is also `decoder.bias`: two names, one parameter."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-        self.decoder.bias = self.bias
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.decoder(self.transform(hidden_states))
-
-
-class BertOnlyMLMHead(nn.Module):
-    """The prediction head under the key prefix `predictions`."""
-
-    def __init__(self, config: BertConfig) -> None:
-        super().__init__()
-        self.predictions = BertLMPredictionHead(config)
-
-    def forward(self, sequence_output: Tensor) -> Tensor:
-        return self.predictions(sequence_output)
-
-
-def init_bert_weights(module: nn.Module, initializer_range: float) -> None:
-    """BERT's initialisation of one module: normal weights, zero biases, unit layer norms."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, mean=0.0, std=initializer_range)
-    elif isinstance(module, nn.LayerNorm):
-        nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-class SoftLabels(NamedTuple):
-    """A teacher's answer beside the true labels, for distillation (ALBEF)."""
-
-    probabilities: Tensor
-    """(B, T, V)"""
-    weight: float
-    """Part of the loss that they make up, 0 to 1."""
-
-
-def lm_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    reduction: Literal["mean", "none"] = "mean",
-    soft_labels: SoftLabels | None = None,
-) -> Tensor:
-    """Cross-entropy of `logits` (B, T, V) at `labels` (B, T); labels of -100 do not count.
-
-    "mean" is over the labels that count (0 if there is none), "none" gives the sum per sequence, (B,).
-    """
-    flat = logits.float().flatten(0, 1)
-    losses = F.cross_entropy(
-        flat,
-        labels.flatten(),
-        ignore_index=IGNORED_LABEL,
-        reduction="none",
-        label_smoothing=label_smoothing,
-    ).view(labels.shape)
-    counted = labels != IGNORED_LABEL
-    if soft_labels is not None:
-        soft = F.cross_entropy(flat, soft_labels.probabilities.flatten(0, 1), reduction="none")
-        losses = torch.lerp(losses, soft.view(labels.shape) * counted, soft_labels.weight)
-    if reduction == "none":
-        return losses.sum(dim=1)
-    return losses.sum() / counted.sum().clamp(min=1)
-
-
-def causal_lm_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    label_smoothing: float = LABEL_SMOOTHING,
-    reduction: Literal["mean", "none"] = "mean",
-    soft_labels: SoftLabels | None = None,
-) -> Tensor:
-    """`lm_loss` of predicting position t + 1 from position t; soft labels are (B, T - 1, V)."""
-    return lm_loss(
-        logits[:, :-1],
-        labels[:, 1:],
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        soft_labels=soft_labels,
-    )
-
-
-class TextEmbeddings(nn.Module):
-    """The tables, layer norm and dropout of BERT's embeddings; subclasses say what is added up.
-
-    With `text=False` word and position embeddings are not built.
-    """
-
-    position_ids: Tensor
-
-    def __init__(self, config: BertConfig, text: bool = True) -> None:
-        super().__init__()
-        self.word_embeddings: nn.Embedding | None = None
-        self.position_embeddings: nn.Embedding | None = None
-        if text:
-            self.word_embeddings = nn.Embedding(
-                config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-            )
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        # A persistent buffer, because the published weights have it.
-        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
-        self.position_embedding_type = config.position_embedding_type
-
-    def embed_words(self, input_ids: Tensor) -> Tensor:
-        """(B, L) token ids -> (B, L, D)."""
-        if self.word_embeddings is None:
-            raise ValueError(
-                "this Q-Former was built without its text half (text=False): it takes no input_ids"
-            )
-        return self.word_embeddings(input_ids)
-
-    def add_positions(self, embeddings: Tensor, position_ids: Tensor | None, past: int) -> Tensor:
-        """Add absolute positions, counted from `past` on unless `position_ids` (B, L) or (1, L) are given.
-
-        With relative positions nothing is added: they act in the attention scores.
-        """
-        if self.position_embedding_type != "absolute" or self.position_embeddings is None:
-            return embeddings
-        if position_ids is None:
-            end = past + embeddings.shape[1]
-            if end > self.position_ids.shape[1]:
+        looked, rest, cross_map = states[:, :looking], states[:, looking:], None
+        if looking > 0 and self.has_cross_attention:
+            if encoder_hidden_states is None and not past[2:]:
                 raise ValueError(
-                    f"a text of {end} tokens is longer than the limit, {self.position_ids.shape[1]}"
+                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
+                    'there are no query tokens, BLIP\'s BERT with mode="text"'
                 )
-            position_ids = self.position_ids[:, past:end]
-        return embeddings + self.position_embeddings(position_ids)
+            looked, cross_map, image = self.crossattention(
+                looked,
+                head_mask=head_mask,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                past_key_value=past[2:] or None,
+                output_attentions=output_attentions,
+            )
+            key_value += image
+        return looked, rest, own_map, cross_map, key_value
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        """The text's feed-forward part."""
+        return self.output(self.intermediate(attention_output), attention_output)
 
 
-class KeyValueCache(tuple[KeyValue, ...]):
-    """Keys and values of self-attention, a pair of (B, H, S, d) per layer.
-
-    Attributes:
-        query_length: how many of the cached positions are query tokens, not text.
-        cross: keys and values of cross-attention per layer, which stay the same from token to token;
-            None for a layer that has none, empty if they are not kept.
-    """
-
-    query_length: int
-    cross: tuple[KeyValue | None, ...]
-
-    def __new__(
-        cls, layers: Iterable[KeyValue], query_length: int = 0, cross: Iterable[KeyValue | None] = ()
-    ) -> "KeyValueCache":
-        cache = super().__new__(cls, layers)
-        cache.query_length = query_length
-        cache.cross = tuple(cross)
-        return cache
-
-    def reorder(self, rows: Tensor) -> "KeyValueCache":
-        """The cache with its batch rows rearranged, for beam search and for repeated rows."""
-        layers = [(k.index_select(0, rows), v.index_select(0, rows)) for k, v in self]
-        cross = [
-            None if pair is None else (pair[0].index_select(0, rows), pair[1].index_select(0, rows))
-            for pair in self.cross
-        ]
-        return KeyValueCache(layers, self.query_length, cross)
+EncoderStates = Tensor | Sequence[Tensor] | None
+"""Image tokens (B, N, encoder_width), or a list of them, which the layers look at in turn."""
+EncoderMasks = Tensor | Sequence[Tensor | None] | None
+"""The mask of each."""
 
 
-class LayerResult(NamedTuple):
-    """What one layer returns; maps are (B, H, T, keys), only if asked for."""
-
-    hidden_states: Tensor
-    self_attention: Tensor | None
-    cross_attention: Tensor | None
-    key_value: KeyValue
-    cross_key_value: KeyValue | None
-
-
-class EncoderResult(NamedTuple):
-    """What a stack of layers returns; lists are indexed by layer."""
-
-    hidden_states: Tensor
-    key_values: list[KeyValue]
-    cross_key_values: list[KeyValue | None]
-    all_hidden_states: list[Tensor]
-    self_attentions: list[Tensor | None]
-    cross_attentions: list[Tensor | None]
+def listed(value: EncoderMasks) -> list[Tensor | None]:
+    """A list of what may be one or several."""
+    return [value] if value is None or isinstance(value, Tensor) else list(value)
 
 
 class LayerStack(nn.Module):
     """Layers run one after the other, on request with their activations recomputed in the backward pass."""
+
+    first_fusion_layer = 0
+    """The layer that looks at the first of several images."""
 
     def __init__(self, layers: Iterable[nn.Module], gradient_checkpointing: bool) -> None:
         super().__init__()
@@ -601,25 +459,57 @@ class LayerStack(nn.Module):
         """The layers, first to last."""
         return list(self.layer)
 
-    def run(
-        self, hidden_states: Tensor, arguments: Sequence[tuple[Any, ...]], first: int = 0
-    ) -> EncoderResult:
-        """Run as many layers as there are `arguments`, from layer `first` on, on `hidden_states` (B, T, D).
+    def layers_of(self, mode: str) -> range:
+        """Numbers of the layers that run in a mode: all, where there are no modes."""
+        return range(len(self.layer))
 
-        Each layer is called with the hidden states before it, followed by its own arguments.
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: EncoderStates = None,
+        encoder_attention_mask: EncoderMasks = None,
+        past_key_values: PastKeyValues = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = False,
+        output_hidden_states: bool | None = False,
+        **own: Any,
+    ) -> BertModelOutput:
+        """Run the layers on `hidden_states` (B, T, D).
+
+        Masks are additive, `head_mask` is (layers, 1, H, 1, 1). `own` is what only some layers take:
+        `query_length` of the Q-Former, `mode` of BLIP's BERT.
         """
-        result = EncoderResult(hidden_states, [], [], [hidden_states], [], [])
+        images = listed(encoder_hidden_states)
+        masks = [None] * len(images) if encoder_attention_mask is None else listed(encoder_attention_mask)
+        looks = list(zip(images, masks, strict=True))
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        for layer, own in zip(self.layers()[first : first + len(arguments)], arguments, strict=True):
-            inputs = (result.hidden_states, *own)
-            output = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
-            result = result._replace(hidden_states=output.hidden_states)
-            result.key_values.append(output.key_value)
-            result.cross_key_values.append(output.cross_key_value)
-            result.all_hidden_states.append(output.hidden_states)
-            result.self_attentions.append(output.self_attention)
-            result.cross_attentions.append(output.cross_attention)
-        return result
+        results: list[tuple[Any, ...]] = []
+        last = hidden_states
+        for turn, number in enumerate(self.layers_of(own.get("mode", "multimodal"))):
+            layer = self.layer[number]
+            inputs = (
+                last,
+                attention_mask,
+                None if head_mask is None else head_mask[number],
+                *looks[(number - self.first_fusion_layer) % len(looks)],
+                past_key_values[turn] if past_key_values else None,
+                bool(output_attentions),
+            )
+            results.append(
+                checkpoint(layer, *inputs, use_reentrant=False, **own) if recompute else layer(*inputs, **own)
+            )
+            last = results[-1][0]
+        states, maps, cross_maps, key_values = zip(*results, strict=True) if results else ((),) * 4
+        return BertModelOutput(
+            last_hidden_state=last,
+            hidden_states=(hidden_states, *states) if output_hidden_states else None,
+            # A tuple per layer, as in the reference, not transformers' Cache class.
+            past_key_values=key_values if use_cache else None,  # type: ignore[arg-type]
+            attentions=maps if output_attentions else None,
+            cross_attentions=cross_maps if output_attentions else None,
+        )
 
 
 class BertPreTrainedModel(nn.Module):
@@ -630,7 +520,14 @@ class BertPreTrainedModel(nn.Module):
         self.config = config
 
     def _init_weights(self, module: nn.Module) -> None:
-        init_bert_weights(module, self.config.initializer_range)
+        """Normal weights, zero biases, unit layer norms."""
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
         for module in self.modules():
@@ -639,6 +536,9 @@ class BertPreTrainedModel(nn.Module):
 
 class BertBackbone(BertPreTrainedModel):
     """Embeddings, layers and optionally a pooler; subclasses say what goes in."""
+
+    query_length = 0
+    """How many positions of a cache given as a plain tuple are query tokens."""
 
     def __init__(
         self, config: BertConfig, embeddings: TextEmbeddings, encoder: LayerStack, add_pooling_layer: bool
@@ -663,6 +563,8 @@ class BertBackbone(BertPreTrainedModel):
         for layer, heads in heads_to_prune.items():
             self.encoder.layers()[layer].attention.prune_heads(heads)
 
+    _prune_heads = prune_heads
+
     def get_extended_attention_mask(
         self,
         attention_mask: Tensor,
@@ -673,95 +575,105 @@ class BertBackbone(BertPreTrainedModel):
     ) -> Tensor:
         """Additive mask, broadcastable to (B, H, T, S), from a 0/1 mask (B, S) or (B, T, S).
 
-        `input_shape` is (B, L) of the text if `is_decoder`; `has_query` says that queries stand before the
-        text in the sequence itself, not in a cache.
+        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all that
+        precedes. With `has_query` queries stand before the text in the sequence itself, not in a cache, and
+        see each other only (UniLM).
         """
-        attention_mask = attention_mask.to(device)
-        if is_decoder and attention_mask.dim() == 2:
-            attention_mask = causal_mask(attention_mask, input_shape[1], prefix_in_sequence=has_query)
-        return additive_mask(attention_mask)
+        mask = attention_mask.to(device)
+        if is_decoder and mask.dim() == 2:
+            prefix = mask.shape[1] - input_shape[1]
+            positions = torch.arange(mask.shape[1], device=device)
+            seen = (positions <= positions[:, None]) | (positions < prefix)  # (S, S)
+            mask = (seen if has_query else seen[prefix:]) * (mask[:, None] > 0)
+        return additive_mask(mask)
 
-    def self_attention_mask(
+    def cache(self, past: PastKeyValues) -> KeyValueCache:
+        """`past` as a cache that knows its query tokens; empty if there is none."""
+        if isinstance(past, KeyValueCache):
+            return past
+        return KeyValueCache([]) if past is None else KeyValueCache(past, self.query_length)
+
+    def forward(
         self,
-        attention_mask: Tensor | None,
-        embedded: Tensor,
-        text_length: int,
-        past_length: int,
-        is_decoder: bool,
-    ) -> Tensor | None:
-        """The additive mask of a pass over `embedded` (B, T, D); None if everything sees everything."""
-        if attention_mask is None:
-            if not is_decoder:
-                return None
-            attention_mask = embedded.new_ones(embedded.shape[0], embedded.shape[1] + past_length)
-        return self.get_extended_attention_mask(
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        query_embeds: Tensor | None = None,
+        encoder_hidden_states: EncoderStates = None,
+        encoder_attention_mask: EncoderMasks = None,
+        past_key_values: PastKeyValues = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        is_decoder: bool = False,
+        *,
+        encoder_embeds: Tensor | None = None,
+        mode: str | None = None,
+        **text: Tensor | None,
+    ) -> BertModelOutput | tuple[Any, ...]:
+        """Run embeddings, layers and pooler.
+
+        Args:
+            input_ids: text, (B, L) int64.
+            attention_mask: 0/1 over cached and given positions, (B, S), or per position, (B, T, S).
+            position_ids: (B, L) or (1, L), instead of counting from the cached text on.
+            head_mask: (H,) or (layers, H); multiplies self- and cross-attention probabilities.
+            query_embeds: query tokens of the Q-Former, (B, Q, D); they stand before the text.
+            encoder_hidden_states: image tokens, (B, N, encoder_width), or a list of them, which the layers
+                look at in turn.
+            encoder_attention_mask: 0/1, (B, N), or a list of them.
+            past_key_values: the cache of an earlier call; its positions precede the given ones.
+            use_cache: return the cache.
+            output_attentions: return the probabilities; `cross_attentions` holds None for layers that did
+                not look at an image.
+            is_decoder: text sees queries and earlier text only, queries see queries only.
+            encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
+                earlier pass with mode "text".
+            mode: which layers of BLIP's BERT run, and whether they look at the image.
+            text: `inputs_embeds` and `token_type_ids`, as in `TextEmbeddings.forward`.
+        """
+        past = self.cache(past_key_values)
+        embedded = encoder_embeds
+        if embedded is None:
+            past_text = past.length - past.query_length
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **text)
+        batch, length, _ = embedded.shape
+        queries = 0 if query_embeds is None else query_embeds.shape[1]
+        own: dict[str, Any] = {} if mode is None else {"mode": mode}
+        if queries > 0:
+            own["query_length"] = queries
+        if attention_mask is None and is_decoder:
+            attention_mask = embedded.new_ones(batch, past.length + length)
+        if attention_mask is not None:
+            attention_mask = self.get_extended_attention_mask(
+                attention_mask, (batch, length - queries), embedded.device, is_decoder, queries > 0
+            )
+        if head_mask is not None:
+            layers = self.config.num_hidden_layers
+            if head_mask.shape[:-1] not in ((), (layers,)):
+                raise ValueError(
+                    f"head_mask must be (heads,) or ({layers}, heads), not shape {tuple(head_mask.shape)}"
+                )
+            head_mask = head_mask.expand(layers, -1)[:, None, :, None, None]
+        if encoder_attention_mask is not None:
+            masks = listed(encoder_attention_mask)
+            encoder_attention_mask = [None if mask is None else additive_mask(mask) for mask in masks]
+        encoded = self.encoder(
+            embedded,
             attention_mask,
-            (embedded.shape[0], text_length),
-            embedded.device,
-            is_decoder,
-            has_query=embedded.shape[1] > text_length,
+            head_mask,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            past,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            **own,
         )
-
-    def output(
-        self, result: EncoderResult, cache: KeyValueCache | None, with_maps: bool, with_states: bool
-    ) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        """The result of the layers in transformers' form."""
-        return BaseModelOutputWithPoolingAndCrossAttentions(
-            last_hidden_state=result.hidden_states,
-            pooler_output=None if self.pooler is None else self.pooler(result.hidden_states),
-            # A tuple per layer, as in the reference, not transformers' Cache class.
-            past_key_values=cache,  # type: ignore[arg-type]
-            hidden_states=tuple(result.all_hidden_states) if with_states else None,
-            attentions=tuple(result.self_attentions) if with_maps else None,  # type: ignore[arg-type]
-            cross_attentions=tuple(result.cross_attentions) if with_maps else None,  # type: ignore[arg-type]
-        )
-
-
-class PredictionModel(BertPreTrainedModel):
-    """A backbone `bert` and the prediction head `cls`, its output embedding tied to the word embedding."""
-
-    def __init__(self, config: BertConfig, bert: BertBackbone) -> None:
-        super().__init__(config)
-        self.bert = bert
-        self.cls = BertOnlyMLMHead(config)
-        for module in self.cls.modules():
-            self._init_weights(module)
-        self.tie_weights()
-
-    def tie_weights(self) -> None:
-        """Make output and word embedding one parameter (again, after replacing either)."""
-        words = self.bert.get_input_embeddings()
-        assert words is not None
-        self.cls.predictions.decoder.weight = words.weight
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.cls.predictions.decoder = new_embeddings
-
-
-def causal_lm_output(
-    encoded: BaseModelOutputWithPoolingAndCrossAttentions, logits: Tensor, loss: Tensor | None
-) -> CausalLMOutputWithCrossAttentions:
-    """`logits` (B, L, V) and what the backbone returned, in transformers' form."""
-    return CausalLMOutputWithCrossAttentions(
-        loss=loss,
-        logits=logits,
-        past_key_values=encoded.past_key_values,
-        hidden_states=encoded.hidden_states,
-        attentions=encoded.attentions,
-        cross_attentions=encoded.cross_attentions,
-    )
-
-
-def masked_lm_output(
-    encoded: BaseModelOutputWithPoolingAndCrossAttentions, logits: Tensor, loss: Tensor | None
-) -> MaskedLMOutput:
-    """As `causal_lm_output`, without a cache."""
-    return MaskedLMOutput(
-        loss=loss,
-        logits=logits,
-        hidden_states=encoded.hidden_states,
-        attentions=encoded.attentions,
-    )
+        if use_cache:
+            encoded["past_key_values"] = KeyValueCache(encoded.past_key_values, past.query_length + queries)
+        pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)
+        output = BertModelOutput(pooler_output=pooled, **encoded)
+        return output.to_tuple() if return_dict is False else output

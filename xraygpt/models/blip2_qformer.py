@@ -19,8 +19,7 @@ from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import captions_of, file_check, images_of, require_all
-from xraygpt.models.bert import IGNORED_LABEL
-from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
+from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
 from xraygpt.models.bert_pretrained import bert_check, load_bert, tokenize
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_losses import Pairs, global_mean
@@ -238,7 +237,7 @@ class Blip2Qformer(PairTraining, Blip2Base):
     def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
         """Write a report for each image of the batch."""
         sequences = self._write(self.embed_image(images_of(samples)), generation)
-        return decode_reports(self.tokenizer, sequences[:, 1:])
+        return self.tokenizer.batch_decode(sequences[:, 1:], skip_special_tokens=True)
 
     @torch.no_grad()
     def generate_detailed(
@@ -261,10 +260,9 @@ class Blip2Qformer(PairTraining, Blip2Base):
         """Write about images (B, N, V); returns the tokens, [DEC] first, padded behind the end token."""
         batch = len(image_embeds)
         start = torch.full((batch, 1), self.tokenizer.bos_token_id, device=image_embeds.device)
-        settings = SearchSettings.of(
-            generation,
-            start_length=1,
-            longest=self.Qformer.config.max_position_embeddings,
+        settings = SearchSettings(
+            **vars(generation),
+            max_length=self.Qformer.config.max_position_embeddings,
             eos_token_id=self.tokenizer.sep_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )

@@ -15,8 +15,7 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.models.base_model import file_check, images_of, require_all
-from xraygpt.models.bert import IGNORED_LABEL
-from xraygpt.models.bert_generation import SearchSettings, bert_reports, decode_reports
+from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
 from xraygpt.models.bert_pretrained import ENCODER_START, bert_check, init_bert_tokenizer, load_bert
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
@@ -127,10 +126,9 @@ class BlipBase(VisionTower):
         Returns the tokens, those that every report begins with included, padded behind the end token.
         """
         start = torch.tensor(self.start_ids, device=image_embeds.device).expand(len(image_embeds), -1)
-        settings = SearchSettings.of(
-            generation,
-            start_length=len(self.start_ids),
-            longest=self.max_txt_len,
+        settings = SearchSettings(
+            **vars(generation),
+            max_length=self.max_txt_len,
             eos_token_id=self.tokenizer.sep_token_id,
             pad_token_id=self.tokenizer.pad_token_id,
         )
@@ -140,7 +138,7 @@ class BlipBase(VisionTower):
     def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
         """Write a report for each image of the batch."""
         sequences = self.write(self.embed_image(images_of(samples)), generation)
-        return decode_reports(self.tokenizer, sequences[:, len(self.start_ids) :])
+        return self.tokenizer.batch_decode(sequences[:, len(self.start_ids) :], skip_special_tokens=True)
 
     @torch.no_grad()
     def generate_detailed(

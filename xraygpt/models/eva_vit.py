@@ -356,7 +356,7 @@ class VisionTransformer(VisionEncoder):
         self.image_size = to_pair(img_size)
         self.width = self.num_features = self.embed_dim = embed_dim
         self.preprocessing = Preprocessing(self.image_size[0])
-        self.prefix_tokens, self.layer = 1, -1
+        self.prefix_tokens, self.layer, self.identity = 1, -1, "eva_clip_g"
         self.use_checkpoint = use_checkpoint
 
         self.patch_embed = PatchEmbed(self.image_size, patch_size, in_chans, embed_dim)

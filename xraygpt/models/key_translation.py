@@ -212,10 +212,6 @@ def translate_projector_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-_LLAVA_LANGUAGE = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?!lm_head\.)")
-_LLAVA_HEAD = re.compile(r"^(?:language_model\.)?lm_head\.")
-
-
 def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
     """Keys of `MiniGPT4` with ``vit_model: hf:…`` and ``bridge: mlp`` -> keys of Hugging Face's LLaVA.
 
@@ -246,7 +242,8 @@ def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, 
 
 def from_hf_llava_language(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
     """Keys of the language model in a LLaVA folder, of any version, -> its own; arguments as above."""
-    return {
-        head if _LLAVA_HEAD.match(key) else _LLAVA_LANGUAGE.sub(f"{base}.", key): value
-        for key, value in state.items()
-    }
+    output, prefix = (
+        re.compile(r"^(language_model\.)?lm_head\."),
+        re.compile(r"^(model\.)?language_model\.(model\.)?"),
+    )
+    return {head if output.match(key) else prefix.sub(f"{base}.", key): state[key] for key in state}

@@ -333,15 +333,17 @@ class MiniGPT4(PromptedModel, Blip2Base):
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             **llm_facts(self.llama_model, self.config.llama_model),
-            "vit_model": self.config.vit_model,
-            "bridge": self.config.bridge,
+            **self._parts(),
             "num_query_token": self.tokens_per_image,
             "image_size": self.visual_encoder.preprocessing.image_size,
         }
 
+    def _parts(self) -> dict[str, str]:
+        """Which encoder and bridge the projection was trained with."""
+        return {"vit_model": self.visual_encoder.identity, "bridge": self.config.bridge}
+
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
-        for key in ("vit_model", "bridge"):
-            own = getattr(self.config, key)
+        for key, own in self._parts().items():
             if manifest.get(key, own) != own:
                 raise CheckpointError(
                     f"{where} was trained with model.{key}: {manifest[key]}, and this model has {own}"

@@ -85,6 +85,8 @@ def vit_args() -> dict[str, Any]:
 def test_a_folder_of_hugging_face_gives_its_own_tokens(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     theirs = FOLDERS[kind]().eval()
+    for parameter in theirs.parameters():  # fresh norms are ones and zeros, loaded or not
+        torch.nn.init.normal_(parameter, std=0.3)
     theirs.save_pretrained(str(tmp_path))
     own = loaded(vit_model=f"hf:{tmp_path}", vit_ckpt=str(tmp_path))
     twin: Any = theirs.vision_model if kind == "clip" else theirs

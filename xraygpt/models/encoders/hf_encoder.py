@@ -22,7 +22,7 @@ from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
 from xraygpt.models.hf_folder import fetched, from_folder, read_settings
 from xraygpt.processors import Preprocessing
 
-_UNUSED = ("pooler.", "head.", "post_layernorm.", "classifier.")
+_UNUSED = ("pooler.", "head.", "classifier.")
 """What makes one answer of all tokens: it may be missing from the weights, and is not kept."""
 _COMPUTED = ("position_ids", "relative_position_index")
 SOURCE = "a folder in Hugging Face's format with config.json and the weights of a vision model"
@@ -70,6 +70,7 @@ class HFEncoder(TrunkEncoder):
         patch = getattr(trunk.config, "patch_size", None)
         patch = patch[0] if isinstance(patch, list | tuple) else patch
         super().__init__(trunk, config, preprocessing, label, patch_size=patch)
+        self.identity = f"hf:{trunk.config.model_type}"
         if config.use_grad_checkpoint:
             trunk.gradient_checkpointing_enable()
 

@@ -66,6 +66,7 @@ class MedClipEncoder(HFEncoder):
         self, trunk: PreTrainedModel, config: MedClipConfig, preprocessing: Preprocessing, label: str
     ) -> None:
         super().__init__(trunk, config, preprocessing, label)
+        self.identity = label
         self.projection_head: nn.Linear | None = None
         if config.output == "projection":
             self.projection_head = nn.Linear(self.width, config.projection_dim, bias=False)

@@ -60,7 +60,7 @@ class TrunkEncoder(VisionEncoder):
         self.trunk = trunk
         self.preprocessing = preprocessing
         self.layer = config.layer
-        self.label = label
+        self.label = self.identity = label
         if config.layer is not None and not -len(self.layers()) <= config.layer < len(self.layers()):
             raise ConfigError(f"model.vision.layer {config.layer}: {label} has {len(self.layers())} blocks")
         if patch_size and preprocessing.image_size % patch_size:
