@@ -404,11 +404,7 @@ class AttentionLayer(nn.Module):
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
-            hidden_states,
-            attention_mask,
-            head_mask,
-            past_key_value=past[:2] or None,
-            output_attentions=output_attentions,
+            hidden_states, attention_mask, head_mask, None, None, past[:2] or None, output_attentions
         )
         looked, rest, cross_map = states[:, :looking], states[:, looking:], None
         if looking > 0 and self.has_cross_attention:
@@ -417,15 +413,11 @@ class AttentionLayer(nn.Module):
                     "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
                     'there are no query tokens, BLIP\'s BERT with mode="text"'
                 )
-            looked, cross_map, image = self.crossattention(
-                looked,
-                head_mask=head_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_attention_mask=encoder_attention_mask,
-                past_key_value=past[2:] or None,
-                output_attentions=output_attentions,
+            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None
+            looked, cross_map, image_key_value = self.crossattention(
+                looked, None, head_mask, *image, output_attentions
             )
-            key_value += image
+            key_value += image_key_value
         return looked, rest, own_map, cross_map, key_value
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
@@ -530,8 +522,7 @@ class BertPreTrainedModel(nn.Module):
             nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
-        for module in self.modules():
-            self._init_weights(module)
+        self.apply(self._init_weights)
 
 
 class BertBackbone(BertPreTrainedModel):

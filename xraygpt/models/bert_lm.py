@@ -240,8 +240,7 @@ class PredictionModel(BertPreTrainedModel):
         self.bert = bert
         self.cls = BertOnlyMLMHead(config)
         self.cls.predictions.decoder.bias = self.cls.predictions.bias  # two names, one parameter
-        for module in self.cls.modules():
-            self._init_weights(module)
+        self.cls.apply(self._init_weights)
         self.tie_weights()
 
     def tie_weights(self) -> None:

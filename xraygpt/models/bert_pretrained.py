@@ -43,21 +43,17 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
             tokenizer = BertTokenizer.from_pretrained(
                 name, truncation_side=truncation_side, trust_remote_code=False
             )
+            # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
+            if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+                raise ValueError("no vocabulary")
         except (OSError, ValueError, HfHubHTTPError) as error:
-            raise _missing(source) from error
-        # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            raise _missing(source)
+            raise MissingFileError(
+                f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
+                "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
+                "is; it comes with the model bert-base-uncased"
+            ) from error
     tokenizer.add_special_tokens({"bos_token": DECODER_START})
     return tokenizer
-
-
-def _missing(source: str) -> MissingFileError:
-    return MissingFileError(
-        f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
-        "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
-        "is; it comes with the model bert-base-uncased"
-    )
 
 
 def count_cut(tokenizer: BertTokenizer, texts: Sequence[str], max_length: int) -> int:
