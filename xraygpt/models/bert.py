@@ -601,8 +601,9 @@ class BertBackbone(BertPreTrainedModel):
         is_decoder: bool = False,
         *,
         encoder_embeds: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         mode: str | None = None,
-        **text: Tensor | None,
     ) -> BertModelOutput | tuple[Any, ...]:
         """Run embeddings, layers and pooler.
 
@@ -622,14 +623,16 @@ class BertBackbone(BertPreTrainedModel):
             is_decoder: text sees queries and earlier text only, queries see queries only.
             encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
                 earlier pass with mode "text".
+            inputs_embeds: word embeddings (B, L, D) in place of `input_ids`.
+            token_type_ids: (B, L) int64; types are added only if they are given.
             mode: which layers of BLIP's BERT run, and whether they look at the image.
-            text: `inputs_embeds` and `token_type_ids`, as in `TextEmbeddings.forward`.
         """
         past = self.cache(past_key_values)
         embedded = encoder_embeds
         if embedded is None:
+            words = {"inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
             past_text = past.length - past.query_length
-            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **text)
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **words)
         batch, length, _ = embedded.shape
         queries = 0 if query_embeds is None else query_embeds.shape[1]
         own: dict[str, Any] = {} if mode is None else {"mode": mode}

@@ -86,7 +86,7 @@ class SearchSettings(GenerationConfig):
     pad_token_id: int = 0
     """The token that fills up shorter texts."""
     max_length: int | None = None
-    """Most tokens of a text, start tokens included."""
+    """Most tokens of a text, start tokens included; none: as `max_new_tokens` allows."""
     num_return_sequences: int = 1
     """Beam search: how many of the best texts are returned."""
 
