@@ -174,8 +174,9 @@ def test_a_teacher_that_is_certain_of_the_labels_is_the_unsmoothed_loss() -> Non
     assert torch.allclose(found, expected)
 
 
-def test_greedy_generation_with_cache_equals_recomputing_everything() -> None:
-    net = decoder()
+@pytest.mark.parametrize("fusion_layer", [None, 2])
+def test_greedy_generation_with_cache_equals_recomputing_everything(fusion_layer: int | None) -> None:
+    net = decoder(replace(CONFIG, fusion_layer=fusion_layer))
     sequence = torch.full((B, 2), 3)
     found = net.generate(sequence, SearchSettings(max_new_tokens=8), **look())
     while sequence.shape[1] < 10:

@@ -26,13 +26,7 @@ from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
 from xraygpt.models.bert import KeyValueCache as KeyValueCache
 from xraygpt.models.bert import TextEmbeddings as BertEmbeddings
-from xraygpt.models.bert_lm import (
-    CausalLanguageModel,
-    MaskedLanguageModel,
-    SearchResult,
-    SearchSettings,
-    search,
-)
+from xraygpt.models.bert_lm import CausalLM, PredictionModel, SearchResult, SearchSettings
 
 
 @dataclass
@@ -96,7 +90,7 @@ class QueryModel(BertPreTrainedModel):
         self.bert = BertModel(config, text=False)
 
 
-class BertLMHeadModel(CausalLanguageModel):
+class BertLMHeadModel(CausalLM):
     """The Q-Former as a left-to-right language model of the text, given the queries."""
 
     config: QformerConfig
@@ -131,15 +125,10 @@ class BertLMHeadModel(CausalLanguageModel):
         `queries` are `query_embeds`, `encoder_hidden_states` and `encoder_attention_mask`. They are run
         once; their cache stands for them from then on.
         """
-
-        def step(tokens: Tensor, cache: Any) -> tuple[Tensor, KeyValueCache]:
-            output = self(tokens, past_key_values=cache)
-            return output.logits[:, -1], output.past_key_values
-
-        return search(step, input_ids, self.bert(**queries, use_cache=True).past_key_values, settings)
+        return self.write(input_ids, self.bert(**queries, use_cache=True).past_key_values, settings)
 
 
-class BertForMaskedLM(MaskedLanguageModel):
+class BertForMaskedLM(PredictionModel):
     """The Q-Former predicting masked words from both sides, with or without queries."""
 
     def __init__(self, config: QformerConfig) -> None:

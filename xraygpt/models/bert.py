@@ -404,11 +404,7 @@ class AttentionLayer(nn.Module):
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
-            hidden_states,
-            attention_mask,
-            head_mask,
-            past_key_value=past[:2] or None,
-            output_attentions=output_attentions,
+            hidden_states, attention_mask, head_mask, None, None, past[:2] or None, output_attentions
         )
         looked, rest, cross_map = states[:, :looking], states[:, looking:], None
         if looking > 0 and self.has_cross_attention:
@@ -417,15 +413,11 @@ class AttentionLayer(nn.Module):
                     "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
                     'there are no query tokens, BLIP\'s BERT with mode="text"'
                 )
-            looked, cross_map, image = self.crossattention(
-                looked,
-                head_mask=head_mask,
-                encoder_hidden_states=encoder_hidden_states,
-                encoder_attention_mask=encoder_attention_mask,
-                past_key_value=past[2:] or None,
-                output_attentions=output_attentions,
+            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None
+            looked, cross_map, image_key_value = self.crossattention(
+                looked, None, head_mask, *image, output_attentions
             )
-            key_value += image
+            key_value += image_key_value
         return looked, rest, own_map, cross_map, key_value
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
@@ -530,8 +522,7 @@ class BertPreTrainedModel(nn.Module):
             nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
-        for module in self.modules():
-            self._init_weights(module)
+        self.apply(self._init_weights)
 
 
 class BertBackbone(BertPreTrainedModel):
@@ -610,8 +601,9 @@ class BertBackbone(BertPreTrainedModel):
         is_decoder: bool = False,
         *,
         encoder_embeds: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
         mode: str | None = None,
-        **text: Tensor | None,
     ) -> BertModelOutput | tuple[Any, ...]:
         """Run embeddings, layers and pooler.
 
@@ -631,14 +623,16 @@ class BertBackbone(BertPreTrainedModel):
             is_decoder: text sees queries and earlier text only, queries see queries only.
             encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
                 earlier pass with mode "text".
+            inputs_embeds: word embeddings (B, L, D) in place of `input_ids`.
+            token_type_ids: (B, L) int64; types are added only if they are given.
             mode: which layers of BLIP's BERT run, and whether they look at the image.
-            text: `inputs_embeds` and `token_type_ids`, as in `TextEmbeddings.forward`.
         """
         past = self.cache(past_key_values)
         embedded = encoder_embeds
         if embedded is None:
+            words = {"inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
             past_text = past.length - past.query_length
-            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **text)
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **words)
         batch, length, _ = embedded.shape
         queries = 0 if query_embeds is None else query_embeds.shape[1]
         own: dict[str, Any] = {} if mode is None else {"mode": mode}

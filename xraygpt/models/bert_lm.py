@@ -25,7 +25,6 @@ from xraygpt.common.generation import GenerationConfig
 from xraygpt.models.bert import (
     BertBackbone,
     BertConfig,
-    BertModelOutput,
     BertPreTrainedModel,
     KeyValueCache,
     PastKeyValues,
@@ -64,149 +63,6 @@ def lm_loss(
     return losses.sum(dim=1) if reduction == "none" else losses.sum() / counted.sum().clamp(min=1)
 
 
-class PredictionModel(BertPreTrainedModel):
-    """A backbone `bert` and the prediction head `cls`, its output embedding tied to the word embedding."""
-
-    def __init__(self, config: BertConfig, bert: BertBackbone) -> None:
-        super().__init__(config)
-        self.bert = bert
-        self.cls = BertOnlyMLMHead(config)
-        self.cls.predictions.decoder.bias = self.cls.predictions.bias  # two names, one parameter
-        for module in self.cls.modules():
-            self._init_weights(module)
-        self.tie_weights()
-
-    def tie_weights(self) -> None:
-        """Make output and word embedding one parameter (again, after replacing either)."""
-        words = self.bert.get_input_embeddings()
-        assert words is not None
-        self.cls.predictions.decoder.weight = words.weight
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.cls.predictions.decoder = new_embeddings
-
-    def predict(
-        self, *inputs: Any, query_embeds: Tensor | None = None, **named: Any
-    ) -> tuple[BertModelOutput, Tensor]:
-        """What the backbone returns, and the logits (B, L, V) of its positions behind the queries."""
-        if query_embeds is None:
-            output = self.bert(*inputs, **named)
-            return output, self.cls(output.last_hidden_state)
-        output = self.bert(*inputs, query_embeds=query_embeds, **named)
-        return output, self.cls(output.last_hidden_state[:, query_embeds.shape[1] :])
-
-
-class MaskedLanguageModel(PredictionModel):
-    """Predicts masked words from both sides."""
-
-    def forward(
-        self,
-        *inputs: Any,
-        labels: Tensor | None = None,
-        soft_labels: Tensor | None = None,
-        alpha: float = 0.0,
-        return_logits: bool = False,
-        return_dict: bool | None = None,
-        **named: Any,
-    ) -> MaskedLMOutput | Tensor | tuple[Any, ...]:
-        """The `logits` (B, L, V) of the text; with `labels` (B, L) also the loss, as in `lm_loss`.
-
-        `soft_labels` are (B, L, V). `return_logits` returns just the logits. The other arguments are those
-        of `BertModel.forward`.
-        """
-        output, logits = self.predict(*inputs, **named)
-        if return_logits:
-            return logits
-        result = MaskedLMOutput(
-            loss=None if labels is None else lm_loss(logits, labels, soft_labels=soft_labels, alpha=alpha),
-            logits=logits,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
-        return result.to_tuple() if return_dict is False else result
-
-
-class CausalLanguageModel(PredictionModel):
-    """Writes text from left to right."""
-
-    def forward(
-        self,
-        *inputs: Any,
-        labels: Tensor | None = None,
-        past_key_values: PastKeyValues = None,
-        use_cache: bool = True,
-        return_logits: bool = False,
-        is_decoder: bool = True,
-        reduction: Literal["mean", "none"] = "mean",
-        soft_labels: Tensor | None = None,
-        alpha: float = 0.0,
-        return_dict: bool | None = None,
-        **named: Any,
-    ) -> CausalLMOutputWithCrossAttentions | Tensor | tuple[Any, ...]:
-        """The `logits` (B, L, V) of the text; with `labels` (B, L) also the loss of each next token.
-
-        The loss is `lm_loss` with label smoothing 0.1, and then there is no cache; `soft_labels` are
-        (B, L - 1, V). `return_logits` returns just the logits of all but the last position. The other
-        arguments are those of `BertModel.forward`; a cache stands for the queries, which are then not used.
-        """
-        if past_key_values is not None:
-            named["query_embeds"] = None
-        output, logits = self.predict(
-            *inputs,
-            past_key_values=past_key_values,
-            use_cache=use_cache and labels is None,
-            is_decoder=is_decoder,
-            **named,
-        )
-        if return_logits:
-            return logits[:, :-1]
-        loss = None
-        if labels is not None:
-            loss = lm_loss(
-                logits[:, :-1],
-                labels[:, 1:],
-                reduction=reduction,
-                soft_labels=soft_labels,
-                alpha=alpha,
-                label_smoothing=LABEL_SMOOTHING,
-            )
-        result = CausalLMOutputWithCrossAttentions(
-            loss=loss,
-            logits=logits,
-            past_key_values=output.past_key_values,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-            cross_attentions=output.cross_attentions,
-        )
-        return result.to_tuple() if return_dict is False else result
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past: PastKeyValues = None,
-        attention_mask: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> dict[str, Any]:
-        """The arguments of the next `forward` while generating: with a cache, the last token only."""
-        return {
-            "input_ids": input_ids if past is None else input_ids[:, -1:],
-            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
-            "past_key_values": past,
-            "encoder_hidden_states": model_kwargs.get("encoder_hidden_states"),
-            "encoder_attention_mask": model_kwargs.get("encoder_attention_mask"),
-            "is_decoder": True,
-        }
-
-    def _reorder_cache(self, past: PastKeyValues, beam_idx: Tensor) -> KeyValueCache:
-        return self.bert.cache(past).reorder(beam_idx)
-
-
-# ---- search
-
-
 class ReorderableCache(Protocol):
     """What a search needs of a cache: its batch rows picked and rearranged."""
 
@@ -230,7 +86,7 @@ class SearchSettings(GenerationConfig):
     pad_token_id: int = 0
     """The token that fills up shorter texts."""
     max_length: int | None = None
-    """Most tokens of a text, start tokens included."""
+    """Most tokens of a text, start tokens included; none: as `max_new_tokens` allows."""
     num_return_sequences: int = 1
     """Beam search: how many of the best texts are returned."""
 
@@ -368,6 +224,137 @@ def _beam_search(
         tokens, cache = token.view(-1, 1), cache.reorder((first + beam).flatten())
     finished.add(texts, totals, ~done[:, None].expand(-1, beams))
     return finished.best()
+
+
+class PredictionModel(BertPreTrainedModel):
+    """A backbone `bert` and the prediction head `cls`, its output embedding tied to the word embedding.
+
+    It predicts masked words from both sides.
+    """
+
+    ahead = 0
+    """How many positions ahead of itself each position predicts."""
+
+    def __init__(self, config: BertConfig, bert: BertBackbone) -> None:
+        super().__init__(config)
+        self.bert = bert
+        self.cls = BertOnlyMLMHead(config)
+        self.cls.predictions.decoder.bias = self.cls.predictions.bias  # two names, one parameter
+        self.cls.apply(self._init_weights)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Make output and word embedding one parameter (again, after replacing either)."""
+        words = self.bert.get_input_embeddings()
+        assert words is not None
+        self.cls.predictions.decoder.weight = words.weight
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.cls.predictions.decoder = new_embeddings
+
+    def forward(
+        self,
+        *inputs: Any,
+        query_embeds: Tensor | None = None,
+        past_key_values: PastKeyValues = None,
+        use_cache: bool | None = None,
+        is_decoder: bool | None = None,
+        labels: Tensor | None = None,
+        soft_labels: Tensor | None = None,
+        alpha: float = 0.0,
+        reduction: Literal["mean", "none"] = "mean",
+        return_logits: bool = False,
+        return_dict: bool | None = None,
+        **named: Any,
+    ) -> MaskedLMOutput | CausalLMOutputWithCrossAttentions | Tensor | tuple[Any, ...]:
+        """The `logits` (B, L, V) of the text, what the backbone returns and, with `labels` (B, L), the loss.
+
+        Arguments not named below are those of `BertModel.forward`. A cache stands for the query tokens, which
+        are then not used.
+
+        Args:
+            use_cache, is_decoder: by default true for a causal model; with labels there is no cache.
+            labels, soft_labels, alpha, reduction: as in `lm_loss`; a causal model predicts the next token
+                (`soft_labels` are (B, L - 1, V)), with label smoothing 0.1.
+            return_logits: return just the logits, of all positions that predict a token of the text.
+        """
+        causal = self.ahead > 0
+        if query_embeds is not None and past_key_values is None:
+            named["query_embeds"] = query_embeds
+        output = self.bert(
+            *inputs,
+            past_key_values=past_key_values,
+            use_cache=(causal if use_cache is None else use_cache) and labels is None,
+            is_decoder=causal if is_decoder is None else is_decoder,
+            **named,
+        )
+        queries = named["query_embeds"].shape[1] if "query_embeds" in named else 0
+        logits = self.cls(output.last_hidden_state[:, queries:])
+        predicting = logits[:, : logits.shape[1] - self.ahead]
+        if return_logits:
+            return predicting
+        loss = None
+        if labels is not None:
+            loss = lm_loss(
+                predicting,
+                labels[:, self.ahead :],
+                label_smoothing=LABEL_SMOOTHING if causal else 0.0,
+                reduction=reduction,
+                soft_labels=soft_labels,
+                alpha=alpha,
+            )
+        kind = CausalLMOutputWithCrossAttentions if causal else MaskedLMOutput
+        kept = {name: value for name, value in output.items() if name in kind.__dataclass_fields__}
+        result = kind(loss=loss, logits=logits, **kept)
+        return result.to_tuple() if return_dict is False else result
+
+
+class CausalLM(PredictionModel):
+    """Predicts and writes text from left to right."""
+
+    ahead = 1
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past: PastKeyValues = None,
+        attention_mask: Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> dict[str, Any]:
+        """The arguments of the next `forward` while generating: with a cache, the last token only."""
+        return {
+            "input_ids": input_ids if past is None else input_ids[:, -1:],
+            "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
+            "past_key_values": past,
+            "encoder_hidden_states": model_kwargs.get("encoder_hidden_states"),
+            "encoder_attention_mask": model_kwargs.get("encoder_attention_mask"),
+            "is_decoder": True,
+        }
+
+    @torch.no_grad()
+    def write(
+        self,
+        start: Tensor,
+        cache: KeyValueCache,
+        settings: SearchSettings,
+        image_mask: Tensor | None = None,
+    ) -> SearchResult:
+        """Continue the tokens `start` (B, T), given what the cache holds; `image_mask` is 0/1, (B, N)."""
+
+        def step(tokens: Tensor, cache: Any) -> tuple[Tensor, KeyValueCache]:
+            mask = image_mask
+            if mask is not None:  # the beams of an image stand side by side
+                mask = mask.repeat_interleave(len(tokens) // len(mask), dim=0)
+            output = self(tokens, encoder_attention_mask=mask, past_key_values=cache)
+            return output.logits[:, -1], output.past_key_values
+
+        return search(step, start, cache, settings)
+
+    def _reorder_cache(self, past: PastKeyValues, beam_idx: Tensor) -> KeyValueCache:
+        return self.bert.cache(past).reorder(beam_idx)
 
 
 def bert_reports(

@@ -1,14 +1,13 @@
 """A published BERT: its tokenizer, with the tokens that BLIP and BLIP-2 add, and weights to start from."""
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from torch import Tensor, nn
+from torch import nn
 from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.checkpoint import load_state, load_weights
@@ -44,21 +43,17 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
             tokenizer = BertTokenizer.from_pretrained(
                 name, truncation_side=truncation_side, trust_remote_code=False
             )
+            # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
+            if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+                raise ValueError("no vocabulary")
         except (OSError, ValueError, HfHubHTTPError) as error:
-            raise _missing(source) from error
-        # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
-        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-            raise _missing(source)
+            raise MissingFileError(
+                f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
+                "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
+                "is; it comes with the model bert-base-uncased"
+            ) from error
     tokenizer.add_special_tokens({"bos_token": DECODER_START})
     return tokenizer
-
-
-def _missing(source: str) -> MissingFileError:
-    return MissingFileError(
-        f"missing file: BERT's tokenizer\n  looked for: {source}, a vocabulary file (vocab.txt), "
-        "a folder, or a name on the Hugging Face hub\n  set model.bert_tokenizer to where it "
-        "is; it comes with the model bert-base-uncased"
-    )
 
 
 def count_cut(tokenizer: BertTokenizer, texts: Sequence[str], max_length: int) -> int:
@@ -81,14 +76,13 @@ def tokenize(
     )
 
 
-# What BERT was pretrained with and these models have no use for, second names of what else is in the file,
-# and a table of numbers.
 UNUSED = (
     r"^bert\.pooler\.",
     r"^cls\.seq_relationship\.",
     r"^bert\.embeddings\.(token_type_embeddings|position_ids)",
     r"^cls\.predictions\.decoder\.",
 )
+"""Keys of a BERT without a use here: for its pretraining, second names, and a table of numbers."""
 OTHERWISE_INITIALISED = (*UNUSED, r".*\.crossattention\.", r".*\.(intermediate|output)_query\.")
 """What a BERT has not, or these models have under another name too."""
 WORDS = "bert.embeddings.word_embeddings.weight"
@@ -101,15 +95,6 @@ def bert_check(path: str | None) -> Check:
     return file_check("model.bert_model", path, "weights of a BERT", BERT_SOURCE)
 
 
-def translate_bert_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of a published BERT -> keys of `BertLMHeadModel`: layer norms once were gamma and beta."""
-    names = {"gamma": "weight", "beta": "bias"}
-    return {
-        re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda found: names[found[0]], name): value
-        for name, value in state.items()
-    }
-
-
 def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
     """Load a BERT's embeddings, layers and prediction head into `model`, which has them under BERT's names.
 
@@ -120,7 +105,11 @@ def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
         MissingFileError, CheckpointError: the file is not there, or is of other sizes.
     """
     path = cached_file(url_or_filename)
-    state = translate_bert_keys(load_weights(path))
+    # Older files call the weight and bias of a layer norm gamma and beta.
+    state = {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): value
+        for name, value in load_weights(path).items()
+    }
     own = model.state_dict()
     for key in (WORDS, WORD_BIAS):
         if key in state and state[key].shape[1:] == own[key].shape[1:]:

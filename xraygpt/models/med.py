@@ -33,13 +33,7 @@ from xraygpt.models.bert import (
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
-from xraygpt.models.bert_lm import (
-    CausalLanguageModel,
-    MaskedLanguageModel,
-    SearchResult,
-    SearchSettings,
-    search,
-)
+from xraygpt.models.bert_lm import CausalLM, PredictionModel, SearchResult, SearchSettings
 
 Mode = Literal["text", "multimodal", "fusion"]
 
@@ -119,7 +113,7 @@ class BertModel(BertBackbone):
         super().__init__(config, BertEmbeddings(config), BertEncoder(config), add_pooling_layer)
 
 
-class BertLMHeadModel(CausalLanguageModel):
+class BertLMHeadModel(CausalLM):
     """The decoder: writes text from left to right, looking at the image."""
 
     config: MedConfig
@@ -143,24 +137,13 @@ class BertLMHeadModel(CausalLanguageModel):
         no_text = encoder_hidden_states.new_empty(len(input_ids), 0, self.config.hidden_size)
         layers = []
         for layer in self.bert.encoder.layers():
-            looked_at = (
-                layer.crossattention.self.key_value(encoder_hidden_states)
-                if layer.has_cross_attention
-                else ()
-            )
-            layers.append((*layer.attention.self.key_value(no_text), *looked_at))
-
-        def step(tokens: Tensor, cache: Any) -> tuple[Tensor, KeyValueCache]:
-            mask = encoder_attention_mask
-            if mask is not None:  # the beams of an image stand side by side
-                mask = mask.repeat_interleave(len(tokens) // len(mask), dim=0)
-            output = self(tokens, encoder_attention_mask=mask, past_key_values=cache)
-            return output.logits[:, -1], output.past_key_values
-
-        return search(step, input_ids, KeyValueCache(layers), settings)
+            layers.append(layer.attention.self.key_value(no_text))
+            if layer.has_cross_attention:
+                layers[-1] += layer.crossattention.self.key_value(encoder_hidden_states)
+        return self.write(input_ids, KeyValueCache(layers), settings, encoder_attention_mask)
 
 
-class BertForMaskedLM(MaskedLanguageModel):
+class BertForMaskedLM(PredictionModel):
     """Predicts masked words from both sides, with the image or without."""
 
     config: MedConfig
