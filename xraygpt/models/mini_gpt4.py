@@ -344,7 +344,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
         for key, own in self._parts().items():
-            if manifest.get(key, own) != own:
+            if manifest.get(key) not in (None, own):
                 raise CheckpointError(
                     f"{where} was trained with model.{key}: {manifest[key]}, and this model has {own}"
                 )
