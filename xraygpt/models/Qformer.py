@@ -20,7 +20,15 @@ from transformers.models.bert.modeling_bert import BertPooler as BertPooler
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
 from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, KeyValue, LayerStack, PastKeyValues
+from xraygpt.models.bert import (
+    AttentionLayer,
+    BertBackbone,
+    BertConfig,
+    KeyValue,
+    LayerStack,
+    PastKeyValues,
+    passing_on,
+)
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
@@ -48,6 +56,7 @@ class BertLayer(AttentionLayer):
         self.intermediate_query = BertIntermediate(config)
         self.output_query = BertOutput(config)
 
+    @passing_on(AttentionLayer.attend)
     def forward(
         self, hidden_states: Tensor, *arguments: Any, query_length: int = 0, **named: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:

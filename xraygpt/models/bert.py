@@ -9,10 +9,11 @@ Shapes: B sequences, T given positions (of the queries, in attention), S cached 
 keys), L text tokens, D = hidden size, H heads, d = D / H.
 """
 
+import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -253,6 +254,26 @@ class BertSelfAttention(nn.Module):
         return scores
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def passing_on(target: Callable[..., Any]) -> Callable[[Method], Method]:
+    """Show the parameters of `target`, to which a method passes its arguments on, as the method's own.
+
+    In help(), in an editor and to `inspect.signature`.
+    """
+
+    def wrap(method: Method) -> Method:
+        own = inspect.signature(method)
+        named = {n: p for n, p in own.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        merged = inspect.signature(target).parameters | named
+        shown = sorted(merged.values(), key=lambda parameter: parameter.kind)
+        method.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+        return method
+
+    return wrap
+
+
 class BertAttention(nn.Module):
     """Attention with its output projection; heads can be pruned."""
 
@@ -285,6 +306,7 @@ class BertAttention(nn.Module):
         attention.num_attention_heads = int(kept.sum())
         self.pruned_heads = gone
 
+    @passing_on(BertSelfAttention.forward)
     def forward(
         self, hidden_states: Tensor, *arguments: Any, **named: Any
     ) -> tuple[Tensor, Tensor | None, KeyValue]:

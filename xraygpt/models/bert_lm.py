@@ -28,6 +28,7 @@ from xraygpt.models.bert import (
     BertPreTrainedModel,
     KeyValueCache,
     PastKeyValues,
+    passing_on,
 )
 from xraygpt.models.generation import GeneratedReport, ending, mean_log_probabilities
 
@@ -255,6 +256,7 @@ class PredictionModel(BertPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.cls.predictions.decoder = new_embeddings
 
+    @passing_on(BertBackbone.forward)
     def forward(
         self,
         *inputs: Any,

@@ -189,8 +189,7 @@ class RunnerBase:
                 "%d corrupt images were skipped; listed in %s", len(self.skipped), self.skipped.path
             )
         if self.progress.best_epoch is not None:
-            barrier()  # process 0 may still be writing it
-            self._reload_model(self.output_dir / BEST)
+            self._reload_best_model()
         if is_main_process():
             self.model.export(self.output_dir)
 
@@ -326,6 +325,10 @@ class RunnerBase:
             step = self.progress.global_step
             writer.write({"event": event, "step": step, "epoch": cur_epoch, "split": split_name, **metrics})
         return metrics
+
+    def _reload_best_model(self) -> None:
+        barrier()  # process 0 may still be writing it
+        self._reload_model(self.output_dir / BEST)
 
     def _reload_model(self, path: Path) -> None:
         load_trainable_state(self.model, load_weights(path), where=str(path))
