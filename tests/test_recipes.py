@@ -29,7 +29,7 @@ NAMES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
 TINY_LLM = package_root() / "weights/tiny/llama"
 
 ENCODERS: dict[str, dict[str, Any]] = {
-    # As config.json of these repositories has them.
+    # Sizes of these repositories, as fine-tunes' copies, adapters and pages about them give them.
     "microsoft/swin-base-patch4-window7-224": {
         "model_type": "swin",
         "image_size": 224,
