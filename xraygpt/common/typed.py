@@ -82,7 +82,7 @@ def collect(
         try:
             hints |= config_class.field_types(mapping)
         except ValueError as error:
-            problems.append(Problem(_blame(str(error), where, known), str(error)))
+            problems.append(_broken_rule(str(error), where, known))
             return None
     for name in mapping:
         if name not in known and name not in elsewhere:
@@ -100,16 +100,15 @@ def collect(
     try:
         return config_class(**values)
     except ValueError as error:
-        problems.append(Problem(_blame(str(error), where, known), str(error)))
+        problems.append(_broken_rule(str(error), where, known))
         return None
 
 
-def _blame(message: str, where: str, known: Mapping[str, object]) -> str:
-    """Return the key of the first field that a broken rule's message names, else the whole section's."""
-    for word in re.findall(r"\w+", message):
-        if word in known:
-            return f"{where}.{word}"
-    return where
+def _broken_rule(message: str, where: str, known: Mapping[str, object]) -> Problem:
+    """Return the problem with the first field that the message names, else with the whole section."""
+    named = next((word for word in re.findall(r"\w+", message) if word in known), None)
+    key = where if named is None else f"{where}.{named}"
+    return Problem(key, message.removeprefix(f"{named}: "))
 
 
 def _convert(value: Any, hint: Any, key: str, problems: list[Problem]) -> Any:
