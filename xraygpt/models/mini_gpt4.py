@@ -340,7 +340,8 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
     def _parts(self) -> dict[str, str]:
         """Which encoder and bridge the projection was trained with."""
-        return {"vit_model": self.visual_encoder.identity, "bridge": self.config.bridge}
+        encoder = self.visual_encoder.identity or self.config.vit_model
+        return {"vit_model": encoder, "bridge": self.config.bridge}
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
         for key, own in self._parts().items():

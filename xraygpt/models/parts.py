@@ -71,8 +71,8 @@ class VisionEncoder(nn.Module):
     """How many class and register tokens stand in front of those of the patches."""
     preprocessing: Preprocessing
     """What images it expects."""
-    identity: str
-    """What encoder it is, wherever its files lie, e.g. "timm:vit_base_patch16_224" or "hf:dinov2"."""
+    identity: str = ""
+    """What checkpoints call it, e.g. "hf:dinov2" wherever the folder lies; empty: what ``vit_model`` says."""
 
     @classmethod
     def from_config(cls, config: Any, name: str) -> Self:
