@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.parity.golden import Case, plain
 from tests.parity.qformer import config
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
-from xraygpt.models import mini_gpt4
+from xraygpt.models import prompted_model
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import lm_loss
 from xraygpt.models.llm import load_tokenizer
@@ -90,7 +90,7 @@ def _variant(case: Case, model: MiniGPT4, variant: str) -> None:
         seen.update(inputs_embeds=embeds, attention_mask=mask, labels=labels)
         return lm_loss(llm, embeds, mask, labels)
 
-    with patch.object(mini_gpt4, "lm_loss", watch):
+    with patch.object(prompted_model, "lm_loss", watch):
         loss = model(samples)["loss"]
     loss.backward()
     check.value(f"{variant}.loss", loss)
