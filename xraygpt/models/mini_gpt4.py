@@ -237,7 +237,9 @@ class MiniGPT4(PromptedModel, Blip2Base):
     @property
     def _trained_bridge(self) -> tuple[str, ...]:
         """Parts of a bridge that have no weights but those of a training."""
-        return () if self.config.bridge == "qformer" else tuple(dict(self.bridge.named_children()))
+        if self.config.bridge == "qformer":
+            return ()
+        return (*dict(self.bridge.named_children()), *dict(self.bridge.named_parameters(recurse=False)))
 
     def encode_queries(self, image: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> tokens behind the bridge (B, Q, its width), float32.

@@ -141,9 +141,13 @@ def test_folders_of_no_use_are_one_error(tmp_path: Path) -> None:
 def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     small, other = tmp_path / "small", tmp_path / "other"
     FOLDERS["dinov2"]().save_pretrained(str(small))
-    Dinov2Model(Dinov2Config(**SIZES | {"num_hidden_layers": 2})).save_pretrained(str(other))
-    with pytest.raises(CheckpointError, match=r"other.*weights of another vision encoder.*missing"):
-        loaded(vit_model=f"hf:{small}", vit_ckpt=str(other))
+    for sizes, fault in (
+        ({"num_hidden_layers": 2}, "missing"),
+        ({"hidden_size": 24}, r"another size \[.*cls_token"),
+    ):
+        Dinov2Model(Dinov2Config(**SIZES | sizes)).save_pretrained(str(other))
+        with pytest.raises(CheckpointError, match=rf"other.*weights of another vision encoder.*{fault}"):
+            loaded(vit_model=f"hf:{small}", vit_ckpt=str(other))
 
 
 # timm
@@ -247,8 +251,13 @@ def test_sizes_that_do_not_fit_are_one_error(vit_args: dict[str, Any]) -> None:
         encoder(vit_model=name, img_size=30, vision={"args": vit_args})
     with pytest.raises(ConfigError, match=r"model\.vision\.layer 9: .* has 3 blocks"):
         encoder(vit_model=name, img_size=32, vision={"args": vit_args, "layer": 9})
-    with pytest.raises(ConfigError, match=r"model\.vision\.args do not fit"):
-        encoder(vit_model=name, img_size=32, vision={"args": {"nonsense": 1}})
+    for args in ({"nonsense": 1}, {"embed_dim": 25, "num_heads": 2}):
+        with pytest.raises(ConfigError, match=rf"model\.vision\.args: {name} cannot be built so: "):
+            encoder(vit_model=name, img_size=32, vision={"args": args})
+    with pytest.raises(ConfigError, match=r"model\.vision\.args: nonsense: no keys of a swin"):
+        encoder(vit_model="medclip", vision={"args": {"nonsense": 1}})
+    with pytest.raises(ConfigError, match=r"model\.vision\.args: medclip cannot be built so: .*depths"):
+        encoder(vit_model="medclip", vision={"args": {"depths": "x"}})
     with pytest.raises(DataError, match="built for images of 32x32 pixels and got 48x48"):
         encoder(vit_model=name, img_size=32, vision={"args": vit_args})(image(48))
 

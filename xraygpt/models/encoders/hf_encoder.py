@@ -18,12 +18,14 @@ from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.paths import HUB_PREFIX, cached_file, require_file, resolve_path
 from xraygpt.common.registry import registry
-from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
+from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder, building
 from xraygpt.models.hf_folder import fetched, from_folder, read_settings
 from xraygpt.processors import Preprocessing
 
 _UNUSED = ("pooler.", "head.", "classifier.")
 """What makes one answer of all tokens: it may be missing from the weights, and is not kept."""
+_DERIVED = ("stage_names", "out_features", "out_indices")
+"""Keys of a configuration that follow from the number of stages."""
 _COMPUTED = ("position_ids", "relative_position_index")
 SOURCE = "a folder in Hugging Face's format with config.json and the weights of a vision model"
 
@@ -55,12 +57,8 @@ class HFEncoder(TrunkEncoder):
     @classmethod
     def from_config(cls, config: Any, name: str) -> Self:
         """Build it with random weights."""
-        sizes = read_config(vision_folder(name))
-        if unknown := sorted(set(config.args) - set(sizes.to_dict())):
-            raise ConfigError(f"model.vision.args: {', '.join(unknown)}: no keys of a {sizes.model_type}")
-        for key, value in config.args.items():
-            setattr(sizes, key, value)
-        return cls(build_trunk(sizes), config, cls.preprocessing_of(config, name), f"hf:{name}")
+        trunk = build_trunk(read_config(vision_folder(name)), config.args, f"hf:{name}")
+        return cls(trunk, config, cls.preprocessing_of(config, name), f"hf:{name}")
 
     def __init__(
         self, trunk: PreTrainedModel, config: TrunkConfig, preprocessing: Preprocessing, label: str
@@ -120,12 +118,21 @@ def read_config(folder: Path) -> PreTrainedConfig:
     return config
 
 
-def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
-    """A vision model with random weights, without what makes one answer of all tokens."""
-    if hasattr(config, "vision_use_head"):  # SigLIP
-        config.vision_use_head = False
-    cls: Any = MODEL_MAPPING[type(config)]
-    trunk: Any = cls(config)
+def build_trunk(config: PreTrainedConfig, args: Mapping[str, Any], label: str) -> PreTrainedModel:
+    """A vision model with random weights, without what makes one answer of all tokens.
+
+    Raises:
+        ConfigError: `args`, which replace keys of `config`, are none of its keys, or no sizes for it.
+    """
+    if unknown := sorted(set(args) - set(config.to_dict())):
+        raise ConfigError(f"model.vision.args: {', '.join(unknown)}: no keys of a {config.model_type}")
+    with building(label):
+        kept = {key: value for key, value in config.to_diff_dict().items() if key not in _DERIVED}
+        config = type(config).from_dict(kept | dict(args))
+        if hasattr(config, "vision_use_head"):  # SigLIP
+            config.vision_use_head = False
+        cls: Any = MODEL_MAPPING[type(config)]
+        trunk: Any = cls(config)
     if isinstance(getattr(trunk, "pooler", None), nn.Module):
         trunk.pooler = None
     built: PreTrainedModel = trunk
@@ -144,6 +151,7 @@ def load_trunk(trunk: PreTrainedModel, state: Mapping[str, Tensor], where: str) 
         config=trunk.config,
         state_dict={key: value for key, value in state.items() if not key.startswith(_TEXT)},
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told below, with the file
         dtype=torch.float32,
     )
     missing = sorted(key for key in report["missing_keys"] if not _unused(key))

@@ -60,7 +60,8 @@ class MedClipEncoder(HFEncoder):
         """Build it with random weights."""
         preprocessing = cls.preprocessing_of(config, name)
         sizes = {"image_size": preprocessing.image_size, "drop_path_rate": config.drop_path_rate}
-        return cls(build_trunk(SwinConfig(**sizes | config.args)), config, preprocessing, "medclip")
+        trunk = build_trunk(SwinConfig(**sizes), config.args, "medclip")
+        return cls(trunk, config, preprocessing, "medclip")
 
     def __init__(
         self, trunk: PreTrainedModel, config: MedClipConfig, preprocessing: Preprocessing, label: str

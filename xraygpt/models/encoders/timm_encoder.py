@@ -10,9 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry
-from xraygpt.models.encoders.trunk import TrunkEncoder, three
+from xraygpt.models.encoders.trunk import TrunkEncoder, building, three
 from xraygpt.processors import Preprocessing
 
 _HEADS = re.compile(r"^(head|head_dist|fc|classifier|fc_norm|attn_pool|norm_head)(\.|$)")
@@ -50,17 +49,20 @@ class TimmEncoder(TrunkEncoder):
 
         preprocessing = cls.preprocessing_of(config, name)
         side = preprocessing.image_size
-        settings: dict[str, Any] = {"num_classes": 0, "drop_path_rate": config.drop_path_rate, **config.args}
+        settings: dict[str, Any] = {"num_classes": 0, **config.args}
+        if config.drop_path_rate > 0:  # some models have none
+            settings["drop_path_rate"] = config.drop_path_rate
         trunk: Any
-        try:
-            trunk = timm.create_model(name, pretrained=False, img_size=side, **settings)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise ConfigError(f"model.vision.args do not fit {name}: {error}") from error
-            trunk = timm.create_model(name, pretrained=False, **settings)  # takes images of any size
-        _drop_head(trunk)
-        if config.use_grad_checkpoint:
-            trunk.set_grad_checkpointing()
+        with building(f"timm:{name}"):
+            try:
+                trunk = timm.create_model(name, pretrained=False, img_size=side, **settings)
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
+                trunk = timm.create_model(name, pretrained=False, **settings)  # takes images of any size
+            _drop_head(trunk)
+            if config.use_grad_checkpoint:
+                trunk.set_grad_checkpointing()
         patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
         return cls(
             trunk,

@@ -5,7 +5,8 @@ Shapes: B images, N tokens, V their width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.models.parts import EncoderConfig, VisionEncoder
 from xraygpt.processors import Preprocessing
 
@@ -147,6 +148,18 @@ class TrunkEncoder(VisionEncoder):
 
     def published_state(self) -> dict[str, Tensor]:
         return self.trunk.state_dict()
+
+
+@contextmanager
+def building(label: str) -> Iterator[None]:
+    """Say which encoder it was where a library refuses sizes, with errors of whatever kind."""
+    try:
+        yield
+    except XrayGPTError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"model.vision.args: {label} cannot be built so: {reason}") from error
 
 
 def three(values: Sequence[float]) -> tuple[float, float, float]:
