@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.models.tiny import PROMPT, tiny_config
+from tests.parity.minigpt4 import watching
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.conversation.conversation import CONV_VISION, Chat
@@ -75,6 +76,19 @@ def test_loss_is_that_of_the_captions_alone(make_model: Make, batch: Batch) -> N
     output = model(batch)
     torch.testing.assert_close(output["loss"], torch.cat(terms).mean())
     assert output["num_targets"] == sum(map(len, terms))
+
+
+def test_the_parity_harness_sees_what_reaches_the_language_model(make_model: Make, batch: Batch) -> None:
+    """The recorded cases with a whole model quote reports, so they do not lie in the repository."""
+    seen: list[int] = []
+
+    def watch(llm: Any, embeds: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        seen.append(len(embeds))
+        return {"loss": embeds.sum()}
+
+    with watching(watch):
+        make_model()(batch)
+    assert seen == [2]
 
 
 def test_a_long_caption_is_cut_and_empty_ones_are_refused(make_model: Make, batch: Batch) -> None:
