@@ -30,6 +30,7 @@ from tests.convert.conftest import byte_level_tokenizer, decoder_config
 from tests.convert.test_from_hf import assert_same_bytes, read_back
 from tests.convert.test_to_hf import phantom
 from tests.models.tiny import TEMPLATE
+from tests.models.tiny import VISION_SIZES as SIZES
 from xraygpt.common import generation
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import CheckpointError, ConfigError
@@ -41,14 +42,6 @@ from xraygpt.convert.to_hf import export_model
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 from xraygpt.processors import Blip2ImageEvalProcessor
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "image_size": 32,
-    "patch_size": 8,
-}
 TOWERS: dict[str, Callable[[], Any]] = {
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SIZES)),
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SIZES)),

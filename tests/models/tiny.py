@@ -17,6 +17,15 @@ SENTENCES = [
     "###Patient: <Img><ImageHere></Img> Describe this chest x-ray in detail. ###Doctor: ",
     "Cardiomegaly with mild pulmonary oedema, unchanged.",
 ]
+VISION_SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "image_size": 32,
+    "patch_size": 8,
+}
+"""Of a vision model of transformers that gives 16 patches."""
 TEMPLATE = "###Patient: {} ###Doctor: "
 PROMPT = TEMPLATE.format("<Img><ImageHere></Img> Describe this chest x-ray.")
 

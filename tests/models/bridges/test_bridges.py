@@ -14,7 +14,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from tests.models.tiny import tiny_config
+from tests.models.tiny import VISION_SIZES, tiny_config
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.generation import GenerationConfig
@@ -23,7 +23,6 @@ from xraygpt.models.key_translation import translate_projector_keys
 from xraygpt.models.llm import load_llm, load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 
-VISION = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 PROMPT = "<Img><ImageHere></Img> Describe this chest x-ray."
 
 
@@ -40,9 +39,7 @@ def model_of(folder: Path, **section: Any) -> MiniGPT4:
 @pytest.fixture
 def clip_folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    CLIPVisionModel(CLIPVisionConfig(**VISION, image_size=32, patch_size=8)).save_pretrained(
-        str(tmp_path / "clip")
-    )
+    CLIPVisionModel(CLIPVisionConfig(**VISION_SIZES)).save_pretrained(str(tmp_path / "clip"))
     return tmp_path / "clip"
 
 
@@ -145,7 +142,7 @@ def test_settings_of_no_use_are_refused_with_their_key(section: dict[str, Any], 
 
 
 def llava_twin(llm: LlamaConfig, image_token: int) -> LlavaForConditionalGeneration:
-    vision = CLIPVisionConfig(**VISION, image_size=32, patch_size=8)
+    vision = CLIPVisionConfig(**VISION_SIZES)
     config = LlavaConfig(
         vision_config=vision.to_dict(),
         text_config=llm.to_dict(),

@@ -23,6 +23,7 @@ from transformers import (
     ViTModel,
 )
 
+from tests.models.tiny import VISION_SIZES as SIZES
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
@@ -30,14 +31,6 @@ from xraygpt.models.parts import VisionEncoder
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
 from xraygpt.processors import Preprocessing
 
-SIZES: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "image_size": 32,
-    "patch_size": 8,
-}
 VIT: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
 SWIN: dict[str, Any] = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 2}
 FOLDERS: dict[str, Callable[[], PreTrainedModel]] = {
