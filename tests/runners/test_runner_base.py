@@ -352,10 +352,15 @@ def test_corrupt_images_are_listed(tmp_path: Path, storage: Path) -> None:
 
 
 def test_non_finite_loss_names_the_images(tmp_path: Path, storage: Path) -> None:
-    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", model={"nan_for": "x5"})
-    with pytest.raises(NonFiniteLossError, match=r"at step [1-4]; image ids of the batch: .*x5"):
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, {"nan_for": "x5"}, log_freq=50, checkpoint_steps=1)
+    with pytest.raises(NonFiniteLossError, match=r"at step [2-4]; image ids of the batch: .*x5"):
         run(cfg)
-    assert all(line["loss"] is not None for line in metrics_of(tmp_path / "out"))
+    lines = metrics_of(out)
+    assert all(line["loss"] is not None for line in lines)
+    saved = final_state(out, "checkpoint_last.pth")
+    assert saved["global_step"] == len(lines) > 0
+    assert all(bool(value.isfinite().all()) for value in saved["model"].values())
 
 
 def test_split_that_is_not_there(tmp_path: Path, storage: Path) -> None:

@@ -104,7 +104,8 @@ class RunConfig:
     resume_ckpt_path: str | None = None
     """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
     log_freq: int = 50
-    """Steps between two lines of the log."""
+    """Steps between two lines of the log. Only then, and before a checkpoint, losses are fetched from the
+    device, written to ``metrics.jsonl`` and checked for NaN and infinity: no step waits for them."""
     log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Where the numbers of a training's ``metrics.jsonl`` go as well: "tensorboard" (event files in
     ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""

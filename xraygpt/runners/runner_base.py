@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -234,11 +234,16 @@ class RunnerBase:
             self.progress.best_epoch = self.progress.best_metric = None
         logger.info("resuming from %s, after %d batches", checkpoint, self.progress.global_step)
 
-    def _after_update(self, before: int, after: int) -> None:
-        """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached."""
+    def _after_update(self, before: int, after: int, check: Callable[[], None]) -> None:
+        """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached.
+
+        Args:
+            check: raises an error if the weights are not worth saving.
+        """
         self.progress.global_step = after
         every = self.run.checkpoint_steps
         if every is not None and before // every < after // every:
+            check()
             self._save_checkpoint(self.progress.completed_epochs, self.output_dir / LAST)
 
     def _finish_epoch(self, epoch: int, writer: MetricsWriter) -> None:
