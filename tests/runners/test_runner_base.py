@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -184,6 +185,26 @@ def test_resuming_with_a_scaled_loss_changes_nothing(
     for key in ("model", "optimizer", "scaler"):
         assert_same_state(final_state(out)[key], final_state(whole)[key])
     assert metrics_of(out) == metrics_of(whole)
+
+
+def test_resuming_with_batches_by_length_changes_nothing(
+    tmp_path: Path, storage: Path, harsh: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = json.loads((storage / "filter_cap.json").read_text())
+    for index, row in enumerate(annotations["annotations"]):
+        row["caption"] += " ." * index
+    (storage / "filter_cap.json").write_text(json.dumps(annotations))
+    outputs = {name: tmp_path / name for name in ("plain", "whole", "stopped")}
+    for name, out in outputs.items():
+        cfg = write_config(tmp_path / "c.yaml", storage, out, group_by_length=name != "plain", **harsh)
+        if name == "stopped":
+            run_until(10, cfg, monkeypatch)
+            run(cfg, "run.resume_ckpt_path=auto")
+        else:
+            run(cfg)
+    assert metrics_of(outputs["stopped"]) == metrics_of(outputs["whole"]) != metrics_of(outputs["plain"])
+    for key in ("model", "optimizer"):
+        assert_same_state(final_state(outputs["stopped"])[key], final_state(outputs["whole"])[key])
 
 
 def test_resuming_from_a_file_in_another_folder(tmp_path: Path, storage: Path) -> None:

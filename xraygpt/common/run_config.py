@@ -55,6 +55,9 @@ class RunConfig:
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1
     """Samples in a training batch of one process."""
+    group_by_length: bool = False
+    """Put reports of like length into a training batch, so that little is padded. The samples of every 64
+    batches stay the same; only their arrangement changes, and it is still a function of `seed` and step."""
     batch_size_eval: int = 1
     """Samples in an evaluation batch of one process."""
     use_dist_eval_sampler: bool = True

@@ -367,6 +367,7 @@ class RunnerBase:
             rank=self.rank,
             world_size=self.world_size,
             prompts=self.prompts,
+            group_by_length=self.run.group_by_length,
         )
 
     def _build_lr_scheduler(self) -> LRScheduler:
