@@ -68,6 +68,25 @@ def test_training_learns_scores_and_keeps_the_best(tmp_path: Path, storage: Path
     assert sorted(p.name for p in out.glob("*.pth")) == ["checkpoint_3.pth", "checkpoint_best.pth"]
 
 
+def test_validation_and_checkpoints_are_timed_and_steps_traced(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    run(write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"], profile_steps=2))
+    lines = metrics_of(out, "interval")
+    assert [(line["step"], line["steps"]) for line in lines] == [
+        (3, 3),
+        (6, 3),
+        (6, 0),
+        (9, 3),
+        (12, 3),
+        (12, 0),
+    ]
+    assert all({"validation", "checkpoint"} <= set(line["time"]) for line in lines if not line["steps"])
+    assert "traceEvents" in json.loads((out / "trace.json").read_text())
+    log = (out / "log.txt").read_text()
+    assert "images/s" in log
+    assert "after epoch 1:" in log
+
+
 def test_best_checkpoint_is_not_just_the_latest(
     tmp_path: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +221,8 @@ def test_resuming_with_batches_by_length_changes_nothing(
             run(cfg, "run.resume_ckpt_path=auto")
         else:
             run(cfg)
+    kept = [line["step"] for line in metrics_of(outputs["stopped"], "interval")]
+    assert kept[:2] == [3, 6]
     assert metrics_of(outputs["stopped"]) == metrics_of(outputs["whole"]) != metrics_of(outputs["plain"])
     for key in ("model", "optimizer"):
         assert_same_state(final_state(outputs["stopped"])[key], final_state(outputs["whole"])[key])

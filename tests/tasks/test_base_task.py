@@ -21,6 +21,7 @@ from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 from xraygpt.tasks.report_generation import ReportGenerationConfig
 from xraygpt.tasks.steps import StepLog
+from xraygpt.tasks.timing import IntervalTimer
 
 CPU = torch.device("cpu")
 FP32 = Precision(torch.float32, "cpu")
@@ -167,6 +168,22 @@ def test_every_step_is_recorded_with_its_losses_and_rate(tmp_path: Path) -> None
     assert all(line["loss_half"] == pytest.approx(line["loss"] / 2) for line in lines)
     assert result.means["loss"] == pytest.approx(sum(line["loss"] for line in lines) / 3)
     assert result.rate.asked == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_every_interval_of_the_log_is_timed(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    timer = IntervalTimer(CPU, writer, last_step=5)
+    train(batches(5, 2), writer=writer, timer=timer, log_freq=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4, 5, 5]
+    timed = [line for line in lines if line["event"] == "interval"]
+    assert [(line["step"], line["steps"]) for line in timed] == [(2, 2), (4, 2), (5, 1)]
+    for line in timed:
+        assert list(line["time"]) == ["data", "copy", "forward", "backward", "optimizer", "rest"]
+        assert sum(line["time"].values()) == pytest.approx(line["seconds"], abs=1e-3)
+        # Each of the toy model's reports counts as five targets.
+        assert line["tokens_per_second"] == pytest.approx(5 * line["images_per_second"], rel=1e-2)
+    assert timed[-1]["seconds_left"] == 0
 
 
 def test_dropout_is_a_function_of_the_step() -> None:

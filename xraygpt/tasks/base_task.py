@@ -36,6 +36,7 @@ from xraygpt.tasks.steps import (
     mean_losses,
     update,
 )
+from xraygpt.tasks.timing import IntervalTimer
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class TrainContext:
     """Largest norm of the gradient of all parameters together."""
     writer: MetricsWriter | None = None
     """Gets a line for each step."""
+    timer: IntervalTimer | None = None
+    """Told what the time is spent on; None for one that only this training knows."""
     on_update: Callable[[int, int, Callable[[], None]], None] = field(
         default=lambda before, after, check: None
     )
@@ -181,14 +184,15 @@ class BaseTask:
         model, optimizer, scaler = context.model, context.optimizer, context.scaler
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        log = StepLog(context.log_freq, context.device, context.writer, scaled=scaler is not None)
+        timer = context.timer or IntervalTimer(context.device)
+        log = StepLog(context.log_freq, timer, context.writer, scaled=scaler is not None)
         copies = DeviceCopies(context.device)
         first = epoch * context.iters_per_epoch
         iterations = progress(
             range(start_iters, context.iters_per_epoch),
             total=context.iters_per_epoch,
             desc=f"epoch {epoch}",
-            status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {log}",
+            status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {log}  {timer}",
             every=context.log_freq,
             first=start_iters,
         )
@@ -197,22 +201,29 @@ class BaseTask:
                 group = accumulation_group(i, context.accum_grad_iters, context.iters_per_epoch)
                 if i in (group[0], start_iters):
                     accumulation = Accumulation(len(group))
-                samples = copies.to_device(next(data_loader))
+                with timer.phase("data"):
+                    batch = next(data_loader)
+                with timer.phase("copy"):
+                    samples = copies.to_device(batch)
                 context.lr_scheduler.step(cur_epoch=epoch, cur_step=i)
                 # Whatever the model draws at random (dropout, masks) is a function of step and process.
                 seed_everything(context.seed, "step", first + i, get_rank())
                 with gradient_sync(model, last=i == group[-1]):
-                    with context.precision.autocast():
+                    with timer.phase("forward"), context.precision.autocast():
                         loss = self.train_step(model=model, samples=samples)
                     targets, losses = mean_losses(self.outputs, samples)
                     scaled = loss * accumulation.weight(targets)
-                    (scaler.scale(scaled) if scaler is not None else scaled).backward()
+                    with timer.phase("backward"):
+                        (scaler.scale(scaled) if scaler is not None else scaled).backward()
                 lr, others = optimizer.param_groups[0]["lr"], {}
                 if i == group[-1]:
-                    others = update(optimizer, scaler, context.grad_clip, accumulation)
-                log.add(first + i + 1, epoch, lr, samples, loss, losses, others)
+                    with timer.phase("optimizer"):
+                        others = update(optimizer, scaler, context.grad_clip, accumulation)
+                log.add(first + i + 1, epoch, lr, samples, loss, targets, losses, others)
+                timer.end_step(len(samples["image_id"]))
                 if (i + 1) % context.log_freq == 0 or i + 1 == context.iters_per_epoch:
                     log.fetch()
+                    timer.end_interval(first + i + 1, epoch)
                 if i == group[-1]:
                     context.on_update(first + group[0], first + i + 1, log.fetch)
         return log.means()

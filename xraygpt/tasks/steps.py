@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +19,7 @@ from xraygpt.common.dist_utils import all_reduce_mean, get_world_size, is_dist_a
 from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter, SmoothedValue
 from xraygpt.datasets.batch import Batch
+from xraygpt.tasks.timing import IntervalTimer
 
 T = TypeVar("T")
 
@@ -56,6 +54,9 @@ class Targets(NamedTuple):
     """Of this process."""
     mean: Tensor
     """Mean over all processes."""
+    are_tokens: bool
+    places: int
+    """Places for tokens in this process's batch, padding included; 0 if the model does not say."""
 
 
 class Accumulation:
@@ -118,11 +119,12 @@ def update(
     return numbers
 
 
-def mean_losses(outputs: dict[str, Tensor], samples: Batch) -> tuple[Targets, dict[str, Tensor]]:
+def mean_losses(outputs: Mapping[str, Any], samples: Batch) -> tuple[Targets, dict[str, Tensor]]:
     """Return what this batch's loss is a mean over, and the losses of all processes together.
 
-    A model whose loss is a mean over text tokens says over how many in ``"num_targets"``. The others' are
-    means over images, or over pairs of them: contrast and matching compare the pairs of one batch.
+    A model whose loss is a mean over text tokens says over how many in ``"num_targets"``, and may say in
+    ``"num_places"`` how many there would be without padding. The others' are means over images, or over pairs
+    of them: contrast and matching compare the pairs of one batch.
     """
     parts = {key: value.detach() for key, value in outputs.items() if key.startswith("loss")}
     values = torch.stack([value.float().mean() for value in parts.values()])
@@ -135,7 +137,8 @@ def mean_losses(outputs: dict[str, Tensor], samples: Batch) -> tuple[Targets, di
     if is_dist_avail_and_initialized():
         sums = all_reduce_mean(torch.cat([values * own, own[None]]))
         values, mean = sums[:-1] / sums[-1], sums[-1]
-    return Targets(own, mean), dict(zip(parts, values, strict=True))
+    targets = Targets(own, mean, "num_targets" in outputs, int(outputs.get("num_places", 0)))
+    return targets, dict(zip(parts, values, strict=True))
 
 
 def gather(items: list[T]) -> list[T]:
@@ -158,6 +161,7 @@ class Step:
     seconds: float
     """Since the beginning of the epoch."""
     image_ids: list[str]
+    targets: Targets
     own_loss: Tensor
     """Of this process alone."""
     losses: dict[str, Tensor]
@@ -172,27 +176,25 @@ class StepLog:
     the weights are worthless: the training ends there, and no checkpoint may be written without `fetch`.
 
     As a context manager it fetches what is left when the block fails, since a step that no one has looked at
-    yet may be the cause. As text: mean losses over the last `window` steps fetched, speed and memory.
+    yet may be the cause. As text: mean losses over the last `window` steps fetched.
 
     Args:
         window: steps between two lines of the log.
-        device: the one whose memory is shown; on the CPU it is that of this process.
+        timer: told how many tokens there were.
         writer: gets a line for each step.
         scaled: the loss is scaled, so that a gradient may overflow: its step was left out.
     """
 
     def __init__(
-        self, window: int, device: torch.device, writer: MetricsWriter | None = None, scaled: bool = False
+        self, window: int, timer: IntervalTimer, writer: MetricsWriter | None = None, scaled: bool = False
     ) -> None:
         self.window = window
-        self.device = device
+        self.timer = timer
         self.writer = writer
         self.scaled = scaled
         self.meters: dict[str, SmoothedValue] = {}
         self._steps: list[Step] = []
         self._started = time.perf_counter()
-        self._images: deque[int] = deque(maxlen=window)
-        self._times = deque([self._started], maxlen=window + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -211,17 +213,15 @@ class StepLog:
         lr: float,
         samples: Batch,
         loss: Tensor,
+        targets: Targets,
         losses: dict[str, Tensor],
         others: dict[str, Tensor],
     ) -> None:
         """Take note of one step, without looking at its numbers; see `Step`."""
-        now = time.perf_counter()
+        seconds, ids = round(time.perf_counter() - self._started, 4), samples["image_id"]
         own_loss = loss.detach().float().mean()
         others = {name: value.float() for name, value in others.items()}
-        seconds = round(now - self._started, 4)
-        self._steps.append(Step(number, epoch, lr, seconds, samples["image_id"], own_loss, losses, others))
-        self._images.append(len(samples["image_id"]) * get_world_size())
-        self._times.append(now)
+        self._steps.append(Step(number, epoch, lr, seconds, ids, targets, own_loss, losses, others))
 
     def fetch(self, alone: bool = False) -> None:
         """Wait for the steps noted since the last time; check their numbers and write their lines.
@@ -236,15 +236,20 @@ class StepLog:
         steps, self._steps = self._steps, []
         if not steps:
             return
-        scalars = [v for s in steps for v in (s.own_loss, *s.losses.values(), *s.others.values())]
+        scalars: list[Tensor] = []
+        for step in steps:
+            scalars += [step.own_loss, step.targets.own, step.targets.mean]
+            scalars += [*step.losses.values(), *step.others.values()]
         numbers = iter(torch.stack(scalars).tolist())
         for step in steps:
-            own_loss = next(numbers)
+            own_loss, own, mean = next(numbers), next(numbers), next(numbers)
             losses = {name: next(numbers) for name in step.losses}
             others = {name: next(numbers) for name in step.others}
             self._check(step, own_loss, losses["loss"], others.get("grad_norm", 0.0), alone)
             for name, value in losses.items():
                 self.meters.setdefault(name, SmoothedValue(self.window)).update(value)
+            if step.targets.are_tokens:
+                self.timer.count_tokens(own, mean, step.targets.places)
             if self.writer is not None:
                 record = {"event": "train", "step": step.number, "epoch": step.epoch, **losses, "lr": step.lr}
                 self.writer.write(record | others | {"seconds": step.seconds})
@@ -265,13 +270,4 @@ class StepLog:
         return {key: meter.global_avg for key, meter in self.meters.items()}
 
     def __str__(self) -> str:
-        values = [f"{key} {meter.avg:.4f}" for key, meter in self.meters.items()]
-        if self._images:
-            rate = sum(self._images) / (self._times[-1] - self._times[0])
-            values.append(f"{rate:.3g} images/s")
-        if self.device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return "  ".join([*values, f"{memory / 2**30:.1f} GiB"])
+        return "  ".join(f"{key} {meter.avg:.4f}" for key, meter in self.meters.items())
