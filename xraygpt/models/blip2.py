@@ -12,12 +12,9 @@ from pathlib import Path
 from torch import Tensor, nn
 from transformers import BertTokenizer
 
-from xraygpt.common.checkpoint import load_state
-from xraygpt.common.paths import cached_file
 from xraygpt.models.base_model import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.bridges.qformer import QFormerBridge
-from xraygpt.models.key_translation import TEXT_HALF, TIED, load_image_half, select_qformer_keys
 from xraygpt.models.parts import Bridge, VisionEncoder
 from xraygpt.models.parts import LayerNorm as LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
@@ -129,24 +126,8 @@ class Blip2Base(VisionTower):
             self.load_from_pretrained(cfg.q_former_model)
 
     def load_from_pretrained(self, url_or_filename: str | Path) -> None:
-        """Load Q-Former, query tokens and ln_vision from a BLIP-2, XrayGPT or own checkpoint, or from a
-        folder of Hugging Face's BLIP-2.
-
-        The text half in the file is ignored, by name, where this model has none.
-        """
-        path = cached_file(url_or_filename)
-        load_state(
-            self,
-            select_qformer_keys(load_image_half(path)),
-            where=str(path),
-            ignore=() if isinstance(self.Qformer, BertLMHeadModel) else TEXT_HALF,
-            expect_missing=(
-                r"^(?!query_tokens$|Qformer\.|ln_vision\.)",
-                r"^Qformer\.bert\.embeddings\.position_ids$",
-                *TIED,
-            ),
-        )
-        logger.info("Q-Former loaded from %s", path)
+        """Load the bridge's published weights, see `Bridge.load`: Q-Former, query tokens and ln_vision."""
+        self.bridge.load(url_or_filename)
 
     def embed_image(self, image: Tensor) -> Tensor:
         """(B, 3, height, width) -> (B, N, V): vision encoder and, with a Q-Former, ln_vision."""

@@ -7,7 +7,7 @@ Shapes: B rows, Q positions for each image, T positions in all, D width, n token
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ from transformers.generation.streamers import BaseStreamer
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import is_remote, resolve_path
-from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, Conversation, trained_conversation
+from xraygpt.conversation.chat_template import chat_format, render_chat
+from xraygpt.conversation.messages import (
+    CHAT,
+    IMAGE_PLACEHOLDER,
+    Conversation,
+    check_template,
+    fill_template,
+    trained_conversation,
+)
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import (
     GeneratedReport,
@@ -45,25 +53,54 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
-from xraygpt.models.prompts import (
-    IMAGE_SLOT,
-    caption_labels,
-    caption_rows,
-    chat_format,
-    pad_rows,
-    render_chat,
-)
+from xraygpt.models.prompts import IMAGE_SLOT, caption_labels, caption_rows, pad_rows, read_prompts
 
 
-def check_prompts(cfg: Any, folder: str) -> None:
-    """Check the prompts of a configuration, with the chat template of the tokenizer in a local folder.
+@dataclass
+class PromptedConfig:
+    """How a language model is prompted for a report, and what ends one."""
 
-    Raises:
-        MissingFileError, ConfigError: there are no prompts, or none that can be used.
-    """
-    cfg.prompts()
-    if cfg.prompt_template == CHAT and not is_remote(folder):
-        chat_format(load_tokenizer(Path(resolve_path(folder))), cfg, folder)
+    prompt_path: str = ""
+    """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
+    prompt_template: str = ""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
+    chat template of the language model's tokenizer."""
+    prompt: str = ""
+    """One prompt, instead of a file of them."""
+    max_txt_len: int = 32
+    """Most tokens of a report; a longer one is cut and loses its end symbol."""
+    end_sym: str = "\n"
+    """What closes a report, and ends generation; with ``prompt_template: chat`` the template's own end of a
+    turn does, and this is left out."""
+
+    def __post_init__(self) -> None:
+        check_template(self.prompt_template)
+        if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
+            raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
+        if self.prompt and self.prompt_path:
+            raise ValueError("prompt and prompt_path exclude each other")
+        if self.max_txt_len < 1:
+            raise ValueError("max_txt_len must be at least 1")
+
+    def prompts(self) -> list[str]:
+        """The prompts of the training in their template; none: no text around the image.
+
+        Raises:
+            MissingFileError, ConfigError: there is no prompt file, or nothing that can be used in it.
+        """
+        if self.prompt:
+            return [fill_template(self.prompt_template, self.prompt)]
+        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
+
+    def check_prompts(self, folder: str) -> None:
+        """Check the prompts, with the chat template of the tokenizer in a folder, if that is here.
+
+        Raises:
+            MissingFileError, ConfigError: there are no prompts, or none that can be used.
+        """
+        self.prompts()
+        if self.prompt_template == CHAT and not is_remote(folder):
+            chat_format(load_tokenizer(Path(resolve_path(folder))), self, folder)
 
 
 class PromptedModel(BaseModel):
@@ -76,12 +113,11 @@ class PromptedModel(BaseModel):
     """Q; 0: images do not come into prompts."""
 
     def take_language_model(
-        self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
+        self, config: PromptedConfig, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
     ) -> None:
         """Set the language model, and how it is prompted; a template of its tokenizer is written out.
 
         Args:
-            config: its fields `prompt_template`, `end_sym`, `max_txt_len` and its method `prompts` are used.
             folder: of the tokenizer, for messages.
 
         Raises:
