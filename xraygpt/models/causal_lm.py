@@ -158,7 +158,7 @@ class CausalLM(PromptedModel):
                 copy_tokenizer(self._tokenizer_folder, folder)
 
     def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        return self._embed_rows(self._prompts(samples), None, "left")[:2]
+        return self._embed_rows(self._prompts(samples), None, "left")
 
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model

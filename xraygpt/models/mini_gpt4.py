@@ -253,7 +253,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
                 every prompt has one.
             side: where shorter rows are padded; "left" when text is to be written behind them.
         """
-        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)[:2]
+        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)
 
     def prompt_wrap(self, img_embeds: Tensor, atts_img: Tensor, prompt: str) -> tuple[Tensor, Tensor]:
         """Put the text of `prompt` around image embeddings (B, Q, D), without BOS; "" changes nothing.
@@ -266,7 +266,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         if prompt.count(IMAGE_PLACEHOLDER) != 1:
             raise ValueError(f"the prompt {prompt!r} must hold {IMAGE_PLACEHOLDER} exactly once")
         row = prompt_row(self.llama_tokenizer, prompt, self.tokens_per_image, bos=False)
-        embeds, mask, _ = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
+        embeds, mask = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
         return embeds, mask.to(atts_img.dtype)
 
     def forward(self, samples: Any) -> dict[str, Tensor]:

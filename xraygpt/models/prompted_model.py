@@ -53,7 +53,7 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
-from xraygpt.models.prompts import IMAGE_SLOT, caption_labels, caption_rows, pad_rows, read_prompts
+from xraygpt.models.prompts import IGNORE_INDEX, IMAGE_SLOT, caption_rows, pad_rows, read_prompts
 
 
 @dataclass
@@ -280,10 +280,10 @@ class PromptedModel(BaseModel):
         if not any(captions):
             source = samples.get("image_id", "unknown reports")
             raise DataError(f"no text to learn from in the batch of {source}")
-        full = [(*row, *caption) for row, caption in zip(prompts, captions, strict=True)]
-        embeds, mask, ids = self._embed_rows(full, images, "right")
-        labels = caption_labels(ids, mask, [len(row) for row in prompts])
-        return lm_loss(self.llama_model, embeds, mask, labels)
+        pairs = list(zip(prompts, captions, strict=True))
+        embeds, mask = self._embed_rows([(*row, *caption) for row, caption in pairs], images, "right")
+        learnt = [[IGNORE_INDEX] * len(row) + caption for row, caption in pairs]
+        return lm_loss(self.llama_model, embeds, mask, pad_rows(learnt, IGNORE_INDEX)[0])
 
     def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
         texts = [self.answer_start + caption for caption in captions]
@@ -291,25 +291,25 @@ class PromptedModel(BaseModel):
 
     def _embed_rows(
         self, rows: Sequence[Sequence[int]], images: Tensor | Sequence[Tensor] | None, side: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of ids -> embeddings (B, T, D), mask (B, T), ids (B, T).
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of ids -> embeddings (B, T, D) and attention mask (B, T).
 
         Args:
             images: (Q, D) each, which fill the `IMAGE_SLOT`s in their order.
             side: where shorter rows are padded.
         """
         ids, mask = (t.to(self.device) for t in pad_rows(rows, self.llama_tokenizer.pad_token_id, side))
-        slots = ids == IMAGE_SLOT
         embeds = embedding_table(self.llama_model)(ids.clamp(min=0))
         if images is None:
-            return embeds, mask, ids
+            return embeds, mask
         filling = torch.cat([image.reshape(-1, embeds.shape[-1]) for image in images]).to(embeds.dtype)
-        if int(slots.sum()) != len(filling):
+        slots = sum(row.count(IMAGE_SLOT) for row in rows)
+        if slots != len(filling):
             raise ValueError(
-                f"the prompts have room for {int(slots.sum()) / self.tokens_per_image:g} images "
+                f"the prompts have room for {slots / self.tokens_per_image:g} images "
                 f"({IMAGE_PLACEHOLDER}), but {len(filling) / self.tokens_per_image:g} were given"
             )
-        return embeds.masked_scatter(slots.unsqueeze(-1), filling), mask, ids
+        return embeds.masked_scatter((ids == IMAGE_SLOT).unsqueeze(-1), filling), mask
 
     def _logits(self, inputs_embeds: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
         """The logits (B, n, V) of each of the ids (B, n) behind a prompt (B, T, D)."""
