@@ -53,6 +53,7 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
+from xraygpt.models.packing import check_packing, separate, share_rows
 from xraygpt.models.prompts import IGNORE_INDEX, IMAGE_SLOT, caption_rows, pad_rows, read_prompts
 
 
@@ -72,6 +73,9 @@ class PromptedConfig:
     end_sym: str = "\n"
     """What closes a report, and ends generation; with ``prompt_template: chat`` the template's own end of a
     turn does, and this is left out."""
+    packing: bool = False
+    """Put several reports of a batch into one row where they fit, each seeing only itself: the same losses
+    with less padding."""
 
     def __post_init__(self) -> None:
         check_template(self.prompt_template)
@@ -133,6 +137,8 @@ class PromptedModel(BaseModel):
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
         self.llama_model, self.llama_tokenizer = llm, tokenizer
+        if config.packing and not embedding_table(llm).weight.is_meta:
+            check_packing(llm)
 
     @property
     def max_positions(self) -> int:
@@ -281,9 +287,18 @@ class PromptedModel(BaseModel):
             source = samples.get("image_id", "unknown reports")
             raise DataError(f"no text to learn from in the batch of {source}")
         pairs = list(zip(prompts, captions, strict=True))
-        embeds, mask = self._embed_rows([(*row, *caption) for row, caption in pairs], images, "right")
-        learnt = [[IGNORE_INDEX] * len(row) + caption for row, caption in pairs]
-        return lm_loss(self.llama_model, embeds, mask, pad_rows(learnt, IGNORE_INDEX)[0])
+        rows = [[*prompt, *caption] for prompt, caption in pairs]
+        # Nothing comes before the first id of a report, so that it is not learnt even without a prompt.
+        labels = [[IGNORE_INDEX, *([IGNORE_INDEX] * len(prompt) + caption)[1:]] for prompt, caption in pairs]
+        apart: dict[str, Tensor] = {}
+        if self.config.packing:
+            shared = share_rows([len(row) for row in rows])
+            apart = separate([[len(rows[n]) for n in row] for row in shared], self.device)
+            rows, labels = ([[i for n in row for i in ids[n]] for row in shared] for ids in (rows, labels))
+            images = None if images is None else images[[n for row in shared for n in row]]
+        embeds, mask = self._embed_rows(rows, images, "right")
+        targets, _ = pad_rows(labels, IGNORE_INDEX)
+        return lm_loss(self.llama_model, embeds, apart.pop("attention_mask", mask), targets, **apart)
 
     def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
         texts = [self.answer_start + caption for caption in captions]
