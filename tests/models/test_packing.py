@@ -1,27 +1,16 @@
 """Reports that share a row of a batch: the same losses and gradients as in rows of their own."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-)
+from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalLM
 
-from tests.models.tiny import tiny_config
+from tests.models.tiny import CASES, report_model
 from xraygpt.common.errors import ConfigError
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
-from xraygpt.models.llm import load_tokenizer
-from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.packing import check_packing, separate, share_rows
 
-CASES = Path(__file__).resolve().parents[1] / "parity" / "cases"
 CAPTIONS = [
     "Clear.",
     "The heart is normal in size. The lungs are clear. " * 4,
@@ -47,19 +36,6 @@ def test_a_position_sees_its_own_sample_up_to_itself() -> None:
     assert second == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]  # padding sees padding
 
 
-def report_model(packing: bool, **settings: Any) -> MiniGPT4:
-    torch.manual_seed(0)
-    tokenizer = load_tokenizer(CASES)
-    llm = LlamaForCausalLM(
-        LlamaConfig(
-            **SIZES | {"vocab_size": len(tokenizer)}, intermediate_size=32, max_position_embeddings=256
-        )
-    )
-    return MiniGPT4.build(
-        tiny_config(packing=packing, max_txt_len=150, **settings), llm=llm, tokenizer=tokenizer
-    )
-
-
 @pytest.mark.parametrize(
     "settings", [{}, {"prompt": "", "prompt_template": ""}], ids=["prompt", "image alone"]
 )
@@ -72,7 +48,7 @@ def test_losses_and_gradients_of_images_and_reports_are_those_of_single_rows(
     }
     found = []
     for packing in (False, True):
-        model = report_model(packing, **settings)
+        model = report_model(packing=packing, **settings)
         output = model(batch)
         output["loss"].backward()
         found.append((output["loss"], output["num_targets"], model.llama_proj.weight.grad))
@@ -85,7 +61,7 @@ def test_losses_and_gradients_of_images_and_reports_are_those_of_single_rows(
 def test_fewer_positions_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     for packing in (False, True):
-        model = report_model(packing)
+        model = report_model(packing=packing)
         run = model.llama_model.forward
 
         def forward(*, run: Any = run, **inputs: Any) -> Any:
