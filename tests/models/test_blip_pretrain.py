@@ -115,8 +115,9 @@ def test_matching_puts_true_pairs_and_negatives_together(monkeypatch: pytest.Mon
     monkeypatch.setattr(blip_pretrain, "global_mean", summed)
     yes, no = torch.tensor([True, True]), torch.tensor([True, False])
     model = second_of_two(itm_logits=itm_logits, _gather=gather)
-    wrong_images, wrong_texts = (torch.tensor([0, 1]), yes), (torch.tensor([3, 0]), no)
-    total = PairTraining._matching_loss(model, images[2:], tokens, wrong_images, wrong_texts)
+    drawn = {"to_images": (torch.tensor([0, 1]), yes), "to_texts": (torch.tensor([3, 0]), no)}
+    monkeypatch.setattr(blip_pretrain, "draw_hard_negatives", lambda scores, matches: drawn[scores])
+    total = PairTraining._matching_loss(model, images[2:], tokens, "to_texts", "to_images", None)
     assert seen == [[2, 3, 0, 1, 2, 3], [2, 3, 2, 3, 3, 0], [12, 13, 12, 13, 13, 10]]
     labels = torch.tensor([1, 1, 0, 0, 0])  # the last text has no negative
     expected = F.cross_entropy(logits[:5], labels, reduction="sum")

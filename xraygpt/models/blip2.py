@@ -5,7 +5,6 @@ Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from xraygpt.models.parts import Bridge, VisionEncoder
 from xraygpt.models.parts import LayerNorm as LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
 from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, build_encoder
-
-logger = logging.getLogger(__name__)
 
 BLIP2_QFORMER_URL = f"{BLIP2_FILES}/blip2_pretrained_flant5xxl.pth"
 

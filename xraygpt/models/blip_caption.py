@@ -19,20 +19,14 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models import Qformer
+from xraygpt.models import bert_pretrained
 from xraygpt.models.base_model import BaseModel, Check, captions_of, file_check, images_of, require_all
+from xraygpt.models.bert import KeyValueCache
 from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
-from xraygpt.models.bert_pretrained import (
-    ENCODER_START,
-    bert_check,
-    count_cut,
-    init_bert_tokenizer,
-    load_bert,
-    tokenize,
-)
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
 from xraygpt.models.parts import LayerNorm, VisionEncoder
+from xraygpt.models.Qformer import BertLMHeadModel as QformerLMHeadModel
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
 
 PAIR_PARTS = ("vision_proj", "text_proj", "itm_head", "temp")
@@ -54,8 +48,7 @@ class BertWriterConfig(VisionTowerConfig):
     bert_tokenizer: str = "bert-base-uncased"
     """WordPiece vocabulary file, tokenizer folder or hub name."""
     bert_model: str | None = None
-    """Weights of a BERT that the model's starts from, as in BLIP and BLIP-2 from bert-base-uncased; none:
-    random."""
+    """Weights of a BERT to start from, as BLIP and BLIP-2 do from bert-base-uncased; none: random."""
     max_txt_len: int = 32
     """Longest report of a training in tokens; longer ones are cut."""
     ckpt: str | None = None
@@ -87,7 +80,7 @@ class BertWriter(VisionTower):
     """What every report begins with: given, not learnt."""
 
     @property
-    def decoder(self) -> BertLMHeadModel | Qformer.BertLMHeadModel:
+    def decoder(self) -> BertLMHeadModel | QformerLMHeadModel:
         """The BERT that writes."""
         raise NotImplementedError
 
@@ -108,14 +101,9 @@ class BertWriter(VisionTower):
 
     @classmethod
     def check_files(cls, cfg: Any) -> None:
-        require_all(
-            [
-                *cls.part_checks(cfg),
-                bert_check(cfg.bert_model),
-                lambda: init_bert_tokenizer(cfg.bert_tokenizer),
-                file_check("model.ckpt", cfg.ckpt, *cls.TRAINED),
-            ]
-        )
+        checks = [*cls.part_checks(cfg), bert_pretrained.bert_check(cfg.bert_model)]
+        checks.append(lambda: bert_pretrained.init_bert_tokenizer(cfg.bert_tokenizer))
+        require_all([*checks, file_check("model.ckpt", cfg.ckpt, *cls.TRAINED)])
 
     @classmethod
     def build(cls, cfg: Any) -> Self:
@@ -128,7 +116,7 @@ class BertWriter(VisionTower):
         cls.check_files(cfg)
         model = cls.build(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
         if cfg.bert_model is not None:
-            load_bert(model.decoder, cfg.bert_model)
+            bert_pretrained.load_bert(model.decoder, cfg.bert_model)
             model.copy_from_decoder()
         model.load_parts(cfg)
         if cfg.ckpt is not None:
@@ -149,13 +137,14 @@ class BertWriter(VisionTower):
         self, texts: Sequence[str], padding: str = "longest", max_length: int | None = None
     ) -> BatchEncoding:
         """`input_ids` and `attention_mask`, (B, L) each, cut at `max_length`, else `max_txt_len`."""
-        return tokenize(self.tokenizer, texts, max_length or self.max_txt_len, padding).to(self.device)
+        max_length = max_length or self.max_txt_len
+        return bert_pretrained.tokenize(self.tokenizer, texts, max_length, padding).to(self.device)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
-        return count_cut(self.tokenizer, captions, self.max_txt_len)
+        return bert_pretrained.count_cut(self.tokenizer, captions, self.max_txt_len)
 
     def writing_loss(
-        self, tokens: BatchEncoding, cache: Qformer.KeyValueCache | None = None, **image: Tensor
+        self, tokens: BatchEncoding, cache: KeyValueCache | None = None, **image: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Loss of writing the reports, summed over their tokens, and the number of these.
 
@@ -183,10 +172,7 @@ class BertWriter(VisionTower):
     # ---- writing
 
     def write(self, image_embeds: Tensor, generation: GenerationConfig) -> Tensor:
-        """Write a report about each image (B, N, V), greedily, by beam search or by nucleus sampling.
-
-        Returns the tokens, those that every report begins with included, padded behind the end token.
-        """
+        """Write about images (B, N, V): tokens, `start_ids` included, padded behind the end token."""
         start = torch.tensor(self.start_ids, device=image_embeds.device).expand(len(image_embeds), -1)
         settings = SearchSettings(
             **vars(generation),
@@ -241,8 +227,8 @@ class BlipBase(BertWriter):
     def __init__(self, cfg: BlipConfig, encoder: VisionEncoder) -> None:
         super().__init__(cfg, encoder)
         self.ln_vision = LayerNorm(encoder.width)
-        self.tokenizer = init_bert_tokenizer(cfg.bert_tokenizer)
-        self.tokenizer.add_tokens([ENCODER_START], special_tokens=True)
+        self.tokenizer = bert_pretrained.init_bert_tokenizer(cfg.bert_tokenizer)
+        self.tokenizer.add_tokens([bert_pretrained.ENCODER_START], special_tokens=True)
         self.max_txt_len = self.max_length = cfg.max_txt_len
         self.start_ids = [self.tokenizer.bos_token_id]
         self.med = replace(cfg.med, encoder_width=encoder.width, vocab_size=len(self.tokenizer))

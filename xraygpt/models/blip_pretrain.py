@@ -39,10 +39,9 @@ class PairTrainingConfig(BertWriterConfig):
     and the gradients of the contrast then drown those of matching."""
     mask_same_report: bool = True
     """Treat a pair with the same report as a match too: never a negative in ITM, part of the target in ITC.
-    The same report is that of the same study, or one with the same words as far as the model reads them.
-    Reports repeat far more often than captions do. Off, as in the reference, only the pair itself and pairs
-    of the same image_id count as matches. A pair that all others of the batch match has no negative: only
-    the true pair counts in ITM."""
+    The same report is that of the same study, or one with the same words as far as the model reads them;
+    reports repeat far more often than captions do. Off, as in the reference: only the pair itself and those
+    of the same image_id. A pair that all others of the batch match counts in ITM without a negative."""
     mask_same_findings: bool = False
     """The same for a pair with the same findings, in data that have labels: their reports say the same in
     other words."""
@@ -127,12 +126,7 @@ class PairTraining(BertWriter):
         to_images = best_cosines(self._gather(image_feats), text_feats).T / self.temp  # (B, W)
         matches = self._matches(samples, tokens.input_ids)
         loss_itc = contrastive_loss(to_texts, to_images, matches)
-        loss_itm = self._matching_loss(
-            image_embeds,
-            tokens,
-            wrong_images=draw_hard_negatives(to_images, matches),
-            wrong_texts=draw_hard_negatives(to_texts, matches),
-        )
+        loss_itm = self._matching_loss(image_embeds, tokens, to_texts, to_images, matches)
         loss_lm = global_mean(*self.writing_loss(tokens, **seen), self.world_size)
         return BlipOutput(
             loss=loss_itc + loss_itm + loss_lm, loss_itc=loss_itc, loss_itm=loss_itm, loss_lm=loss_lm
@@ -165,14 +159,11 @@ class PairTraining(BertWriter):
         return matches
 
     def _matching_loss(
-        self,
-        images: Tensor,
-        tokens: BatchEncoding,
-        wrong_images: tuple[Tensor, Tensor],
-        wrong_texts: tuple[Tensor, Tensor],
+        self, images: Tensor, tokens: BatchEncoding, to_texts: Tensor, to_images: Tensor, matches: Tensor
     ) -> Tensor:
-        """Tell B true pairs from B with a wrong image and B with a wrong text, see `draw_hard_negatives`."""
-        (image, image_found), (text, text_found) = wrong_images, wrong_texts
+        """Tell B true pairs from B with a wrong image and B with a wrong text, all of them hard to tell."""
+        image, image_found = draw_hard_negatives(to_images, matches)
+        text, text_found = draw_hard_negatives(to_texts, matches)
         ids, mask = tokens.input_ids, tokens.attention_mask
         logits = self.itm_logits(
             torch.cat([images, self._gather(images)[image], images]),
@@ -293,9 +284,8 @@ class BlipPretrain(BlipBase, PairTraining):
         return feats, image_embeds, self.image_inputs(image_embeds)
 
     def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
-        output = self.text_encoder(
-            text_tokens.input_ids, attention_mask=text_tokens.attention_mask, mode="text"
-        )
+        mask = text_tokens.attention_mask
+        output = self.text_encoder(text_tokens.input_ids, attention_mask=mask, mode="text")
         return self.project(self.text_proj, output.last_hidden_state[:, 0])
 
     def itm_logits(self, image_embeds: Tensor, text_ids: Tensor, text_mask: Tensor) -> Tensor:
