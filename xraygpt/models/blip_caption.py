@@ -100,7 +100,7 @@ class BertWriter(VisionTower):
         return [cls.vision_check(cfg)]
 
     @classmethod
-    def check_files(cls, cfg: Any) -> None:
+    def check_files(cls, cfg: BertWriterConfig) -> None:
         checks = [*cls.part_checks(cfg), bert_pretrained.bert_check(cfg.bert_model)]
         checks.append(lambda: bert_pretrained.init_bert_tokenizer(cfg.bert_tokenizer))
         require_all([*checks, file_check("model.ckpt", cfg.ckpt, *cls.TRAINED)])
@@ -111,7 +111,7 @@ class BertWriter(VisionTower):
         return cls(cfg, build_encoder(cfg))
 
     @classmethod
-    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+    def from_config(cls, cfg: BertWriterConfig, device: str | torch.device = "cpu") -> Self:
         """Build the model and load the weight files that `cfg` names."""
         cls.check_files(cfg)
         model = cls.build(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))

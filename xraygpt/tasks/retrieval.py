@@ -26,7 +26,6 @@ from xraygpt.datasets.batch import Batch, to_device
 from xraygpt.evaluation.results import SCORES_FILE
 from xraygpt.evaluation.retrieval import CONTRASTIVE, RERANKED, Row, retrieval_metrics, retrieval_rows
 from xraygpt.models.base_model import BaseModel, images_of
-from xraygpt.models.bert_pretrained import tokenize
 from xraygpt.models.blip_pretrain import PairTraining, best_cosines
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits
 
@@ -177,7 +176,7 @@ def encode_gallery(
     """
     encoded = [(feats, tokens.cpu()) for feats, tokens in map(model.encode_images, images)]
     image_feats = torch.cat([feats for feats, _ in encoded])  # (I, Q, E)
-    tokens = tokenize(model.tokenizer, list(texts), max_txt_len or model.max_txt_len).to(image_feats.device)
+    tokens = model.tokenize(list(texts), max_length=max_txt_len).to(image_feats.device)
     ids, mask = tokens.input_ids, tokens.attention_mask
     similarities = []
     # One text batch at a time: (I, T, Q) does not fit into memory for some ten thousand reports.
