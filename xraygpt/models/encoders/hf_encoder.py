@@ -16,10 +16,10 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig, PreTrained
 
 from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.hf_folder import fetched, from_folder, read_settings
 from xraygpt.common.paths import HUB_PREFIX, cached_file, require_file, resolve_path
 from xraygpt.common.registry import registry
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder, building
-from xraygpt.models.hf_folder import fetched, from_folder, read_settings
 from xraygpt.processors import Preprocessing
 
 _UNUSED = ("pooler.", "head.", "classifier.")
