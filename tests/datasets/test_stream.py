@@ -131,7 +131,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def by_length(*datasets: Noise, **kwargs: Any) -> TrainStream:
-    return stream(*datasets, group_by_length=True, **kwargs)
+    return stream(*datasets, lengths_of=lambda captions: [len(text) for text in captions], **kwargs)
 
 
 def lengths(batch: Batch) -> list[int]:

@@ -77,8 +77,8 @@ def test_an_interval_is_split_into_its_phases(device: torch.device, clock: Clock
     timer = IntervalTimer(device, writer, last_step=10)
     for _ in range(2):
         spend(timer, clock, data=1.0, forward=2.0, rest=0.5, backward=1.5)
-        timer.end_step(images=30)
-        timer.count_tokens(own=60.0, mean=75.0, places=100)
+        timer.end_step(images=30, positions=100, padded=40)
+        timer.count_tokens(75.0)
     record = timer.end_interval(step=2, epoch=0)
     assert record["seconds"] == pytest.approx(10.0)
     assert record["time"] == pytest.approx({"data": 2.0, "forward": 4.0, "backward": 3.0, "rest": 1.0})

@@ -21,14 +21,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.logger import progress
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.images import SkippedImageError
 from xraygpt.datasets.seeding import generator, preserved, seed_cpu
 
+LengthsOf = Callable[[Sequence[str]], Sequence[int]]
+
 _BLOCK = 4096  # steps whose data sets are drawn at once
 WINDOW = 64
-"""Batches of all processes together among which `group_by_length` moves samples."""
+"""Batches, of all processes together, within which samples are moved to bring like lengths together."""
+MEASURED = 1000  # reports whose lengths are asked for at once
 
 
 class TrainStream(Dataset[Batch | Exception]):
@@ -38,7 +42,7 @@ class TrainStream(Dataset[Batch | Exception]):
     batch, whose samples therefore have the same keys. A data set is read in random order, all of it before
     any sample comes again; a batch may reach over the end of such a pass.
 
-    With `group_by_length` every `WINDOW` batches of such a pass have the samples that they would have anyway,
+    With `lengths_of` every `WINDOW` batches of such a pass have the samples that they would have anyway,
     arranged so that those of a batch, of all processes, have reports of like length and little is padded;
     which batch comes first is random. A batch that reaches over the end of a pass stays as it is.
 
@@ -49,8 +53,9 @@ class TrainStream(Dataset[Batch | Exception]):
         ratios: weight of each data set, positive.
         batch_size: samples for each process.
         prompts: one of them, drawn anew at each step, is the batch's prompt; empty for none.
-        group_by_length: put reports of like length into a batch. Their lengths are counted in characters:
-            tokens would be a little closer, but data would depend on the model that reads it.
+        lengths_of: returns the lengths of reports, by which they are put together; None leaves them as they
+            come. Tokens of the model that reads them, cut where it cuts them, are what is padded; characters
+            tell these only roughly (on OpenI's reports they leave up to ten times the padding).
     """
 
     def __init__(
@@ -62,7 +67,7 @@ class TrainStream(Dataset[Batch | Exception]):
         rank: int = 0,
         world_size: int = 1,
         prompts: Sequence[str] = (),
-        group_by_length: bool = False,
+        lengths_of: LengthsOf | None = None,
     ) -> None:
         if len(datasets) != len(ratios) or not datasets:
             raise ValueError(f"{len(datasets)} data sets and {len(ratios)} ratios; one each is needed")
@@ -78,9 +83,7 @@ class TrainStream(Dataset[Batch | Exception]):
         # _counts[k] holds how often each data set was drawn before step k * _BLOCK.
         self._counts: list[np.ndarray] = [np.zeros(len(datasets), dtype=np.int64)]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
-        self._lengths: list[np.ndarray] | None = None
-        if group_by_length:
-            self._lengths = [np.array([len(d.caption(i)) for i in range(len(d))]) for d in self.datasets]
+        self._lengths = [caption_lengths(data, lengths_of) for data in datasets] if lengths_of else []
         self._windows: dict[int, tuple[range, np.ndarray]] = {}
 
     def __getitem__(self, step: int) -> Batch | Exception:
@@ -115,7 +118,7 @@ class TrainStream(Dataset[Batch | Exception]):
     def _places(self, which: int, turn: int) -> list[int]:
         """Return which samples, counted through all passes of a data set, this process's batch is made of."""
         size = self.world_size * self.batch_size
-        if self._lengths is None:
+        if not self._lengths:
             places = np.arange(turn * size, (turn + 1) * size)
         else:
             window = window_of(turn, size, len(self.datasets[which]))
@@ -128,7 +131,6 @@ class TrainStream(Dataset[Batch | Exception]):
 
     def _grouped(self, which: int, window: range, size: int) -> np.ndarray:
         """Return the samples of the batches of a window, (batches, size), those of a batch of like length."""
-        assert self._lengths is not None
         places = np.arange(window.start * size, window.stop * size)
         if len(window) > 1:
             turn, offsets = places[0] // len(self.datasets[which]), places % len(self.datasets[which])
@@ -160,6 +162,16 @@ class TrainStream(Dataset[Batch | Exception]):
         if not self.prompts:
             return ""
         return self.prompts[int(generator(self.seed, "prompt", step).integers(len(self.prompts)))]
+
+
+def caption_lengths(dataset: ReportDataset, lengths_of: LengthsOf) -> np.ndarray:
+    """Return the lengths of all reports of a data set, (samples,)."""
+    lengths: list[int] = []
+    starts = range(0, len(dataset), MEASURED)
+    for first in progress(starts, desc="lengths of the reports"):
+        indices = range(first, min(first + MEASURED, len(dataset)))
+        lengths += lengths_of([dataset.caption(index) for index in indices])
+    return np.array(lengths)
 
 
 def window_of(turn: int, size: int, samples: int) -> range:

@@ -143,6 +143,10 @@ class BertWriter(VisionTower):
     def cut_captions(self, captions: Sequence[str]) -> int:
         return bert_pretrained.count_cut(self.tokenizer, captions, self.max_txt_len)
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        rows = self.tokenizer(list(captions), truncation=True, max_length=self.max_txt_len).input_ids
+        return [len(row) for row in rows]
+
     def writing_loss(
         self, tokens: BatchEncoding, cache: KeyValueCache | None = None, **image: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -197,7 +197,8 @@ class RunnerBase:
             self.train_epoch(epoch, batches, context)
             self._finish_epoch(epoch, writer)
             spent = self.timer.end_interval(self.progress.global_step, epoch)
-            logger.info("after epoch %d: %.1f s, %s", epoch, spent["seconds"], shares(spent))
+            if self.run.valid_splits:
+                logger.info("after epoch %d: %.1f s, %s", epoch, spent["seconds"], shares(spent))
         if self.skipped:
             logger.warning(
                 "%d corrupt images were skipped; listed in %s", len(self.skipped), self.skipped.path
@@ -383,7 +384,7 @@ class RunnerBase:
             rank=self.rank,
             world_size=self.world_size,
             prompts=self.prompts,
-            group_by_length=self.run.group_by_length,
+            lengths_of=self.model.caption_lengths if self.run.group_by_length else None,
         )
 
     def _build_lr_scheduler(self) -> LRScheduler:

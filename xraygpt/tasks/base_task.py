@@ -122,7 +122,9 @@ class BaseTask:
 
     def __init__(self, cfg: Config | None = None, **kwargs: Any) -> None:
         self.outputs: dict[str, Tensor] = {}
-        """All that the model returned at the latest `train_step`."""
+        """All that the model returned at the latest `train_step`: ``loss`` and others beginning with it;
+        ``num_targets``, how many tokens these are means over; on the CPU ``num_positions`` of the rows it
+        made, and how many are ``num_padded``. Only ``loss`` is required."""
 
     @classmethod
     def setup_task(cls, **kwargs: Any) -> Self:
@@ -220,7 +222,8 @@ class BaseTask:
                     with timer.phase("optimizer"):
                         others = update(optimizer, scaler, context.grad_clip, accumulation)
                 log.add(first + i + 1, epoch, lr, samples, loss, targets, losses, others)
-                timer.end_step(len(samples["image_id"]))
+                sizes = (int(self.outputs.get(name, 0)) for name in ("num_positions", "num_padded"))
+                timer.end_step(len(samples["image_id"]), *sizes)
                 if (i + 1) % context.log_freq == 0 or i + 1 == context.iters_per_epoch:
                     log.fetch()
                     timer.end_interval(first + i + 1, epoch)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -55,8 +55,6 @@ class Targets(NamedTuple):
     mean: Tensor
     """Mean over all processes."""
     are_tokens: bool
-    places: int
-    """Places for tokens in this process's batch, padding included; 0 if the model does not say."""
 
 
 class Accumulation:
@@ -119,12 +117,11 @@ def update(
     return numbers
 
 
-def mean_losses(outputs: Mapping[str, Any], samples: Batch) -> tuple[Targets, dict[str, Tensor]]:
+def mean_losses(outputs: dict[str, Tensor], samples: Batch) -> tuple[Targets, dict[str, Tensor]]:
     """Return what this batch's loss is a mean over, and the losses of all processes together.
 
-    A model whose loss is a mean over text tokens says over how many in ``"num_targets"``, and may say in
-    ``"num_places"`` how many there would be without padding. The others' are means over images, or over pairs
-    of them: contrast and matching compare the pairs of one batch.
+    A model whose loss is a mean over text tokens says over how many in ``"num_targets"``. The others' are
+    means over images, or over pairs of them: contrast and matching compare the pairs of one batch.
     """
     parts = {key: value.detach() for key, value in outputs.items() if key.startswith("loss")}
     values = torch.stack([value.float().mean() for value in parts.values()])
@@ -137,8 +134,7 @@ def mean_losses(outputs: Mapping[str, Any], samples: Batch) -> tuple[Targets, di
     if is_dist_avail_and_initialized():
         sums = all_reduce_mean(torch.cat([values * own, own[None]]))
         values, mean = sums[:-1] / sums[-1], sums[-1]
-    targets = Targets(own, mean, "num_targets" in outputs, int(outputs.get("num_places", 0)))
-    return targets, dict(zip(parts, values, strict=True))
+    return Targets(own, mean, "num_targets" in outputs), dict(zip(parts, values, strict=True))
 
 
 def gather(items: list[T]) -> list[T]:
@@ -238,18 +234,17 @@ class StepLog:
             return
         scalars: list[Tensor] = []
         for step in steps:
-            scalars += [step.own_loss, step.targets.own, step.targets.mean]
-            scalars += [*step.losses.values(), *step.others.values()]
+            scalars += [step.own_loss, step.targets.mean, *step.losses.values(), *step.others.values()]
         numbers = iter(torch.stack(scalars).tolist())
         for step in steps:
-            own_loss, own, mean = next(numbers), next(numbers), next(numbers)
+            own_loss, mean_targets = next(numbers), next(numbers)
             losses = {name: next(numbers) for name in step.losses}
             others = {name: next(numbers) for name in step.others}
             self._check(step, own_loss, losses["loss"], others.get("grad_norm", 0.0), alone)
             for name, value in losses.items():
                 self.meters.setdefault(name, SmoothedValue(self.window)).update(value)
             if step.targets.are_tokens:
-                self.timer.count_tokens(own, mean, step.targets.places)
+                self.timer.count_tokens(mean_targets * get_world_size())
             if self.writer is not None:
                 record = {"event": "train", "step": step.number, "epoch": step.epoch, **losses, "lr": step.lr}
                 self.writer.write(record | others | {"seconds": step.seconds})

@@ -96,8 +96,8 @@ class IntervalTimer:
     def _start_interval(self, now: Moment) -> None:
         self._start = now
         self._spans: list[tuple[str, Moment, Moment]] = []
-        self._steps = self._images = self._places = 0
-        self._tokens = self._own_tokens = 0.0
+        self._steps = self._images = self._positions = self._padded = 0
+        self._tokens = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -107,24 +107,24 @@ class IntervalTimer:
             yield
         self._spans.append((name, start, self._now()))
 
-    def end_step(self, images: int) -> None:
-        """Take note of a step, in which each process had so many images."""
+    def end_step(self, images: int, positions: int = 0, padded: int = 0) -> None:
+        """Take note of a step, in which each process had so many images.
+
+        Args:
+            positions: in the rows of the language model, in this process; 0 if it does not say.
+            padded: how many of these are padding.
+        """
         self._steps += 1
         self._all_steps += 1
         self._images += images * get_world_size()
+        self._positions += positions
+        self._padded += padded
         if self.trace is not None:
             self.trace.end_step()
 
-    def count_tokens(self, own: float, mean: float, places: int) -> None:
-        """Take note of the target tokens of a step: of this process, and as the mean over all.
-
-        Args:
-            places: for tokens in this process's batch, padding included; 0 if it is not known.
-        """
-        self._tokens += mean * get_world_size()
-        if places:
-            self._own_tokens += own
-            self._places += places
+    def count_tokens(self, number: float) -> None:
+        """Take note of target tokens, of all processes."""
+        self._tokens += number
 
     def end_interval(self, step: int, epoch: int) -> dict[str, Any]:
         """Wait for the device; return, and write, the times since the last call, in seconds.
@@ -132,7 +132,7 @@ class IntervalTimer:
         Returns:
             ``steps``, ``seconds`` and ``time``, {phase: seconds} with the rest as "rest". After any step also
             ``images_per_second``, ``memory_gib`` (highest so far), ``seconds_left``; ``tokens_per_second``
-            and the share of ``padding`` among the places for tokens, if the model tells them.
+            and the share of ``padding`` among the positions of the language model, if the model tells them.
         """
         end = self._now()
         if isinstance(end, torch.cuda.Event):
@@ -148,8 +148,8 @@ class IntervalTimer:
             record["images_per_second"] = self._images / seconds
             if self._tokens:
                 record["tokens_per_second"] = self._tokens / seconds
-            if self._places:
-                record["padding"] = 1 - self._own_tokens / self._places
+            if self._positions:
+                record["padding"] = self._padded / self._positions
             record["memory_gib"] = self._memory() / 2**30
             mean = (time.perf_counter() - self._begun) / self._all_steps
             record["seconds_left"] = mean * max(self.last_step - step, 0)
