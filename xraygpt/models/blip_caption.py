@@ -109,12 +109,21 @@ class BertWriter(VisionTower):
     def tokenize(
         self, texts: Sequence[str], padding: str = "longest", max_length: int | None = None
     ) -> BatchEncoding:
-        """`input_ids` and `attention_mask`, (B, L) each, cut at `max_length`, else `max_txt_len`."""
-        max_length = max_length or self.max_txt_len
-        return bert_pretrained.tokenize(self.tokenizer, texts, max_length, padding).to(self.device)
+        """`input_ids` and `attention_mask`, (B, L) int64 each, cut at `max_length`, else `max_txt_len`."""
+        tokens = self.tokenizer(
+            list(texts),
+            padding=padding,
+            truncation=True,
+            max_length=max_length or self.max_txt_len,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return tokens.to(self.device)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
-        return bert_pretrained.count_cut(self.tokenizer, captions, self.max_txt_len)
+        longer = self.max_txt_len + 1
+        rows = self.tokenizer(list(captions), truncation=True, max_length=longer).input_ids
+        return sum(len(row) == longer for row in rows)
 
     def writing_loss(
         self, tokens: BatchEncoding, cache: KeyValueCache | None = None, **image: Tensor
