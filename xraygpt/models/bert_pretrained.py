@@ -1,14 +1,13 @@
 """A published BERT: its tokenizer, with the tokens that BLIP and BLIP-2 add, and weights to start from."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import BatchEncoding, BertTokenizer
+from transformers import BertTokenizer
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import MissingFileError
@@ -54,26 +53,6 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
             ) from error
     tokenizer.add_special_tokens({"bos_token": DECODER_START})
     return tokenizer
-
-
-def count_cut(tokenizer: BertTokenizer, texts: Sequence[str], max_length: int) -> int:
-    """Return how many texts `tokenize` cuts."""
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length + 1).input_ids
-    return sum(len(row) > max_length for row in rows)
-
-
-def tokenize(
-    tokenizer: BertTokenizer, texts: Sequence[str], max_length: int, padding: str = "longest"
-) -> BatchEncoding:
-    """`input_ids` and `attention_mask`, (B, L) int64 each; texts longer than `max_length` are cut."""
-    return tokenizer(
-        list(texts),
-        padding=padding,
-        truncation=True,
-        max_length=max_length,
-        return_token_type_ids=False,
-        return_tensors="pt",
-    )
 
 
 UNUSED = (
