@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import DataError
-from xraygpt.common.paths import cached_file
 from xraygpt.common.registry import registry
 from xraygpt.processors import Preprocessing
 
@@ -98,11 +97,6 @@ class VisionEncoder(nn.Module):
         """The weights that belong to `name`, where ``vit_ckpt`` names none."""
         return None
 
-    @classmethod
-    def locate(cls, name: str) -> Path:
-        """The local file or folder of weights, which are fetched if need be; raises MissingFileError."""
-        return cached_file(name)
-
     def layers(self) -> Sequence[nn.Module]:
         """The blocks, first to last."""
         raise NotImplementedError
@@ -112,13 +106,11 @@ class VisionEncoder(nn.Module):
         the input. What stands behind the blocks counts as the last block's."""
         layers = list(self.layers())
         numbers = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters()}
-        parameters = dict(self.named_parameters())
-        inside = [key for key, parameter in parameters.items() if id(parameter) in numbers]
-        if name in inside:
-            return len(layers) - numbers[id(parameters[name])]
-        order = list(parameters)
-        behind = bool(inside) and order.index(name) > order.index(inside[-1])
-        return 1 if behind else len(layers) + 1
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        own, *later = (numbers.get(id(p)) for p in parameters[names.index(name) :])
+        if own is not None:
+            return len(layers) - own
+        return 1 if all(number is None for number in later) else len(layers) + 1
 
     def load(self, path: Path) -> None:
         """Load published weights, or those of an own training.
@@ -138,13 +130,17 @@ class VisionEncoder(nn.Module):
 
     def check_image(self, image: Tensor) -> None:
         """Raise DataError unless images (B, C, height, width) have the size that the encoder is built for."""
-        side = self.preprocessing.image_size
-        if tuple(image.shape[-2:]) != (side, side):
-            raise DataError(
-                f"the vision encoder was built for images of {side}x{side} pixels and got "
-                f"{image.shape[-2]}x{image.shape[-1]}; set image_size of the processor and img_size of the "
-                "model to the same number"
-            )
+        check_size(image, (self.preprocessing.image_size,) * 2)
+
+
+def check_size(image: Tensor, size: tuple[int, int]) -> None:
+    """Raise DataError unless images (B, C, height, width) are of `size`, in pixels."""
+    if tuple(image.shape[-2:]) != size:
+        raise DataError(
+            f"the vision encoder was built for images of {size[0]}x{size[1]} pixels and got "
+            f"{image.shape[-2]}x{image.shape[-1]}; set image_size of the processor and img_size of the model "
+            "to the same number"
+        )
 
 
 def encoder_class(vit_model: str) -> tuple[type[VisionEncoder], str]:

@@ -9,15 +9,18 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.paths import HUB_PREFIX, cached_file
 from xraygpt.common.typed import ChoosesTypes
 from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
 from xraygpt.models.eva_vit import convert_weights_to_fp16
+from xraygpt.models.hf_folder import fetched
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing
 
@@ -62,10 +65,14 @@ class VisionTowerConfig(ChoosesTypes):
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
-        return {"vision": _encoder_class(section.get("vit_model") or EVA_CLIP_G)[0].config_class}
+        try:
+            kind, _ = encoder_class(str(section.get("vit_model") or EVA_CLIP_G))
+        except UnknownNameError as error:
+            raise ValueError(f"vit_model: {error}") from error
+        return {"vision": kind.config_class}
 
     def __post_init__(self) -> None:
-        kind, name = _encoder_class(self.vit_model)
+        kind, name = encoder_class(self.vit_model)
         if type(self.vision) is EncoderConfig:
             self.vision = kind.config_class()
         if not isinstance(self.vision, kind.config_class):
@@ -75,33 +82,20 @@ class VisionTowerConfig(ChoosesTypes):
         if self.vit_precision == "fp16" and not self.freeze_vit:
             raise ValueError("vit_precision fp16 needs freeze_vit: float16 weights cannot be trained safely")
         if None not in (self.img_size, self.image_size) and self.img_size != self.image_size:
-            raise ValueError(
-                f"img_size {self.img_size} and image_size {self.image_size} are two names for one thing"
-            )
-        kind.check(self.vision_config(), name)
-
-    def vision_config(self) -> Any:
-        """`vision` with the keys that override it applied, an instance of the encoder's `config_class`."""
-        vision = self.vision
-        rate, recompute = self.drop_path_rate, self.use_grad_checkpoint
-        return replace(
-            vision,
-            img_size=self.img_size or self.image_size or vision.img_size,
-            drop_path_rate=vision.drop_path_rate if rate is None else rate,
-            use_grad_checkpoint=vision.use_grad_checkpoint if recompute is None else recompute,
-        )
+            sizes = f"img_size {self.img_size} and image_size {self.image_size}"
+            raise ValueError(f"{sizes} are two names for one thing")
+        overriding: dict[str, Any] = {
+            "img_size": self.img_size or self.image_size,
+            "drop_path_rate": self.drop_path_rate,
+            "use_grad_checkpoint": self.use_grad_checkpoint,
+        }
+        self.vision = replace(self.vision, **{k: v for k, v in overriding.items() if v is not None})
+        kind.check(self.vision, name)
 
     def preprocessing(self) -> Preprocessing:
         """What images the encoder expects."""
         kind, name = encoder_class(self.vit_model)
-        return kind.preprocessing_of(self.vision_config(), name)
-
-
-def _encoder_class(vit_model: object) -> tuple[type[VisionEncoder], str]:
-    try:
-        return encoder_class(str(vit_model))
-    except UnknownNameError as error:
-        raise ValueError(f"vit_model: {error}") from error
+        return kind.preprocessing_of(self.vision, name)
 
 
 def preprocessing_for(model_config: object) -> Preprocessing | None:
@@ -112,7 +106,7 @@ def preprocessing_for(model_config: object) -> Preprocessing | None:
 def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
     """The vision encoder of a configuration, with random weights in the number format that it asks for."""
     kind, name = encoder_class(cfg.vit_model)
-    encoder = kind.from_config(cfg.vision_config(), name)
+    encoder = kind.from_config(cfg.vision, name)
     if cfg.vit_precision == "fp16":
         convert_weights_to_fp16(encoder)
     return encoder
@@ -139,14 +133,16 @@ class VisionTower(BaseModel):
         source = EVA_VIT_G_URL if cfg.vit_model == EVA_CLIP_G else f"where {cfg.vit_model} was published"
         return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
 
-    def load_vision_encoder(self, url_or_filename: str) -> None:
+    def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.
 
         Raises:
             MissingFileError: they are not there.
             CheckpointError: they are of another encoder.
         """
-        path = self.visual_encoder.locate(str(url_or_filename))
+        name = str(url_or_filename)
+        is_folder = name.startswith(HUB_PREFIX) and name.count("/") == 3  # hf://owner/repository, no file
+        path = fetched(name, "model.vit_ckpt") if is_folder else cached_file(name)
         self.visual_encoder.load(path)
         logger.info("vision encoder loaded from %s", path)
 
