@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, UnknownNameError
 from xraygpt.common.registry import registry
 from xraygpt.processors import Preprocessing
 
@@ -144,13 +144,12 @@ def check_size(image: Tensor, size: tuple[int, int]) -> None:
 
 
 def encoder_class(vit_model: str) -> tuple[type[VisionEncoder], str]:
-    """``KIND`` or ``KIND:NAME`` -> the class of this kind, and the name.
-
-    Raises:
-        UnknownNameError: no such kind.
-    """
+    """``KIND`` or ``KIND:NAME`` -> the class of this kind, and the name; ValueError for an unknown kind."""
     kind, _, name = vit_model.partition(":")
-    return registry.get_vision_encoder_class(kind, VisionEncoder), name
+    try:
+        return registry.get_vision_encoder_class(kind, VisionEncoder), name
+    except UnknownNameError as error:
+        raise ValueError(f"vit_model: {error}") from error
 
 
 @dataclass

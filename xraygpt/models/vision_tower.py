@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from xraygpt.common.errors import UnknownNameError
 from xraygpt.common.paths import HUB_PREFIX, cached_file
 from xraygpt.common.typed import ChoosesTypes
 from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
@@ -35,7 +34,10 @@ EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
 
 @dataclass
 class VisionTowerConfig(ChoosesTypes):
-    """Settings of the vision encoder, shared by all models on top of it."""
+    """Settings of the vision encoder, shared by all models on top of it.
+
+    Once it is made, `vision` holds what the keys beside it say too.
+    """
 
     BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vit_model": (
@@ -53,7 +55,7 @@ class VisionTowerConfig(ChoosesTypes):
     img_size: int | None = None
     """Side of the input image in pixels; none: that of `vision`."""
     image_size: int | None = None
-    """The same as `img_size`, by the name the reference's YAML files use."""
+    """Another name of `img_size`, which the reference's YAML files use."""
     drop_path_rate: float | None = None
     """Stochastic depth of the vision encoder; none: that of `vision`."""
     use_grad_checkpoint: bool | None = None
@@ -65,10 +67,7 @@ class VisionTowerConfig(ChoosesTypes):
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
-        try:
-            kind, _ = encoder_class(str(section.get("vit_model") or EVA_CLIP_G))
-        except UnknownNameError as error:
-            raise ValueError(f"vit_model: {error}") from error
+        kind, _ = encoder_class(str(section.get("vit_model") or EVA_CLIP_G))
         return {"vision": kind.config_class}
 
     def __post_init__(self) -> None:
