@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.drop import DropPath
 from timm.layers.helpers import to_2tuple
-from timm.layers.mlp import Mlp as TimmMlp
+from timm.layers.mlp import Mlp
 from timm.layers.patch_embed import PatchEmbed as TimmPatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.layers.pos_embed_rel import gen_relative_position_index
@@ -30,22 +30,6 @@ from xraygpt.common.registry import registry
 from xraygpt.models.key_translation import load_image_half, translate_eva_keys
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, check_size
 from xraygpt.processors import Preprocessing
-
-NormLayer = Callable[[int], nn.Module]
-
-
-class Mlp(TimmMlp):
-    """The feed-forward half of a block: linear, activation, linear, dropout."""
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int | None = None,
-        out_features: int | None = None,
-        act_layer: type[nn.Module] = nn.GELU,
-        drop: float = 0.0,
-    ) -> None:
-        super().__init__(in_features, hidden_features, out_features, act_layer, drop=(0.0, drop))
 
 
 class BiasTable(nn.Module):
@@ -126,14 +110,9 @@ class Attention(BiasTable):
         if self.window_size is not None:
             own = self.bias_from_table()
             bias = own if bias is None else own + bias
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if bias is None else bias.to(query.dtype).unsqueeze(0),
-            dropout_p=self.attn_drop if self.training else 0.0,
-            scale=self.scale,
-        )
+        mask = None if bias is None else bias.to(query.dtype).unsqueeze(0)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
@@ -152,25 +131,17 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         init_values: float | None = None,
         act_layer: type[nn.Module] = nn.GELU,
-        norm_layer: NormLayer = nn.LayerNorm,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         window_size: tuple[int, int] | None = None,
         attn_head_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
-        self.attn = Attention(
-            dim,
-            num_heads=num_heads,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop=attn_drop,
-            proj_drop=drop,
-            window_size=window_size,
-            attn_head_dim=attn_head_dim,
-        )
+        self.attn = Attention(dim, num_heads, qkv_bias, qk_scale, attn_drop, drop, window_size, attn_head_dim)
         self.drop_path = DropPath(drop_path)
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio), act_layer=act_layer, drop=drop)
+        # Dropout behind its second layer alone, as in EVA.
+        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio), act_layer=act_layer, drop=(0.0, drop))
         scale = float(init_values or 0)
         self.gamma_1 = nn.Parameter(torch.full((dim,), scale)) if scale > 0 else None
         self.gamma_2 = nn.Parameter(torch.full((dim,), scale)) if scale > 0 else None
@@ -254,7 +225,7 @@ class VisionTransformer(VisionEncoder):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        norm_layer: NormLayer = nn.LayerNorm,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         init_values: float | None = None,
         use_abs_pos_emb: bool = True,
         use_rel_pos_bias: bool = False,
@@ -322,10 +293,8 @@ class VisionTransformer(VisionEncoder):
         return list(self.blocks)
 
     def load(self, path: Path) -> None:
-        """Load an EVA-CLIP, BLIP-2, XrayGPT or own file, or a folder of Hugging Face's BLIP-2.
-
-        The position embedding is resized to this image size if need be.
-        """
+        """Load an EVA-CLIP, BLIP-2, XrayGPT or own file, or a folder of Hugging Face's BLIP-2; positions are
+        resized to this image size if need be."""
         state = translate_eva_keys(load_image_half(path), depth=len(self.blocks))
         try:
             interpolate_pos_embed(self, state)
@@ -379,10 +348,9 @@ class VisionTransformer(VisionEncoder):
 
 
 def interpolate_pos_embed(model: VisionTransformer, checkpoint_model: dict[str, Tensor]) -> None:
-    """Resize `checkpoint_model["pos_embed"]` in place to the patch grid of `model` (bicubic).
+    """Resize `checkpoint_model["pos_embed"]`, if there is one, to the patch grid of `model` (bicubic).
 
-    The source grid is taken to be square; the class token's embedding is kept as it is. Nothing happens
-    if the entry is missing or the grids are the same.
+    Its own grid is taken to be square; the class token's embedding is kept as it is.
     """
     source = checkpoint_model.get("pos_embed")
     if source is None or model.pos_embed is None:
@@ -410,10 +378,7 @@ def convert_weights_to_fp16(model: nn.Module) -> None:
 def create_eva_vit_g(
     img_size: int = 224, drop_path_rate: float = 0.4, use_checkpoint: bool = False, precision: str = "fp16"
 ) -> VisionTransformer:
-    """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), randomly initialised; `load` loads weights.
-
-    `precision` "fp16" applies `convert_weights_to_fp16`.
-    """
+    """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), random; "fp16": `convert_weights_to_fp16`."""
     cfg = VisionConfig(img_size=img_size, drop_path_rate=drop_path_rate, use_grad_checkpoint=use_checkpoint)
     model = VisionTransformer.from_config(cfg)
     if precision == "fp16":

@@ -75,12 +75,8 @@ class VisionEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any, name: str) -> Self:
-        """Build it with random weights.
-
-        Args:
-            config: an instance of `config_class`.
-            name: what ``vit_model`` says behind the colon, "" if there is none.
-        """
+        """Build it with random weights; `config` is an instance of `config_class`, `name` what ``vit_model``
+        says behind the colon, "" if there is none."""
         raise NotImplementedError
 
     @classmethod
@@ -113,11 +109,7 @@ class VisionEncoder(nn.Module):
         return 1 if all(number is None for number in later) else len(layers) + 1
 
     def load(self, path: Path) -> None:
-        """Load published weights, or those of an own training.
-
-        Raises:
-            CheckpointError: they are of another encoder.
-        """
+        """Load published weights, or those of an own training; CheckpointError for another encoder's."""
         load_state(self, self.translate_keys(load_weights(path)), where=str(path))
 
     def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -194,5 +186,4 @@ def run_part(part: nn.Module, *inputs: Tensor) -> Tensor:
     """``part(*inputs)``, without keeping a graph where no gradient can pass."""
     passes = any(p.requires_grad for p in part.parameters()) or any(x.requires_grad for x in inputs)
     with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
-        output: Tensor = part(*inputs)
-    return output
+        return part(*inputs)

@@ -29,14 +29,13 @@ BLIP2_FILES = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS
 """Where BLIP-2's weights were published."""
 
 EVA_CLIP_G = "eva_clip_g"
-EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
 
 
 @dataclass
 class VisionTowerConfig(ChoosesTypes):
     """Settings of the vision encoder, shared by all models on top of it.
 
-    Once it is made, `vision` holds what the keys beside it say too.
+    Those beside `vision` that override its keys are put into it.
     """
 
     BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -112,11 +111,7 @@ def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
 
 
 class VisionTower(BaseModel):
-    """Base of the models with a vision encoder.
-
-    Args:
-        cfg: says whether the encoder is frozen; `train()` then leaves it in evaluation mode.
-    """
+    """Base of the models with a vision encoder; one that `cfg` freezes stays in evaluation mode."""
 
     visual_encoder: VisionEncoder
 
@@ -129,15 +124,15 @@ class VisionTower(BaseModel):
     @classmethod
     def vision_check(cls, cfg: VisionTowerConfig) -> Check:
         """The check of the file that `load_vision_encoder` reads, for `require_all`."""
-        source = EVA_VIT_G_URL if cfg.vit_model == EVA_CLIP_G else f"where {cfg.vit_model} was published"
+        eva = cfg.vit_model == EVA_CLIP_G
+        source = f"{BLIP2_FILES}/eva_vit_g.pth" if eva else f"where {cfg.vit_model} was published"
         return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
 
     def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.
 
         Raises:
-            MissingFileError: they are not there.
-            CheckpointError: they are of another encoder.
+            MissingFileError, CheckpointError: they are not there, or of another encoder.
         """
         name = str(url_or_filename)
         is_folder = name.startswith(HUB_PREFIX) and name.count("/") == 3  # hf://owner/repository, no file
@@ -146,11 +141,8 @@ class VisionTower(BaseModel):
         logger.info("vision encoder loaded from %s", path)
 
     def maybe_autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[object]:
-        """Autocast for a vision encoder with half-precision weights, on any device.
-
-        Does nothing for float32 weights or where the caller has switched autocast on already. `dtype`
-        defaults to that of the encoder's weights.
-        """
+        """Autocast for an encoder with half-precision weights, on any device; nothing for float32 weights, or
+        where the caller has switched autocast on already. `dtype` defaults to that of the weights."""
         device_type = self.device.type
         if dtype is None:
             half = any(parameter.dtype == torch.float16 for parameter in self.visual_encoder.parameters())

@@ -225,6 +225,10 @@ def test_images_are_prepared_as_timm_says() -> None:
     ("section", "message"),
     [
         ({"vit_model": "timm:vit_tiny_patch16_225"}, r"model\.vit_model: .*vit_tiny_patch16_224"),
+        (
+            {"vit_model": "timm:vit_tiny_patch16_224.x"},
+            r"model\.vit_model: timm has no model 'vit_tiny_patch16_224\.x'",
+        ),
         ({"vit_model": "timm"}, r"model\.vit_model: .*timm has no model ''"),
         ({"vit_model": "tim:x"}, r"model\.vit_model: .*no vision encoder is called 'tim'.*timm"),
         ({"vit_model": "hf:"}, r"model\.vit_model: .*FOLDER_OR_ID"),

@@ -2,6 +2,6 @@
 
 import xraygpt.models.eva_vit  # noqa: F401  # eva_clip_g
 from xraygpt.models.encoders.hf_encoder import HFEncoder, MedClipEncoder
-from xraygpt.models.encoders.timm_encoder import TimmEncoder
+from xraygpt.models.encoders.trunk import TimmEncoder
 
 __all__ = ["HFEncoder", "MedClipEncoder", "TimmEncoder"]

@@ -1,6 +1,5 @@
 """Vision models of transformers: ``vit_model: hf:FOLDER_OR_ID``, that of a folder in Hugging Face's format
-such as Dinov2 (RAD-DINO), SigLIP, the vision half of CLIP, ViT or Swin; and ``vit_model: medclip``, a Swin-T,
-which XrayGPT's paper names.
+(Dinov2, SigLIP, the vision half of CLIP, ViT, Swin), and ``medclip``, which XrayGPT's paper names.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from PIL.Image import Resampling
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, SwinConfig
 
@@ -21,7 +21,7 @@ from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.paths import HUB_PREFIX, require_file, resolve_path
 from xraygpt.common.registry import registry
-from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder, first
+from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
 from xraygpt.models.hf_folder import fetched, from_folder, read_settings
 from xraygpt.models.key_translation import unwrapped
 from xraygpt.processors import Preprocessing
@@ -29,12 +29,11 @@ from xraygpt.processors import Preprocessing
 SOURCE = "a folder in Hugging Face's format with config.json and the weights of a vision model"
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Keys of a configuration that follow from the number of stages."""
-_COMPUTED = ("position_ids", "relative_position_index")
-_OTHER_HALF = ("text_model.", "text_projection.", "visual_projection.", "logit_scale", "logit_bias")
-_UNUSED = re.compile(r"(^|\.)(pooler|head)\.|^classifier\.|mask_token")
-"""What makes one answer of all tokens, or is for training only: weights may lack it, and it is not kept."""
-MEDCLIP_MEAN, MEDCLIP_STD = 0.5862785803043838, 0.27950088968644304
-"""Of the grey values that MedCLIP was trained with."""
+_UNUSED = re.compile(
+    r"^(text_model\.|text_projection\.|visual_projection\.|logit_scale|logit_bias|classifier\.)"
+    r"|(^|\.)(pooler|head)\.|mask_token|(position_ids|relative_position_index)$"
+)
+"""Keys of what belongs to texts, makes one answer of all tokens, serves training, or follows from sizes."""
 _PROJECTION = "projection_head.weight"
 
 
@@ -68,7 +67,7 @@ class HFEncoder(TrunkEncoder):
         said = read_settings(vision_folder(name) / "preprocessor_config.json")
         size = said.get("crop_size") or said.get("size") or {}
         side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
-        native = first(getattr(cls.trunk_config(config, name), "image_size", None))
+        native, _ = to_2tuple(getattr(cls.trunk_config(config, name), "image_size", None))
         default = Preprocessing()
         return Preprocessing(
             config.img_size or side or native or default.image_size,
@@ -91,7 +90,7 @@ class HFEncoder(TrunkEncoder):
         return sizes
 
     @classmethod
-    def build_trunk(cls, config: Any, name: str, side: int) -> nn.Module:
+    def build_trunk(cls, config: Any, name: str, side: int) -> Any:
         sizes = cls.trunk_config(config, name)
         if unknown := sorted(set(config.args) - set(sizes.to_dict())):
             raise ConfigError(f"model.vision.args: {', '.join(unknown)}: no keys of a {sizes.model_type}")
@@ -105,15 +104,10 @@ class HFEncoder(TrunkEncoder):
             trunk.pooler = None
         if config.use_grad_checkpoint:
             trunk.gradient_checkpointing_enable()
-        built: PreTrainedModel = trunk
-        return built
+        return trunk
 
     def run_trunk(self, image: Tensor) -> Any:
         return self.trunk(pixel_values=image, **self.resizes)
-
-    def trunk_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        state = super().trunk_keys(state)
-        return {key: value for key, value in state.items() if not key.endswith(_COMPUTED)}
 
     def load_trunk(self, state: Mapping[str, Tensor], where: str) -> None:
         """Copy published weights into the trunk; transformers translates the keys of its earlier versions."""
@@ -121,16 +115,14 @@ class HFEncoder(TrunkEncoder):
         loaded, report = model_class.from_pretrained(
             None,
             config=self.trunk.config,
-            state_dict={key: value for key, value in state.items() if not key.startswith(_OTHER_HALF)},
+            state_dict={key: value for key, value in state.items() if not _UNUSED.search(key)},
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told below, with the file
             dtype=torch.float32,
         )
-        missing, unexpected = (
-            sorted(key for key in report[kind] if not _UNUSED.search(key))
-            for kind in ("missing_keys", "unexpected_keys")
-        )
-        mismatched = sorted(str(key) for key in report["mismatched_keys"])
+        missing = sorted(key for key in report["missing_keys"] if not _UNUSED.search(key))
+        unexpected = sorted(report["unexpected_keys"])
+        mismatched = sorted(map(str, report["mismatched_keys"]))
         if missing or unexpected or mismatched:
             raise CheckpointError(
                 f"{where}: weights of another vision encoder than a {self.trunk.config.model_type} of these "
@@ -181,7 +173,8 @@ class MedClipEncoder(HFEncoder):
 
     @classmethod
     def preprocessing_of(cls, config: Any, name: str) -> Preprocessing:
-        return Preprocessing(config.img_size or 224, (MEDCLIP_MEAN,) * 3, (MEDCLIP_STD,) * 3)
+        mean, std = 0.5862785803043838, 0.27950088968644304  # of the grey values that it was trained with
+        return Preprocessing(config.img_size or 224, (mean,) * 3, (std,) * 3)
 
     @classmethod
     def trunk_config(cls, config: Any, name: str) -> PreTrainedConfig:

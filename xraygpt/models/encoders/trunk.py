@@ -1,29 +1,36 @@
 """Vision encoders that another library builds: its module is the `trunk`, whose output is made tokens.
+Those of timm are here: ``vit_model: timm:NAME``, any model that gives tokens or a map of features.
 
 Shapes: B images, N tokens, V their width.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import timm
 import torch
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import ConfigError, XrayGPTError
+from xraygpt.common.registry import registry
 from xraygpt.models.key_translation import unwrapped
 from xraygpt.models.parts import EncoderConfig, VisionEncoder
 from xraygpt.processors import Preprocessing
 
 BLOCK_LISTS = ("blocks", "layers", "layer", "stages")
 """Names under which timm and transformers keep their blocks."""
-MAX_PREFIX = 16
-"""More tokens than this in front of the patches are no class and register tokens."""
+_HEADS = re.compile(r"^(head|head_dist|fc|classifier|fc_norm|attn_pool|norm_head)(\.|$)")
+"""Keys of what makes one answer of all tokens, which is not built."""
 
 
 @dataclass
@@ -61,7 +68,7 @@ class TrunkEncoder(VisionEncoder):
             raise ConfigError(f"model.vision.layer {config.layer}: {label} has {len(self.layers())} blocks")
         side = preprocessing.image_size
         sizes = getattr(trunk, "config", None) or getattr(trunk, "patch_embed", None)
-        patch = first(getattr(sizes, "patch_size", None))
+        patch, _ = to_2tuple(getattr(sizes, "patch_size", None))
         if patch and side % patch:
             raise ConfigError(
                 f"model.vision.img_size {side} is not a multiple of {patch}, the side of a patch of {label}"
@@ -70,13 +77,13 @@ class TrunkEncoder(VisionEncoder):
         prefix = getattr(trunk, "num_prefix_tokens", None)
         if prefix is None:
             prefix = count - ((side // patch) ** 2 if patch else count)
-            prefix = prefix if 0 <= prefix <= MAX_PREFIX else 0
+            prefix = prefix if 0 <= prefix <= 16 else 0  # more are no class and register tokens
         self.dropped = 0 if config.class_tokens else prefix
         self.prefix_tokens = prefix - self.dropped
         self.num_tokens = count - self.dropped
 
     @classmethod
-    def build_trunk(cls, config: Any, name: str, side: int) -> nn.Module:
+    def build_trunk(cls, config: Any, name: str, side: int) -> Any:
         """The library's module with random weights, for images of `side` pixels."""
         raise NotImplementedError
 
@@ -164,6 +171,57 @@ class TrunkEncoder(VisionEncoder):
         return self.trunk.state_dict()
 
 
-def first(value: Any) -> Any:
-    """One side of a square that is given as a number or as a pair."""
-    return value[0] if isinstance(value, list | tuple) else value
+@registry.register_vision_encoder("timm")
+class TimmEncoder(TrunkEncoder):
+    """A model of timm without its head, never downloaded; `vision.args` go to `timm.create_model`."""
+
+    kind = "timm"
+
+    @classmethod
+    def check(cls, config: Any, name: str) -> None:
+        known = timm.list_models() + timm.list_models(include_tags=True)
+        if name not in known:
+            near = get_close_matches(name, known, n=5, cutoff=0.3)
+            raise ValueError(f"vit_model: timm has no model {name!r}. The nearest names: {', '.join(near)}.")
+
+    @classmethod
+    def preprocessing_of(cls, config: Any, name: str) -> Preprocessing:
+        cfg: Any = timm.get_pretrained_cfg(name)
+        if cfg is None:
+            return Preprocessing(config.img_size or 224)
+        side = config.img_size or int(cfg.input_size[-1])
+        return Preprocessing(side, tuple(cfg.mean), tuple(cfg.std), cfg.interpolation)
+
+    @classmethod
+    def build_trunk(cls, config: Any, name: str, side: int) -> Any:
+        settings: dict[str, Any] = {"num_classes": 0, **config.args}
+        if config.drop_path_rate > 0:  # some models have none
+            settings["drop_path_rate"] = config.drop_path_rate
+        trunk: Any
+        try:
+            trunk = timm.create_model(name, pretrained=False, img_size=side, **settings)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            trunk = timm.create_model(name, pretrained=False, **settings)  # takes images of any size
+        for head in ("attn_pool", "fc_norm", "head"):  # what makes one answer of all tokens
+            if isinstance(getattr(trunk, head, None), nn.Module):
+                setattr(trunk, head, nn.Identity())
+        if config.use_grad_checkpoint:
+            trunk.set_grad_checkpointing()
+        return trunk
+
+    def run_trunk(self, image: Tensor) -> Any:
+        trunk: Any = self.trunk
+        return trunk.forward_features(image)
+
+    def trunk_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of timm, of the projects whose weights timm reads, or of the visual half of an open_clip."""
+        state = super().trunk_keys(state)
+        convert = getattr(sys.modules[type(self.trunk).__module__], "checkpoint_filter_fn", None)
+        if convert is not None and state.keys() != self.trunk.state_dict().keys():
+            # It replaces tables of positions by ones that fit, and looks for attributes of a head.
+            with torch.no_grad():
+                state = convert(state, self.trunk)
+        state = unwrapped(state, "visual.trunk.", "visual.")
+        return {key: value for key, value in state.items() if not _HEADS.match(key)}
