@@ -51,8 +51,7 @@ class FindingsHead(nn.Module):
         tokens = self.norm(tokens)
         queries = self.queries.expand(tokens.shape[0], -1, -1)
         answers = self.attention(queries, tokens, tokens, need_weights=False)[0]  # (B, K, D)
-        logits: Tensor = (self.answer_norm(answers) * self.weight).sum(dim=-1) + self.bias
-        return logits
+        return (self.answer_norm(answers) * self.weight).sum(dim=-1) + self.bias
 
 
 @registry.register_model("vit_classifier")
@@ -79,8 +78,7 @@ class ViTClassifier(VisionTower):
 
     def predict(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K)."""
-        logits: Tensor = self.head(self.encode_patches(image).float())
-        return logits
+        return self.head(self.encode_patches(image).float())
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         """Binary cross entropy of ``labels`` (B, K), averaged over findings and images."""
