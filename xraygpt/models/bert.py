@@ -11,9 +11,9 @@ keys), L text tokens, D = hidden size, H heads, d = D / H.
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAtte
 from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertPooler, BertSelfOutput
 
 BertModelOutput = BaseModelOutputWithPoolingAndCrossAttentions
-
-ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 @dataclass
@@ -65,18 +63,15 @@ class BertConfig:
     """Recompute activations in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act must be one of {ACTIVATIONS}, not {self.hidden_act!r}")
-        kinds = ("absolute", "relative_key", "relative_key_query")
-        if self.position_embedding_type not in kinds:
-            raise ValueError(
-                f"position_embedding_type must be one of {kinds}, not {self.position_embedding_type!r}"
-            )
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % heads:
+            raise ValueError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        for name, known in (
+            ("hidden_act", ("gelu", "relu", "silu")),
+            ("position_embedding_type", ("absolute", "relative_key", "relative_key_query")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
 
 
 KeyValue = tuple[Tensor, ...]
@@ -84,43 +79,32 @@ KeyValue = tuple[Tensor, ...]
 if it looked at an image: these stay the same from token to token."""
 
 
-@dataclass(frozen=True)
-class KeyValueCache:
+class KeyValueCache(tuple[KeyValue, ...]):
     """What the layers computed from the positions so far, a `KeyValue` for each layer that ran.
 
-    It is read like the tuple that takes its place in the reference, ``cache[layer][0]``, and such a tuple
-    does for `past_key_values` too.
+    A plain tuple of these, as the reference has, does for `past_key_values` too.
     """
 
-    layers: Sequence[KeyValue]
-    query_length: int = 0
+    query_length: int
     """How many of the cached positions are query tokens, not text."""
+
+    def __new__(cls, layers: Iterable[KeyValue] = (), query_length: int = 0) -> Self:
+        cache = super().__new__(cls, layers)
+        cache.query_length = query_length
+        return cache
 
     @property
     def length(self) -> int:
         """How many positions are cached."""
-        return self.layers[0][0].shape[2] if self.layers else 0
-
-    def __getitem__(self, layer: int) -> KeyValue:
-        return self.layers[layer]
-
-    def __iter__(self) -> Iterator[KeyValue]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
+        return self[0][0].shape[2] if self else 0
 
     def reorder(self, rows: Tensor) -> "KeyValueCache":
         """The cache with its batch rows rearranged, for beam search and for repeated rows."""
-        layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
+        layers = (tuple(part.index_select(0, rows) for part in layer) for layer in self)
         return KeyValueCache(layers, self.query_length)
 
 
-PastKeyValues = KeyValueCache | Sequence[KeyValue] | None
-
-
-MASKED_SCORE = -10000.0
-"""What is added to the score of a masked position; small enough for float16, exp() of it is 0."""
+PastKeyValues = Sequence[KeyValue] | None
 
 
 class BertSelfAttention(nn.Module):
@@ -133,20 +117,18 @@ class BertSelfAttention(nn.Module):
     def __init__(self, config: BertConfig, is_cross_attention: bool) -> None:
         super().__init__()
         self.is_cross_attention = is_cross_attention
-        self.num_attention_heads = config.num_attention_heads
-        self.attention_head_size = config.hidden_size // config.num_attention_heads
         width = config.hidden_size
         source_width = config.encoder_width if is_cross_attention else width
+        self.num_attention_heads = config.num_attention_heads
+        self.attention_head_size = width // config.num_attention_heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(source_width, width)
         self.value = nn.Linear(source_width, width)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.position_embedding_type = config.position_embedding_type
         if self.position_embedding_type != "absolute":
-            self.max_position_embeddings = config.max_position_embeddings
-            self.distance_embedding = nn.Embedding(
-                2 * config.max_position_embeddings - 1, self.attention_head_size
-            )
+            distances = 2 * config.max_position_embeddings - 1
+            self.distance_embedding = nn.Embedding(distances, self.attention_head_size)
         self.save_attention = False
         self._attention_map: Tensor | None = None
         self._attn_gradients: Tensor | None = None
@@ -191,49 +173,45 @@ class BertSelfAttention(nn.Module):
             What was read (B, T, D), the probabilities (B, H, T, S) if asked for, keys and values.
         """
         query = self.transpose_for_scores(self.query(hidden_states))
-        if not self.is_cross_attention:
+        if self.is_cross_attention:
+            mask = encoder_attention_mask
+            if past_key_value is not None:
+                key, value = past_key_value
+            elif encoder_hidden_states is not None:
+                key, value = self.key_value(encoder_hidden_states)
+            else:
+                raise ValueError(
+                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
+                    'there are no query tokens, BLIP\'s BERT with mode="text"'
+                )
+        else:
             mask = attention_mask
             key, value = self.key_value(hidden_states)
             if past_key_value is not None:
                 key = torch.cat([past_key_value[0], key], dim=2)
                 value = torch.cat([past_key_value[1], value], dim=2)
-        else:
-            mask = encoder_attention_mask
-            if past_key_value is None:
-                assert encoder_hidden_states is not None
-                past_key_value = self.key_value(encoder_hidden_states)
-            key, value = past_key_value
         if mask is not None:
             mask = mask.to(query.dtype)
 
         probabilities = None
-        explicit = output_attentions or self.save_attention or head_mask is not None
-        if explicit or self.position_embedding_type != "absolute":
-            context, probabilities = self._explicit_attention(query, key, value, mask, head_mask)
+        relative = self.position_embedding_type != "absolute"
+        if output_attentions or self.save_attention or head_mask is not None or relative:
+            scores = query @ key.transpose(-1, -2)
+            if relative:
+                scores = scores + self._relative_scores(query, key)
+            scores = scores / math.sqrt(self.attention_head_size)
+            probabilities = (scores if mask is None else scores + mask).softmax(dim=-1)
+            if self.save_attention:
+                self.save_attention_map(probabilities)
+                if probabilities.requires_grad:
+                    probabilities.register_hook(self.save_attn_gradients)
+            used = self.dropout(probabilities)
+            context = (used if head_mask is None else used * head_mask) @ value
         else:
             dropout = self.dropout.p if self.training else 0.0
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         context = context.transpose(1, 2).flatten(2)
         return context, probabilities if output_attentions else None, (key, value)
-
-    def _explicit_attention(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        scores = query @ key.transpose(-1, -2)
-        if self.position_embedding_type != "absolute":
-            scores = scores + self._relative_scores(query, key)
-        scores = scores / math.sqrt(self.attention_head_size)
-        if mask is not None:
-            scores = scores + mask
-        probabilities = scores.softmax(dim=-1)
-        if self.save_attention:
-            self.save_attention_map(probabilities)
-            if probabilities.requires_grad:
-                probabilities.register_hook(self.save_attn_gradients)
-        used = self.dropout(probabilities)
-        if head_mask is not None:
-            used = used * head_mask
-        return used @ value, probabilities
 
     def _relative_scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores from the distance between positions, (B, H, T, S).
@@ -243,27 +221,25 @@ class BertSelfAttention(nn.Module):
         """
         num_queries, num_keys = query.shape[2], key.shape[2]
         first_query = 0 if self.is_cross_attention else num_keys - num_queries
-        positions_query = torch.arange(num_queries, device=query.device) + first_query
-        positions_key = torch.arange(num_keys, device=query.device)
-        limit = self.max_position_embeddings - 1
-        distance = (positions_query[:, None] - positions_key).clamp(-limit, limit)
-        embedding = self.distance_embedding(distance + limit).to(query.dtype)  # (T, S, d)
+        positions = torch.arange(max(num_queries, num_keys), device=query.device)
+        limit = self.distance_embedding.num_embeddings // 2
+        distance = positions[:num_queries, None] + first_query - positions[:num_keys]
+        embedding = self.distance_embedding(distance.clamp(-limit, limit) + limit).to(
+            query.dtype
+        )  # (T, S, d)
         scores = torch.einsum("bhld,lrd->bhlr", query, embedding)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhrd,lrd->bhlr", key, embedding)
         return scores
 
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def passing_on(target: Callable[..., Any]) -> Callable[[Method], Method]:
+def passing_on(target: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Show the parameters of `target`, to which a method passes its arguments on, as the method's own.
 
     In help(), in an editor and to `inspect.signature`.
     """
 
-    def wrap(method: Method) -> Method:
+    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
         own = inspect.signature(method)
         named = {n: p for n, p in own.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         merged = inspect.signature(target).parameters | named
@@ -323,7 +299,7 @@ def additive_mask(mask: Tensor) -> Tensor:
     if mask.dim() not in (2, 3):
         raise ValueError(f"an attention mask has 2 or 3 dimensions, not shape {tuple(mask.shape)}")
     mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-    return (1.0 - mask.float()) * MASKED_SCORE
+    return (1.0 - mask.float()) * -10000.0  # small enough for float16, and exp() of it is 0
 
 
 class TextEmbeddings(nn.Module):
@@ -370,12 +346,6 @@ class TextEmbeddings(nn.Module):
                     "this Q-Former was built without its text half (text=False): it takes no input_ids"
                 )
             inputs_embeds = self.word_embeddings(input_ids)
-        parts = [] if query_embeds is None else [query_embeds]
-        if not parts and inputs_embeds is None:
-            raise ValueError(
-                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
-                "input_ids, inputs_embeds or encoder_embeds"
-            )
         if inputs_embeds is not None:
             if token_type_ids is not None:
                 if self.token_type_embeddings is None:
@@ -388,12 +358,23 @@ class TextEmbeddings(nn.Module):
                         raise ValueError(f"a text of {end} tokens is longer than the limit, {limit}")
                     position_ids = self.position_ids[:, past_key_values_length:end]
                 inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
-            parts.append(inputs_embeds)
-        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
+        parts = [part for part in (query_embeds, inputs_embeds) if part is not None]
+        if not parts:
+            raise ValueError(
+                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
+                "input_ids, inputs_embeds or encoder_embeds"
+            )
+        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1)))
 
 
 class AttentionLayer(nn.Module):
-    """The parts of a layer: self-attention, cross-attention if it has one, the text's feed-forward part."""
+    """Self-attention, cross-attention for the positions that look at the image, and the feed-forward part.
+
+    With `text=False` there is no feed-forward part for text that does not look.
+    """
+
+    caches_image = False
+    """Whether the keys and values of the image are cached too."""
 
     def __init__(self, config: BertConfig, has_cross_attention: bool, text: bool = True) -> None:
         super().__init__()
@@ -405,9 +386,8 @@ class AttentionLayer(nn.Module):
             self.intermediate = BertIntermediate(config)
             self.output = BertOutput(config)
 
-    def attend(
+    def forward(
         self,
-        looking: int,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -415,45 +395,47 @@ class AttentionLayer(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         past_key_value: KeyValue | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, KeyValue]:
-        """Let all of `hidden_states` (B, T, D) attend to each other, the first `looking` to the image too.
+        query_length: int = 0,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
+        """Let `hidden_states` (B, T, D) attend to each other, the first `query_length` to the image too.
 
-        Masks are additive. `past_key_value` may hold what cross-attention took from the image before.
+        Masks are additive. An image in `past_key_value` goes before `encoder_hidden_states`.
 
         Returns:
-            The states of those that look and of those that do not, maps of self- and cross-attention
-            (B, H, T or `looking`, keys) if asked for, keys and values of both.
+            The new states, maps of self- and cross-attention (B, H, T or `query_length`, keys) if asked
+            for, and what is cached.
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
             hidden_states, attention_mask, head_mask, None, None, past[:2] or None, output_attentions
         )
-        looked, rest, cross_map = states[:, :looking], states[:, looking:], None
-        if looking > 0 and self.has_cross_attention:
-            if encoder_hidden_states is None and not past[2:]:
-                raise ValueError(
-                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
-                    'there are no query tokens, BLIP\'s BERT with mode="text"'
-                )
+        queries, text, cross_map = states[:, :query_length], states[:, query_length:], None
+        if query_length > 0 and self.has_cross_attention:
             image = encoder_hidden_states, encoder_attention_mask, past[2:] or None
-            looked, cross_map, image_key_value = self.crossattention(
-                looked, None, head_mask, *image, output_attentions
+            queries, cross_map, image_key_value = self.crossattention(
+                queries, None, head_mask, *image, output_attentions
             )
-            key_value += image_key_value
-        return looked, rest, own_map, cross_map, key_value
+            if self.caches_image:
+                key_value += image_key_value
+        outputs = [self.feed_forward_chunk_query(queries)] if query_length > 0 else []
+        if text.shape[1] > 0:
+            outputs.append(self.feed_forward_chunk(text))
+        return torch.cat(outputs, dim=1), own_map, cross_map, key_value
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
         """The text's feed-forward part."""
         return self.output(self.intermediate(attention_output), attention_output)
 
-
-EncoderStates = Tensor | Sequence[Tensor] | None
-"""Image tokens (B, N, encoder_width), or a list of them, which the layers look at in turn."""
-EncoderMasks = Tensor | Sequence[Tensor | None] | None
-"""The mask of each."""
+    def feed_forward_chunk_query(self, attention_output: Tensor) -> Tensor:
+        """The feed-forward part of what looks at the image: the text's, unless it has its own."""
+        return self.feed_forward_chunk(attention_output)
 
 
-def listed(value: EncoderMasks) -> list[Tensor | None]:
+OneOrMore = Tensor | Sequence[Tensor | None] | None
+"""Image tokens (B, N, encoder_width), or a list of them, which the layers look at in turn; or their masks."""
+
+
+def listed(value: OneOrMore) -> list[Tensor | None]:
     """A list of what may be one or several."""
     return [value] if value is None or isinstance(value, Tensor) else list(value)
 
@@ -482,8 +464,8 @@ class LayerStack(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
-        encoder_hidden_states: EncoderStates = None,
-        encoder_attention_mask: EncoderMasks = None,
+        encoder_hidden_states: OneOrMore = None,
+        encoder_attention_mask: OneOrMore = None,
         past_key_values: PastKeyValues = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = False,
@@ -536,15 +518,11 @@ class BertPreTrainedModel(nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights, zero biases, unit layer norms."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        self.apply(self._init_weights)
 
 
 class BertBackbone(BertPreTrainedModel):
@@ -560,7 +538,7 @@ class BertBackbone(BertPreTrainedModel):
         self.embeddings = embeddings
         self.encoder = encoder
         self.pooler = BertPooler(config) if add_pooling_layer else None
-        self.init_weights()
+        self.apply(self._init_weights)
 
     def get_input_embeddings(self) -> nn.Embedding | None:
         return self.embeddings.word_embeddings
@@ -604,7 +582,7 @@ class BertBackbone(BertPreTrainedModel):
         """`past` as a cache that knows its query tokens; empty if there is none."""
         if isinstance(past, KeyValueCache):
             return past
-        return KeyValueCache([]) if past is None else KeyValueCache(past, self.query_length)
+        return KeyValueCache(past, self.query_length) if past else KeyValueCache()
 
     def forward(
         self,
@@ -613,8 +591,8 @@ class BertBackbone(BertPreTrainedModel):
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         query_embeds: Tensor | None = None,
-        encoder_hidden_states: EncoderStates = None,
-        encoder_attention_mask: EncoderMasks = None,
+        encoder_hidden_states: OneOrMore = None,
+        encoder_attention_mask: OneOrMore = None,
         past_key_values: PastKeyValues = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,

@@ -85,14 +85,12 @@ UNUSED = (
 """Keys of a BERT without a use here: for its pretraining, second names, and a table of numbers."""
 OTHERWISE_INITIALISED = (*UNUSED, r".*\.crossattention\.", r".*\.(intermediate|output)_query\.")
 """What a BERT has not, or these models have under another name too."""
-WORDS = "bert.embeddings.word_embeddings.weight"
-WORD_BIAS = "cls.predictions.bias"
-BERT_SOURCE = "hf://google-bert/bert-base-uncased/model.safetensors"
 
 
 def bert_check(path: str | None) -> Check:
     """The check of the file that `load_bert` reads, for `require_all`."""
-    return file_check("model.bert_model", path, "weights of a BERT", BERT_SOURCE)
+    source = "hf://google-bert/bert-base-uncased/model.safetensors"
+    return file_check("model.bert_model", path, "weights of a BERT", source)
 
 
 def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
@@ -111,7 +109,7 @@ def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
         for name, value in load_weights(path).items()
     }
     own = model.state_dict()
-    for key in (WORDS, WORD_BIAS):
+    for key in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
         if key in state and state[key].shape[1:] == own[key].shape[1:]:
             state[key] = torch.cat([state[key], own[key][len(state[key]) :]])
     load_state(model, state, where=str(path), ignore=UNUSED, expect_missing=OTHERWISE_INITIALISED)
