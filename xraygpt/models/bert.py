@@ -9,20 +9,18 @@ Shapes: B sequences, T given positions (of the queries, in attention), S cached 
 keys), L text tokens, D = hidden size, H heads, d = D / H.
 """
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as BertModelOutput
 from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertPooler, BertSelfOutput
-
-BertModelOutput = BaseModelOutputWithPoolingAndCrossAttentions
 
 
 @dataclass
@@ -166,8 +164,7 @@ class BertSelfAttention(nn.Module):
         """Attend from each position of `hidden_states` (B, T, D).
 
         Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities.
-        `past_key_value` precedes the own keys and values; in cross-attention it stands for those of the
-        encoder states.
+        `past_key_value` precedes the own keys and values, or stands for those of the encoder states.
 
         Returns:
             What was read (B, T, D), the probabilities (B, H, T, S) if asked for, keys and values.
@@ -221,33 +218,15 @@ class BertSelfAttention(nn.Module):
         """
         num_queries, num_keys = query.shape[2], key.shape[2]
         first_query = 0 if self.is_cross_attention else num_keys - num_queries
-        positions = torch.arange(max(num_queries, num_keys), device=query.device)
+        positions_query = torch.arange(num_queries, device=query.device) + first_query
+        distance = positions_query[:, None] - torch.arange(num_keys, device=query.device)
         limit = self.distance_embedding.num_embeddings // 2
-        distance = positions[:num_queries, None] + first_query - positions[:num_keys]
-        embedding = self.distance_embedding(distance.clamp(-limit, limit) + limit).to(
-            query.dtype
-        )  # (T, S, d)
+        embedding = self.distance_embedding(distance.clamp(-limit, limit) + limit)  # (T, S, d)
+        embedding = embedding.to(query.dtype)
         scores = torch.einsum("bhld,lrd->bhlr", query, embedding)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhrd,lrd->bhlr", key, embedding)
         return scores
-
-
-def passing_on(target: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Show the parameters of `target`, to which a method passes its arguments on, as the method's own.
-
-    In help(), in an editor and to `inspect.signature`.
-    """
-
-    def wrap(method: Callable[..., Any]) -> Callable[..., Any]:
-        own = inspect.signature(method)
-        named = {n: p for n, p in own.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        merged = inspect.signature(target).parameters | named
-        shown = sorted(merged.values(), key=lambda parameter: parameter.kind)
-        method.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
-        return method
-
-    return wrap
 
 
 class BertAttention(nn.Module):
@@ -261,33 +240,40 @@ class BertAttention(nn.Module):
 
     def prune_heads(self, heads: Iterable[int]) -> None:
         """Remove `heads`, numbered as in the unpruned module; those already gone are skipped."""
-        attention = self.self
+        attention, dense = self.self, self.output.dense
         total = attention.num_attention_heads + len(self.pruned_heads)
-        unknown = sorted(head for head in set(heads) if not 0 <= head < total)
+        gone = self.pruned_heads.union(heads)
+        unknown = sorted(gone - set(range(total)))
         if unknown:
             raise ValueError(f"heads {unknown} do not exist: the layer was built with {total} heads")
-        gone = self.pruned_heads.union(heads)
-        present = [head for head in range(total) if head not in self.pruned_heads]
-        kept = torch.tensor([head not in gone for head in present], device=attention.query.weight.device)
-        if not kept.any():
+        if len(gone) == total:
             raise ValueError("at least one head of a layer must remain")
-        units = kept.repeat_interleave(attention.attention_head_size)
+        kept = torch.tensor([head not in gone for head in range(total) if head not in self.pruned_heads])
+        units = kept.to(dense.weight.device).repeat_interleave(attention.attention_head_size)
         for linear in (attention.query, attention.key, attention.value):
             linear.weight = nn.Parameter(linear.weight.detach()[units], linear.weight.requires_grad)
             linear.bias = nn.Parameter(linear.bias.detach()[units], linear.bias.requires_grad)
             linear.out_features = len(linear.weight)
-        dense = self.output.dense
         dense.weight = nn.Parameter(dense.weight.detach()[:, units], dense.weight.requires_grad)
-        dense.in_features = dense.weight.shape[1]
+        dense.in_features = attention.query.out_features
         attention.num_attention_heads = int(kept.sum())
         self.pruned_heads = gone
 
-    @passing_on(BertSelfAttention.forward)
     def forward(
-        self, hidden_states: Tensor, *arguments: Any, **named: Any
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_value: KeyValue | None = None,
+        output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None, KeyValue]:
-        """As `BertSelfAttention.forward`, which describes the arguments, and then projected."""
-        context, probabilities, key_value = self.self(hidden_states, *arguments, **named)
+        """As `BertSelfAttention.forward`, and then projected."""
+        image = encoder_hidden_states, encoder_attention_mask
+        context, probabilities, key_value = self.self(
+            hidden_states, attention_mask, head_mask, *image, past_key_value, output_attentions
+        )
         return self.output(context, hidden_states), probabilities, key_value
 
 
@@ -484,18 +470,12 @@ class LayerStack(nn.Module):
         results: list[tuple[Any, ...]] = []
         last = hidden_states
         for turn, number in enumerate(self.layers_of(own.get("mode", "multimodal"))):
+            head = None if head_mask is None else head_mask[number]
+            look = looks[(number - self.first_fusion_layer) % len(looks)]
+            past = past_key_values[turn] if past_key_values else None
             layer = self.layer[number]
-            inputs = (
-                last,
-                attention_mask,
-                None if head_mask is None else head_mask[number],
-                *looks[(number - self.first_fusion_layer) % len(looks)],
-                past_key_values[turn] if past_key_values else None,
-                bool(output_attentions),
-            )
-            results.append(
-                checkpoint(layer, *inputs, use_reentrant=False, **own) if recompute else layer(*inputs, **own)
-            )
+            run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
+            results.append(run(last, attention_mask, head, *look, past, bool(output_attentions), **own))
             last = results[-1][0]
         states, maps, cross_maps, key_values = zip(*results, strict=True) if results else ((),) * 4
         return BertModelOutput(
@@ -547,10 +527,7 @@ class BertBackbone(BertPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def prune_heads(self, heads_to_prune: dict[int, list[int]]) -> None:
-        """Remove self-attention heads: {layer: [head, ...]}, heads numbered as before any pruning.
-
-        Cross-attention keeps all its heads, as in the reference.
-        """
+        """Remove heads of self-attention, {layer: [head, ...]}, numbered as before any pruning."""
         for layer, heads in heads_to_prune.items():
             self.encoder.layers()[layer].attention.prune_heads(heads)
 
@@ -613,12 +590,10 @@ class BertBackbone(BertPreTrainedModel):
             position_ids: (B, L) or (1, L), instead of counting from the cached text on.
             head_mask: (H,) or (layers, H); multiplies self- and cross-attention probabilities.
             query_embeds: query tokens of the Q-Former, (B, Q, D); they stand before the text.
-            encoder_hidden_states: image tokens, (B, N, encoder_width), or a list of them, which the layers
-                look at in turn.
-            encoder_attention_mask: 0/1, (B, N), or a list of them.
+            encoder_hidden_states, encoder_attention_mask: image tokens, (B, N, encoder_width), and their 0/1
+                mask, (B, N); or a list of each, at which the layers look in turn.
             past_key_values: the cache of an earlier call; its positions precede the given ones.
-            use_cache: return the cache.
-            output_attentions: return the probabilities; `cross_attentions` holds None for layers that did
+            output_attentions: return the probabilities; None in `cross_attentions` is for a layer that did
                 not look at an image.
             is_decoder: text sees queries and earlier text only, queries see queries only.
             encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
@@ -645,27 +620,16 @@ class BertBackbone(BertPreTrainedModel):
                 attention_mask, (batch, length - queries), embedded.device, is_decoder, queries > 0
             )
         if head_mask is not None:
-            layers = self.config.num_hidden_layers
-            if head_mask.shape[:-1] not in ((), (layers,)):
-                raise ValueError(
-                    f"head_mask must be (heads,) or ({layers}, heads), not shape {tuple(head_mask.shape)}"
-                )
+            layers, shape = self.config.num_hidden_layers, tuple(head_mask.shape)
+            if shape[:-1] not in ((), (layers,)):
+                raise ValueError(f"head_mask must be (heads,) or ({layers}, heads), not shape {shape}")
             head_mask = head_mask.expand(layers, -1)[:, None, :, None, None]
         if encoder_attention_mask is not None:
             masks = listed(encoder_attention_mask)
             encoder_attention_mask = [None if mask is None else additive_mask(mask) for mask in masks]
-        encoded = self.encoder(
-            embedded,
-            attention_mask,
-            head_mask,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-            **own,
-        )
+        image = encoder_hidden_states, encoder_attention_mask
+        wanted = use_cache, output_attentions, output_hidden_states
+        encoded = self.encoder(embedded, attention_mask, head_mask, *image, past, *wanted, **own)
         if use_cache:
             encoded["past_key_values"] = KeyValueCache(encoded.past_key_values, past.query_length + queries)
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)

@@ -27,8 +27,8 @@ from xraygpt.models.bert import (
     BertConfig,
     BertPreTrainedModel,
     KeyValueCache,
+    OneOrMore,
     PastKeyValues,
-    passing_on,
 )
 from xraygpt.models.generation import GeneratedReport, ending, mean_log_probabilities
 
@@ -204,26 +204,32 @@ class PredictionModel(BertPreTrainedModel):
     def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.cls.predictions.decoder = new_embeddings
 
-    @passing_on(BertBackbone.forward)
     def forward(
         self,
-        *inputs: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        head_mask: Tensor | None = None,
         query_embeds: Tensor | None = None,
+        encoder_hidden_states: OneOrMore = None,
+        encoder_attention_mask: OneOrMore = None,
+        labels: Tensor | None = None,
         past_key_values: PastKeyValues = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        return_logits: bool = False,
         is_decoder: bool | None = None,
-        labels: Tensor | None = None,
+        reduction: Literal["mean", "none"] = "mean",
         soft_labels: Tensor | None = None,
         alpha: float = 0.0,
-        reduction: Literal["mean", "none"] = "mean",
-        return_logits: bool = False,
-        return_dict: bool | None = None,
         **named: Any,
     ) -> MaskedLMOutput | CausalLMOutputWithCrossAttentions | Tensor | tuple[Any, ...]:
         """The `logits` (B, L, V) of the text, what the backbone returns and, with `labels` (B, L), the loss.
 
-        Arguments not named below are those of `BertModel.forward`. A cache stands for the query tokens, which
-        are then not used.
+        Arguments not named below, further ones (`named`) too, are those of `BertBackbone.forward`. A cache
+        stands for the query tokens, which are then not used.
 
         Args:
             use_cache, is_decoder: by default true for a causal model; with labels there is no cache.
@@ -236,16 +242,15 @@ class PredictionModel(BertPreTrainedModel):
             return_logits: return just the logits, of all positions that predict a token of the text.
         """
         causal = self.ahead > 0
-        if query_embeds is not None and past_key_values is None:
-            named["query_embeds"] = query_embeds
-        output = self.bert(
-            *inputs,
-            past_key_values=past_key_values,
-            use_cache=(causal if use_cache is None else use_cache) and labels is None,
-            is_decoder=causal if is_decoder is None else is_decoder,
-            **named,
-        )
-        queries = named["query_embeds"].shape[1] if "query_embeds" in named else 0
+        if past_key_values is not None:
+            query_embeds = None
+        text = input_ids, attention_mask, position_ids, head_mask
+        image = encoder_hidden_states, encoder_attention_mask
+        use_cache = (causal if use_cache is None else use_cache) and labels is None
+        wanted = use_cache, output_attentions, output_hidden_states
+        named["is_decoder"] = causal if is_decoder is None else is_decoder
+        output = self.bert(*text, query_embeds, *image, past_key_values, *wanted, **named)
+        queries = 0 if query_embeds is None else query_embeds.shape[1]
         logits = self.cls(output.last_hidden_state[:, queries:])
         predicting = logits[:, : logits.shape[1] - self.ahead]
         if return_logits:
@@ -294,12 +299,11 @@ class CausalLM(PredictionModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        inputs: dict[str, Any] = {}
         if query_embeds is not None:
-            inputs["query_embeds"] = query_embeds
             attention_mask = torch.cat([attention_mask.new_ones(query_embeds.shape[:-1]), attention_mask], 1)
-        return inputs | {
+        return {
             "input_ids": input_ids if past is None else input_ids[:, -1:],
+            "query_embeds": query_embeds,
             "attention_mask": attention_mask,
             "past_key_values": past,
             "encoder_hidden_states": model_kwargs.get("encoder_hidden_states"),

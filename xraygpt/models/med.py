@@ -27,7 +27,6 @@ from xraygpt.models.bert import (
     KeyValueCache,
     LayerStack,
     TextEmbeddings,
-    passing_on,
 )
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
@@ -72,7 +71,6 @@ class BertLayer(AttentionLayer):
     def __init__(self, config: MedConfig, layer_num: int) -> None:
         super().__init__(config, config.add_cross_attention and layer_num >= (config.fusion_layer or 0))
 
-    @passing_on(AttentionLayer.forward)
     def forward(self, hidden_states: Tensor, *arguments: Any, mode: Mode = "multimodal", **named: Any) -> Any:
         """As `AttentionLayer.forward`."""
         looking = 0 if mode == "text" else hidden_states.shape[1]
