@@ -48,7 +48,6 @@ class BertLayer(AttentionLayer):
         self.output_query = BertOutput(config)
 
     def feed_forward_chunk_query(self, attention_output: Tensor) -> Tensor:
-        """The queries' feed-forward part."""
         return self.output_query(self.intermediate_query(attention_output), attention_output)
 
 
@@ -65,7 +64,6 @@ class BertModel(BertBackbone):
 
     def __init__(self, config: QformerConfig, add_pooling_layer: bool = False, text: bool = True) -> None:
         super().__init__(config, BertEmbeddings(config, text), BertEncoder(config, text), add_pooling_layer)
-        self.query_length = config.query_length
 
 
 class QueryModel(BertPreTrainedModel):
@@ -79,7 +77,6 @@ class QueryModel(BertPreTrainedModel):
 class BertLMHeadModel(CausalLM):
     """The Q-Former as a left-to-right language model of the text, given the queries."""
 
-    config: QformerConfig
     backbone = BertModel
 
     def image_cache(self, **queries: Any) -> KeyValueCache:

@@ -1,9 +1,8 @@
-"""BERT, written once for the Q-Former and for BLIP: sizes, attention, embeddings, layers and their cache, and
-the base of the encoders. The blocks around attention are those of transformers.
+"""BERT, written once for the Q-Former and for BLIP, with the parameter names of the published weights. The
+blocks around attention are those of transformers.
 
 Attention has two paths that compute the same numbers: `F.scaled_dot_product_attention`, and an explicit
-one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them. Parameter
-names are those of the published BERT, BLIP and BLIP-2 weights.
+one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them.
 
 Shapes: B sequences, T given positions (of the queries, in attention), S cached and given positions (of the
 keys), L text tokens, D = hidden size, H heads, d = D / H.
@@ -12,7 +11,7 @@ keys), L text tokens, D = hidden size, H heads, d = D / H.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Self
 
 import torch
@@ -78,10 +77,7 @@ if it looked at an image: these stay the same from token to token."""
 
 
 class KeyValueCache(tuple[KeyValue, ...]):
-    """What the layers computed from the positions so far, a `KeyValue` for each layer that ran.
-
-    A plain tuple of these, as the reference has, does for `past_key_values` too.
-    """
+    """What the layers computed from the positions so far, a `KeyValue` for each layer that ran."""
 
     query_length: int
     """How many of the cached positions are query tokens, not text."""
@@ -91,18 +87,14 @@ class KeyValueCache(tuple[KeyValue, ...]):
         cache.query_length = query_length
         return cache
 
-    @property
-    def length(self) -> int:
-        """How many positions are cached."""
-        return self[0][0].shape[2] if self else 0
-
     def reorder(self, rows: Tensor) -> "KeyValueCache":
         """The cache with its batch rows rearranged, for beam search and for repeated rows."""
         layers = (tuple(part.index_select(0, rows) for part in layer) for layer in self)
         return KeyValueCache(layers, self.query_length)
 
 
-PastKeyValues = Sequence[KeyValue] | None
+Past = Sequence[KeyValue] | None
+"""What is given as `past_key_values`: a cache, or a plain tuple of the same, as the reference has it."""
 
 
 class BertSelfAttention(nn.Module):
@@ -170,23 +162,21 @@ class BertSelfAttention(nn.Module):
             What was read (B, T, D), the probabilities (B, H, T, S) if asked for, keys and values.
         """
         query = self.transpose_for_scores(self.query(hidden_states))
-        if self.is_cross_attention:
-            mask = encoder_attention_mask
-            if past_key_value is not None:
-                key, value = past_key_value
-            elif encoder_hidden_states is not None:
-                key, value = self.key_value(encoder_hidden_states)
-            else:
-                raise ValueError(
-                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
-                    'there are no query tokens, BLIP\'s BERT with mode="text"'
-                )
-        else:
-            mask = attention_mask
+        if not self.is_cross_attention:
             key, value = self.key_value(hidden_states)
             if past_key_value is not None:
                 key = torch.cat([past_key_value[0], key], dim=2)
                 value = torch.cat([past_key_value[1], value], dim=2)
+        elif past_key_value is not None:
+            key, value = past_key_value
+        elif encoder_hidden_states is not None:
+            key, value = self.key_value(encoder_hidden_states)
+        else:
+            raise ValueError(
+                "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
+                'there are no query tokens, BLIP\'s BERT with mode="text"'
+            )
+        mask = encoder_attention_mask if self.is_cross_attention else attention_mask
         if mask is not None:
             mask = mask.to(query.dtype)
 
@@ -259,21 +249,9 @@ class BertAttention(nn.Module):
         attention.num_attention_heads = int(kept.sum())
         self.pruned_heads = gone
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        head_mask: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        past_key_value: KeyValue | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor | None, KeyValue]:
-        """As `BertSelfAttention.forward`, and then projected."""
-        image = encoder_hidden_states, encoder_attention_mask
-        context, probabilities, key_value = self.self(
-            hidden_states, attention_mask, head_mask, *image, past_key_value, output_attentions
-        )
+    @wraps(BertSelfAttention.forward)
+    def forward(self, hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
+        context, probabilities, key_value = self.self(hidden_states, *arguments, **named)
         return self.output(context, hidden_states), probabilities, key_value
 
 
@@ -294,20 +272,16 @@ class TextEmbeddings(nn.Module):
     With `text=False` there are no tables of words and positions, without `token_types` none of these.
     """
 
-    position_ids: Tensor
-
     def __init__(self, config: BertConfig, text: bool = True, token_types: int = 0) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.word_embeddings: nn.Embedding | None = None
-        self.position_embeddings: nn.Embedding | None = None
-        if text:
-            self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        width, places = config.hidden_size, config.max_position_embeddings
+        words, padding = config.vocab_size, config.pad_token_id
+        self.word_embeddings = nn.Embedding(words, width, padding_idx=padding) if text else None
+        self.position_embeddings = nn.Embedding(places, width) if text else None
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         # A persistent buffer, because the published weights have it.
-        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
+        self.position_ids = nn.Buffer(torch.arange(places)[None])
         self.position_embedding_type = config.position_embedding_type
         self.token_type_embeddings = nn.Embedding(token_types, width) if token_types else None
 
@@ -385,11 +359,11 @@ class AttentionLayer(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
         """Let `hidden_states` (B, T, D) attend to each other, the first `query_length` to the image too.
 
-        Masks are additive. An image in `past_key_value` goes before `encoder_hidden_states`.
+        Masks are additive. An image in `past_key_value` stands for `encoder_hidden_states`.
 
         Returns:
-            The new states, maps of self- and cross-attention (B, H, T or `query_length`, keys) if asked
-            for, and what is cached.
+            The new states, if asked for the maps of self- and cross-attention (B, H, T or `query_length`,
+            keys), and what is cached.
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
@@ -397,10 +371,8 @@ class AttentionLayer(nn.Module):
         )
         queries, text, cross_map = states[:, :query_length], states[:, query_length:], None
         if query_length > 0 and self.has_cross_attention:
-            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None
-            queries, cross_map, image_key_value = self.crossattention(
-                queries, None, head_mask, *image, output_attentions
-            )
+            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None, output_attentions
+            queries, cross_map, image_key_value = self.crossattention(queries, None, head_mask, *image)
             if self.caches_image:
                 key_value += image_key_value
         outputs = [self.feed_forward_chunk_query(queries)] if query_length > 0 else []
@@ -452,16 +424,15 @@ class LayerStack(nn.Module):
         head_mask: Tensor | None = None,
         encoder_hidden_states: OneOrMore = None,
         encoder_attention_mask: OneOrMore = None,
-        past_key_values: PastKeyValues = None,
+        past_key_values: Past = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = False,
         output_hidden_states: bool | None = False,
         **own: Any,
     ) -> BertModelOutput:
-        """Run the layers on `hidden_states` (B, T, D).
+        """Run the layers on `hidden_states` (B, T, D); masks are additive, `head_mask` (layers, 1, H, 1, 1).
 
-        Masks are additive, `head_mask` is (layers, 1, H, 1, 1). `own` is what only some layers take:
-        `query_length` of the Q-Former, `mode` of BLIP's BERT.
+        `own` is what only some layers take: `query_length` of the Q-Former, `mode` of BLIP's BERT.
         """
         images = listed(encoder_hidden_states)
         masks = [None] * len(images) if encoder_attention_mask is None else listed(encoder_attention_mask)
@@ -508,9 +479,6 @@ class BertPreTrainedModel(nn.Module):
 class BertBackbone(BertPreTrainedModel):
     """Embeddings, layers and optionally a pooler; subclasses say what goes in."""
 
-    query_length = 0
-    """How many positions of a cache given as a plain tuple are query tokens."""
-
     def __init__(
         self, config: BertConfig, embeddings: TextEmbeddings, encoder: LayerStack, add_pooling_layer: bool
     ) -> None:
@@ -555,11 +523,11 @@ class BertBackbone(BertPreTrainedModel):
             mask = (seen if has_query else seen[prefix:]) * (mask[:, None] > 0)
         return additive_mask(mask)
 
-    def cache(self, past: PastKeyValues) -> KeyValueCache:
-        """`past` as a cache that knows its query tokens; empty if there is none."""
+    def cache(self, past: Past) -> KeyValueCache:
+        """`past` as a cache that knows its query tokens: a plain tuple has all of the Q-Former's."""
         if isinstance(past, KeyValueCache):
             return past
-        return KeyValueCache(past, self.query_length) if past else KeyValueCache()
+        return KeyValueCache(past, getattr(self.config, "query_length", 0)) if past else KeyValueCache()
 
     def forward(
         self,
@@ -570,7 +538,7 @@ class BertBackbone(BertPreTrainedModel):
         query_embeds: Tensor | None = None,
         encoder_hidden_states: OneOrMore = None,
         encoder_attention_mask: OneOrMore = None,
-        past_key_values: PastKeyValues = None,
+        past_key_values: Past = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -593,28 +561,27 @@ class BertBackbone(BertPreTrainedModel):
             encoder_hidden_states, encoder_attention_mask: image tokens, (B, N, encoder_width), and their 0/1
                 mask, (B, N); or a list of each, at which the layers look in turn.
             past_key_values: the cache of an earlier call; its positions precede the given ones.
-            output_attentions: return the probabilities; None in `cross_attentions` is for a layer that did
-                not look at an image.
+            output_attentions: return the probabilities, of cross-attention None where it did not run.
             is_decoder: text sees queries and earlier text only, queries see queries only.
-            encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
-                earlier pass with mode "text".
+            encoder_embeds: hidden states (B, T, D) for the layers, as of an earlier pass with mode "text".
             inputs_embeds: word embeddings (B, L, D) in place of `input_ids`.
             token_type_ids: (B, L) int64; types are added only if they are given.
             mode: which layers of BLIP's BERT run, and whether they look at the image.
         """
         past = self.cache(past_key_values)
+        cached = past[0][0].shape[2] if past else 0
         embedded = encoder_embeds
         if embedded is None:
             words = {"inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
-            past_text = past.length - past.query_length
-            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **words)
+            cached_text = cached - past.query_length
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, cached_text, **words)
         batch, length, _ = embedded.shape
         queries = 0 if query_embeds is None else query_embeds.shape[1]
         own: dict[str, Any] = {} if mode is None else {"mode": mode}
         if queries > 0:
             own["query_length"] = queries
         if attention_mask is None and is_decoder:
-            attention_mask = embedded.new_ones(batch, past.length + length)
+            attention_mask = embedded.new_ones(batch, cached + length)
         if attention_mask is not None:
             attention_mask = self.get_extended_attention_mask(
                 attention_mask, (batch, length - queries), embedded.device, is_decoder, queries > 0

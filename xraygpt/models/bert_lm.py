@@ -22,37 +22,20 @@ from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.models.bert import (
-    BertBackbone,
-    BertConfig,
-    BertPreTrainedModel,
-    KeyValueCache,
-    OneOrMore,
-    PastKeyValues,
-)
+from xraygpt.models.bert import BertBackbone, BertConfig, BertPreTrainedModel, KeyValueCache, OneOrMore, Past
 from xraygpt.models.generation import GeneratedReport, ending, mean_log_probabilities
-
-LABEL_SMOOTHING = 0.1
-"""Label smoothing of the language-modelling losses of BLIP and BLIP-2."""
 
 IGNORED_LABEL = -100
 """Label of positions that do not count in a loss."""
 
-
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
-"""New tokens (B, t) and the cache before them -> logits of the token after the last, (B, V), new cache.
-
-A cache has a method `reorder`, which picks and rearranges its batch rows: see `KeyValueCache`.
-"""
+"""New tokens (B, t) and the cache before them -> logits of the token after the last, (B, V), new cache. Its
+method `reorder` picks and rearranges batch rows, see `KeyValueCache`."""
 
 
 @dataclass
 class SearchSettings(GenerationConfig):
-    """The settings of a generation, and what else a search has to know.
-
-    Raises:
-        ConfigError: sampling and beam search together.
-    """
+    """The settings of a generation, and what else a search has to know."""
 
     eos_token_id: int | None = None
     """The token that ends a text."""
@@ -67,10 +50,9 @@ class SearchSettings(GenerationConfig):
         super().__post_init__()
         if self.do_sample and self.num_beams > 1:
             raise ConfigError("run.generate: this model samples or searches with beams, not both at once")
-        if self.num_return_sequences > self.num_beams:
-            raise ValueError(
-                f"num_return_sequences {self.num_return_sequences} exceeds num_beams {self.num_beams}"
-            )
+        returned, beams = self.num_return_sequences, self.num_beams
+        if returned > beams:
+            raise ValueError(f"num_return_sequences {returned} exceeds num_beams {beams}")
 
     def longest(self, start_length: int) -> int:
         """Most tokens of a text that begins with `start_length` given ones."""
@@ -113,7 +95,8 @@ def _adjust(scores: Tensor, sequences: Tensor, start: Tensor, settings: SearchSe
         scores = scores.scatter(1, sequences, torch.where(seen < 0, seen * penalty, seen / penalty))
     written = sequences.shape[1] - start.shape[1]
     if settings.eos_token_id is not None and written < settings.min_length:
-        scores = scores.index_fill(1, torch.tensor(settings.eos_token_id, device=scores.device), -math.inf)
+        scores = scores.clone()
+        scores[:, settings.eos_token_id] = -math.inf
     return scores
 
 
@@ -165,12 +148,10 @@ def _beam_search(step: Step, start: Tensor, cache: Any, settings: SearchSettings
         tokens = token.gather(1, running).view(-1, 1)
         cache = cache.reorder((first + beam.gather(1, running)).flatten())
     kept, kept_scores = keep(texts, totals, longest, torch.ones_like(totals, dtype=torch.bool))
-    sequences = kept[:, : settings.num_return_sequences].flatten(0, 1)
+    returned = settings.num_return_sequences
+    sequences, scores = kept[:, :returned].flatten(0, 1), kept_scores[:, :returned].flatten()
     sequences = sequences[:, (sequences >= 0).any(dim=0)]
-    return SearchResult(
-        sequences.masked_fill(sequences < 0, settings.pad_token_id),
-        kept_scores[:, : settings.num_return_sequences].flatten(),
-    )
+    return SearchResult(sequences.masked_fill(sequences < 0, settings.pad_token_id), scores)
 
 
 class PredictionModel(BertPreTrainedModel):
@@ -214,7 +195,7 @@ class PredictionModel(BertPreTrainedModel):
         encoder_hidden_states: OneOrMore = None,
         encoder_attention_mask: OneOrMore = None,
         labels: Tensor | None = None,
-        past_key_values: PastKeyValues = None,
+        past_key_values: Past = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -267,7 +248,7 @@ class PredictionModel(BertPreTrainedModel):
         self, logits: Tensor, labels: Tensor, soft_labels: Tensor | None, alpha: float, reduction: str
     ) -> Tensor:
         flat, counted = logits.float().flatten(0, 1), labels != IGNORED_LABEL
-        smoothing = LABEL_SMOOTHING if self.ahead > 0 else 0.0
+        smoothing = 0.1 if self.ahead > 0 else 0.0  # as in BLIP and BLIP-2
         losses = F.cross_entropy(flat, labels.flatten(), reduction="none", label_smoothing=smoothing)
         if soft_labels is not None:
             soft = F.cross_entropy(flat, soft_labels.flatten(0, 1), reduction="none")
@@ -281,7 +262,6 @@ class CausalLM(PredictionModel):
     """Predicts and writes text from left to right."""
 
     ahead = 1
-
     image_cache: Callable[..., KeyValueCache]
     """What the layers keep of an image, given as in `generate`."""
 
@@ -289,7 +269,7 @@ class CausalLM(PredictionModel):
         self,
         input_ids: Tensor,
         query_embeds: Tensor | None = None,
-        past: PastKeyValues = None,
+        past: Past = None,
         attention_mask: Tensor | None = None,
         **model_kwargs: Any,
     ) -> dict[str, Any]:
@@ -311,7 +291,7 @@ class CausalLM(PredictionModel):
             "is_decoder": True,
         }
 
-    def _reorder_cache(self, past: PastKeyValues, beam_idx: Tensor) -> KeyValueCache:
+    def _reorder_cache(self, past: Past, beam_idx: Tensor) -> KeyValueCache:
         return self.bert.cache(past).reorder(beam_idx)
 
     @torch.no_grad()

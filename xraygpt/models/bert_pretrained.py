@@ -35,13 +35,12 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
         tokenizer = BertTokenizer(vocab=str(path), do_lower_case=True, truncation_side=truncation_side)
     else:
         folder = isinstance(path, Path) and path.is_dir()
-        name = str(path) if folder else source
         try:
             if not folder:
                 # One small file first: without a network each of a tokenizer's files is tried for long.
                 hf_hub_download(repo_id=source, filename="config.json")
             tokenizer = BertTokenizer.from_pretrained(
-                name, truncation_side=truncation_side, trust_remote_code=False
+                str(path) if folder else source, truncation_side=truncation_side, trust_remote_code=False
             )
             # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
             if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -77,10 +76,8 @@ def tokenize(
 
 
 UNUSED = (
-    r"^bert\.pooler\.",
-    r"^cls\.seq_relationship\.",
-    r"^bert\.embeddings\.(token_type_embeddings|position_ids)",
-    r"^cls\.predictions\.decoder\.",
+    r"^bert\.(pooler\.|embeddings\.(token_type_embeddings|position_ids))",
+    r"^cls\.(seq_relationship|predictions\.decoder)\.",
 )
 """Keys of a BERT without a use here: for its pretraining, second names, and a table of numbers."""
 OTHERWISE_INITIALISED = (*UNUSED, r".*\.crossattention\.", r".*\.(intermediate|output)_query\.")
@@ -97,10 +94,7 @@ def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
     """Load a BERT's embeddings, layers and prediction head into `model`, which has them under BERT's names.
 
     Tokens that were added to the vocabulary, at its end, keep the embedding they have, as do cross-attention
-    and the queries' feed-forward parts.
-
-    Raises:
-        MissingFileError, CheckpointError: the file is not there, or is of other sizes.
+    and the queries' feed-forward parts. Raises MissingFileError, or CheckpointError for other sizes.
     """
     path = cached_file(url_or_filename)
     # Older files call the weight and bias of a layer norm gamma and beta.

@@ -20,17 +20,11 @@ from transformers.models.bert.modeling_bert import BertPooler as BertPooler
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
 from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import (
-    AttentionLayer,
-    BertBackbone,
-    BertConfig,
-    KeyValueCache,
-    LayerStack,
-    TextEmbeddings,
-)
+from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, TextEmbeddings
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
+from xraygpt.models.bert import KeyValueCache as KeyValueCache
 from xraygpt.models.bert_lm import CausalLM, PredictionModel
 
 Mode = Literal["text", "multimodal", "fusion"]
@@ -93,10 +87,7 @@ class BertEncoder(LayerStack):
 
 
 class BertModel(BertBackbone):
-    """Embeddings, layers and, unless it is left out, a pooler; see `BertBackbone.forward`.
-
-    A cache holds the image too, so that it need not be given again.
-    """
+    """See `BertBackbone.forward`; a cache holds the image too, so that it need not be given again."""
 
     def __init__(self, config: MedConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config, BertEmbeddings(config), BertEncoder(config), add_pooling_layer)
@@ -105,7 +96,6 @@ class BertModel(BertBackbone):
 class BertLMHeadModel(CausalLM):
     """The decoder: writes text from left to right, looking at the image."""
 
-    config: MedConfig
     backbone = BertModel
 
     def image_cache(
@@ -124,5 +114,4 @@ class BertLMHeadModel(CausalLM):
 class BertForMaskedLM(PredictionModel):
     """Predicts masked words from both sides, with the image or without."""
 
-    config: MedConfig
     backbone = BertModel
