@@ -34,13 +34,12 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
         tokenizer = BertTokenizer(vocab=str(path), do_lower_case=True, truncation_side=truncation_side)
     else:
         folder = isinstance(path, Path) and path.is_dir()
-        name = str(path) if folder else source
         try:
             if not folder:
                 # One small file first: without a network each of a tokenizer's files is tried for long.
                 hf_hub_download(repo_id=source, filename="config.json")
             tokenizer = BertTokenizer.from_pretrained(
-                name, truncation_side=truncation_side, trust_remote_code=False
+                str(path) if folder else source, truncation_side=truncation_side, trust_remote_code=False
             )
             # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
             if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -56,32 +55,25 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
 
 
 UNUSED = (
-    r"^bert\.pooler\.",
-    r"^cls\.seq_relationship\.",
-    r"^bert\.embeddings\.(token_type_embeddings|position_ids)",
-    r"^cls\.predictions\.decoder\.",
+    r"^bert\.(pooler\.|embeddings\.(token_type_embeddings|position_ids))",
+    r"^cls\.(seq_relationship|predictions\.decoder)\.",
 )
 """Keys of a BERT without a use here: for its pretraining, second names, and a table of numbers."""
 OTHERWISE_INITIALISED = (*UNUSED, r".*\.crossattention\.", r".*\.(intermediate|output)_query\.")
 """What a BERT has not, or these models have under another name too."""
-WORDS = "bert.embeddings.word_embeddings.weight"
-WORD_BIAS = "cls.predictions.bias"
-BERT_SOURCE = "hf://google-bert/bert-base-uncased/model.safetensors"
 
 
 def bert_check(path: str | None) -> Check:
     """The check of the file that `load_bert` reads, for `require_all`."""
-    return file_check("model.bert_model", path, "weights of a BERT", BERT_SOURCE)
+    source = "hf://google-bert/bert-base-uncased/model.safetensors"
+    return file_check("model.bert_model", path, "weights of a BERT", source)
 
 
 def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
     """Load a BERT's embeddings, layers and prediction head into `model`, which has them under BERT's names.
 
     Tokens that were added to the vocabulary, at its end, keep the embedding they have, as do cross-attention
-    and the queries' feed-forward parts.
-
-    Raises:
-        MissingFileError, CheckpointError: the file is not there, or is of other sizes.
+    and the queries' feed-forward parts. Raises MissingFileError, or CheckpointError for other sizes.
     """
     path = cached_file(url_or_filename)
     # Older files call the weight and bias of a layer norm gamma and beta.
@@ -90,7 +82,7 @@ def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
         for name, value in load_weights(path).items()
     }
     own = model.state_dict()
-    for key in (WORDS, WORD_BIAS):
+    for key in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
         if key in state and state[key].shape[1:] == own[key].shape[1:]:
             state[key] = torch.cat([state[key], own[key][len(state[key]) :]])
     load_state(model, state, where=str(path), ignore=UNUSED, expect_missing=OTHERWISE_INITIALISED)
