@@ -11,8 +11,7 @@ from transformers import BertTokenizer
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import MissingFileError
-from xraygpt.common.paths import cached_file, resolve_path
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, cached_file, file_check, resolve_path
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.bridges.qformer import QFormerBridge
 from xraygpt.models.parts import Bridge, VisionEncoder

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import captions_of, images_of
+from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_outputs import BlipOutputFeatures
 from xraygpt.models.blip_caption import PAIR_PARTS

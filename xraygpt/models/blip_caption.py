@@ -18,9 +18,11 @@ from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.paths import Check
 from xraygpt.common.registry import registry
+from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models import bert_pretrained
-from xraygpt.models.base_model import BaseModel, Check, captions_of, images_of
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.bert import KeyValueCache
 from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
 from xraygpt.models.generation import GeneratedReport
@@ -140,7 +142,7 @@ class BertWriter(VisionTower):
         ids[:, 0] = self.tokenizer.bos_token_id
         labels = ids.masked_fill(ids == self.tokenizer.pad_token_id, IGNORED_LABEL)
         labels[:, : len(self.start_ids)] = IGNORED_LABEL
-        cached = 0 if cache is None else cache.length
+        cached = 0 if cache is None else cache.query_length
         output = self.decoder(
             ids,
             attention_mask=F.pad(tokens.attention_mask, (cached, 0), value=1),

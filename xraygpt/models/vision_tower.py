@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from xraygpt.common.hf_folder import fetched
-from xraygpt.common.paths import HUB_PREFIX, cached_file
+from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check, require_all
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
-from xraygpt.models.base_model import BaseModel, Check, file_check, freeze, require_all
+from xraygpt.models.base_model import BaseModel, freeze
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import images_of, labels_of
+from xraygpt.datasets.batch import images_of, labels_of
 from xraygpt.models.parts import VisionEncoder
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
