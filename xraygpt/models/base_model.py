@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
+from xraygpt.common.dist_utils import GatherLayer as GatherLayer
+from xraygpt.common.dist_utils import all_gather_with_grad as all_gather_with_grad
+from xraygpt.common.dist_utils import concat_all_gather as concat_all_gather
 from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import cached_file, package_root
@@ -187,35 +189,3 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether the module has parameters and none of them is trained."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-
-
-def concat_all_gather(tensor: Tensor) -> Tensor:
-    """Rows of all processes, (B, ...) -> (world * B, ...), without gradient."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.detach().contiguous())
-    return torch.cat(parts)
-
-
-class GatherLayer(torch.autograd.Function):
-    """All-gather that sends the gradient of each process's rows back to that process."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = torch.stack(grads)
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
-
-
-def all_gather_with_grad(tensors: Tensor) -> Tensor:
-    """Rows of all processes, (B, ...) -> (world * B, ...), with gradient."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return tensors
-    return torch.cat(GatherLayer.apply(tensors))
