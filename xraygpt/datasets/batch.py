@@ -136,3 +136,28 @@ def labels_of(samples: Mapping[str, Any], num_labels: int) -> Tensor:
             f"{num_labels}: set model.num_labels to {tuple(labels.shape)[-1]}"
         )
     return labels.float()
+
+
+class DeviceCopies:
+    """Puts batches on a device; on CUDA, while the device still computes with those before.
+
+    A copy from pinned memory runs on a stream of its own, which waits for nothing; what is computed from then
+    on waits for the copy. Elsewhere it is `to_device`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return `batch` with its tensors on the device."""
+        if self._stream is None:
+            return to_device(batch, self.device)
+        with torch.cuda.stream(self._stream):
+            moved = to_device(batch, self.device)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for value in moved.values():
+            if isinstance(value, Tensor):
+                value.record_stream(current)  # else its memory could be given away before it is read
+        return moved

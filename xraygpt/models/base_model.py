@@ -158,6 +158,10 @@ class BaseModel(nn.Module):
         """Return how many of these reports training cuts, being longer than ``max_txt_len`` tokens."""
         return 0
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Return how long these reports are in a training batch: in tokens, or in characters without any."""
+        return [len(caption) for caption in captions]
+
     def before_evaluation(self, **kwargs: Any) -> None:
         """Called by a task before it evaluates; for models that have something to prepare."""
 

@@ -127,6 +127,10 @@ class BertWriter(VisionTower):
         rows = self.tokenizer(list(captions), truncation=True, max_length=longer).input_ids
         return sum(len(row) == longer for row in rows)
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        rows = self.tokenizer(list(captions), truncation=True, max_length=self.max_txt_len).input_ids
+        return [len(row) for row in rows]
+
     def writing_loss(
         self, tokens: BatchEncoding, cache: KeyValueCache | None = None, **image: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -260,6 +260,9 @@ class PromptedModel(BaseModel):
         rows = self._caption_rows(captions, self.max_txt_len + 1)
         return sum(len(row) > self.max_txt_len for row in rows)
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        return [len(row) for row in self._caption_rows(captions, self.max_txt_len)]
+
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             "llm_hidden_size": int(self.llama_model.config.hidden_size),
@@ -277,6 +280,8 @@ class PromptedModel(BaseModel):
         self, samples: Any, prompts: Sequence[Sequence[int]], images: Tensor | None = None
     ) -> dict[str, Tensor]:
         """`lm_loss` of the captions of a batch behind these prompts.
+
+        Also ``num_positions`` of all rows, and how many of these are ``num_padded``, both on the CPU.
 
         Args:
             images: (B, Q, D), as in `_embed_rows`.
@@ -298,7 +303,9 @@ class PromptedModel(BaseModel):
             images = None if images is None else images[[n for row in shared for n in row]]
         embeds, mask = self._embed_rows(rows, images, "right")
         targets, _ = pad_rows(labels, IGNORE_INDEX)
-        return lm_loss(self.llama_model, embeds, apart.pop("attention_mask", mask), targets, **apart)
+        padded = targets.numel() - sum(map(len, rows))
+        found = lm_loss(self.llama_model, embeds, apart.pop("attention_mask", mask), targets, **apart)
+        return found | {"num_positions": torch.tensor(targets.numel()), "num_padded": torch.tensor(padded)}
 
     def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
         texts = [self.answer_start + caption for caption in captions]
