@@ -327,7 +327,7 @@ class TextEmbeddings(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Self-attention, cross-attention of the positions that look at the image, a feed-forward part if `text`."""
+    """Self-attention, cross-attention of positions that look at the image, a feed-forward part if `text`."""
 
     caches_image = False
     """Whether the keys and values of the image are cached too."""
