@@ -291,7 +291,6 @@ class TextEmbeddings(nn.Module):
         position_ids: Tensor | None = None,
         query_embeds: Tensor | None = None,
         past_key_values_length: int = 0,
-        *,
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
@@ -328,10 +327,7 @@ class TextEmbeddings(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """Self-attention, cross-attention for the positions that look at the image, and the feed-forward part.
-
-    With `text=False` there is no feed-forward part for text that does not look.
-    """
+    """Self-attention, cross-attention of positions that look at the image, a feed-forward part if `text`."""
 
     caches_image = False
     """Whether the keys and values of the image are cached too."""
@@ -362,8 +358,7 @@ class AttentionLayer(nn.Module):
         Masks are additive. An image in `past_key_value` stands for `encoder_hidden_states`.
 
         Returns:
-            The new states, if asked for the maps of self- and cross-attention (B, H, T or `query_length`,
-            keys), and what is cached.
+            The new states, maps (B, H, T or `query_length`, S) of both if asked for, and what is cached.
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
@@ -511,9 +506,8 @@ class BertBackbone(BertPreTrainedModel):
     ) -> Tensor:
         """Additive mask, broadcastable to (B, H, T, S), from a 0/1 mask (B, S) or (B, T, S).
 
-        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all that
-        precedes. With `has_query` queries stand before the text in the sequence itself, not in a cache, and
-        see each other only (UniLM).
+        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all before.
+        With `has_query` the queries are in the sequence itself, not in a cache, and see only each other.
         """
         mask = attention_mask.to(device)
         if is_decoder and mask.dim() == 2:
@@ -572,9 +566,8 @@ class BertBackbone(BertPreTrainedModel):
         cached = past[0][0].shape[2] if past else 0
         embedded = encoder_embeds
         if embedded is None:
-            words = {"inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
-            cached_text = cached - past.query_length
-            embedded = self.embeddings(input_ids, position_ids, query_embeds, cached_text, **words)
+            text = cached - past.query_length, inputs_embeds, token_type_ids
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, *text)
         batch, length, _ = embedded.shape
         queries = 0 if query_embeds is None else query_embeds.shape[1]
         own: dict[str, Any] = {} if mode is None else {"mode": mode}

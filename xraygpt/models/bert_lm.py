@@ -1,9 +1,8 @@
 """Words from BERT: the prediction head, models that predict masked or next words, and the search for a text.
 
-The search is small and explicit, because it starts from a cache (query tokens, image), which transformers'
-`generate` does not take. Its numbers are those of transformers 4.28, which BLIP-2 was published with:
-a beam's score is its summed log-probability divided by length ** length_penalty, the given start tokens
-counted and the end token not.
+The search is explicit, because it starts from a cache (query tokens, image), which transformers' `generate`
+does not take. Its numbers are those of transformers 4.28, with which BLIP-2 was published: a beam's score is
+its summed log-probability / length ** length_penalty, start tokens counted and the end token not.
 
 Shapes: B sequences, L text tokens, D hidden size, V vocabulary, K beams, T tokens so far.
 """
@@ -61,11 +60,11 @@ class SearchSettings(GenerationConfig):
 
 
 class SearchResult(NamedTuple):
-    """Sequences, (B * num_return_sequences, T), start tokens included, padded after the end token."""
+    """Sequences, (B * num_return_sequences, T), start tokens included, padded after the end token; of beam
+    search the score of each."""
 
     sequences: Tensor
     scores: Tensor | None
-    """Beam search: the score of each sequence."""
 
 
 @torch.no_grad()
@@ -155,10 +154,7 @@ def _beam_search(step: Step, start: Tensor, cache: Any, settings: SearchSettings
 
 
 class PredictionModel(BertPreTrainedModel):
-    """A backbone `bert` and the prediction head `cls`, its output embedding tied to the word embedding.
-
-    It predicts masked words from both sides.
-    """
+    """Predicts masked words from both sides: a backbone `bert` and, tied to its words, the head `cls`."""
 
     backbone: ClassVar[Any]
     """The class of `bert`."""
@@ -209,8 +205,8 @@ class PredictionModel(BertPreTrainedModel):
     ) -> MaskedLMOutput | CausalLMOutputWithCrossAttentions | Tensor | tuple[Any, ...]:
         """The `logits` (B, L, V) of the text, what the backbone returns and, with `labels` (B, L), the loss.
 
-        Arguments not named below, further ones (`named`) too, are those of `BertBackbone.forward`. A cache
-        stands for the query tokens, which are then not used.
+        Other arguments, those in `named` too, are those of `BertBackbone.forward`; with a cache, which stands
+        for them, the query tokens are not used.
 
         Args:
             use_cache, is_decoder: by default true for a causal model; with labels there is no cache.
@@ -218,8 +214,7 @@ class PredictionModel(BertPreTrainedModel):
                 next one, with label smoothing 0.1.
             soft_labels: a teacher's probabilities, (B, L, V), of a causal model (B, L - 1, V); they make up
                 the part `alpha` of the loss (ALBEF's distillation).
-            reduction: "mean" is over the labels that count (0 if there is none), "none" the sum of each
-                sequence, (B,).
+            reduction: "mean" over the labels that count (0 without any), "none": sum per sequence, (B,).
             return_logits: return just the logits, of all positions that predict a token of the text.
         """
         causal = self.ahead > 0
