@@ -265,6 +265,7 @@ def test_what_is_missing_or_wrong_is_said(sizes: dict[str, Any]) -> None:
         BlipCaptionConfig(**{**sizes, "max_txt_len": 25})
     with pytest.raises(ValueError, match="embed_dim"):
         BlipPretrainConfig(**{**sizes, "embed_dim": 0})
+    assert BlipPretrainConfig().max_txt_len == BlipCaptionConfig().max_txt_len == 40
     with pytest.raises(DataError, match="data_type"):
         writer(sizes)({"caption": REPORTS, "source": "openi", "image_id": ["a"]})
 

@@ -161,6 +161,9 @@ class Bridge(nn.Module):
 
     config_class: ClassVar[type[BridgeConfig]] = BridgeConfig
     """The dataclass that ``model.bridge_config`` is an instance of."""
+    pretrained: ClassVar[bool] = False
+    """Whether there are published weights of it, which ``model.q_former_model`` names. If not, a checkpoint
+    has to hold it, and ``projection.pth`` does."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -180,6 +183,16 @@ class Bridge(nn.Module):
     def num_tokens(self, count: int) -> int:
         """Q for N = `count`, prefix tokens included; raises ConfigError if it cannot take so many."""
         raise NotImplementedError
+
+    def freeze(self, model_config: Any) -> None:
+        """Exclude from training what the section ``model`` says stays as loaded."""
+
+    def load(self, url_or_filename: str | Path) -> None:
+        """Load published weights, where there are some (`pretrained`); raises CheckpointError."""
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """Write published parts that were trained, as files that their keys of the configuration read."""
 
 
 def run_part(part: nn.Module, *inputs: Tensor) -> Tensor:

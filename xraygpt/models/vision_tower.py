@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from xraygpt.common.paths import HUB_PREFIX, cached_file
+from xraygpt.common.hf_folder import fetched
+from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check, require_all
+from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
-from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
+from xraygpt.models.base_model import BaseModel, freeze
 from xraygpt.models.eva_vit import convert_weights_to_fp16
-from xraygpt.models.hf_folder import fetched
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing
 
@@ -113,6 +114,11 @@ def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
 class VisionTower(BaseModel):
     """Base of the models with a vision encoder; one that `cfg` freezes stays in evaluation mode."""
 
+    REQUIRED_PARTS: ClassVar[tuple[str, ...]]
+    """What a checkpoint of this model, `ckpt`, has to hold."""
+    CHECKPOINT: ClassVar[tuple[str, str]]
+    """What `ckpt` is and where it comes from, for the error if it is missing."""
+
     visual_encoder: VisionEncoder
 
     def __init__(self, cfg: VisionTowerConfig, encoder: VisionEncoder) -> None:
@@ -122,11 +128,36 @@ class VisionTower(BaseModel):
             freeze(encoder)
 
     @classmethod
-    def vision_check(cls, cfg: VisionTowerConfig) -> Check:
-        """The check of the file that `load_vision_encoder` reads, for `require_all`."""
+    def with_random_weights(cls, cfg: Any) -> Self:
+        """The model of a configuration before anything is loaded."""
+        return cls(cfg, build_encoder(cfg))
+
+    @classmethod
+    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+        """Build the model and load the weight files that `cfg` names, each over what was there."""
+        cls.check_files(cfg)
+        precision = vision_precision(cfg.vit_precision, device)
+        model = cls.with_random_weights(replace(cfg, vit_precision=precision))
+        model.load_parts(cfg)
+        if cfg.ckpt is not None:
+            model.load_checkpoint(cfg.ckpt, required=cls.REQUIRED_PARTS)
+        return model
+
+    @classmethod
+    def check_files(cls, cfg: Any) -> None:
+        require_all([*cls.part_checks(cfg), file_check("model.ckpt", cfg.ckpt, *cls.CHECKPOINT)])
+
+    @classmethod
+    def part_checks(cls, cfg: Any) -> list[Check]:
+        """Checks of the files that `load_parts` reads, for `require_all`."""
         eva = cfg.vit_model == EVA_CLIP_G
         source = f"{BLIP2_FILES}/eva_vit_g.pth" if eva else f"where {cfg.vit_model} was published"
-        return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
+        return [file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)]
+
+    def load_parts(self, cfg: Any) -> None:
+        """Load the pretrained parts that `cfg` names; raises MissingFileError or CheckpointError."""
+        if cfg.vit_ckpt is not None:
+            self.load_vision_encoder(cfg.vit_ckpt)
 
     def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.

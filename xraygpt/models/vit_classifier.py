@@ -1,8 +1,8 @@
 """A ViT with a pooling head that names findings: a warm-up of the vision encoder on labelled images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import file_check, images_of, labels_of, require_all
+from xraygpt.datasets.batch import images_of, labels_of
 from xraygpt.models.parts import VisionEncoder
-from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 
 @dataclass
@@ -64,6 +63,8 @@ class ViTClassifier(VisionTower):
         "tiny": "configs/models/vit_classifier_tiny.yaml"
     }
     MODEL_TYPE_REQUIRED = False
+    REQUIRED_PARTS = ("visual_encoder", "head")
+    CHECKPOINT = ("a trained classifier", "a training of this project")
 
     def __init__(self, config: ViTClassifierConfig, encoder: VisionEncoder) -> None:
         super().__init__(config, encoder)
@@ -74,23 +75,6 @@ class ViTClassifier(VisionTower):
                 "vision encoder's tokens"
             )
         self.head = FindingsHead(encoder.width, config.num_labels, config.num_heads)
-
-    @classmethod
-    def check_files(cls, cfg: ViTClassifierConfig) -> None:
-        trained = file_check("model.ckpt", cfg.ckpt, "a trained classifier", "a training of this project")
-        require_all([cls.vision_check(cfg), trained])
-
-    @classmethod
-    def from_config(cls, cfg: ViTClassifierConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weights that `cfg` names."""
-        cls.check_files(cfg)
-        cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
-        model = cls(cfg, build_encoder(cfg))
-        if cfg.vit_ckpt is not None:
-            model.load_vision_encoder(cfg.vit_ckpt)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("visual_encoder", "head"))
-        return model
 
     def predict(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K)."""

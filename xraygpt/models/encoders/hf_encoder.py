@@ -19,10 +19,10 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig, PreTrained
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import CheckpointError, ConfigError
+from xraygpt.common.hf_folder import fetched, from_folder, read_settings
 from xraygpt.common.paths import HUB_PREFIX, require_file, resolve_path
 from xraygpt.common.registry import registry
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
-from xraygpt.models.hf_folder import fetched, from_folder, read_settings
 from xraygpt.models.key_translation import unwrapped
 from xraygpt.processors import Preprocessing
 
