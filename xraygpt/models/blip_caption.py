@@ -24,11 +24,10 @@ from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models import bert_pretrained
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.bert import KeyValueCache
-from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
+from xraygpt.models.bert_lm import IGNORED_LABEL, CausalLM, SearchSettings, bert_reports
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
 from xraygpt.models.parts import LayerNorm, VisionEncoder
-from xraygpt.models.Qformer import BertLMHeadModel as QformerLMHeadModel
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 PAIR_PARTS = ("vision_proj", "text_proj", "itm_head", "temp")
@@ -77,7 +76,7 @@ class BertWriter(VisionTower):
     """What every report begins with: given, not learnt."""
 
     @property
-    def decoder(self) -> BertLMHeadModel | QformerLMHeadModel:
+    def decoder(self) -> CausalLM:
         """The BERT that writes."""
         raise NotImplementedError
 
