@@ -20,7 +20,7 @@ from transformers.models.bert.modeling_bert import BertPooler as BertPooler
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
 from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, TextEmbeddings
+from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, Past, TextEmbeddings
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
@@ -97,6 +97,12 @@ class BertLMHeadModel(CausalLM):
     """The decoder: writes text from left to right, looking at the image."""
 
     backbone = BertModel
+
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the reference's, without query tokens
+        self, input_ids: Tensor, past: Past = None, attention_mask: Tensor | None = None, **image: Any
+    ) -> dict[str, Any]:
+        """As in `CausalLM`."""
+        return super().prepare_inputs_for_generation(input_ids, None, past, attention_mask, **image)
 
     def image_cache(
         self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None = None
