@@ -175,7 +175,7 @@ class RunnerBase:
     def _train_epochs(self, writer: MetricsWriter, trace: StepTrace | None) -> None:
         """Train what is left of the epochs; the model is the best one then."""
         last_step = self.run.max_epoch * self.iters_per_epoch
-        self.timer = IntervalTimer(self.device, writer, last_step, trace)
+        self.timer = IntervalTimer(self.device, writer, last_step, self.iters_per_epoch, trace)
         context = TrainContext(
             model=self.wrapped_model,
             optimizer=self.optimizer,
