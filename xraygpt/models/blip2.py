@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.bridges.qformer import QFormerBridge
 from xraygpt.models.parts import Bridge, VisionEncoder
@@ -93,16 +94,13 @@ class Blip2Base(VisionTower):
         return encoder, LayerNorm(encoder.width)
 
     @classmethod
-    def part_checks(cls, cfg: Blip2Config) -> list[Check]:
-        """Checks of the weight files that `load_parts` reads, for `require_all`."""
+    def part_checks(cls, cfg: Any) -> list[Check]:
         file = cfg.q_former_model
         qformer = file_check("model.q_former_model", file, "weights of the Q-Former", BLIP2_QFORMER_URL)
-        return [cls.vision_check(cfg), qformer]
+        return [*super().part_checks(cfg), qformer]
 
-    def load_parts(self, cfg: Blip2Config) -> None:
-        """Load the weight files that `cfg` names; raises MissingFileError or CheckpointError."""
-        if cfg.vit_ckpt is not None:
-            self.load_vision_encoder(cfg.vit_ckpt)
+    def load_parts(self, cfg: Any) -> None:
+        super().load_parts(cfg)
         if cfg.q_former_model is not None:
             self.load_from_pretrained(cfg.q_former_model)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import captions_of, images_of
+from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.blip2_outputs import BlipOutputFeatures
 from xraygpt.models.blip_caption import PAIR_PARTS
@@ -53,7 +53,7 @@ class Blip2Qformer(Blip2Base, PairTraining):
     }
     MODEL_TYPE_REQUIRED = False
     REQUIRED_PARTS = ("Qformer", "query_tokens", *PAIR_PARTS)
-    TRAINED = ("a trained first stage", "a training of this project (arch blip2), or BLIP-2's first stage")
+    CHECKPOINT = ("a trained first stage", "a training of this project (arch blip2), or BLIP-2's first stage")
 
     Qformer: BertLMHeadModel
 
@@ -75,11 +75,14 @@ class Blip2Qformer(Blip2Base, PairTraining):
 
     @classmethod
     def build(cls, cfg: Blip2QformerConfig) -> Self:
+        """The model of a configuration, with random weights."""
         tokenizer = cls.init_tokenizer(cfg.bert_tokenizer)
         sizes = replace(cfg.qformer, vocab_size=len(tokenizer), query_length=cfg.num_query_token)
         encoder = build_encoder(cfg)
         bridge = QFormerBridge(sizes, encoder.width, text=True)
         return cls(cfg, encoder=encoder, bridge=bridge, tokenizer=tokenizer)
+
+    with_random_weights = build
 
     def copy_from_decoder(self) -> None:
         """Start the queries' feed-forward parts as copies of the text's, as BLIP-2 does."""

@@ -8,7 +8,8 @@ Shapes: B images, N image tokens, V their width, L text tokens.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,17 @@ from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.precision import vision_precision
+from xraygpt.common.paths import Check
 from xraygpt.common.registry import registry
+from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models import bert_pretrained
-from xraygpt.models.base_model import BaseModel, Check, captions_of, file_check, images_of, require_all
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.bert import KeyValueCache
-from xraygpt.models.bert_lm import IGNORED_LABEL, SearchSettings, bert_reports
+from xraygpt.models.bert_lm import IGNORED_LABEL, CausalLM, SearchSettings, bert_reports
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.med import BertLMHeadModel, MedConfig
 from xraygpt.models.parts import LayerNorm, VisionEncoder
-from xraygpt.models.Qformer import BertLMHeadModel as QformerLMHeadModel
-from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 PAIR_PARTS = ("vision_proj", "text_proj", "itm_head", "temp")
 """What learning from pairs adds to a model: names of its parts, and of their keys in checkpoints."""
@@ -65,11 +66,6 @@ class BertWriterConfig(VisionTowerConfig):
 class BertWriter(VisionTower):
     """Base of the models with a vision encoder and a BERT; subclasses set the attributes below."""
 
-    REQUIRED_PARTS: ClassVar[tuple[str, ...]]
-    """What a checkpoint of this model has to hold."""
-    TRAINED: ClassVar[tuple[str, str]]
-    """What `ckpt` is and where it comes from, for the error if it is missing."""
-
     ln_vision: nn.Module
     tokenizer: BertTokenizer
     max_txt_len: int
@@ -80,7 +76,7 @@ class BertWriter(VisionTower):
     """What every report begins with: given, not learnt."""
 
     @property
-    def decoder(self) -> BertLMHeadModel | QformerLMHeadModel:
+    def decoder(self) -> CausalLM:
         """The BERT that writes."""
         raise NotImplementedError
 
@@ -92,56 +88,43 @@ class BertWriter(VisionTower):
         """Image tokens (B, N, V) as arguments of the decoder."""
         return {"encoder_hidden_states": image_embeds}
 
-    # ---- building and loading
+    # ---- loading
 
     @classmethod
     def part_checks(cls, cfg: Any) -> list[Check]:
-        """Checks of the weight files that `load_parts` reads, for `require_all`."""
-        return [cls.vision_check(cfg)]
+        bert = bert_pretrained.bert_check(cfg.bert_model)
+        words = partial(bert_pretrained.init_bert_tokenizer, cfg.bert_tokenizer)
+        return [*super().part_checks(cfg), bert, words]
 
-    @classmethod
-    def check_files(cls, cfg: BertWriterConfig) -> None:
-        checks = [*cls.part_checks(cfg), bert_pretrained.bert_check(cfg.bert_model)]
-        checks.append(lambda: bert_pretrained.init_bert_tokenizer(cfg.bert_tokenizer))
-        require_all([*checks, file_check("model.ckpt", cfg.ckpt, *cls.TRAINED)])
-
-    @classmethod
-    def build(cls, cfg: Any) -> Self:
-        """The model of a configuration, with random weights."""
-        return cls(cfg, build_encoder(cfg))
-
-    @classmethod
-    def from_config(cls, cfg: BertWriterConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weight files that `cfg` names."""
-        cls.check_files(cfg)
-        model = cls.build(replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device)))
+    def load_parts(self, cfg: Any) -> None:
         if cfg.bert_model is not None:
-            bert_pretrained.load_bert(model.decoder, cfg.bert_model)
-            model.copy_from_decoder()
-        model.load_parts(cfg)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=cls.REQUIRED_PARTS)
-        return model
+            bert_pretrained.load_bert(self.decoder, cfg.bert_model)
+            self.copy_from_decoder()
+        super().load_parts(cfg)
 
     def copy_from_decoder(self) -> None:
         """Give a BERT's weights, just loaded into the decoder, to the other parts that start from them."""
-
-    def load_parts(self, cfg: Any) -> None:
-        """Load the other pretrained parts that `cfg` names."""
-        if cfg.vit_ckpt is not None:
-            self.load_vision_encoder(cfg.vit_ckpt)
 
     # ---- learning to write
 
     def tokenize(
         self, texts: Sequence[str], padding: str = "longest", max_length: int | None = None
     ) -> BatchEncoding:
-        """`input_ids` and `attention_mask`, (B, L) each, cut at `max_length`, else `max_txt_len`."""
-        max_length = max_length or self.max_txt_len
-        return bert_pretrained.tokenize(self.tokenizer, texts, max_length, padding).to(self.device)
+        """`input_ids` and `attention_mask`, (B, L) int64 each, cut at `max_length`, else `max_txt_len`."""
+        tokens = self.tokenizer(
+            list(texts),
+            padding=padding,
+            truncation=True,
+            max_length=max_length or self.max_txt_len,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return tokens.to(self.device)
 
     def cut_captions(self, captions: Sequence[str]) -> int:
-        return bert_pretrained.count_cut(self.tokenizer, captions, self.max_txt_len)
+        longer = self.max_txt_len + 1
+        rows = self.tokenizer(list(captions), truncation=True, max_length=longer).input_ids
+        return sum(len(row) == longer for row in rows)
 
     def caption_lengths(self, captions: Sequence[str]) -> list[int]:
         rows = self.tokenizer(list(captions), truncation=True, max_length=self.max_txt_len).input_ids
@@ -162,7 +145,7 @@ class BertWriter(VisionTower):
         ids[:, 0] = self.tokenizer.bos_token_id
         labels = ids.masked_fill(ids == self.tokenizer.pad_token_id, IGNORED_LABEL)
         labels[:, : len(self.start_ids)] = IGNORED_LABEL
-        cached = 0 if cache is None else cache.length
+        cached = 0 if cache is None else cache.query_length
         output = self.decoder(
             ids,
             attention_mask=F.pad(tokens.attention_mask, (cached, 0), value=1),
@@ -224,7 +207,7 @@ class BlipBase(BertWriter):
     """Base of BLIP's models."""
 
     REQUIRED_PARTS: ClassVar[tuple[str, ...]] = ("text_decoder",)
-    TRAINED = ("a trained BLIP", "a training of this project")
+    CHECKPOINT = ("a trained BLIP", "a training of this project")
 
     text_decoder: BertLMHeadModel
 

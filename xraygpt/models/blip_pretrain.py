@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from xraygpt.common.dist_utils import all_reduce_mean, get_rank, get_world_size
+from xraygpt.common.dist_utils import all_gather_with_grad, all_reduce_mean, get_rank, get_world_size
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import all_gather_with_grad, captions_of, images_of
+from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models.bert_pretrained import ENCODER_START
 from xraygpt.models.blip2_outputs import BlipOutput
 from xraygpt.models.blip_caption import PAIR_PARTS, BertWriter, BertWriterConfig, BlipBase, BlipConfig

@@ -21,11 +21,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.paths import file_check, require_all
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
-from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
+from xraygpt.datasets.batch import images_of
+from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.key_translation import TEXT_HALF, translate_projector_keys
 from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm

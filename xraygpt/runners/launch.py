@@ -16,12 +16,13 @@ from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.dist_utils import cleanup, init_distributed_mode, is_main_process
 from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.logger import METRICS_FILE, setup_logger
+from xraygpt.common.paths import require_all
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import remove_run_record, write_run_record
 from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
-from xraygpt.models.base_model import BaseModel, require_all
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_folder import BEST, resumable
 from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers

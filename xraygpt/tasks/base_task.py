@@ -17,6 +17,7 @@ from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
+from xraygpt.common.paths import require_all
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import LRScheduler, registry
 from xraygpt.common.tables import normalise_split
@@ -25,7 +26,7 @@ from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream
-from xraygpt.models.base_model import BaseModel, require_all
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,

@@ -22,10 +22,10 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import progress
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import write_json
-from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.batch import Batch, images_of, to_device
 from xraygpt.evaluation.results import SCORES_FILE
 from xraygpt.evaluation.retrieval import CONTRASTIVE, RERANKED, Row, retrieval_metrics, retrieval_rows
-from xraygpt.models.base_model import BaseModel, images_of
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.blip_pretrain import PairTraining, best_cosines
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits
 
