@@ -17,6 +17,8 @@ class Sample(TypedDict, total=False):
 
     image: Tensor
     """float32 (3, H, W), normalised; absent in a text-only data set."""
+    features: Tensor
+    """(N, D), what frozen parts of the model make of the image, in its place (`run.feature_cache`)."""
     caption: Required[str]
     """The report."""
     image_id: Required[str]
@@ -36,6 +38,8 @@ class Batch(TypedDict, total=False):
 
     image: Tensor
     """float32 (B, 3, H, W); absent in a text-only data set."""
+    features: Tensor
+    """(B, N, D), what frozen parts of the model make of the images, in their place (`run.feature_cache`)."""
     caption: Required[list[str]]
     image_id: Required[list[str]]
     prompt: Required[str]
@@ -65,6 +69,8 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
         batch["source"] = samples[0]["source"]
     if samples and "image" in samples[0]:
         batch["image"] = torch.stack([sample["image"] for sample in samples])
+    if samples and "features" in samples[0]:
+        batch["features"] = torch.stack([sample["features"] for sample in samples])
     if samples and "study_id" in samples[0]:
         batch["study_id"] = [sample["study_id"] for sample in samples]
     if samples and "labels" in samples[0]:
@@ -79,6 +85,8 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     moved = batch.copy()
     if "image" in moved:
         moved["image"] = moved["image"].to(device, non_blocking=True)
+    if "features" in moved:
+        moved["features"] = moved["features"].to(device, non_blocking=True)
     if "labels" in moved:
         moved["labels"] = moved["labels"].to(device, non_blocking=True)
     return moved

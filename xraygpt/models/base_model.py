@@ -6,6 +6,7 @@ holds what a model is trained on.
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
-from xraygpt.common.errors import CheckpointError, DataError, MissingFileError, UnknownNameError
+from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import PACKAGE_PREFIX, cached_file, is_remote, package_root, require_file
 from xraygpt.models.generation import GeneratedReport
@@ -29,11 +30,14 @@ def source_of(samples: Mapping[str, Any]) -> str:
 
 
 def images_of(samples: Mapping[str, Any]) -> Tensor:
-    """The images of a batch, (B, 3, H, W).
+    """The images of a batch, (B, 3, H, W), or their features, (B, N, D), see `FrozenPart`.
 
     Raises:
-        DataError: it has none.
+        DataError: it has neither.
     """
+    if "features" in samples:
+        features: Tensor = samples["features"]
+        return features
     if "image" not in samples:
         key = f"datasets.{samples.get('source', '<name>')}.data_type"
         raise DataError(
@@ -73,6 +77,23 @@ def labels_of(samples: Mapping[str, Any], num_labels: int) -> Tensor:
             f"{num_labels}: set model.num_labels to {tuple(labels.shape)[-1]}"
         )
     return labels.float()
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What stays as it is on the way from an image to the loss, so that its output can be computed once."""
+
+    name: str
+    """In words, e.g. "vision encoder"."""
+    encode: Callable[[Tensor], Tensor]
+    """Images (B, 3, H, W) -> features (B, N, D). The model takes features in place of images wherever it
+    would call this, which then returns them."""
+    shape: tuple[int, int]
+    """(N, D)"""
+    modules: Mapping[str, nn.Module]
+    """Name -> module, of all whose weights decide about the features."""
+    settings: Mapping[str, Any]
+    """What else decides about them; plain values and dataclasses."""
 
 
 Check = Callable[[], object]
@@ -183,6 +204,16 @@ class BaseModel(nn.Module):
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
+
+    def frozen_part(self) -> FrozenPart:
+        """The frozen part next to the image, as large as it can be, for `run.feature_cache`.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        raise ConfigError(
+            f"run.feature_cache: {type(self).__name__} has no frozen image encoder; leave the key out"
+        )
 
     def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
         """Write one text for each row of the batch."""
