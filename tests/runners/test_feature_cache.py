@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from argparse import Namespace
 from collections import namedtuple
 from pathlib import Path
@@ -235,6 +238,28 @@ def test_a_cache_that_is_not_finished_leaves_nothing(
     (cfg.parent / "cache" / f".{name}.part" / "features.bin").write_bytes(b"half")
     assert train(cfg)
     assert caches(cfg) == [name]
+
+
+def test_another_run_that_makes_the_same_cache_is_waited_for(cfg: Path) -> None:
+    first = train(cfg)
+    (name,) = caches(cfg)
+    made, elsewhere = cfg.parent / "cache" / name, cfg.parent / "elsewhere"
+    made.rename(elsewhere)
+    with (cfg.parent / "cache" / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def finish() -> None:
+            while not (cfg.parent / "out" / "log.txt").exists() or "waiting for it" not in log(cfg):
+                time.sleep(0.01)
+            elsewhere.rename(made)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+        other = threading.Thread(target=finish)
+        other.start()
+        assert train(cfg) == first
+        other.join()
+    assert f"using those in {made}" in log(cfg)
+    assert list((cfg.parent / "cache").iterdir()) == [made]
 
 
 def test_a_damaged_cache_is_made_again(cfg: Path) -> None:

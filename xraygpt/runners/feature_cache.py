@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,11 +95,10 @@ def cached_datasets(
         "version": VERSION,
         "part": part.name,
         "settings": part.settings,
-        "code": _code_hash(part.modules.values()),
         "weights": in_main_process(lambda: weights_hash(part.modules)),
         "crops": settings.crops,
         "dtype": settings.dtype,
-        "seed": cfg.run_cfg.seed if settings.crops > 1 else None,
+        "seed": (seed := cfg.run_cfg.seed if settings.crops > 1 else 0),
         "batch_size": BATCH_SIZE,
         "device": device.type,
         "precision": str(precision.dtype),
@@ -109,8 +108,10 @@ def cached_datasets(
 
     def cached(name: str, dataset: ReportDataset) -> ReportDataset:
         processor = _image_processor(name, cfg, settings.crops)
-        images = Crops(dataset.with_processor(processor), settings.crops, cfg.run_cfg.seed)
-        facts = common | {"processor": _description(processor)}
+        images = Crops(dataset.with_processor(processor), settings.crops, seed)
+        modules = [inner for module in part.modules.values() for inner in module.modules()]
+        code = _code_hash([model, dataset, processor, *modules])
+        facts = common | {"code": code, "processor": _description(processor)}
         folder, made_from = in_main_process(lambda: _place(root, dataset, facts))
         index = FeatureIndex(len(images), part.shape, settings.dtype, "fp32", made_from=made_from)
         cache = Cache(name, folder, index, images, part, device, precision, cfg.run_cfg.num_workers)
@@ -141,12 +142,14 @@ def weights_hash(modules: Mapping[str, nn.Module]) -> str:
     return digest.hexdigest()
 
 
-def _code_hash(modules: Iterable[nn.Module]) -> str:
-    """Return the SHA-256 of the files that define these modules; torch's have its version."""
-    classes = {type(inner) for module in modules for inner in module.modules()}
-    own = [cls for cls in classes if not cls.__module__.startswith("torch.")]
-    files = sorted({str(inspect.getsourcefile(cls)) for cls in own})
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+def _code_hash(objects: Iterable[object]) -> str:
+    """Return the SHA-256 of the files that define the classes of these objects, but for torch's."""
+    classes = {type(each) for each in objects if not type(each).__module__.startswith("torch.")}
+    files: set[str] = set()
+    for cls in classes:
+        with suppress(TypeError, OSError):  # a class that is in no file
+            files.add(inspect.getfile(cls))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in sorted(files))).hexdigest()
 
 
 def _image_processor(name: str, cfg: Config, crops: int) -> BaseProcessor:
@@ -167,7 +170,7 @@ def _image_processor(name: str, cfg: Config, crops: int) -> BaseProcessor:
 
 
 def _description(processor: BaseProcessor) -> dict[str, Any]:
-    return {"class": type(processor).__qualname__, **processor.settings}
+    return {"class": type(processor).__name__, **processor.settings}
 
 
 def _place(root: Path, dataset: ReportDataset, made_from: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
