@@ -29,6 +29,9 @@ BLIP2_FILES = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS
 EVA_CLIP_G = "eva_clip_g"
 EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
 
+WITHOUT_WEIGHTS = ("vit_model", "vision", "img_size", "image_size")
+"""Keys that decide, beside the weights, what an encoder that is frozen makes of an image."""
+
 
 @dataclass
 class VisionTowerConfig(ChoosesTypes):
@@ -130,7 +133,7 @@ class VisionTower(BaseModel):
     def __init__(self, cfg: VisionTowerConfig, encoder: VisionEncoder) -> None:
         super().__init__()
         self.visual_encoder = encoder
-        self._vision_settings = {"vit_model": cfg.vit_model, "vision": cfg.vision_config()}
+        self._vision_settings = {key: getattr(cfg, key) for key in WITHOUT_WEIGHTS}
         if cfg.freeze_vit:
             freeze(encoder)
 
