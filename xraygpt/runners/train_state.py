@@ -25,8 +25,8 @@ FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
 the best score so far."""
 WATCHED = (
     *("seed", "precision", "amp", "train_splits", "batch_size_train", "accum_grad_iters", "grad_clip"),
-    "feature_cache",
     *("max_epoch", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+    "feature_cache",
 )
 """Keys that take effect at once, so that the training is no longer the one that was begun."""
 
