@@ -141,29 +141,49 @@ def test_what_does_not_matter_makes_no_other_cache(cfg: Path) -> None:
     assert len(caches(cfg)) == 1
 
 
-def test_two_processes_make_and_use_the_same_cache(cfg: Path) -> None:
-    one = train(cfg, "run.feature_cache.crops=3")
-    (folder,) = (cfg.parent / "cache").iterdir()
-    expected = (folder / "features.bin").read_bytes()
-    shutil.rmtree(folder)
-    shutil.rmtree(cfg.parent / "out")
-    code = "import xraygpt.runners.feature_cache as f, sys; f.BATCH_SIZE = 5; sys.argv[0] = 'train.py'; "
-    code += "import tests.toy, train; sys.exit(train.main())"
-    (cfg.parent / "two.py").write_text(code)
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = ["run.feature_cache.crops=3", "run.batch_size_train=2"]
-    process = subprocess.run(
-        [sys.executable, *command, str(cfg.parent / "two.py"), "--cfg-path", str(cfg), "--options", *options],
+def train_in_two_processes(cfg: Path, *options: str, setup: str = "") -> subprocess.CompletedProcess[str]:
+    """Run train.py with two processes, after some lines of Python (`f` is the module of the cache)."""
+    shutil.rmtree(cfg.parent / "out", ignore_errors=True)
+    lines = ["import errno, os, sys, train, tests.toy", "import xraygpt.runners.feature_cache as f"]
+    lines += ["f.BATCH_SIZE = 5", setup, "sys.exit(train.main())"]
+    (cfg.parent / "two.py").write_text("\n".join(lines))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(cfg.parent / "two.py"), "--cfg-path", str(cfg), "--options", *options]
+    return subprocess.run(
+        [sys.executable, *command, "run.batch_size_train=2"],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
+
+
+def test_two_processes_make_and_use_the_same_cache(cfg: Path) -> None:
+    one = train(cfg, "run.feature_cache.crops=3")
+    (folder,) = (cfg.parent / "cache").iterdir()
+    expected = (folder / "features.bin").read_bytes()
+    shutil.rmtree(folder)
+    process = train_in_two_processes(cfg, "run.feature_cache.crops=3")
     assert process.returncode == 0, process.stderr
     assert caches(cfg) == [folder.name]
     assert (folder / "features.bin").read_bytes() == expected
     assert_close(metrics_of(cfg.parent / "out"), one)
+
+
+def test_a_full_disk_ends_both_processes_with_one_line(cfg: Path) -> None:
+    setup = """
+def full(*args):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+if os.environ["RANK"] == "1":
+    f.write_features = full
+"""
+    process = train_in_two_processes(cfg, setup=setup)
+    assert process.returncode != 0
+    (line,) = [line for line in process.stderr.splitlines() if "error: " in line[:20]]
+    assert line.startswith("error: run.feature_cache: ")
+    assert "No space left on device; nothing of this cache is kept" in line
+    assert caches(cfg) == []
 
 
 def test_resuming_within_an_epoch_changes_nothing(cfg: Path, monkeypatch: pytest.MonkeyPatch) -> None:

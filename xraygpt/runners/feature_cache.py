@@ -189,7 +189,7 @@ class Share:
 
     skipped: dict[str, str]
     """As in `FeatureIndex`."""
-    given: torch.dtype | None
+    computed: torch.dtype | None
     """Number format that the model has given; None where there was no image."""
 
 
@@ -342,7 +342,7 @@ class Cache:
     def _finish(self, shares: Sequence[Share]) -> None:
         """Write the index and give the folder its name."""
         skipped = {image: text for share in shares for image, text in share.skipped.items()}
-        given = next((share.given for share in shares if share.given is not None), None)
+        given = next((share.computed for share in shares if share.computed is not None), None)
         if given is None:
             raise DataError(f"every image of {self.name} is corrupt, such as: {next(iter(skipped.values()))}")
         names: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
