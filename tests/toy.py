@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel, FrozenPart, images_of
+from xraygpt.datasets.batch import images_of
+from xraygpt.models.base_model import BaseModel, FrozenPart
 from xraygpt.models.generation import GeneratedReport, GenerationConfig
 
 SIDE = 8

@@ -25,6 +25,7 @@ def test_generation_settings_are_nested() -> None:
         ("batch_size_train", 0, "at least 1"),
         ("accum_grad_iters", 0, "at least 1"),
         ("checkpoint_steps", 0, "at least 1"),
+        ("profile_steps", 0, "at least 1"),
         ("num_workers", -1, "not be negative"),
         ("warmup_steps", -1, "not be negative"),
         ("init_lr", -1e-3, "not be negative"),

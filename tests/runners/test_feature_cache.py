@@ -9,8 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from argparse import Namespace
 from collections import namedtuple
 from pathlib import Path
@@ -260,24 +258,26 @@ def test_a_cache_that_is_not_finished_leaves_nothing(
     assert caches(cfg) == [name]
 
 
-def test_another_run_that_makes_the_same_cache_is_waited_for(cfg: Path) -> None:
+def test_another_run_that_makes_the_same_cache_is_waited_for(
+    cfg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = train(cfg)
     (name,) = caches(cfg)
     made, elsewhere = cfg.parent / "cache" / name, cfg.parent / "elsewhere"
     made.rename(elsewhere)
+    flock = fcntl.flock
     with (cfg.parent / "cache" / f".{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        flock(lock, fcntl.LOCK_EX)
 
-        def finish() -> None:
-            while not (cfg.parent / "out" / "log.txt").exists() or "waiting for it" not in log(cfg):
-                time.sleep(0.01)
-            elsewhere.rename(made)
-            fcntl.flock(lock, fcntl.LOCK_UN)
+        def finishing_first(file: Any, operation: int) -> None:
+            if operation == fcntl.LOCK_EX:  # the other run finishes while this one waits
+                elsewhere.rename(made)
+                flock(lock, fcntl.LOCK_UN)
+            flock(file, operation)
 
-        other = threading.Thread(target=finish)
-        other.start()
+        monkeypatch.setattr(fcntl, "flock", finishing_first)
         assert train(cfg) == first
-        other.join()
+    assert "another run is making the feature cache" in log(cfg)
     assert f"using those in {made}" in log(cfg)
     assert list((cfg.parent / "cache").iterdir()) == [made]
 

@@ -73,6 +73,9 @@ class RunConfig:
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1
     """Samples in a training batch of one process."""
+    group_by_length: bool = False
+    """Put reports of like length into a training batch, so that little is padded. The samples of every 64
+    batches stay the same; only their arrangement changes, and it is still a function of `seed` and step."""
     batch_size_eval: int = 1
     """Samples in an evaluation batch of one process."""
     use_dist_eval_sampler: bool = True
@@ -125,7 +128,11 @@ class RunConfig:
     resume_ckpt_path: str | None = None
     """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
     log_freq: int = 50
-    """Steps between two lines of the log."""
+    """Steps between two lines of the log. Only then, and before a checkpoint, losses are fetched from the
+    device, written to ``metrics.jsonl`` and checked for NaN and infinity: no step waits for them."""
+    profile_steps: int | None = None
+    """Trace this many training steps, after five others, with PyTorch's profiler, into ``trace.json`` of
+    `output_dir`; https://ui.perfetto.dev shows it. Null traces none."""
     log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Where the numbers of a training's ``metrics.jsonl`` go as well: "tensorboard" (event files in
     ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""
@@ -141,7 +148,7 @@ class RunConfig:
         if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
             raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
-        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size"]
+        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "profile_steps"]
         for name in at_least_one:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -5,22 +5,19 @@ Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertTokenizer
 
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.bridges.qformer import QFormerBridge
 from xraygpt.models.parts import Bridge, VisionEncoder
 from xraygpt.models.parts import LayerNorm as LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
 from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, build_encoder
-
-logger = logging.getLogger(__name__)
 
 BLIP2_QFORMER_URL = f"{BLIP2_FILES}/blip2_pretrained_flant5xxl.pth"
 
@@ -50,30 +47,22 @@ class Blip2Base(VisionTower):
     checkpoints: `ln_vision`, `Qformer` and `query_tokens` of BLIP-2's.
     """
 
+    bridge: Bridge
+    """What takes the encoder's tokens to those that are projected."""
     ln_vision: nn.Module
     Qformer: BertLMHeadModel | QueryModel
     query_tokens: nn.Parameter
 
     def __init__(self, cfg: Blip2Config, encoder: VisionEncoder, bridge: Bridge) -> None:
         super().__init__(cfg, encoder)
-        self._bridge = (bridge,)  # in a tuple, since its parts are this model's children, and it is not
-        # A bridge without a norm of its own reads the encoder's tokens as they are.
-        for name, part in ({"ln_vision": nn.Identity()} | dict(bridge.named_children())).items():
+        object.__setattr__(self, "bridge", bridge)  # its parts are this model's children, and it is not
+        self.ln_vision = nn.Identity()  # unless the bridge has a norm to read the encoder's tokens with
+        for name, part in bridge.named_children():
             self.add_module(name, part)
         for name, parameter in bridge.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
 
-    @property
-    def bridge(self) -> Bridge:
-        """What takes the encoder's tokens to those that are projected."""
-        return self._bridge[0]
-
-    @classmethod
-    def init_tokenizer(
-        cls, source: str = "bert-base-uncased", truncation_side: str = "right"
-    ) -> BertTokenizer:
-        """See `init_bert_tokenizer`."""
-        return init_bert_tokenizer(source, truncation_side)
+    init_tokenizer = staticmethod(init_bert_tokenizer)
 
     @classmethod
     def init_Qformer(
@@ -94,34 +83,24 @@ class Blip2Base(VisionTower):
         precision: str,
     ) -> tuple[VisionEncoder, LayerNorm]:
         """A random vision encoder and the layer norm that follows it."""
-        encoder = build_encoder(
-            VisionTowerConfig(
-                vit_model=model_name,
-                img_size=img_size,
-                drop_path_rate=drop_path_rate,
-                use_grad_checkpoint=use_grad_checkpoint,
-                vit_precision=precision,
-            )
+        cfg = VisionTowerConfig(
+            vit_model=model_name,
+            img_size=img_size,
+            drop_path_rate=drop_path_rate,
+            use_grad_checkpoint=use_grad_checkpoint,
+            vit_precision=precision,
         )
+        encoder = build_encoder(cfg)
         return encoder, LayerNorm(encoder.width)
 
     @classmethod
-    def part_checks(cls, cfg: Blip2Config) -> list[Check]:
-        """Checks of the weight files that `load_parts` reads, for `require_all`."""
-        return [
-            cls.vision_check(cfg),
-            file_check(
-                "model.q_former_model", cfg.q_former_model, "weights of the Q-Former", BLIP2_QFORMER_URL
-            ),
-        ]
+    def part_checks(cls, cfg: Any) -> list[Check]:
+        file = cfg.q_former_model
+        qformer = file_check("model.q_former_model", file, "weights of the Q-Former", BLIP2_QFORMER_URL)
+        return [*super().part_checks(cfg), qformer]
 
-    def load_parts(self, cfg: Blip2Config) -> None:
-        """Load the weight files that `cfg` names.
-
-        Raises MissingFileError or CheckpointError.
-        """
-        if cfg.vit_ckpt is not None:
-            self.load_vision_encoder(cfg.vit_ckpt)
+    def load_parts(self, cfg: Any) -> None:
+        super().load_parts(cfg)
         if cfg.q_former_model is not None:
             self.load_from_pretrained(cfg.q_former_model)
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.paths import require_file
+from xraygpt.common.paths import file_check, require_all, require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
-from xraygpt.models.base_model import file_check, require_all, source_of
+from xraygpt.datasets.batch import source_of
 from xraygpt.models.llm import (
     check_llm,
     check_tokenizer,
@@ -158,7 +158,7 @@ class CausalLM(PromptedModel):
                 copy_tokenizer(self._tokenizer_folder, folder)
 
     def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        return self._embed_rows(self._prompts(samples), None, "left")[:2]
+        return self._embed_rows(self._prompts(samples), None, "left")
 
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model

@@ -46,7 +46,7 @@ def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Ten
     blocks from `depth` on (BLIP-2 drops the last block), and a joint `qkv.bias` is split.
     """
     translated: dict[str, Tensor] = {}
-    for key, value in _vision_part(state).items():
+    for key, value in unwrapped(state, *_WRAPPERS).items():
         block = _BLOCK.match(key)
         if _NOT_BUILT.match(key) or (block and int(block.group(1)) >= depth):
             continue
@@ -58,10 +58,10 @@ def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Ten
     return translated
 
 
-def _vision_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The vision encoder's entries, without the prefixes that wrappers put before them."""
+def unwrapped(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """For each prefix in turn: if keys begin with it, these entries alone, without it."""
     part = dict(state)
-    for prefix in _WRAPPERS:
+    for prefix in prefixes:
         wrapped = {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
         part = wrapped or part
     return part

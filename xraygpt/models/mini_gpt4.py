@@ -21,19 +21,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.paths import file_check, require_all
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
-from xraygpt.models.base_model import (
-    COMPUTED_BUFFERS,
-    FrozenPart,
-    file_check,
-    freeze,
-    images_of,
-    is_frozen,
-    require_all,
-)
+from xraygpt.datasets.batch import images_of
+from xraygpt.models.base_model import COMPUTED_BUFFERS, FrozenPart, freeze, is_frozen
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.key_translation import TEXT_HALF, translate_projector_keys
 from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
@@ -281,7 +275,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
                 every prompt has one.
             side: where shorter rows are padded; "left" when text is to be written behind them.
         """
-        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)[:2]
+        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)
 
     def prompt_wrap(self, img_embeds: Tensor, atts_img: Tensor, prompt: str) -> tuple[Tensor, Tensor]:
         """Put the text of `prompt` around image embeddings (B, Q, D), without BOS; "" changes nothing.
@@ -294,7 +288,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         if prompt.count(IMAGE_PLACEHOLDER) != 1:
             raise ValueError(f"the prompt {prompt!r} must hold {IMAGE_PLACEHOLDER} exactly once")
         row = prompt_row(self.llama_tokenizer, prompt, self.tokens_per_image, bos=False)
-        embeds, mask, _ = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
+        embeds, mask = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
         return embeds, mask.to(atts_img.dtype)
 
     def forward(self, samples: Any) -> dict[str, Tensor]:

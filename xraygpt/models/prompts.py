@@ -70,13 +70,6 @@ def caption_rows(
     return [row[:max_txt_len] for row in rows]
 
 
-def caption_labels(ids: Tensor, mask: Tensor, prompt_lengths: Sequence[int]) -> Tensor:
-    """Targets (B, T) for rows of prompt and caption, padded on the right: the caption's ids, else -100."""
-    starts = torch.tensor(list(prompt_lengths), device=ids.device).unsqueeze(1)
-    learnt = (torch.arange(ids.shape[1], device=ids.device) >= starts) & mask.bool()
-    return ids.masked_fill(~learnt, IGNORE_INDEX)
-
-
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") -> tuple[Tensor, Tensor]:
     """Rows of ids -> ids (B, T) and attention mask (B, T), both int64; `side` says where the padding goes."""
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]

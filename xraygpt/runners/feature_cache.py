@@ -36,7 +36,7 @@ from xraygpt.common.precision import DTYPES, Precision
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import FeatureCacheConfig
 from xraygpt.common.run_record import writing
-from xraygpt.datasets.batch import to_device
+from xraygpt.datasets.batch import images_of, to_device
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.feature_cache import (
@@ -48,7 +48,7 @@ from xraygpt.datasets.feature_cache import (
     write_features,
 )
 from xraygpt.datasets.stream import BatchLoader, EvalStream
-from xraygpt.models.base_model import BaseModel, FrozenPart, images_of
+from xraygpt.models.base_model import BaseModel, FrozenPart
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.processors import BaseProcessor
 from xraygpt.tasks.steps import gather
