@@ -43,3 +43,13 @@ def test_rules(key: str, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         build_typed(RunConfig, {key: value}, where="run")
     assert caught.value.problems[0].startswith(f"run.{key}")
+
+
+def test_loading_processes_take_the_cores_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert RunConfig(num_workers="auto").loading_processes() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert RunConfig(num_workers="auto").loading_processes() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "12")
+    assert RunConfig(num_workers="auto").loading_processes() == 0
+    assert RunConfig(num_workers=3).loading_processes() == 3

@@ -74,7 +74,7 @@ def spend(timer: IntervalTimer, clock: Clock, **phases: float) -> None:
 
 def test_an_interval_is_split_into_its_phases(device: torch.device, clock: Clock, tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path / "metrics.jsonl")
-    timer = IntervalTimer(device, writer, last_step=10)
+    timer = IntervalTimer(device, writer, last_step=10, iters_per_epoch=5)
     for _ in range(2):
         spend(timer, clock, data=1.0, forward=2.0, rest=0.5, backward=1.5)
         timer.end_step(images=30, positions=100, padded=40)
@@ -99,11 +99,12 @@ def test_an_interval_is_split_into_its_phases(device: torch.device, clock: Clock
 
 
 def test_the_next_interval_begins_where_the_last_one_ended(device: torch.device, clock: Clock) -> None:
-    timer = IntervalTimer(device, last_step=4)
+    timer = IntervalTimer(device, last_step=4, iters_per_epoch=4)
     spend(timer, clock, forward=1.0)
     timer.end_step(images=8)
     timer.end_interval(step=1, epoch=0)
     before = str(timer)
+    assert "left" not in before  # it is the last epoch
     spend(timer, clock, rest=1.0, validation=3.0)
     record = timer.end_interval(step=1, epoch=0)
     assert record["time"] == pytest.approx({"validation": 3.0, "rest": 1.0})

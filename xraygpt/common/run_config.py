@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,8 +56,9 @@ class RunConfig:
     seed: int = 42
     """Seed of all random numbers. Those of a training step are derived from it, the step and the number of
     the process, so that they do not depend on what was drawn before."""
-    num_workers: int = 0
-    """Data loading processes for each training process; 0 loads in the training process itself."""
+    num_workers: int | Literal["auto"] = 0
+    """Data loading processes for each training process; 0 loads in the training process itself, "auto" takes
+    one for each core that is left, 8 at most. The batches are the same with any number."""
     distributed: bool = True
     """Train in several processes when the program is started by torchrun; without it this has no effect."""
     world_size: int = 1
@@ -122,6 +124,10 @@ class RunConfig:
     """Factor by which each layer of a trained vision encoder learns slower than the layer after it; 1 is one
     rate for all. Only for "adamw"."""
 
+    # Speed
+    compile: bool = False
+    """Compile the repeated blocks of the model with torch.compile: the first steps of a shape take longer."""
+
     # Saving, resuming, evaluating
     checkpoint_steps: int | None = None
     """Also save a checkpoint every this many steps; null saves at the end of each epoch only."""
@@ -144,6 +150,13 @@ class RunConfig:
     generate: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are generated, for scoring and in the demo."""
 
+    def loading_processes(self) -> int:
+        """Return `num_workers` as a number; a training process has its share of this machine's cores."""
+        if self.num_workers != "auto":
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
     def __post_init__(self) -> None:
         if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
             raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
@@ -154,8 +167,9 @@ class RunConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value != "auto" and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must not be larger than init_lr ({self.init_lr})")
         if not 0.0 <= self.beta2 < 1.0:

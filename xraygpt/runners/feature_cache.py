@@ -114,7 +114,8 @@ def cached_datasets(
         facts = common | {"code": code, "processor": _description(processor)}
         folder, made_from = in_main_process(lambda: _place(root, dataset, facts))
         index = FeatureIndex(len(images), part.shape, settings.dtype, "fp32", made_from=made_from)
-        cache = Cache(name, folder, index, images, part, device, precision, cfg.run_cfg.num_workers)
+        workers = cfg.run_cfg.loading_processes()
+        cache = Cache(name, folder, index, images, part, device, precision, workers)
         return CachedDataset(dataset, cache.features(), settings.crops)
 
     return [cached(name, dataset) for name, dataset in zip(names, datasets, strict=True)]

@@ -28,6 +28,7 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
+from xraygpt.runners.compiling import compile_blocks
 from xraygpt.runners.feature_cache import cached_datasets
 from xraygpt.runners.run_folder import (
     BEST,
@@ -133,6 +134,8 @@ class RunnerBase:
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
             self.lr_scheduler = self._build_lr_scheduler()
+            if self.run.compile:
+                compile_blocks(self.model, self.device)
             if self.world_size > 1:
                 # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
                 # _start_or_resume sends what is trained. Frozen buffers need no sending either.
@@ -176,7 +179,7 @@ class RunnerBase:
     def _train_epochs(self, writer: MetricsWriter, trace: StepTrace | None) -> None:
         """Train what is left of the epochs; the model is the best one then."""
         last_step = self.run.max_epoch * self.iters_per_epoch
-        self.timer = IntervalTimer(self.device, writer, last_step, trace)
+        self.timer = IntervalTimer(self.device, writer, last_step, self.iters_per_epoch, trace)
         context = TrainContext(
             model=self.wrapped_model,
             optimizer=self.optimizer,
@@ -416,7 +419,7 @@ class RunnerBase:
         return BatchLoader(
             stream,
             first=first,
-            num_workers=self.run.num_workers,
+            num_workers=self.run.loading_processes(),
             pin_memory=self.device.type == "cuda",
             on_skipped=self.skipped.add,
         )

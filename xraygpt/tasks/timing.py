@@ -75,6 +75,7 @@ class IntervalTimer:
     Args:
         writer: gets a line with the event ``interval`` for each.
         last_step: at which the training ends, for the time left.
+        iters_per_epoch: in the last epoch, the text leaves the time left to the epoch's own line.
         trace: told of each step.
     """
 
@@ -83,11 +84,13 @@ class IntervalTimer:
         device: torch.device,
         writer: MetricsWriter | None = None,
         last_step: int = 0,
+        iters_per_epoch: int = 1,
         trace: StepTrace | None = None,
     ) -> None:
         self.device = device
         self.writer = writer
         self.last_step = last_step
+        self.iters_per_epoch = iters_per_epoch
         self.trace = trace
         self._text = ""
         self._all_steps, self._begun = 0, time.perf_counter()
@@ -152,8 +155,11 @@ class IntervalTimer:
                 record["padding"] = self._padded / self._positions
             record["memory_gib"] = self._memory() / 2**30
             mean = (time.perf_counter() - self._begun) / self._all_steps
-            record["seconds_left"] = mean * max(self.last_step - step, 0)
+            steps_left = max(self.last_step - step, 0)
+            record["seconds_left"] = mean * steps_left
             self._text = _describe(record)
+            if steps_left > -step % self.iters_per_epoch:
+                self._text += f"  about {record['seconds_left']:.0f} s left in all"
         if self.writer is not None:
             self.writer.write(_rounded(record))
         self._start_interval(end)
@@ -189,11 +195,7 @@ def _describe(record: dict[str, Any]) -> str:
         parts.append(f"{record['tokens_per_second']:.3g} tokens/s")
     if "padding" in record:
         parts.append(f"padding {record['padding']:.0%}")
-    parts.append(f"{record['memory_gib']:.1f} GiB")
-    parts.append(shares(record))
-    if record["seconds_left"]:
-        parts.append(f"about {record['seconds_left']:.0f} s left in all")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"{record['memory_gib']:.1f} GiB", shares(record)])
 
 
 def shares(record: dict[str, Any]) -> str:

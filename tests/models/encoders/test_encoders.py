@@ -256,6 +256,10 @@ def test_sizes_that_do_not_fit_are_one_error(vit_args: dict[str, Any]) -> None:
         encoder(vit_model="medclip", vision={"args": {"nonsense": 1}})
     with pytest.raises(ConfigError, match=r"model\.vision\.args: medclip cannot be built so: .*depths"):
         encoder(vit_model="medclip", vision={"args": {"depths": "x"}})
+    folder = "hf:train_configs/recipes/tiny/encoders/"
+    with pytest.raises(ConfigError, match=r"model\.vision\.drop_path_rate: a siglip_vision_model of .* none"):
+        encoder(vit_model=f"{folder}siglip", drop_path_rate=0.1)
+    assert encoder(vit_model=f"{folder}dinov2", drop_path_rate=0.1).trunk.config.drop_path_rate == 0.1
     with pytest.raises(DataError, match="built for images of 32x32 pixels and got 48x48"):
         encoder(vit_model=name, img_size=32, vision={"args": vit_args})(image(48))
 

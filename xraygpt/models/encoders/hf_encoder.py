@@ -94,8 +94,15 @@ class HFEncoder(TrunkEncoder):
         sizes = cls.trunk_config(config, name)
         if unknown := sorted(set(config.args) - set(sizes.to_dict())):
             raise ConfigError(f"model.vision.args: {', '.join(unknown)}: no keys of a {sizes.model_type}")
+        args = config.args
+        if config.drop_path_rate > 0:
+            if not hasattr(sizes, "drop_path_rate"):
+                raise ConfigError(
+                    f"model.vision.drop_path_rate: a {sizes.model_type} of transformers has none"
+                )
+            args = {"drop_path_rate": config.drop_path_rate} | args
         kept = {key: value for key, value in sizes.to_diff_dict().items() if key not in _DERIVED}
-        sizes = type(sizes).from_dict(kept | config.args)
+        sizes = type(sizes).from_dict(kept | args)
         if hasattr(sizes, "vision_use_head"):  # SigLIP
             sizes.vision_use_head = False
         model_class: Any = MODEL_MAPPING[type(sizes)]
