@@ -98,6 +98,12 @@ class BertLMHeadModel(CausalLM):
 
     backbone = BertModel
 
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the reference's, without query tokens
+        self, input_ids: Tensor, past: Past = None, attention_mask: Tensor | None = None, **image: Any
+    ) -> dict[str, Any]:
+        """As in `CausalLM`."""
+        return super().prepare_inputs_for_generation(input_ids, None, past, attention_mask, **image)
+
     def image_cache(
         self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None = None
     ) -> KeyValueCache:
