@@ -20,7 +20,7 @@ from transformers.models.bert.modeling_bert import BertPooler as BertPooler
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
 from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, TextEmbeddings
+from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, Past, TextEmbeddings
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
