@@ -12,7 +12,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class ToyConfig:
     """Name of the signal that does it; "worker" kills a process that loads data, "bug" raises an error."""
     die_rank: int = 0
     """The process that it happens to."""
+    ckpt: ClassVar[None] = None
 
 
 @registry.register_model("toy")

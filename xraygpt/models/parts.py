@@ -120,10 +120,6 @@ class VisionEncoder(nn.Module):
         """The weights by the keys that they are published under."""
         return self.state_dict()
 
-    def check_image(self, image: Tensor) -> None:
-        """Raise DataError unless images (B, C, height, width) have the size that the encoder is built for."""
-        check_size(image, (self.preprocessing.image_size,) * 2)
-
 
 def check_size(image: Tensor, size: tuple[int, int]) -> None:
     """Raise DataError unless images (B, C, height, width) are of `size`, in pixels."""
@@ -154,9 +150,6 @@ class Bridge(nn.Module):
 
     The model takes over the children and parameters of its bridge under their own names, since these are the
     keys of published checkpoints. A subclass registers itself: ``@registry.register_bridge("mine")``.
-
-    Args:
-        width: D.
     """
 
     config_class: ClassVar[type[BridgeConfig]] = BridgeConfig
@@ -168,6 +161,7 @@ class Bridge(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        """D."""
 
     @classmethod
     def from_config(cls, model_config: Any, width: int, llm_width: int) -> Self:
