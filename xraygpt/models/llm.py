@@ -39,12 +39,6 @@ LLM_SOURCE = (
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
 _NOT_TOKENIZERS = [f"{part}config.json" for part in ("", "generation_", "processor_", "preprocessor_")]
-EMBEDDING_PROBES, MATRICES, MATRIX_PROBES = 8, 8, 4
-"""In LLaMA the last eight matrices are those of the last layer and the output layer."""
-TOLERANCE = 0.005
-"""Relative; rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16)."""
-WEIGHTS = ("llm_weights", "llm_layer_weights")
-"""Keys of a manifest; files of earlier versions have the first one only, or none."""
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -230,6 +224,7 @@ def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
     """
     table = embedding_table(llm).weight
     matrices = [weight for weight in llm.parameters() if weight.dim() == 2 and weight is not table]
+    last = matrices[-8:]  # in LLaMA those of the last layer and the output layer
 
     def probes(weight: Tensor, number: int) -> list[float]:  # evenly spread over the weight
         flat = weight.detach().flatten()
@@ -238,8 +233,8 @@ def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
 
     return {
         "llama_model": Path(folder).name,
-        "llm_weights": probes(table, EMBEDDING_PROBES),
-        "llm_layer_weights": [v for w in matrices[-MATRICES:] for v in probes(w, MATRIX_PROBES)],
+        "llm_weights": probes(table, 8),
+        "llm_layer_weights": [value for weight in last for value in probes(weight, 4)],
     }
 
 
@@ -257,9 +252,11 @@ def check_same_llm(
     theirs = dict(manifest)
     if "llama_proj.bias" in state:
         theirs["llm_hidden_size"] = len(state["llama_proj.bias"])
-    weights = [key for key in WEIGHTS if key in theirs]
+    # Files of earlier versions have the first of these only, or none.
+    weights = [key for key in ("llm_weights", "llm_layer_weights") if key in theirs]
     exact = ["llm_hidden_size", "vocab_size", *([] if weights else ["llama_model"])]
-    close = partial(math.isclose, rel_tol=TOLERANCE, abs_tol=1e-6)
+    # Rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16).
+    close = partial(math.isclose, rel_tol=0.005, abs_tol=1e-6)
     same = all(theirs.get(key, own[key]) == own[key] for key in exact) and all(
         len(theirs[key]) == len(own[key]) and all(map(close, theirs[key], own[key])) for key in weights
     )

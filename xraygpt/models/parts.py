@@ -120,6 +120,10 @@ class VisionEncoder(nn.Module):
         """The weights by the keys that they are published under."""
         return self.state_dict()
 
+    def check_image(self, image: Tensor) -> None:
+        """Raise DataError unless images (B, C, height, width) have the size that the encoder is built for."""
+        check_size(image, (self.preprocessing.image_size,) * 2)
+
 
 def check_size(image: Tensor, size: tuple[int, int]) -> None:
     """Raise DataError unless images (B, C, height, width) are of `size`, in pixels."""
@@ -165,12 +169,9 @@ class Bridge(nn.Module):
 
     @classmethod
     def from_config(cls, model_config: Any, width: int, llm_width: int) -> Self:
-        """Build it with random weights.
+        """Build it with random weights, for tokens of `width` V and a language model of `llm_width`.
 
-        Args:
-            model_config: the section ``model``; its `bridge_config` is an instance of `config_class`.
-            width: V.
-            llm_width: of the language model.
+        `model_config` is the section ``model``; its `bridge_config` is an instance of `config_class`.
         """
         raise NotImplementedError
 

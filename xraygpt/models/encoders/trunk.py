@@ -24,7 +24,7 @@ from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.registry import registry
 from xraygpt.models.key_translation import unwrapped
-from xraygpt.models.parts import EncoderConfig, VisionEncoder, check_size
+from xraygpt.models.parts import EncoderConfig, VisionEncoder
 from xraygpt.processors import Preprocessing
 
 BLOCK_LISTS = ("blocks", "layers", "layer", "stages")
@@ -113,7 +113,7 @@ class TrunkEncoder(VisionEncoder):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, height, width) -> (B, N, V)."""
-        check_size(image, (self.preprocessing.image_size,) * 2)
+        self.check_image(image)
         return self._all_tokens(image)[:, self.dropped :]
 
     def _all_tokens(self, image: Tensor) -> Tensor:
