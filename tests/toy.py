@@ -12,7 +12,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import images_of
-from xraygpt.models.base_model import BaseModel, FrozenPart
+from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import GeneratedReport, GenerationConfig
 
 SIDE = 8
@@ -47,6 +48,7 @@ class ToyConfig:
     """Name of the signal that does it; "worker" kills a process that loads data, "bug" raises an error."""
     die_rank: int = 0
     """The process that it happens to."""
+    ckpt: ClassVar[None] = None
 
 
 @registry.register_model("toy")

@@ -402,7 +402,7 @@ def test_layer_norm_computes_in_float32() -> None:
 
 def test_full_size_builds_on_the_meta_device(config: Blip2QformerConfig) -> None:
     with torch.device("meta"):
-        model = Blip2Qformer.build(Blip2QformerConfig(bert_tokenizer=config.bert_tokenizer))
+        model = Blip2Qformer.with_random_weights(Blip2QformerConfig(bert_tokenizer=config.bert_tokenizer))
     assert model.query_tokens.shape == (1, 32, 768)
     keys = model.state_dict()
     assert keys["Qformer.bert.encoder.layer.10.crossattention.self.key.weight"].shape == (768, 1408)

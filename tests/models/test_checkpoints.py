@@ -102,7 +102,7 @@ def test_a_released_checkpoint(
 def stage_one_file(folder: Path, vocabulary: Path, **extra: Tensor) -> tuple[Blip2Qformer, Path]:
     """A random first-stage model and its file as LAVIS publishes it, text half and heads included."""
     config = tiny_config()
-    model = Blip2Qformer.build(
+    model = Blip2Qformer.with_random_weights(
         Blip2QformerConfig(
             vision=config.vision,
             qformer=config.qformer,

@@ -9,8 +9,8 @@ from tests.models.pinned_keys import pinned_keys
 from xraygpt.common.errors import CheckpointError
 from xraygpt.models.key_translation import (
     from_hf_blip2,
-    join_bias,
-    split_bias,
+    join_biases,
+    split_biases,
     to_hf_blip2,
     translate_eva_keys,
 )
@@ -50,8 +50,13 @@ def test_there_and_back_are_the_same_keys(cls: type[torch.nn.Module]) -> None:
 
 def test_biases_of_queries_and_values_are_joined_and_split() -> None:
     query, value = torch.arange(3.0), torch.arange(3.0) + 7
-    assert join_bias(query, value).tolist() == [0, 1, 2, 0, 0, 0, 7, 8, 9]
-    assert [part.tolist() for part in split_bias(join_bias(query, value)).values()] == [[0, 1, 2], [7, 8, 9]]
+    split = {"3.attn.q_bias": query, "3.attn.v_bias": value, "norm.bias": value}
+    joined = join_biases(split)
+    assert joined.keys() == {"3.attn.qkv.bias", "norm.bias"}
+    assert joined["3.attn.qkv.bias"].tolist() == [0, 1, 2, 0, 0, 0, 7, 8, 9]
+    again = split_biases(joined)
+    assert again.keys() == split.keys()
+    assert all(torch.equal(again[key], split[key]) for key in split)
 
 
 def test_other_files_pass_and_unknown_keys_are_named() -> None:

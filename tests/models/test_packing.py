@@ -9,7 +9,7 @@ from transformers import BloomConfig, BloomForCausalLM, OPTConfig, OPTForCausalL
 from tests.models.tiny import CASES, report_model
 from xraygpt.common.errors import ConfigError
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
-from xraygpt.models.packing import check_packing, separate, share_rows
+from xraygpt.models.prompts import check_packing, separate, share_rows
 
 CAPTIONS = [
     "Clear.",

@@ -46,7 +46,7 @@ def build(case: Case, *, freeze_vit: bool) -> Blip2Qformer:
         bert_tokenizer=str(case.folder / "wordpiece_vocab.txt"),
         mask_same_report=False,  # the reference takes a pair's own text alone for its match
     )
-    return Blip2Qformer.build(settings)
+    return Blip2Qformer.with_random_weights(settings)
 
 
 def _start(case: Case, model: Blip2Qformer) -> None:

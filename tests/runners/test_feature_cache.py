@@ -21,7 +21,8 @@ from torch import nn
 from tests.toy import ToyModel, metrics_of, write_config, write_dataset
 from xraygpt.common.checkpoint import load_checkpoint
 from xraygpt.common.errors import ConfigError, DataError
-from xraygpt.models.base_model import BaseModel, FrozenPart
+from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners import feature_cache
 from xraygpt.runners.feature_cache import check_nothing_random
 from xraygpt.runners.launch import launch

@@ -1,5 +1,7 @@
 """Folders in Hugging Face's format: fetched, read without running any code of theirs, or refused by name."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,23 @@ def from_folder(cls: Any, folder: Path, what: str, **kwargs: Any) -> Any:
         if "trust_remote_code" in str(error):
             raise _needs_code(folder) from error
         raise CheckpointError(f"{folder}: {what} cannot be read: {error}") from error
+
+
+def misfit(report: Mapping[str, Any], unused: str = "$^") -> str:
+    """What a loading report of transformers says does not fit, "" if all does.
+
+    Args:
+        unused: regular expression, searched for, of the keys that need not fit.
+    """
+    found = {
+        said: sorted(key for key in map(str, report[kind]) if not re.search(unused, key))
+        for kind, said in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "unexpected"),
+            ("mismatched_keys", "of another size"),
+        )
+    }
+    return ", ".join(f"{said} {keys[:8]}" for said, keys in found.items()) if any(found.values()) else ""
 
 
 def refuse_code(folder: Path) -> None:

@@ -162,7 +162,7 @@ def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, 
     }
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        if COMPUTED.match(key):
+        if re.match(COMPUTED, key):
             continue
         ours = next((ours for ours in rules if key.startswith(ours)), None)
         if ours is None:

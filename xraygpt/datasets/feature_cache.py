@@ -8,7 +8,7 @@ Shapes: K crops of each image, N tokens of width D.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import DataError
@@ -33,6 +33,23 @@ FEATURE_FILE = "features.bin"
 INDEX_FILE = "index.json"
 
 Format = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What stays as it is on the way from an image to the loss, so that its output can be computed once."""
+
+    name: str
+    """In words, e.g. "vision encoder"."""
+    encode: Callable[[Tensor], Tensor]
+    """Images (B, 3, H, W) -> features (B, N, D). The model takes features in place of images wherever it
+    would call this, which then returns them."""
+    shape: tuple[int, int]
+    """(N, D)"""
+    modules: Mapping[str, nn.Module]
+    """Name -> module, of all whose weights decide about the features."""
+    settings: Mapping[str, Any]
+    """What else decides about them; plain values and dataclasses."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,31 +16,12 @@ from xraygpt.common.dist_utils import all_gather_with_grad as all_gather_with_gr
 from xraygpt.common.dist_utils import concat_all_gather as concat_all_gather
 from xraygpt.common.errors import CheckpointError, ConfigError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.paths import cached_file, package_root
+from xraygpt.common.paths import Check, cached_file, file_check, package_root, require_all
+from xraygpt.datasets.feature_cache import FrozenPart
 from xraygpt.models.generation import GeneratedReport
+from xraygpt.models.key_translation import COMPUTED
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class FrozenPart:
-    """What stays as it is on the way from an image to the loss, so that its output can be computed once."""
-
-    name: str
-    """In words, e.g. "vision encoder"."""
-    encode: Callable[[Tensor], Tensor]
-    """Images (B, 3, H, W) -> features (B, N, D). The model takes features in place of images wherever it
-    would call this, which then returns them."""
-    shape: tuple[int, int]
-    """(N, D)"""
-    modules: Mapping[str, nn.Module]
-    """Name -> module, of all whose weights decide about the features."""
-    settings: Mapping[str, Any]
-    """What else decides about them; plain values and dataclasses."""
-
-
-# Files of the reference hold these although nothing trains them: tables that follow from the sizes alone.
-COMPUTED_BUFFERS = (r".*\.embeddings\.position_ids$", r".*\.rotary_emb\.inv_freq$")
 
 
 class BaseModel(nn.Module):
@@ -53,13 +33,19 @@ class BaseModel(nn.Module):
     """
 
     config_class: ClassVar[type]
-    """The dataclass that describes a configuration of this model."""
+    """The dataclass that describes a configuration; its `ckpt` is the path of a checkpoint, or None."""
     PRETRAINED_MODEL_CONFIG_DICT: ClassVar[dict[str, str]] = {}
     """Model type -> YAML file with its defaults, relative to the package."""
     MODEL_TYPE_REQUIRED: ClassVar[bool] = True
     """Whether a configuration has to start from one of these; else it may set everything itself."""
-    IGNORED_KEYS: ClassVar[tuple[str, ...]] = COMPUTED_BUFFERS
+    IGNORED_KEYS: ClassVar[tuple[str, ...]] = (COMPUTED,)
     """Regular expressions for keys of checkpoints that are passed over."""
+    CHECKPOINT: ClassVar[tuple[str, str]] = ("a trained model", "a training of this project")
+    """What `ckpt` is and where it comes from, for the error if it is missing."""
+    required_parts: tuple[str, ...] = ()
+    """What `ckpt` has to hold."""
+    max_txt_len: int | None = None
+    """Most tokens of a report in a training; None: it does not read reports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,11 +70,13 @@ class BaseModel(nn.Module):
 
     @classmethod
     def check_files(cls, cfg: Any) -> None:
-        """Look for the local files that `cfg` (an instance of `config_class`) names, before building.
+        """Raise MissingFileError, with a paragraph for each, if local files that `cfg` names are missing."""
+        require_all([*cls.part_checks(cfg), file_check("model.ckpt", cfg.ckpt, *cls.CHECKPOINT)])
 
-        Raises:
-            MissingFileError: with a paragraph for each file that is missing.
-        """
+    @classmethod
+    def part_checks(cls, cfg: Any) -> list[Check]:
+        """Checks of the files that `cfg` names beside its checkpoint, for `require_all`."""
+        return []
 
     @classmethod
     def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
@@ -96,8 +84,29 @@ class BaseModel(nn.Module):
 
         Args:
             device: where the model is going to run, on which number formats depend; it is built on the CPU.
+
+        Raises:
+            MissingFileError: one or more files are missing; all of them are named.
+            CheckpointError: a file cannot be read or does not fit.
         """
+        cls.check_files(cfg)
+        model = cls.with_random_weights(cfg, device)
+        model.load_pretrained(cfg)
+        return model
+
+    @classmethod
+    def with_random_weights(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+        """The model of a configuration before its weights are loaded; `device` as in `from_config`."""
         raise NotImplementedError(f"{cls.__name__} has to say how it is built from its configuration.")
+
+    def load_pretrained(self, cfg: Any) -> None:
+        """Load the files that `cfg` names, each over what was there; raises as `from_config` does."""
+        self.load_parts(cfg)
+        if cfg.ckpt is not None:
+            self.load_checkpoint(cfg.ckpt, required=self.required_parts)
+
+    def load_parts(self, cfg: Any) -> None:
+        """Load the files that `cfg` names beside its checkpoint."""
 
     @classmethod
     def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
@@ -123,13 +132,13 @@ class BaseModel(nn.Module):
             f"run.feature_cache: {type(self).__name__} has no frozen image encoder; leave the key out"
         )
 
-    def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
-        """Write one text for each row of the batch."""
-        raise NotImplementedError(f"{type(self).__name__} does not generate text.")
+    def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
+        """Write a report for each row; keys of `samples` as in `forward`, captions not needed."""
+        return [report.text for report in self.generate_detailed(samples, generation or GenerationConfig())]
 
     def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
-        """Write the texts of `generate`, and tell of each how it came about."""
-        raise NotImplementedError(f"{type(self).__name__} does not tell how its texts came about.")
+        """The reports of `generate`, each with how it came about."""
+        raise NotImplementedError(f"{type(self).__name__} does not generate text.")
 
     def load_checkpoint(self, url_or_filename: str | Path, required: Sequence[str] = ()) -> None:
         """Load a checkpoint, this project's or the reference's.
@@ -144,12 +153,8 @@ class BaseModel(nn.Module):
         weights, manifest = load_weights_and_manifest(file)
         weights = self.translate_keys(weights)
         self.check_origin(weights, manifest, str(file))
-        ignored = [re.compile(pattern) for pattern in self.IGNORED_KEYS]
-        state = {
-            name: value
-            for name, value in weights.items()
-            if not any(pattern.match(name) for pattern in ignored)
-        }
+        ignored = re.compile("|".join(self.IGNORED_KEYS))
+        state = {name: value for name, value in weights.items() if not ignored.match(name)}
         present = {name.split(".")[0] for name in state}
         parts = [name for name, _ in (*self.named_children(), *self.named_parameters(recurse=False))]
         if missing := [name for name in required if name not in present]:
@@ -171,24 +176,26 @@ class BaseModel(nn.Module):
         return dict(state)
 
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
-        """Raise CheckpointError if a checkpoint, or its manifest, is not meant for this model.
-
-        For models that depend on a part which is not in their checkpoints.
-        """
+        """Raise CheckpointError unless a checkpoint, or its manifest, is meant for this model."""
 
     def manifest(self) -> dict[str, Any]:
         """Facts that tell later which model a checkpoint belongs to; plain values only."""
-        return {"model": type(self).__name__, "trainable": sum(p.numel() for p in self._trainable())}
+        trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return {"model": type(self).__name__, "trainable": trainable}
 
     def export(self, folder: Path) -> None:
         """Write the trained model in the format that other configurations read, at the end of a training."""
 
     def cut_captions(self, captions: Sequence[str]) -> int:
-        """Return how many of these reports training cuts, being longer than ``max_txt_len`` tokens."""
-        return 0
+        """Return how many of these reports training cuts, being longer than `max_txt_len` tokens."""
+        if self.max_txt_len is None:
+            return 0
+        lengths = self.caption_lengths(captions, self.max_txt_len + 1)
+        return sum(length > self.max_txt_len for length in lengths)
 
-    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
-        """Return how long these reports are in a training batch: in tokens, or in characters without any."""
+    def caption_lengths(self, captions: Sequence[str], longest: int | None = None) -> list[int]:
+        """Return how long these reports are, cut at `longest`, by default at `max_txt_len`: in tokens, or in
+        characters where there are none."""
         return [len(caption) for caption in captions]
 
     def before_evaluation(self, **kwargs: Any) -> None:
@@ -207,9 +214,6 @@ class BaseModel(nn.Module):
             if is_frozen(child):
                 child.eval()
         return self
-
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
 
 def freeze(module: nn.Module) -> None:

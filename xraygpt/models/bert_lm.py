@@ -15,17 +15,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, MaskedLMOutput
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.models.bert import BertBackbone, BertConfig, BertPreTrainedModel, KeyValueCache, OneOrMore, Past
-from xraygpt.models.generation import GeneratedReport, ending, mean_log_probabilities
-
-IGNORED_LABEL = -100
-"""Label of positions that do not count in a loss."""
+from xraygpt.models.generation import IGNORE_INDEX
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 """New tokens (B, t) and the cache before them -> logits of the token after the last, (B, V), new cache. Its
@@ -242,7 +238,7 @@ class PredictionModel(BertPreTrainedModel):
     def _loss(
         self, logits: Tensor, labels: Tensor, soft_labels: Tensor | None, alpha: float, reduction: str
     ) -> Tensor:
-        flat, counted = logits.float().flatten(0, 1), labels != IGNORED_LABEL
+        flat, counted = logits.float().flatten(0, 1), labels != IGNORE_INDEX
         smoothing = 0.1 if self.ahead > 0 else 0.0  # as in BLIP and BLIP-2
         losses = F.cross_entropy(flat, labels.flatten(), reduction="none", label_smoothing=smoothing)
         if soft_labels is not None:
@@ -305,16 +301,3 @@ class CausalLM(PredictionModel):
             return output.logits[:, -1], output.past_key_values
 
         return search(step, input_ids, self.image_cache(**image), settings)
-
-
-def bert_reports(
-    tokenizer: PreTrainedTokenizerBase, ids: Tensor, logits_of: Callable[[slice], Tensor]
-) -> list[GeneratedReport]:
-    """The reports of new tokens (B, n); `logits_of` as in `mean_log_probabilities`."""
-    ends = [ending(row, [tokenizer.sep_token_id], tokenizer.pad_token_id) for row in ids.tolist()]
-    means = mean_log_probabilities(logits_of, ids, [length for length, _ in ends])
-    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [
-        GeneratedReport(text, length, reason, mean)
-        for text, (length, reason), mean in zip(texts, ends, means, strict=True)
-    ]

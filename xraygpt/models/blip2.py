@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from xraygpt.common.paths import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
@@ -49,7 +49,6 @@ class Blip2Base(VisionTower):
 
     bridge: Bridge
     """What takes the encoder's tokens to those that are projected."""
-    ln_vision: nn.Module
     Qformer: BertLMHeadModel | QueryModel
     query_tokens: nn.Parameter
 
@@ -75,12 +74,7 @@ class Blip2Base(VisionTower):
 
     @classmethod
     def init_vision_encoder(
-        cls,
-        model_name: str,
-        img_size: int,
-        drop_path_rate: float,
-        use_grad_checkpoint: bool,
-        precision: str,
+        cls, model_name: str, img_size: int, drop_path_rate: float, use_grad_checkpoint: bool, precision: str
     ) -> tuple[VisionEncoder, LayerNorm]:
         """A random vision encoder and the layer norm that follows it."""
         cfg = VisionTowerConfig(
@@ -107,7 +101,3 @@ class Blip2Base(VisionTower):
     def load_from_pretrained(self, url_or_filename: str | Path) -> None:
         """Load the bridge's published weights, see `Bridge.load`: Q-Former, query tokens and ln_vision."""
         self.bridge.load(url_or_filename)
-
-    def embed_image(self, image: Tensor) -> Tensor:
-        """(B, 3, height, width) -> (B, N, V): vision encoder and, with a Q-Former, ln_vision."""
-        return self.ln_vision(self.encode_patches(image))

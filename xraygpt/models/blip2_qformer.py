@@ -52,7 +52,7 @@ class Blip2Qformer(Blip2Base, PairTraining):
         "tiny": "configs/models/blip2_tiny.yaml",
     }
     MODEL_TYPE_REQUIRED = False
-    REQUIRED_PARTS = ("Qformer", "query_tokens", *PAIR_PARTS)
+    required_parts = ("Qformer", "query_tokens", *PAIR_PARTS)
     CHECKPOINT = ("a trained first stage", "a training of this project (arch blip2), or BLIP-2's first stage")
 
     Qformer: BertLMHeadModel
@@ -74,15 +74,12 @@ class Blip2Qformer(Blip2Base, PairTraining):
         self.init_heads(cfg, cfg.qformer.hidden_size, cfg.qformer.hidden_size)
 
     @classmethod
-    def build(cls, cfg: Blip2QformerConfig) -> Self:
-        """The model of a configuration, with random weights."""
+    def with_random_weights(cls, cfg: Blip2QformerConfig, device: str | torch.device = "cpu") -> Self:
         tokenizer = cls.init_tokenizer(cfg.bert_tokenizer)
         sizes = replace(cfg.qformer, vocab_size=len(tokenizer), query_length=cfg.num_query_token)
         encoder = build_encoder(cfg)
         bridge = QFormerBridge(sizes, encoder.width, text=True)
         return cls(cfg, encoder=encoder, bridge=bridge, tokenizer=tokenizer)
-
-    with_random_weights = build
 
     def copy_from_decoder(self) -> None:
         """Start the queries' feed-forward parts as copies of the text's, as BLIP-2 does."""

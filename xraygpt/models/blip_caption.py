@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BatchEncoding, BertTokenizer
 
 from xraygpt.common.errors import ConfigError
@@ -24,8 +24,8 @@ from xraygpt.datasets.batch import captions_of, images_of
 from xraygpt.models import bert_pretrained
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.bert import KeyValueCache
-from xraygpt.models.bert_lm import IGNORED_LABEL, CausalLM, SearchSettings, bert_reports
-from xraygpt.models.generation import GeneratedReport
+from xraygpt.models.bert_lm import CausalLM, SearchSettings
+from xraygpt.models.generation import IGNORE_INDEX, GeneratedReport, told_reports
 from xraygpt.models.med import BertLMHeadModel, MedConfig
 from xraygpt.models.parts import LayerNorm, VisionEncoder
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
@@ -66,7 +66,6 @@ class BertWriterConfig(VisionTowerConfig):
 class BertWriter(VisionTower):
     """Base of the models with a vision encoder and a BERT; subclasses set the attributes below."""
 
-    ln_vision: nn.Module
     tokenizer: BertTokenizer
     max_txt_len: int
     """Most tokens of a report that is read."""
@@ -79,10 +78,6 @@ class BertWriter(VisionTower):
     def decoder(self) -> CausalLM:
         """The BERT that writes."""
         raise NotImplementedError
-
-    def embed_image(self, image: Tensor) -> Tensor:
-        """(B, 3, height, width) -> (B, N, V): vision encoder and the norm behind it."""
-        return self.ln_vision(self.encode_patches(image))
 
     def image_inputs(self, image_embeds: Tensor) -> dict[str, Any]:
         """Image tokens (B, N, V) as arguments of the decoder."""
@@ -121,13 +116,9 @@ class BertWriter(VisionTower):
         )
         return tokens.to(self.device)
 
-    def cut_captions(self, captions: Sequence[str]) -> int:
-        longer = self.max_txt_len + 1
-        rows = self.tokenizer(list(captions), truncation=True, max_length=longer).input_ids
-        return sum(len(row) == longer for row in rows)
-
-    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
-        rows = self.tokenizer(list(captions), truncation=True, max_length=self.max_txt_len).input_ids
+    def caption_lengths(self, captions: Sequence[str], longest: int | None = None) -> list[int]:
+        longest = longest or self.max_txt_len
+        rows = self.tokenizer(list(captions), truncation=True, max_length=longest).input_ids
         return [len(row) for row in rows]
 
     def writing_loss(
@@ -143,8 +134,8 @@ class BertWriter(VisionTower):
         """
         ids = tokens.input_ids.clone()
         ids[:, 0] = self.tokenizer.bos_token_id
-        labels = ids.masked_fill(ids == self.tokenizer.pad_token_id, IGNORED_LABEL)
-        labels[:, : len(self.start_ids)] = IGNORED_LABEL
+        labels = ids.masked_fill(ids == self.tokenizer.pad_token_id, IGNORE_INDEX)
+        labels[:, : len(self.start_ids)] = IGNORE_INDEX
         cached = 0 if cache is None else cache.query_length
         output = self.decoder(
             ids,
@@ -154,7 +145,7 @@ class BertWriter(VisionTower):
             reduction="none",
             **image,
         )
-        return output.loss.sum(), (labels != IGNORED_LABEL).sum()
+        return output.loss.sum(), (labels != IGNORE_INDEX).sum()
 
     # ---- writing
 
@@ -170,16 +161,7 @@ class BertWriter(VisionTower):
         return self.decoder.generate(start, settings, **self.image_inputs(image_embeds)).sequences
 
     @torch.no_grad()
-    def generate(self, samples: Mapping[str, Any], generation: GenerationConfig) -> list[str]:
-        """Write a report for each image of the batch."""
-        sequences = self.write(self.embed_image(images_of(samples)), generation)
-        return self.tokenizer.batch_decode(sequences[:, len(self.start_ids) :], skip_special_tokens=True)
-
-    @torch.no_grad()
-    def generate_detailed(
-        self, samples: Mapping[str, Any], generation: GenerationConfig
-    ) -> list[GeneratedReport]:
-        """The reports of `generate`, each with how it came about."""
+    def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
         image_embeds = self.embed_image(images_of(samples))
         sequences = self.write(image_embeds, generation)
         start = len(self.start_ids)
@@ -188,7 +170,7 @@ class BertWriter(VisionTower):
             output = self.decoder(sequences[rows, :-1], **self.image_inputs(image_embeds[rows]))
             return output.logits[:, start - 1 :]
 
-        return bert_reports(self.tokenizer, sequences[:, start:], logits_of)
+        return told_reports(self.tokenizer, sequences[:, start:], [self.tokenizer.sep_token_id], logits_of)
 
 
 @dataclass
@@ -206,7 +188,7 @@ class BlipConfig(BertWriterConfig):
 class BlipBase(BertWriter):
     """Base of BLIP's models."""
 
-    REQUIRED_PARTS: ClassVar[tuple[str, ...]] = ("text_decoder",)
+    required_parts: tuple[str, ...] = ("text_decoder",)
     CHECKPOINT = ("a trained BLIP", "a training of this project")
 
     text_decoder: BertLMHeadModel
@@ -264,8 +246,8 @@ class BlipCaption(BlipBase):
         total, num_targets = self.writing_loss(tokens, **self.image_inputs(image_embeds))
         return {"loss": total / num_targets, "num_targets": num_targets}
 
-    def cut_captions(self, captions: Sequence[str]) -> int:
-        return super().cut_captions(self._texts(captions))
+    def caption_lengths(self, captions: Sequence[str], longest: int | None = None) -> list[int]:
+        return super().caption_lengths(self._texts(captions), longest)
 
     def _texts(self, reports: Sequence[str]) -> list[str]:
         return [f"{self.prompt} {report}" for report in reports]

@@ -255,7 +255,7 @@ class BlipPretrain(BlipBase, PairTraining):
         "tiny": "configs/models/blip_pretrain_tiny.yaml",
     }
 
-    REQUIRED_PARTS = ("text_encoder", "text_decoder", *PAIR_PARTS)
+    required_parts = ("text_encoder", "text_decoder", *PAIR_PARTS)
 
     def __init__(self, cfg: BlipPretrainConfig, encoder: VisionEncoder) -> None:
         super().__init__(cfg, encoder)

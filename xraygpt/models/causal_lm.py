@@ -6,15 +6,15 @@ is written as such a folder at the end, which `MiniGPT4` reads.
 
 import logging
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.paths import file_check, require_all, require_file
+from xraygpt.common.paths import Check, require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
@@ -90,6 +90,9 @@ class CausalLMConfig(PromptedConfig):
 class CausalLM(PromptedModel):
     """Text -> text: next-token loss on captions, after an optional prompt text.
 
+    In a batch are ``caption``, B reports, and optionally ``prompt``, one text for all, and ``image_text``, B
+    texts in place of the images; without these a prompt that holds ``<ImageHere>`` is left out.
+
     Args:
         llm: the language model; all of it is trained.
         tokenizer_folder: where its tokenizer came from, to be copied by `export`.
@@ -97,6 +100,8 @@ class CausalLM(PromptedModel):
 
     config: CausalLMConfig
     config_class: ClassVar[type] = CausalLMConfig
+    CHECKPOINT = ("a trained language model", "a training of this project")
+    required_parts = ("llama_model",)
 
     def __init__(
         self,
@@ -113,41 +118,19 @@ class CausalLM(PromptedModel):
         self._tokenizer_folder = tokenizer_folder
 
     @classmethod
-    def check_files(cls, cfg: CausalLMConfig) -> None:
-        source = "a training of this project"
-        checks = [file_check("model.ckpt", cfg.ckpt, "a trained language model", source)]
+    def part_checks(cls, cfg: CausalLMConfig) -> list[Check]:
+        prompts = partial(cfg.check_prompts, cfg.llama_model or cfg.tokenizer)
         if cfg.llama_model is not None:
-            folder = cfg.llama_model
-            checks.append(lambda: check_llm(folder, "model.llama_model"))
-        else:
-            checks.append(lambda: check_tokenizer(_tokenizer_folder(cfg)))
-        checks.append(lambda: cfg.check_prompts(cfg.llama_model or cfg.tokenizer))
-        require_all(checks)
+            return [partial(check_llm, cfg.llama_model, "model.llama_model"), prompts]
+        return [lambda: check_tokenizer(_source_folder(cfg)), prompts]
 
     @classmethod
-    def from_config(cls, cfg: CausalLMConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model, from sizes or from a folder, and load `cfg.ckpt` if it is set."""
-        cls.check_files(cfg)
-        if cfg.llama_model is not None:
-            folder = require_llm(cfg.llama_model, "model.llama_model")
-            tokenizer, llm = load_tokenizer(folder), load_llm(folder, "fp32")
-        else:
-            folder = _tokenizer_folder(cfg)
-            tokenizer = load_tokenizer(folder)
-            llm = build_llama(cfg.llama, tokenizer)
-        model = cls(cfg, llm=llm, tokenizer=tokenizer, tokenizer_folder=folder)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("llama_model",))
-        return model
-
-    def forward(self, samples: Any) -> dict[str, Tensor]:
-        """Loss of the reports, each after the batch's prompt with ``image_text`` in place of the image.
-
-        Args:
-            samples: ``caption`` list of B reports, ``prompt`` one text for all (empty: none), ``image_text``
-                list of B texts; without it a prompt that holds ``<ImageHere>`` is left out.
-        """
-        return self._loss(samples, self._prompts(samples))
+    def with_random_weights(cls, cfg: CausalLMConfig, device: str | torch.device = "cpu") -> Self:
+        """The model of a configuration, from sizes or from a folder."""
+        folder = _source_folder(cfg)
+        tokenizer = load_tokenizer(folder)
+        llm = load_llm(folder, "fp32") if cfg.llama_model else build_llama(cfg.llama, tokenizer)
+        return cls(cfg, llm=llm, tokenizer=tokenizer, tokenizer_folder=folder)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
@@ -157,12 +140,9 @@ class CausalLM(PromptedModel):
             if self._tokenizer_folder.resolve() != folder.resolve():
                 copy_tokenizer(self._tokenizer_folder, folder)
 
-    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        return self._embed_rows(self._prompts(samples), None, "left")
-
-    def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
-        """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model
-        trained here meets the same ids there, with image embeddings between them."""
+    def _inputs(self, samples: Any) -> tuple[list[tuple[int, ...]], None]:
+        # Pieces are cut where `MiniGPT4` cuts them, so that a model trained here meets the same ids there,
+        # with image embeddings between them.
         tokenizer, prompt, source = self.llama_tokenizer, samples.get("prompt", ""), source_of(samples)
         if IMAGE_PLACEHOLDER in prompt and "image_text" not in samples:
             prompt = ""
@@ -172,13 +152,17 @@ class CausalLM(PromptedModel):
                     "%s has no words to stand in for its images: its reports go without prompt", source
                 )
         if IMAGE_PLACEHOLDER not in prompt:
-            return [prompt_row(tokenizer, prompt, slots=0)] * len(samples["caption"])
+            return [prompt_row(tokenizer, prompt, slots=0)] * len(samples["caption"]), None
         before, after = prompt.split(IMAGE_PLACEHOLDER)
         start, end = prompt_row(tokenizer, before, 0), prompt_row(tokenizer, after, 0, bos=False)
-        return [(*start, *prompt_row(tokenizer, text, 0, bos=False), *end) for text in samples["image_text"]]
+        texts = [prompt_row(tokenizer, text, 0, bos=False) for text in samples["image_text"]]
+        return [(*start, *text, *end) for text in texts], None
 
 
-def _tokenizer_folder(cfg: CausalLMConfig) -> Path:
+def _source_folder(cfg: CausalLMConfig) -> Path:
+    """The folder of the language model, or of the tokenizer alone."""
+    if cfg.llama_model is not None:
+        return require_llm(cfg.llama_model, "model.llama_model")
     source = "`xraygpt tokenizers`, or the folder of another language model"
     return require_file(cfg.tokenizer, what="a tokenizer", source=source, where="model.tokenizer")
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from xraygpt.common.generation import GenerationConfig as GenerationConfig
-from xraygpt.models.prompts import IGNORE_INDEX
 
+IGNORE_INDEX = -100
+"""Label of a position that does not count in a loss."""
 ROWS_WEIGHED = 8
 """Rows whose logits over the whole vocabulary are in memory at once."""
 StopReason = Literal["stop_string", "end_token", "length"]
@@ -32,20 +33,16 @@ class GeneratedReport:
     stop_reason: StopReason
     """What ended the text; "length": the limit of tokens was reached."""
     mean_log_probability: float
-    """Mean over these tokens of the natural logarithm of the probability that the model gives each after
-    those before it: in float32, before temperature, nucleus, penalties and minimal length; 0 without
-    tokens."""
+    """Mean natural logarithm of the probability that the model gives each of these tokens after those before
+    it: in float32, before temperature, nucleus, penalties and minimal length; 0 without tokens."""
 
 
 class StopOnText(StoppingCriteria):
-    """Ends a row as soon as its generated text contains one of `stops`.
+    """Ends a row as soon as its generated text contains one of `stops`; empty ones are ignored.
 
     The text itself is searched, since a tokenizer may merge a mark with the characters around it (``.###``).
-    transformers' own `StopStringCriteria` does the same from a table of the vocabulary, and refuses strings
-    for which it finds no token, such as "°" where that is written as two bytes.
-
-    Args:
-        stops: strings, e.g. ``["###"]``; empty ones are ignored.
+    transformers' own `StopStringCriteria` searches a table of the vocabulary, and refuses strings for which
+    it finds no token, such as "°" where that is written as two bytes.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
@@ -76,7 +73,7 @@ def ending(
     ids: Sequence[int],
     end_tokens: Collection[int],
     pad_token: int | None,
-    holds_stop: Callable[[Sequence[int]], bool] = lambda ids: False,
+    holds_stop: Callable[[Sequence[int]], bool],
 ) -> tuple[int, StopReason]:
     """How many of a row's new ids were written before the padding, and what ended them.
 
@@ -98,8 +95,7 @@ def mean_log_probabilities(
 ) -> list[float]:
     """Mean log-probability of the first `lengths` ids of each row of ids (B, n); 0 for a length of 0.
 
-    The finished text is weighed in one pass of the model: searching and sampling change the scores on their
-    way, and would have to keep those of every step.
+    The finished text takes one pass of the model: searching and sampling change the scores of each step.
 
     Args:
         logits_of: rows of the batch -> the model's logits of these rows' ids, (rows, n, V).
@@ -116,16 +112,33 @@ def mean_log_probabilities(
     return means
 
 
+def told_reports(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Tensor,
+    end_tokens: Collection[int],
+    logits_of: Callable[[slice], Tensor],
+    stops: Sequence[str] = (),
+) -> list[GeneratedReport]:
+    """The reports in new tokens (B, n), each with how it came about; arguments as in the functions above."""
+    holds_stop = StopOnText(tokenizer, stops).found
+    ends = [ending(row, end_tokens, tokenizer.pad_token_id, holds_stop) for row in ids.tolist()]
+    means = mean_log_probabilities(logits_of, ids, [length for length, _ in ends])
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return [
+        GeneratedReport(cut_at_stop(text, stops), length, reason, mean)
+        for text, (length, reason), mean in zip(texts, ends, means, strict=True)
+    ]
+
+
 def lm_loss(
     llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, labels: Tensor, **positions: Tensor
 ) -> dict[str, Tensor]:
     """``loss``, mean cross entropy of the next token over the labelled positions in float32, and
     ``num_targets``, how many these are.
 
-    inputs_embeds (B, T, D), attention_mask (B, T), or with ``position_ids`` as `packing.separate` gives them;
+    inputs_embeds (B, T, D), attention_mask (B, T), or with ``position_ids`` as `prompts.separate` gives them;
     labels (B, T), on the CPU, are `IGNORE_INDEX` where none counts. The output layer runs only at positions
-    where some row of the batch has a label; these are found on the CPU, since a GPU would have to be waited
-    for.
+    where some row has a label; these are found on the CPU, since a GPU would have to be waited for.
     """
     targets = labels[:, 1:]
     columns = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # (n,)
@@ -144,8 +157,6 @@ def lm_loss(
 
 def without_begun_stop(text: str, stops: Sequence[str]) -> str:
     """`text` without a beginning of a stop string at its end, which the next token may complete."""
-    for stop in stops:
-        for length in range(len(stop) - 1, 0, -1):
-            if text.endswith(stop[:length]):
-                return text[:-length].rstrip()
-    return text
+    beginnings = (stop[:length] for stop in stops for length in range(len(stop) - 1, 0, -1))
+    begun = next((beginning for beginning in beginnings if text.endswith(beginning)), None)
+    return text if begun is None else text.removesuffix(begun).rstrip()

@@ -10,30 +10,37 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from xraygpt.common.checkpoint import load_weights
 from xraygpt.common.errors import CheckpointError
 
-JOINED = "qkv.bias"
-QUERY, VALUE = "q_bias", "v_bias"
+_JOINED, _QUERY, _VALUE = "attn.qkv.bias", "attn.q_bias", "attn.v_bias"
 
 
-def split_bias(joined: Tensor) -> dict[str, Tensor]:
-    """``qkv.bias`` (3D,) -> ``q_bias`` and ``v_bias``, (D,) each."""
-    query, _, value = joined.chunk(3)
-    return {QUERY: query.clone(), VALUE: value.clone()}
+def split_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Replace each ``attn.qkv.bias`` (3D,) by ``attn.q_bias`` and ``attn.v_bias``, (D,) each."""
+    split: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if key.endswith(_JOINED):
+            layer = key.removesuffix(_JOINED)
+            query, _, values = value.chunk(3)
+            split |= {layer + _QUERY: query.clone(), layer + _VALUE: values.clone()}
+        else:
+            split[key] = value
+    return split
 
 
-def join_bias(query: Tensor, value: Tensor) -> Tensor:
-    """``q_bias`` and ``v_bias`` (D,) -> ``qkv.bias`` (3D,), zero for the keys."""
-    joined = query.new_zeros(3 * len(query))
-    joined[: len(query)] = query
-    joined[-len(value) :] = value
+def join_biases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back, with zeros for the keys."""
+    joined = dict(state)
+    for layer in [key.removesuffix(_QUERY) for key in state if key.endswith(_QUERY)]:
+        query, values = joined.pop(layer + _QUERY), joined.pop(layer + _VALUE)
+        joined[layer + _JOINED] = torch.cat([query, torch.zeros_like(query), values])
     return joined
 
 
-_WRAPPERS = ("module.", "visual_encoder.", "visual.")
 _NOT_BUILT = re.compile(r"^(head|norm|fc_norm|lm_head|mask_token)(\.|$)")
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
@@ -45,17 +52,12 @@ def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Ten
     or this package (prefix `visual_encoder.`). The classification head and final norm are left out, as are
     blocks from `depth` on (BLIP-2 drops the last block), and a joint `qkv.bias` is split.
     """
-    translated: dict[str, Tensor] = {}
-    for key, value in unwrapped(state, *_WRAPPERS).items():
+    kept: dict[str, Tensor] = {}
+    for key, value in unwrapped(state, "module.", "visual_encoder.", "visual.").items():
         block = _BLOCK.match(key)
-        if _NOT_BUILT.match(key) or (block and int(block.group(1)) >= depth):
-            continue
-        if key.endswith(f".attn.{JOINED}"):
-            prefix = key.removesuffix(JOINED)
-            translated |= {f"{prefix}{name}": bias for name, bias in split_bias(value).items()}
-        else:
-            translated[key] = value
-    return translated
+        if not (_NOT_BUILT.match(key) or (block and int(block[1]) >= depth)):
+            kept[key] = value
+    return split_biases(kept)
 
 
 def unwrapped(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
@@ -67,24 +69,15 @@ def unwrapped(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
     return part
 
 
+COMPUTED = r".*\.(position_ids|rotary_emb\.inv_freq)$"
+"""Tables that follow from the sizes alone; files of the reference hold them although nothing trains them."""
+
 TEXT_HALF = (
     r"^Qformer\.cls\.",
     r"^Qformer\.bert\.embeddings\.(word|position)_embeddings\.",
     r"^Qformer\.bert\.encoder\.layer\.\d+\.(intermediate|output)\.",
 )
 """Keys of the Q-Former's text half, which a model that feeds it queries only does not build."""
-
-TIED = (r"^Qformer\.cls\.predictions\.decoder\.(weight|bias)$",)
-"""Second names of parameters that have another name too; a file need not hold them twice."""
-
-QFORMER_PARTS = ("query_tokens", "Qformer.", "ln_vision.")
-"""What a Q-Former weight file is read for; BLIP-2 files hold much more (heads, projections, a ViT)."""
-
-
-def select_qformer_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a BLIP-2, MiniGPT-4 or own checkpoint that make up Q-Former, queries and ln_vision."""
-    return {key: value for key, value in state.items() if key.startswith(QFORMER_PARTS)}
-
 
 HF_LANGUAGE_MODEL = "language_model."
 """What the keys of the text model begin with there."""
@@ -117,10 +110,6 @@ _OURS_THEIRS = (
 )
 """Beginnings of keys here and there, ``#`` for the number of a layer; the first that fits counts."""
 
-COMPUTED = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
-"""Tables that follow from the sizes alone."""
-_UNTOUCHED = re.compile(r"^(vision_model|qformer)\.")
-
 
 def load_image_half(path: Path) -> dict[str, Tensor]:
     """The weights in a file or folder, by the keys of this package, without those of a language model."""
@@ -128,40 +117,23 @@ def load_image_half(path: Path) -> dict[str, Tensor]:
 
 
 def to_hf_blip2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of `MiniGPT4` or `Blip2Qformer` -> keys of Hugging Face's BLIP-2.
+    """Keys of `MiniGPT4` or `Blip2Qformer` -> keys of Hugging Face's BLIP-2, without computed tables.
 
-    Tables that follow from the sizes alone are left out.
-
-    Raises:
-        CheckpointError: a key has no counterpart there.
+    Raises CheckpointError for a key that has no counterpart there.
     """
-    renamed = {_rename(key, _TO_THEIRS): value for key, value in state.items() if not COMPUTED.match(key)}
-    for key in [key for key in renamed if key.endswith(f".qkv.{QUERY}")]:
-        prefix = key.removesuffix(QUERY)
-        joined = join_bias(renamed.pop(key), renamed.pop(prefix + VALUE))
-        renamed[prefix.removesuffix("qkv.") + JOINED] = joined
-    return renamed
+    joined = join_biases(state).items()
+    return {_rename(key, _TO_THEIRS): value for key, value in joined if not re.match(COMPUTED, key)}
 
 
 def from_hf_blip2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Keys of Hugging Face's BLIP-2 -> keys of this package; a file of any other kind is returned as it is.
 
-    Raises:
-        CheckpointError: it is a BLIP-2 of theirs, but a key has no counterpart here.
+    Raises CheckpointError if it is a BLIP-2 of theirs, but a key has no counterpart here.
     """
-    if not any(_UNTOUCHED.match(key) for key in state):
+    if not any(key.startswith(("vision_model.", "qformer.")) for key in state):
         return dict(state)
-    translated: dict[str, Tensor] = {}
-    for theirs, value in state.items():
-        if COMPUTED.match(theirs):
-            continue
-        key = _rename(theirs, _TO_OURS)
-        if key.endswith(f".attn.{JOINED}"):
-            prefix = key.removesuffix(JOINED)
-            translated |= {f"{prefix}{name}": bias for name, bias in split_bias(value).items()}
-        else:
-            translated[key] = value
-    return translated
+    kept = {_rename(key, _TO_OURS): state[key] for key in state if not re.match(COMPUTED, key)}
+    return split_biases(kept)
 
 
 def _rename(key: str, rules: list[tuple[re.Pattern[str], str]]) -> str:
@@ -175,12 +147,7 @@ def _rule(source: str, target: str) -> tuple[re.Pattern[str], str]:
     return re.compile("^" + re.escape(source).replace(r"\#", r"(\d+)")), target.replace("#", r"\1")
 
 
-# q_bias and v_bias stand beside qkv here and are parts of qkv.bias there.
-_BIASES = [
-    (f"visual_encoder.blocks.#.attn.{name}", f"vision_model.encoder.layers.#.self_attn.qkv.{name}")
-    for name in (QUERY, VALUE)
-]
-_TO_THEIRS = [_rule(ours, theirs) for ours, theirs in (*_BIASES, *_OURS_THEIRS)]
+_TO_THEIRS = [_rule(ours, theirs) for ours, theirs in _OURS_THEIRS]
 _TO_OURS = [_rule(theirs, ours) for ours, theirs in _OURS_THEIRS]
 
 

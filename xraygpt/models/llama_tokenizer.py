@@ -50,11 +50,7 @@ class LlamaSentencePieceTokenizer(SentencePieceBackend):
     @classmethod
     def from_folder(cls, folder: Path) -> "LlamaSentencePieceTokenizer":
         """Read ``tokenizer.model`` and, where they exist, the files with special and added tokens and with a
-        chat template.
-
-        Raises:
-            CheckpointError: one of them cannot be read.
-        """
+        chat template; raises CheckpointError if one of them cannot be read."""
         file, template = folder / "tokenizer.model", folder / "chat_template.jinja"
         config = read_settings(folder / "special_tokens_map.json")
         config |= read_settings(folder / "tokenizer_config.json")

@@ -26,25 +26,19 @@ from transformers import (
 
 from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.common.hf_folder import fetched, from_folder, read_settings, refuse_code
+from xraygpt.common.hf_folder import fetched, from_folder, misfit, read_settings, refuse_code
 from xraygpt.common.paths import HUB_PREFIX, require_file
 from xraygpt.common.precision import frozen_dtype
+from xraygpt.models.key_translation import COMPUTED
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row
 
 LLM_SOURCE = (
     "a Hugging Face folder with config.json, weights and tokenizer; for XrayGPT the Vicuna-7B fine-tuned on "
     "radiology text that its authors publish (https://github.com/mbzuai-oryx/XrayGPT)"
 )
-_COMPUTED = "rotary_emb.inv_freq"
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
 _NOT_TOKENIZERS = [f"{part}config.json" for part in ("", "generation_", "processor_", "preprocessor_")]
-EMBEDDING_PROBES, MATRICES, MATRIX_PROBES = 8, 8, 4
-"""In LLaMA the last eight matrices are those of the last layer and the output layer."""
-TOLERANCE = 0.005
-"""Relative; rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16)."""
-WEIGHTS = ("llm_weights", "llm_layer_weights")
-"""Keys of a manifest; files of earlier versions have the first one only, or none."""
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -103,14 +97,8 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
         # Else it is read from the folder, and what is in it would change or forbid what a user asks for.
         generation_config=GenerationConfig(),
     )
-    missing = sorted(report["missing_keys"])
-    unexpected = sorted(name for name in report["unexpected_keys"] if not name.endswith(_COMPUTED))
-    mismatched = sorted(str(name) for name in report["mismatched_keys"])
-    if missing or unexpected or mismatched:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit config.json: missing {missing[:8]}, "
-            f"unexpected {unexpected[:8]}, of another size {mismatched[:8]}."
-        )
+    if problems := misfit(report, COMPUTED):
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: {problems}.")
     shards = [read_settings(index).get("weight_map", {}) for index in sorted(folder.glob("*.index.json"))]
     places = {name: folder / file for shard in shards for name, file in shard.items()}
     for name, weight in model.named_parameters():
@@ -146,9 +134,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             state["added_tokens"] = [t for t in state["added_tokens"] if t["content"] not in padding]
             tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
     if tokenizer.eos_token is None:
-        raise ConfigError(
-            f"{folder}: the tokenizer has no end-of-text token; name it in tokenizer_config.json."
-        )
+        message = "the tokenizer has no end-of-text token; name it in tokenizer_config.json."
+        raise ConfigError(f"{folder}: {message}")
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -193,10 +180,8 @@ def check_vocabulary(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 def end_token_ids(
     llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()
 ) -> list[int]:
-    """The ids that end a text: the tokenizer's, those that the folder of the language model names, and the
-    special tokens in `stops`, which do not show in the text that is searched, such as Llama 3's
-    ``<|eot_id|>``.
-    """
+    """The ids that end a text: the tokenizer's, those that the language model's folder names, and the special
+    tokens in `stops`, such as Llama 3's ``<|eot_id|>``, which the text that is searched does not show."""
     named = llm.generation_config.eos_token_id if llm.generation_config is not None else None
     ids = [tokenizer.eos_token_id, *_as_list(named)]
     added = tokenizer.added_tokens_decoder.items()
@@ -209,8 +194,8 @@ def end_token_ids(
 def max_positions(llm: PreTrainedModel) -> int:
     """Most positions, prompt and text together, that a language model is of use for.
 
-    With rotary positions any length can be computed, but what is written beyond those of the training is of
-    no use. "linear" and "dynamic" stretch the stated positions; the other settings state stretched ones.
+    Rotary positions have no end, but text beyond those of the training is of no use. "linear" and "dynamic"
+    stretch the stated positions; the other settings state stretched ones.
     """
     positions = getattr(llm.config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
@@ -221,11 +206,7 @@ def max_positions(llm: PreTrainedModel) -> int:
 
 
 def check_positions(llm: PreTrainedModel, before: int, new: int, setting: str) -> None:
-    """Raise ConfigError if a prompt of `before` positions leaves no room for `new` more.
-
-    Args:
-        setting: the key that states `new`, for the message.
-    """
+    """Raise ConfigError if a prompt of `before` positions leaves no room for `new`, a setting's value."""
     limit = max_positions(llm)
     if before + new > limit:
         raise ConfigError(
@@ -236,19 +217,24 @@ def check_positions(llm: PreTrainedModel, before: int, new: int, setting: str) -
 
 
 def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
-    """What a manifest says of the language model: name of its folder, sizes, some weights.
+    """What a manifest says of the language model beside its sizes: name of its folder, some weights.
 
     A fine-tuned model often has the embeddings of its base, so values come from its last layers too, and from
     several matrices, as LoRA changes only some.
     """
     table = embedding_table(llm).weight
     matrices = [weight for weight in llm.parameters() if weight.dim() == 2 and weight is not table]
+    last = matrices[-8:]  # in LLaMA those of the last layer and the output layer
+
+    def probes(weight: Tensor, number: int) -> list[float]:  # evenly spread over the weight
+        flat = weight.detach().flatten()
+        step = max(len(flat) // number, 1)
+        return flat[step // 2 :: step][:number].float().tolist()
+
     return {
         "llama_model": Path(folder).name,
-        "llm_hidden_size": int(llm.config.hidden_size),
-        "vocab_size": int(llm.config.vocab_size),
-        "llm_weights": _probes(table, EMBEDDING_PROBES),
-        "llm_layer_weights": [v for w in matrices[-MATRICES:] for v in _probes(w, MATRIX_PROBES)],
+        "llm_weights": probes(table, 8),
+        "llm_layer_weights": [value for weight in last for value in probes(weight, 4)],
     }
 
 
@@ -261,42 +247,31 @@ def check_same_llm(
 
     Args:
         state, manifest: of the checkpoint; files of the reference have no manifest.
-        own: `llm_facts` of the model that the checkpoint is loaded into.
+        own: the manifest of the model that the checkpoint is loaded into.
     """
-    width = len(state["llama_proj.bias"]) if "llama_proj.bias" in state else None
-    if width not in (None, own["llm_hidden_size"]) or not _same(manifest, own):
+    theirs = dict(manifest)
+    if "llama_proj.bias" in state:
+        theirs["llm_hidden_size"] = len(state["llama_proj.bias"])
+    # Files of earlier versions have the first of these only, or none.
+    weights = [key for key in ("llm_weights", "llm_layer_weights") if key in theirs]
+    exact = ["llm_hidden_size", "vocab_size", *([] if weights else ["llama_model"])]
+    # Rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16).
+    close = partial(math.isclose, rel_tol=0.005, abs_tol=1e-6)
+    same = all(theirs.get(key, own[key]) == own[key] for key in exact) and all(
+        len(theirs[key]) == len(own[key]) and all(map(close, theirs[key], own[key])) for key in weights
+    )
+    if not same:
+        names = []
+        for facts in (theirs, own):
+            tokens = f", {facts['vocab_size']} tokens" if "vocab_size" in facts else ""
+            name = facts.get("llama_model", "one that the file does not name")
+            names.append(f"{name} (width {facts.get('llm_hidden_size')}{tokens})")
         raise CheckpointError(
             f"{where} was trained for another language model.\n"
-            f"  trained for:       {_named(manifest, width)}\n"
-            f"  model.llama_model: {_named(own, own['llm_hidden_size'])}\n"
+            f"  trained for:       {names[0]}\n"
+            f"  model.llama_model: {names[1]}\n"
             "  Set model.llama_model to the one it was trained for, or name another checkpoint in model.ckpt."
         )
-
-
-def _same(manifest: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    if any(manifest.get(key, own[key]) != own[key] for key in ("llm_hidden_size", "vocab_size")):
-        return False
-    weights = [(manifest[key], own[key]) for key in WEIGHTS if key in manifest]
-    if weights:
-        return all(
-            len(theirs) == len(ours)
-            and all(map(partial(math.isclose, rel_tol=TOLERANCE, abs_tol=1e-6), theirs, ours))
-            for theirs, ours in weights
-        )
-    return bool(manifest.get("llama_model", own["llama_model"]) == own["llama_model"])
-
-
-def _probes(weight: Tensor, number: int) -> list[float]:
-    """`number` values, evenly spread over a weight."""
-    flat = weight.detach().flatten()
-    step = max(len(flat) // number, 1)
-    return flat[step // 2 :: step][:number].float().tolist()
-
-
-def _named(facts: Mapping[str, Any], width: int | None) -> str:
-    name = facts.get("llama_model", "one that the file does not name")
-    tokens = f", {facts['vocab_size']} tokens" if "vocab_size" in facts else ""
-    return f"{name} (width {facts.get('llm_hidden_size', width)}{tokens})"
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -10,7 +10,8 @@ Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -21,15 +22,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, UnknownNameError
-from xraygpt.common.paths import file_check, require_all
-from xraygpt.common.precision import vision_precision
+from xraygpt.common.paths import Check
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.datasets.batch import images_of
-from xraygpt.models.base_model import COMPUTED_BUFFERS, FrozenPart, freeze, is_frozen
+from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.base_model import freeze, is_frozen
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
-from xraygpt.models.key_translation import TEXT_HALF, translate_projector_keys
+from xraygpt.models.key_translation import COMPUTED, TEXT_HALF, translate_projector_keys
 from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
 from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
@@ -67,8 +68,7 @@ class MiniGPT4Config(PromptedConfig, Blip2Config):
     llama_model: str = "weights/xraygpt_llm"
     """Hugging Face folder of the language model."""
     llm_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the frozen language model; auto: fp32 on the CPU, bf16 on a GPU that has
-    it, else fp16."""
+    """Number format of the frozen language model; auto: fp32 on the CPU, bf16 on a GPU with it, else fp16."""
     ckpt: str | None = None
     """Checkpoint with the trained parts, the projection above all; null: the projection starts at random."""
     vit_precision: str = "fp16"
@@ -117,6 +117,9 @@ def _bridge_class(name: object) -> type[Bridge]:
 class MiniGPT4(PromptedModel, Blip2Base):
     """Image -> report.
 
+    In a batch are ``image`` (B, 3, H, W), ``caption``, B texts, and optionally ``prompt``, a text in the
+    template or B of them (the first of `prompt_list` when absent).
+
     Args:
         config: sizes and what is trained.
         encoder: image (B, 3, height, width) -> tokens.
@@ -131,7 +134,8 @@ class MiniGPT4(PromptedModel, Blip2Base):
         "pretrain_vicuna": "configs/models/minigpt4_vicuna.yaml",
         "tiny": "configs/models/minigpt4_tiny.yaml",
     }
-    IGNORED_KEYS: ClassVar[tuple[str, ...]] = (*COMPUTED_BUFFERS, *TEXT_HALF)
+    IGNORED_KEYS: ClassVar[tuple[str, ...]] = (COMPUTED, *TEXT_HALF)
+    CHECKPOINT = ("the trained projection", "a training of this project, or XrayGPT's authors")
 
     def __init__(
         self,
@@ -148,6 +152,9 @@ class MiniGPT4(PromptedModel, Blip2Base):
         self.tokens_per_image = bridge.num_tokens(encoder.num_tokens)
         """Q."""
 
+        own = [] if bridge.pretrained else [*bridge.named_children(), *bridge.named_parameters(recurse=False)]
+        self.required_parts = ("llama_proj", *(name for name, _ in own))  # they come from a training alone
+
         freeze(self.llama_model)
         bridge.freeze(config)
 
@@ -161,53 +168,29 @@ class MiniGPT4(PromptedModel, Blip2Base):
         return cls(config, encoder=encoder, bridge=bridge, llm=llm, tokenizer=tokenizer)
 
     @classmethod
-    def check_files(cls, cfg: MiniGPT4Config) -> None:
-        checks = cls.part_checks(cfg)
-        source = "a training of this project, or XrayGPT's authors"
-        checks.append(file_check("model.ckpt", cfg.ckpt, "the trained projection", source))
-        checks.append(lambda: check_llm(cfg.llama_model, "model.llama_model"))
-        checks.append(lambda: cfg.check_prompts(cfg.llama_model))
-        require_all(checks)
+    def with_random_weights(cls, cfg: MiniGPT4Config, device: str | torch.device = "cpu") -> Self:
+        """The model of a configuration; only the language model has weights, those in its folder."""
+        folder = require_llm(cfg.llama_model, "model.llama_model")
+        tokenizer = load_tokenizer(folder)  # first, as it is read in no time
+        return cls.build(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
 
     @classmethod
-    def from_config(cls, cfg: MiniGPT4Config, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load everything that `cfg` names; `device` as in `BaseModel.from_config`.
+    def part_checks(cls, cfg: MiniGPT4Config) -> list[Check]:
+        llm = partial(check_llm, cfg.llama_model, "model.llama_model")
+        return [*super().part_checks(cfg), llm, partial(cfg.check_prompts, cfg.llama_model)]
 
-        Raises:
-            MissingFileError: one or more files are missing; all of them are named.
-            CheckpointError: a file cannot be read or does not fit.
-        """
-        cls.check_files(cfg)
-        cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
-        folder = require_llm(cfg.llama_model, "model.llama_model")
-        tokenizer = load_tokenizer(folder)
-        model = cls.build(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
-        model.load_pretrained()
-        return model
-
-    def load_pretrained(self) -> None:
-        """Load the vision encoder, the Q-Former and the trained parts from the files of the configuration."""
-        parts = {"vit_ckpt": "vision encoder"}
-        parts |= {"q_former_model": "Q-Former"} if self.bridge.pretrained else {}
-        for key, part in parts.items():
-            if getattr(self.config, key) is None:
-                logger.warning("model.%s is null: the %s has random weights", key, part)
-        self.load_parts(self.config)
-        if self.config.low_resource:
-            logger.warning(
-                "model.low_resource: 8-bit weights are not supported; the language model is in %s",
-                self.llama_model.dtype,
-            )
-        if self.config.ckpt is None:
+    def load_parts(self, cfg: MiniGPT4Config) -> None:
+        random = "model.%s is null: the %s has random weights"
+        if cfg.vit_ckpt is None:
+            logger.warning(random, "vit_ckpt", "vision encoder")
+        if cfg.q_former_model is None and self.bridge.pretrained:
+            logger.warning(random, "q_former_model", "Q-Former")
+        super().load_parts(cfg)
+        if cfg.low_resource:
+            message = "model.low_resource: 8-bit weights are not supported; the language model is in %s"
+            logger.warning(message, self.llama_model.dtype)
+        if cfg.ckpt is None:
             logger.info("model.ckpt is not set: the projection starts at random")
-        else:
-            self.load_checkpoint(self.config.ckpt, required=self._trained_parts)
-
-    @property
-    def _trained_parts(self) -> tuple[str, ...]:
-        """Parts that have no weights but those of a training."""
-        parts = [*self.bridge.named_children(), *self.bridge.named_parameters(recurse=False)]
-        return ("llama_proj", *(name for name, _ in parts if not self.bridge.pretrained))
 
     def encode_queries(self, image: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> tokens behind the bridge (B, Q, its width), float32.
@@ -242,9 +225,8 @@ class MiniGPT4(PromptedModel, Blip2Base):
         `pooler_output` (B, V) is the class token, normalised once more, as in Hugging Face's BLIP-2.
         """
         tokens = self.embed_image(pixel_values)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=self.ln_vision(tokens[:, 0])
-        )
+        pooled = self.ln_vision(tokens[:, 0])
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
 
     def get_qformer_features(self, pixel_values: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> what the queries read off them, (B, Q, H) float32."""
@@ -271,8 +253,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
         Args:
             prompts: texts with ``<ImageHere>`` for each image; an empty one stands for the image alone.
-            img_embeds: (Q, D) for each placeholder, in the order of the prompts: a (B, Q, D) tensor when
-                every prompt has one.
+            img_embeds: (Q, D) for each placeholder, in the order of the prompts, or (B, Q, D).
             side: where shorter rows are padded; "left" when text is to be written behind them.
         """
         return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)
@@ -280,8 +261,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
     def prompt_wrap(self, img_embeds: Tensor, atts_img: Tensor, prompt: str) -> tuple[Tensor, Tensor]:
         """Put the text of `prompt` around image embeddings (B, Q, D), without BOS; "" changes nothing.
 
-        Raises:
-            ValueError: `prompt` does not hold ``<ImageHere>`` exactly once.
+        Raises ValueError unless `prompt` holds ``<ImageHere>`` exactly once.
         """
         if not prompt:
             return img_embeds, atts_img
@@ -290,17 +270,6 @@ class MiniGPT4(PromptedModel, Blip2Base):
         row = prompt_row(self.llama_tokenizer, prompt, self.tokens_per_image, bos=False)
         embeds, mask = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
         return embeds, mask.to(atts_img.dtype)
-
-    def forward(self, samples: Any) -> dict[str, Tensor]:
-        """Loss of the captions, given the images and the batch's prompt.
-
-        Args:
-            samples: ``image`` (B, 3, H, W); ``caption``, B texts; optionally ``image_id``, and ``prompt``, a
-                text in the template or B of them (the first of `prompt_list` when absent).
-        """
-        image = images_of(samples)
-        rows = self._prompt_rows(self._prompts(samples))
-        return self._loss(samples, rows, self.encode_img(image)[0])
 
     def get_context_emb(self, conv: Conversation, img_list: Sequence[Tensor]) -> Tensor:
         """A conversation with its images (1, Q, D) as the language model reads it, (1, T, D)."""
@@ -311,8 +280,8 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
         ``projection.pth`` always; ``qformer.pth`` (with the norm behind the ViT) and ``vit.pth`` if trained.
         """
-        names, state = self._trained_parts, self.state_dict()
-        projection = {key: value for key, value in state.items() if key.partition(".")[0] in names}
+        state, parts = self.state_dict(), self.required_parts
+        projection = {key: value for key, value in state.items() if key.partition(".")[0] in parts}
         save_checkpoint(folder / "projection.pth", {"model": projection})
         self.bridge.export(folder)
         if not is_frozen(self.visual_encoder):
@@ -321,35 +290,29 @@ class MiniGPT4(PromptedModel, Blip2Base):
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             **llm_facts(self.llama_model, self.config.llama_model),
-            **self._parts(),
+            "vit_model": self.visual_encoder.identity or self.config.vit_model,
+            "bridge": self.config.bridge,
             "num_query_token": self.tokens_per_image,
             "image_size": self.visual_encoder.preprocessing.image_size,
         }
 
-    def _parts(self) -> dict[str, str]:
-        """Which encoder and bridge the projection was trained with."""
-        encoder = self.visual_encoder.identity or self.config.vit_model
-        return {"vit_model": encoder, "bridge": self.config.bridge}
-
     def check_origin(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> None:
-        for key, own in self._parts().items():
-            if manifest.get(key) not in (None, own):
+        own = self.manifest()
+        for key in ("vit_model", "bridge"):
+            if manifest.get(key) not in (None, own[key]):
                 raise CheckpointError(
-                    f"{where} was trained with model.{key}: {manifest[key]}, and this model has {own}"
+                    f"{where} was trained with model.{key}: {manifest[key]}, and this model has {own[key]}"
                 )
-        check_same_llm(state, manifest, llm_facts(self.llama_model, self.config.llama_model), where)
+        check_same_llm(state, manifest, own, where)
 
     def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return translate_projector_keys(state)
 
-    def _prompts(self, samples: Any) -> list[str]:
+    def _inputs(self, samples: Any) -> tuple[list[tuple[int, ...]], Tensor]:
+        images = images_of(samples)
         prompt = samples.get("prompt", self.prompt_list[0] if self.prompt_list else "")
-        return [prompt] * len(images_of(samples)) if isinstance(prompt, str) else list(prompt)
-
-    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""
-        images = self.encode_img(images_of(samples))[0]
-        return self.embed_prompt(self._prompts(samples), images)
+        prompts = [prompt] * len(images) if isinstance(prompt, str) else prompt
+        return self._prompt_rows(prompts), self.encode_img(images)[0]
 
     def _prompt_rows(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
         return [

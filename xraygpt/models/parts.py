@@ -154,9 +154,6 @@ class Bridge(nn.Module):
 
     The model takes over the children and parameters of its bridge under their own names, since these are the
     keys of published checkpoints. A subclass registers itself: ``@registry.register_bridge("mine")``.
-
-    Args:
-        width: D.
     """
 
     config_class: ClassVar[type[BridgeConfig]] = BridgeConfig
@@ -168,15 +165,13 @@ class Bridge(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
+        """D."""
 
     @classmethod
     def from_config(cls, model_config: Any, width: int, llm_width: int) -> Self:
-        """Build it with random weights.
+        """Build it with random weights, for tokens of `width` V and a language model of `llm_width`.
 
-        Args:
-            model_config: the section ``model``; its `bridge_config` is an instance of `config_class`.
-            width: V.
-            llm_width: of the language model.
+        `model_config` is the section ``model``; its `bridge_config` is an instance of `config_class`.
         """
         raise NotImplementedError
 

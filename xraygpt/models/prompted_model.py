@@ -15,12 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig as HFGenerationConfig
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from xraygpt.common.errors import ConfigError, DataError
@@ -37,12 +32,12 @@ from xraygpt.conversation.messages import (
 )
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import (
+    IGNORE_INDEX,
     GeneratedReport,
     StopOnText,
     cut_at_stop,
-    ending,
     lm_loss,
-    mean_log_probabilities,
+    told_reports,
     without_begun_stop,
 )
 from xraygpt.models.llm import (
@@ -53,8 +48,15 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
-from xraygpt.models.packing import check_packing, separate, share_rows
-from xraygpt.models.prompts import IGNORE_INDEX, IMAGE_SLOT, caption_rows, pad_rows, read_prompts
+from xraygpt.models.prompts import (
+    IMAGE_SLOT,
+    caption_rows,
+    check_packing,
+    pad_rows,
+    read_prompts,
+    separate,
+    share_rows,
+)
 
 
 @dataclass
@@ -89,8 +91,7 @@ class PromptedConfig:
     def prompts(self) -> list[str]:
         """The prompts of the training in their template; none: no text around the image.
 
-        Raises:
-            MissingFileError, ConfigError: there is no prompt file, or nothing that can be used in it.
+        Raises MissingFileError or ConfigError if there is no prompt file, or no prompt in it.
         """
         if self.prompt:
             return [fill_template(self.prompt_template, self.prompt)]
@@ -99,8 +100,7 @@ class PromptedConfig:
     def check_prompts(self, folder: str) -> None:
         """Check the prompts, with the chat template of the tokenizer in a folder, if that is here.
 
-        Raises:
-            MissingFileError, ConfigError: there are no prompts, or none that can be used.
+        Raises as `prompts`, or ConfigError if the template cannot be used.
         """
         self.prompts()
         if self.prompt_template == CHAT and not is_remote(folder):
@@ -113,6 +113,7 @@ class PromptedModel(BaseModel):
     llama_model: PreTrainedModel
     llama_tokenizer: PreTrainedTokenizerBase
     config: Any
+    max_txt_len: int
     tokens_per_image = 0
     """Q; 0: images do not come into prompts."""
 
@@ -121,12 +122,8 @@ class PromptedModel(BaseModel):
     ) -> None:
         """Set the language model, and how it is prompted; a template of its tokenizer is written out.
 
-        Args:
-            folder: of the tokenizer, for messages.
-
-        Raises:
-            CheckpointError: tokenizer and language model do not belong together.
-            ConfigError: the tokenizer has no chat template that can be used.
+        Raises CheckpointError if the tokenizer is another model's, and ConfigError, naming its `folder`, if
+        it has no chat template that can be used.
         """
         check_vocabulary(llm, tokenizer)
         self.answer_start, self._in_chat_format = "", config.prompt_template == CHAT
@@ -159,27 +156,19 @@ class PromptedModel(BaseModel):
 
     @torch.no_grad()
     def generate(self, samples: Any, generation: GenerationConfig | None = None) -> list[str]:
-        """Write a report for each row; keys of `samples` as in `forward`, captions not needed."""
         embeds, mask = self._embed_samples(samples)
         return self.complete(embeds, mask, generation or GenerationConfig(), self.stop_strings)[0]
 
     @torch.no_grad()
     def generate_detailed(self, samples: Any, generation: GenerationConfig) -> list[GeneratedReport]:
-        """The reports of `generate`, each with how it came about."""
+        llm, tokenizer, stops = self.llama_model, self.llama_tokenizer, self.stop_strings
         embeds, mask = self._embed_samples(samples)
-        texts, ids = self.complete(embeds, mask, generation, self.stop_strings)
-        found = StopOnText(self.llama_tokenizer, self.stop_strings).found
-        end_tokens = end_token_ids(self.llama_model, self.llama_tokenizer, self.stop_strings)
-        ends = [ending(row, end_tokens, self.llama_tokenizer.pad_token_id, found) for row in ids.tolist()]
-        means = mean_log_probabilities(
-            lambda rows: self._logits(embeds[rows], mask[rows], ids[rows]),
-            ids,
-            [tokens for tokens, _ in ends],
-        )
-        return [
-            GeneratedReport(text, tokens, reason, mean)
-            for text, (tokens, reason), mean in zip(texts, ends, means, strict=True)
-        ]
+        _, ids = self.complete(embeds, mask, generation, stops)
+
+        def logits_of(rows: slice) -> Tensor:
+            return self._logits(embeds[rows], mask[rows], ids[rows])
+
+        return told_reports(tokenizer, ids, end_token_ids(llm, tokenizer, stops), logits_of, stops)
 
     @torch.no_grad()
     def complete(
@@ -256,12 +245,8 @@ class PromptedModel(BaseModel):
         if answer.result() != shown:
             yield answer.result()
 
-    def cut_captions(self, captions: Sequence[str]) -> int:
-        rows = self._caption_rows(captions, self.max_txt_len + 1)
-        return sum(len(row) > self.max_txt_len for row in rows)
-
-    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
-        return [len(row) for row in self._caption_rows(captions, self.max_txt_len)]
+    def caption_lengths(self, captions: Sequence[str], longest: int | None = None) -> list[int]:
+        return [len(row) for row in self._caption_rows(captions, longest or self.max_txt_len)]
 
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
@@ -272,20 +257,21 @@ class PromptedModel(BaseModel):
             "max_txt_len": self.max_txt_len,
         }
 
-    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""
+    def _inputs(self, samples: Any) -> tuple[Sequence[Sequence[int]], Tensor | None]:
+        """Ids of what comes before each report of a batch, and its images (B, Q, D), if there are any."""
         raise NotImplementedError(f"{type(self).__name__} has to say what comes before a report.")
 
-    def _loss(
-        self, samples: Any, prompts: Sequence[Sequence[int]], images: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """`lm_loss` of the captions of a batch behind these prompts.
+    def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
+        """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""
+        return self._embed_rows(*self._inputs(samples), "left")
 
-        Also ``num_positions`` of all rows, and how many of these are ``num_padded``, both on the CPU.
+    def forward(self, samples: Any) -> dict[str, Tensor]:
+        """`lm_loss` of the reports, ``caption``, each behind its prompt.
 
-        Args:
-            images: (B, Q, D), as in `_embed_rows`.
+        Also ``num_positions`` of all rows, and how many of these are ``num_padded``, both on the CPU. What
+        else is in a batch, the classes of the models say; ``image_id`` names the reports in messages.
         """
+        prompts, images = self._inputs(samples)
         check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
         captions = self._caption_rows(samples["caption"], self.max_txt_len)
         if not any(captions):

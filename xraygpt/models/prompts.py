@@ -2,7 +2,7 @@
 
 A prompt is cut at its placeholders; each text piece is tokenized on its own, so it starts with the
 tokenizer's own leading blank, as in the training of the released weights. An image stands in a row as `Q`
-times `IMAGE_SLOT`, to be replaced by its embeddings.
+times `IMAGE_SLOT`, to be replaced by its embeddings. Several reports may share a row ("packing").
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.files import read_text
 from xraygpt.common.paths import require_file
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, fill_template
+from xraygpt.models.llm import embedding_table
 
 IMAGE_SLOT = -1
-IGNORE_INDEX = -100
-"""Target of a position at which nothing is to be learnt."""
 
 
 def read_prompts(path: str, template: str, where: str = "model.prompt_path") -> list[str]:
@@ -75,3 +74,51 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") ->
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True, padding_side=side)
     return pad_sequence(tensors, batch_first=True, padding_value=pad_id, padding_side=side), mask
+
+
+def share_rows(lengths: Sequence[int]) -> list[list[int]]:
+    """Tell which samples share a row, none longer than the longest sample (first fit, the longest first)."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for number in sorted(range(len(lengths)), key=lambda sample: -lengths[sample]):
+        place = next((row for row, free in enumerate(room) if free >= lengths[number]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(max(lengths))
+        rows[place].append(number)
+        room[place] -= lengths[number]
+    return rows
+
+
+def separate(lengths: Sequence[Sequence[int]], device: torch.device) -> dict[str, Tensor]:
+    """Return what keeps samples of these lengths in each row apart in a language model.
+
+    ``attention_mask`` (R, 1, T, T) bool, which position sees which; ``position_ids`` (R, T) int64, from 0 on
+    in each sample.
+    """
+    positions, _ = pad_rows([[at for length in row for at in range(length)] for row in lengths], 0)
+    samples, _ = pad_rows([[n for n, length in enumerate(row) for _ in range(length)] for row in lengths], -1)
+    samples = samples.to(device)
+    same = samples[:, :, None] == samples[:, None]
+    return {"attention_mask": same.tril().unsqueeze(1), "position_ids": positions.to(device)}
+
+
+@torch.no_grad()
+def check_packing(llm: PreTrainedModel) -> None:
+    """Raise ConfigError unless a language model reads a sample behind another one as it does alone."""
+    training, table = llm.training, embedding_table(llm).weight
+    embeds = table[: 2 + 3].unsqueeze(0)
+    llm.eval()
+    try:
+        together = llm(inputs_embeds=embeds, use_cache=False, **separate([[2, 3]], table.device)).logits
+        alone = llm(inputs_embeds=embeds[:, 2:], use_cache=False).logits
+        difference = (together[:, 2:] - alone).abs().max() / alone.abs().max()
+        separated = bool(difference < torch.finfo(table.dtype).eps ** 0.5)
+    except (TypeError, ValueError, RuntimeError):  # it takes no positions, or no mask of this form
+        separated = False
+    llm.train(training)
+    if not separated:
+        raise ConfigError(
+            f"model.packing: the language model, a {llm.config.model_type}, does not keep the reports of a "
+            "row apart; set it to false"
+        )

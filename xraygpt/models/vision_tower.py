@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.hf_folder import fetched
-from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check, require_all
+from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
-from xraygpt.models.base_model import BaseModel, FrozenPart, freeze, is_frozen
+from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.base_model import BaseModel, freeze, is_frozen
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing
@@ -115,12 +116,9 @@ def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
 class VisionTower(BaseModel):
     """Base of the models with a vision encoder; one that `cfg` freezes stays in evaluation mode."""
 
-    REQUIRED_PARTS: ClassVar[tuple[str, ...]]
-    """What a checkpoint of this model, `ckpt`, has to hold."""
-    CHECKPOINT: ClassVar[tuple[str, str]]
-    """What `ckpt` is and where it comes from, for the error if it is missing."""
-
     visual_encoder: VisionEncoder
+    ln_vision: nn.Module
+    """The norm behind it, in models that have one."""
 
     def __init__(self, cfg: VisionTowerConfig, encoder: VisionEncoder) -> None:
         super().__init__()
@@ -130,42 +128,28 @@ class VisionTower(BaseModel):
             freeze(encoder)
 
     @classmethod
-    def with_random_weights(cls, cfg: Any) -> Self:
-        """The model of a configuration before anything is loaded."""
+    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+        precision = vision_precision(cfg.vit_precision, device)
+        return super().from_config(replace(cfg, vit_precision=precision), device)
+
+    @classmethod
+    def with_random_weights(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
         return cls(cfg, build_encoder(cfg))
 
     @classmethod
-    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weight files that `cfg` names, each over what was there."""
-        cls.check_files(cfg)
-        precision = vision_precision(cfg.vit_precision, device)
-        model = cls.with_random_weights(replace(cfg, vit_precision=precision))
-        model.load_parts(cfg)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=cls.REQUIRED_PARTS)
-        return model
-
-    @classmethod
-    def check_files(cls, cfg: Any) -> None:
-        require_all([*cls.part_checks(cfg), file_check("model.ckpt", cfg.ckpt, *cls.CHECKPOINT)])
-
-    @classmethod
     def part_checks(cls, cfg: Any) -> list[Check]:
-        """Checks of the files that `load_parts` reads, for `require_all`."""
         eva = cfg.vit_model == EVA_CLIP_G
         source = f"{BLIP2_FILES}/eva_vit_g.pth" if eva else f"where {cfg.vit_model} was published"
         return [file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)]
 
     def load_parts(self, cfg: Any) -> None:
-        """Load the pretrained parts that `cfg` names; raises MissingFileError or CheckpointError."""
         if cfg.vit_ckpt is not None:
             self.load_vision_encoder(cfg.vit_ckpt)
 
     def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.
 
-        Raises:
-            MissingFileError, CheckpointError: they are not there, or of another encoder.
+        Raises MissingFileError, or CheckpointError for those of another encoder.
         """
         name = str(url_or_filename)
         is_folder = name.startswith(HUB_PREFIX) and name.count("/") == 3  # hf://owner/repository, no file
@@ -205,3 +189,7 @@ class VisionTower(BaseModel):
         shape = (encoder.num_tokens, encoder.width)
         modules = {"visual_encoder": encoder}
         return FrozenPart("vision encoder", self.encode_patches, shape, modules, self._vision_settings)
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """(B, 3, height, width) -> (B, N, V): vision encoder and the norm behind it."""
+        return self.ln_vision(self.encode_patches(image))

@@ -63,7 +63,7 @@ class ViTClassifier(VisionTower):
         "tiny": "configs/models/vit_classifier_tiny.yaml"
     }
     MODEL_TYPE_REQUIRED = False
-    REQUIRED_PARTS = ("visual_encoder", "head")
+    required_parts = ("visual_encoder", "head")
     CHECKPOINT = ("a trained classifier", "a training of this project")
 
     def __init__(self, config: ViTClassifierConfig, encoder: VisionEncoder) -> None:

@@ -45,10 +45,11 @@ from xraygpt.datasets.feature_cache import (
     CachedFeatures,
     Crops,
     FeatureIndex,
+    FrozenPart,
     write_features,
 )
 from xraygpt.datasets.stream import BatchLoader, EvalStream
-from xraygpt.models.base_model import BaseModel, FrozenPart
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.processors import BaseProcessor
 from xraygpt.tasks.steps import gather

@@ -18,7 +18,8 @@ from xraygpt.common.checkpoint import is_plain, load_checkpoint, load_state, sav
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.run_record import git_hash
 from xraygpt.common.typed import Problem, collect
-from xraygpt.models.base_model import COMPUTED_BUFFERS, BaseModel
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.key_translation import COMPUTED
 
 FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
 """Keys of the section ``run`` that are part of the state which is put back as it was: the optimizer's, and
@@ -87,7 +88,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: str)
     if missing := sorted(set(expected) - set(state)):
         shown = ", ".join(missing[:12]) + (", ..." if len(missing) > 12 else "")
         raise CheckpointError(f"{where}: {len(missing)} trained weights of the model are missing: {shown}")
-    load_state(model, state, where=where, ignore=COMPUTED_BUFFERS, expect_missing=[".*"])
+    load_state(model, state, where=where, ignore=[COMPUTED], expect_missing=[".*"])
 
 
 def save_training(

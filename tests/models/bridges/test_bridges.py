@@ -44,7 +44,7 @@ def clip_folder(tmp_path: Path) -> Path:
 
 
 def test_neighbours_are_merged_as_minigpt_v2_does() -> None:
-    bridge = LinearBridge(LinearConfig(merge=4), width=3)
+    bridge = LinearBridge(LinearConfig(merge=4), width=3, llm_width=7)
     tokens = torch.arange(2 * 8 * 3.0).view(2, 8, 3)
     assert bridge.width == 12
     assert bridge.num_tokens(8) == 2
@@ -96,7 +96,7 @@ def test_a_model_with_any_bridge_learns_writes_and_travels(
     section = {"vit_model": f"hf:{clip_folder}", "vit_ckpt": str(clip_folder), "vision": vision}
     section |= {"bridge": bridge, "bridge_config": settings}
     model = model_of(llm_folder, **section)
-    model.load_pretrained()
+    model.load_pretrained(model.config)
     trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"llama_proj"} | ({"bridge_mlp"} if bridge == "mlp" else set())
     samples = {"image": torch.randn(2, 3, 32, 32), "caption": ["The heart is normal.", "Clear lungs."]}
@@ -107,7 +107,7 @@ def test_a_model_with_any_bridge_learns_writes_and_travels(
     assert len(model.generate(samples, GenerationConfig(max_new_tokens=3))) == 2
     model.export(tmp_path / "out")
     again = model_of(llm_folder, **section, ckpt=str(tmp_path / "out" / "projection.pth"))
-    again.load_pretrained()
+    again.load_pretrained(again.config)
     torch.testing.assert_close(again(samples)["loss"], loss)
 
 
@@ -122,8 +122,9 @@ def test_a_bridge_that_does_not_fit_a_checkpoint_is_one_error(
     with pytest.raises(CheckpointError, match=r"trained\.pth.*model\.bridge: mlp.*linear"):
         linear.load_checkpoint(file)
     torch.save({"model": {k: v for k, v in model.state_dict().items() if k.startswith("llama_proj")}}, file)
+    other = model_of(llm_folder, **section, ckpt=str(file))
     with pytest.raises(CheckpointError, match=r"trained\.pth.*holds no bridge_mlp"):
-        model_of(llm_folder, **section, ckpt=str(file)).load_pretrained()
+        other.load_pretrained(other.config)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_a_model_with_an_mlp_is_llava(llm_folder: Path, tmp_path: Path) -> None:
         bridge="mlp",
         ckpt=str(tmp_path / "projector.pth"),
     )
-    model.load_pretrained()
+    model.load_pretrained(model.config)
     image = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         own = model.encode_img(image)[0][0]

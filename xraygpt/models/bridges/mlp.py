@@ -50,13 +50,13 @@ class LinearBridge(Bridge):
 
     config_class: ClassVar[type[BridgeConfig]] = LinearConfig
 
-    def __init__(self, config: LinearConfig, width: int) -> None:
+    def __init__(self, config: LinearConfig, width: int, llm_width: int) -> None:
         super().__init__(width * config.merge)
         self.merge = config.merge
 
     @classmethod
     def from_config(cls, model_config: Any, width: int, llm_width: int) -> Self:
-        return cls(model_config.bridge_config, width)
+        return cls(model_config.bridge_config, width, llm_width)
 
     def num_tokens(self, count: int) -> int:
         if count % self.merge:
@@ -81,16 +81,12 @@ class MLPBridge(LinearBridge):
     config_class: ClassVar[type[BridgeConfig]] = MLPConfig
 
     def __init__(self, config: MLPConfig, width: int, llm_width: int) -> None:
-        super().__init__(config, width)
+        super().__init__(config, width, llm_width)
         layers: list[nn.Module] = []
         for number in range(config.depth - 1):
             layers += [nn.Linear(llm_width if number else self.width, llm_width), nn.GELU()]
         self.bridge_mlp = nn.Sequential(*layers)
         self.width = llm_width
-
-    @classmethod
-    def from_config(cls, model_config: Any, width: int, llm_width: int) -> Self:
-        return cls(model_config.bridge_config, width, llm_width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, V) -> (B, N / merge, D)."""

@@ -17,7 +17,7 @@ from xraygpt.common.checkpoint import load_state, save_checkpoint
 from xraygpt.common.paths import cached_file
 from xraygpt.common.registry import registry
 from xraygpt.models.base_model import freeze, is_frozen
-from xraygpt.models.key_translation import TEXT_HALF, TIED, load_image_half, select_qformer_keys
+from xraygpt.models.key_translation import COMPUTED, TEXT_HALF, load_image_half
 from xraygpt.models.parts import Bridge, LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
 
@@ -67,12 +67,14 @@ class QFormerBridge(Bridge):
         The text half in the file is ignored, by name, where there is none here.
         """
         path = cached_file(url_or_filename)
+        parts = ("query_tokens", "Qformer.", "ln_vision.")  # BLIP-2's files hold much more
         load_state(
             self,
-            select_qformer_keys(load_image_half(path)),
+            {key: value for key, value in load_image_half(path).items() if key.startswith(parts)},
             where=str(path),
             ignore=() if isinstance(self.Qformer, BertLMHeadModel) else TEXT_HALF,
-            expect_missing=(r"^Qformer\.bert\.embeddings\.position_ids$", *TIED),
+            # The second are other names of parameters that a file need not hold twice.
+            expect_missing=(COMPUTED, r"^Qformer\.cls\.predictions\.decoder\.(weight|bias)$"),
         )
         logger.info("Q-Former loaded from %s", path)
 
@@ -83,10 +85,7 @@ class QFormerBridge(Bridge):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, V) -> (B, Q, D), float32 without autocast."""
-        return self.read(self.ln_vision(tokens).float())
-
-    def read(self, image_embeds: Tensor) -> Tensor:
-        """What the queries read off normalised tokens (B, N, V): (B, Q, D)."""
+        image_embeds = self.ln_vision(tokens).float()
         queries = self.query_tokens.expand(len(image_embeds), -1, -1)
         output = self.Qformer.bert(query_embeds=queries, encoder_hidden_states=image_embeds)
         states: Tensor = output.last_hidden_state

@@ -19,7 +19,7 @@ from transformers import MODEL_MAPPING, AutoConfig, PreTrainedConfig, PreTrained
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import CheckpointError, ConfigError
-from xraygpt.common.hf_folder import fetched, from_folder, read_settings
+from xraygpt.common.hf_folder import fetched, from_folder, misfit, read_settings
 from xraygpt.common.paths import HUB_PREFIX, require_file, resolve_path
 from xraygpt.common.registry import registry
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
@@ -29,7 +29,7 @@ from xraygpt.processors import Preprocessing
 SOURCE = "a folder in Hugging Face's format with config.json and the weights of a vision model"
 _DERIVED = ("stage_names", "out_features", "out_indices")
 """Keys of a configuration that follow from the number of stages."""
-_UNUSED = re.compile(
+_UNUSED = (
     r"^(text_model\.|text_projection\.|visual_projection\.|logit_scale|logit_bias|classifier\.)"
     r"|(^|\.)(pooler|head)\.|mask_token|(position_ids|relative_position_index)$"
 )
@@ -122,18 +122,15 @@ class HFEncoder(TrunkEncoder):
         loaded, report = model_class.from_pretrained(
             None,
             config=self.trunk.config,
-            state_dict={key: value for key, value in state.items() if not _UNUSED.search(key)},
+            state_dict={key: value for key, value in state.items() if not re.search(_UNUSED, key)},
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are told below, with the file
             dtype=torch.float32,
         )
-        missing = sorted(key for key in report["missing_keys"] if not _UNUSED.search(key))
-        unexpected = sorted(report["unexpected_keys"])
-        mismatched = sorted(map(str, report["mismatched_keys"]))
-        if missing or unexpected or mismatched:
+        if problems := misfit(report, _UNUSED):
             raise CheckpointError(
                 f"{where}: weights of another vision encoder than a {self.trunk.config.model_type} of these "
-                f"sizes: missing {missing[:8]}, unexpected {unexpected[:8]}, of another size {mismatched[:8]}"
+                f"sizes: {problems}"
             )
         # The trunk has no pooler, `loaded` may.
         self.trunk.load_state_dict(loaded.state_dict(), strict=False)
