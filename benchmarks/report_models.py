@@ -181,7 +181,7 @@ def build_ours(size: Size, device: torch.device, precision: Precision, seed: int
     with torch.device(device):
         llm = LlamaForCausalLM._from_config(llama, dtype=llm_dtype)
         model = MiniGPT4.build(config, llm=llm, tokenizer=tokenizer)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def build_theirs(
