@@ -47,7 +47,7 @@ class Measured:
     flop: int
     """Operations of matrix products, convolutions and attention in one run, counted."""
     peak_bytes: int | None
-    """Peak memory, see `PeakMemory`."""
+    """Memory beside weights, see `PeakMemory`."""
 
     @property
     def median(self) -> float:
@@ -117,7 +117,7 @@ class Results:
             f"{self.title}: {self.device}, {self.precision}, PyTorch {found['torch']}, transformers "
             f"{found['transformers']}; median of {rounds} rounds; matrix products reach "
             f"{ceiling / 1e9:,.0f} GFLOP/s.\n",
-            "| way | images | seconds | images/s | tokens/s | ratio | GFLOP | of the ceiling | peak memory |",
+            "| way | images | seconds | images/s | tokens/s | ratio | GFLOP | of the ceiling | step memory |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in found["ways"]:
@@ -162,7 +162,7 @@ def counted_flop(run: Callable[[], object]) -> int:
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
-    """Return the most memory that a call takes."""
+    """Return the most memory that a call takes beside what is there already."""
     with PeakMemory(device) as peak:
         run()
     return peak.bytes

@@ -104,10 +104,10 @@ def device_name(device: torch.device) -> str:
 
 
 class PeakMemory:
-    """The most memory that what runs inside ``with`` takes.
+    """The most memory that what runs inside ``with`` takes beside what was there before, such as weights.
 
-    On a GPU that is all of PyTorch's, weights included. On the CPU it is what the process grows by, so that
-    what was there before does not count; None where the system does not tell (only Linux does).
+    On a GPU it is that of PyTorch's tensors, on the CPU what the process grows by; None where the system does
+    not tell (only Linux does).
     """
 
     bytes: int | None = None
@@ -118,6 +118,7 @@ class PeakMemory:
     def __enter__(self) -> Self:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = int(torch.cuda.memory_allocated(self.device))
         else:
             release_free_memory()
             self._before = resident_bytes()
@@ -129,7 +130,7 @@ class PeakMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.device.type == "cuda":
-            self.bytes = int(torch.cuda.max_memory_allocated(self.device))
+            self.bytes = int(torch.cuda.max_memory_allocated(self.device)) - self._before
         elif sys.platform == "linux":
             status = Path("/proc/self/status").read_text().splitlines()
             peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
