@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from xraygpt.doctor.dry_run import Call, Step, TensorSpec
-from xraygpt.doctor.machine import copy_rate, matrix_rate, timed
+from xraygpt.doctor.machine import Clock, copy_rate, matrix_rate, timed
 
 REPEATS = 5
 """Most runs of an operation; the first one is not counted."""
@@ -68,13 +68,14 @@ class Durations:
         return sum(self.parts.values())
 
 
-def time_step(step: Step, device: torch.device, budget: float) -> Durations:
+def time_step(step: Step, device: torch.device, budget: float, clock: Clock = time.perf_counter) -> Durations:
     """Return how long a step takes, from running its operations one by one with random numbers.
 
     The longest kinds are run first; what is left when the time is up is computed from the machine's rates.
 
     Args:
         budget: seconds that this may take, about.
+        clock: measures the operations.
     """
     end = time.perf_counter() + budget
     times: Counter[Call] = Counter()
@@ -85,7 +86,7 @@ def time_step(step: Step, device: torch.device, budget: float) -> Durations:
     seconds: dict[Call, float] = {}
     for call in sorted(times, key=lambda call: rates.seconds(call) * times[call], reverse=True):
         if time.perf_counter() + 2 * rates.seconds(call) < end:
-            found = run_alone(call, device, cache.zero_)
+            found = run_alone(call, device, cache.zero_, clock)
             if found is not None:
                 seconds[call] = found
     parts: dict[str, float] = defaultdict(float)
@@ -99,7 +100,9 @@ def time_step(step: Step, device: torch.device, budget: float) -> Durations:
     return Durations(dict(parts), dict(ideal), known / total if total else 1.0, rates)
 
 
-def run_alone(call: Call, device: torch.device, flush: Callable[[], object]) -> float | None:
+def run_alone(
+    call: Call, device: torch.device, flush: Callable[[], object], clock: Clock = time.perf_counter
+) -> float | None:
     """Return the seconds of one operation; None if it cannot be run by itself.
 
     Args:
@@ -114,7 +117,7 @@ def run_alone(call: Call, device: torch.device, flush: Callable[[], object]) -> 
 
         def seconds() -> float:
             flush()
-            return timed(lambda: call.function(*args, **kwargs), device)
+            return timed(lambda: call.function(*args, **kwargs), device, clock)
 
         with torch.no_grad():
             first = seconds()
