@@ -17,10 +17,8 @@ test: install
 	$(PYTHON) -m pytest
 
 quickstart: install
-	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml
-	$(PYTHON) train.py --cfg-path train_configs/quickstart/finetune.yaml
-	$(PYTHON) evaluate.py --cfg-path eval_configs/quickstart_untrained.yaml
-	$(PYTHON) evaluate.py --cfg-path eval_configs/quickstart.yaml
+	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml train_configs/quickstart/finetune.yaml
+	$(PYTHON) evaluate.py --cfg-path eval_configs/quickstart_untrained.yaml eval_configs/quickstart.yaml
 	@echo
 	@echo "Scores:      output/quickstart/scores.json"
 	@echo "Page:        output/quickstart/report.html (open it in a browser)"
@@ -29,13 +27,10 @@ quickstart: install
 # Trains the tiny parts that ship with the package again, from nothing, and puts them in their place.
 tiny: install
 	$(PYTHON) prepare.py tokenizers --cfg-path train_configs/tiny/1_llm.yaml --output output/tiny/tokenizers
-	$(PYTHON) train.py --cfg-path train_configs/tiny/1_llm.yaml
-	$(PYTHON) train.py --cfg-path train_configs/tiny/2_vit.yaml
-	$(PYTHON) train.py --cfg-path train_configs/tiny/3_stage1.yaml
-	$(PYTHON) train.py --cfg-path train_configs/tiny/4_stage2.yaml
+	$(PYTHON) train.py --cfg-path train_configs/tiny/1_llm.yaml train_configs/tiny/2_vit.yaml \
+		train_configs/tiny/3_stage1.yaml train_configs/tiny/4_stage2.yaml
 	$(PYTHON) prepare.py tiny-parts --trained output/tiny
-	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml
-	$(PYTHON) train.py --cfg-path train_configs/quickstart/finetune.yaml
+	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml train_configs/quickstart/finetune.yaml
 	$(PYTHON) prepare.py tiny-parts --projection output/quickstart
 
 lint: install

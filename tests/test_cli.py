@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,3 +119,25 @@ def test_the_command_as_it_was_typed(words: list[str], typed: str, monkeypatch: 
     assert typed_command(words) == typed
     monkeypatch.setattr(sys, "argv", words)
     assert typed_command() == typed
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_several_configurations_are_run_until_one_fails(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[tuple[str, bool]] = []
+
+    def run_program(args: Any, evaluate_only: bool, started: float, last: bool) -> int:
+        assert evaluate_only == (verb == "evaluate")
+        assert args.options == ["run.seed=1"]
+        run.append((args.cfg_path, last))
+        return 2 if args.cfg_path == "bad.yaml" else 0
+
+    monkeypatch.setattr("xraygpt.runners.launch.run_program", run_program)
+    assert main([verb, "--cfg-path", "a.yaml", "b.yaml", "--options", "run.seed=1"]) == 0
+    assert run == [("a.yaml", False), ("b.yaml", True)]
+    assert main([verb, "--cfg-path", "bad.yaml", "b.yaml", "--options", "run.seed=1"]) == 2
+    assert run[2:] == [("bad.yaml", False)]
+
+
+def test_several_configurations_do_not_share_a_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--cfg-path", "a.yaml", "b.yaml", "--options", "run.output_dir=out"]) == 2
+    assert "run.output_dir: all configurations would write to one folder" in capsys.readouterr().err

@@ -5,7 +5,7 @@ Every command in a ``bash`` block is one of these:
 - run here, in an empty folder, with smaller numbers than it names (`SMALLER`): preparing, scoring, comparing;
 - a training, an evaluation or the like whose time or data a test does not have: its arguments are parsed by
   the program's own parser, and the configuration that it names is merged with its options and validated.
-  The four commands of the quickstart are among these; tests/test_wheel.py runs them;
+  The commands of the quickstart are among these; tests/test_wheel.py runs them;
 - a command of Python, pip or make: the module, the extras or the target that it names exists.
 
 The Python snippet of the README runs as it stands.
@@ -104,7 +104,8 @@ def test_a_command_works(page: str, line: str, folder: Path, monkeypatch: pytest
         return
     args = parsed(ours, monkeypatch)
     if hasattr(args, "cfg_path") and ours[0] != "prepare":
-        Config(args)
+        for path in [args.cfg_path] if isinstance(args.cfg_path, str) else args.cfg_path:
+            Config(argparse.Namespace(cfg_path=path, options=args.options))
 
 
 def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:

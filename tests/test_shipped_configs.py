@@ -132,6 +132,7 @@ def test_released_stage_2(tmp_path: Path) -> None:
         "run.next=null",
         "run.checkpoint_steps=null",
         "model.ckpt=./somewhere/checkpoint.pth",
+        "run.group_by_length=false",
     )
     assert cfg.run_cfg == ours.run_cfg
     assert cfg.model_cfg == ours.model_cfg

@@ -1,7 +1,7 @@
 """A wheel, built from the source distribution, is all that the quickstart needs.
 
 It is installed in an environment of its own, away from the checkout; what the wheel requires (PyTorch and so
-on) comes from the environment that runs the tests. The quickstart's four commands run with fewer steps and
+on) comes from the environment that runs the tests. The quickstart's commands run with fewer steps and
 images than their files say, which takes about 35 seconds of a core, most of them for imports.
 """
 
@@ -49,11 +49,16 @@ EVALUATE = [
     "run.metrics=[rouge_l, phantom_f1]",
 ]
 QUICKSTART = [
-    ["train", "--cfg-path", "train_configs/quickstart/alignment.yaml", "--options", *TRAIN],
-    ["train", "--cfg-path", "train_configs/quickstart/finetune.yaml", "--options", *TRAIN],
-    ["evaluate", "--cfg-path", "eval_configs/quickstart_untrained.yaml", "--options", *EVALUATE],
-    ["evaluate", "--cfg-path", "eval_configs/quickstart.yaml", "--options", *EVALUATE],
+    ("train", "train_configs/quickstart/alignment.yaml", "train_configs/quickstart/finetune.yaml", TRAIN),
+    ("evaluate", "eval_configs/quickstart_untrained.yaml", "eval_configs/quickstart.yaml", EVALUATE),
 ]
+RUNS = {
+    "alignment": ("train", "train_configs/quickstart/alignment.yaml"),
+    "finetune": ("train", "train_configs/quickstart/finetune.yaml"),
+    "untrained": ("evaluate", "eval_configs/quickstart_untrained.yaml"),
+    ".": ("evaluate", "eval_configs/quickstart.yaml"),
+}
+"""Output folder -> what was run there."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +148,14 @@ def test_what_is_installed(installed: Installed) -> None:
 
 
 def test_the_quickstart_runs_away_from_the_checkout(installed: Installed) -> None:
-    for command in QUICKSTART:
-        installed.run("xraygpt", *command)
+    for verb, first, second, options in QUICKSTART:
+        installed.run("xraygpt", verb, "--cfg-path", first, second, "--options", *options)
     output = installed.folder / "output/quickstart"
     assert (output / "report.html").is_file()
     assert "phantom_f1" in json.loads((output / "scores.json").read_text())["scores"]
-    for folder, words in zip(("alignment", "finetune", "untrained", "."), QUICKSTART, strict=True):
+    for folder, (verb, path) in RUNS.items():
         record = json.loads((output / folder / "run.json").read_text())
-        assert record["command"].startswith(f"xraygpt {words[0]} --cfg-path {words[2]} ")
+        assert record["command"].startswith(f"xraygpt {verb} --cfg-path ")
+        assert record["config"] == path
     assert str(installed.programs.parent) in (output / "alignment/log.txt").read_text()
     assert [path.name for path in installed.folder.iterdir()] == ["output"]

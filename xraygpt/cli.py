@@ -16,6 +16,7 @@ from typing import Any
 
 from xraygpt import __version__
 from xraygpt.common.command_line import Parser, parse_and_run
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.paths import install_hint, shipped_root
 
 WIDTH = 79
@@ -80,7 +81,7 @@ def _shipped_files(folder: str) -> str:
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cfg-path", required=True, metavar="YAML", help="configuration of the training")
+    _add_cfg_path(parser, "training", required=True)
     _add_options(parser, "run.max_epoch=2")
     parser.set_defaults(run=lambda args: _run_program(args, evaluate_only=False))
 
@@ -88,7 +89,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     from xraygpt.evaluation.cli import add_commands
 
-    parser.add_argument("--cfg-path", metavar="YAML", help="configuration of the evaluation")
+    _add_cfg_path(parser, "evaluation", required=False)
     _add_options(parser, "model.ckpt=checkpoint_best.pth")
 
     def check(args: argparse.Namespace) -> None:
@@ -144,6 +145,11 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_demo)
 
 
+def _add_cfg_path(parser: argparse.ArgumentParser, what: str, *, required: bool) -> None:
+    several = f"configuration of the {what}, or several, which are run one after the other"
+    parser.add_argument("--cfg-path", nargs="+", required=required, metavar="YAML", help=several)
+
+
 def _add_options(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--options",
@@ -156,7 +162,16 @@ def _add_options(parser: argparse.ArgumentParser, example: str) -> None:
 def _run_program(args: argparse.Namespace, evaluate_only: bool) -> int:
     from xraygpt.runners.launch import run_program
 
-    return run_program(args, evaluate_only=evaluate_only, started=STARTED)
+    if len(args.cfg_path) > 1 and any(text.startswith("run.output_dir=") for text in args.options or ()):
+        raise ConfigError("--options run.output_dir: all configurations would write to one folder")
+    started = STARTED
+    for path in args.cfg_path:
+        run = argparse.Namespace(cfg_path=path, options=args.options)
+        last = path is args.cfg_path[-1]
+        if status := run_program(run, evaluate_only=evaluate_only, started=started, last=last):
+            return status
+        started = time.time()
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ def test_generation_settings_are_nested() -> None:
         ("batch_size_train", 0, "at least 1"),
         ("accum_grad_iters", 0, "at least 1"),
         ("checkpoint_steps", 0, "at least 1"),
+        ("profile_steps", 0, "at least 1"),
         ("num_workers", -1, "not be negative"),
         ("warmup_steps", -1, "not be negative"),
         ("init_lr", -1e-3, "not be negative"),
@@ -42,3 +43,13 @@ def test_rules(key: str, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         build_typed(RunConfig, {key: value}, where="run")
     assert caught.value.problems[0].startswith(f"run.{key}")
+
+
+def test_loading_processes_take_the_cores_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert RunConfig(num_workers="auto").loading_processes() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert RunConfig(num_workers="auto").loading_processes() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "12")
+    assert RunConfig(num_workers="auto").loading_processes() == 0
+    assert RunConfig(num_workers=3).loading_processes() == 3

@@ -125,7 +125,7 @@ def test_features_are_those_of_their_model(both: dict[str, Exported], kind: str)
     model, folder, _ = both[kind]
     theirs = Blip2Model.from_pretrained(str(folder)).eval()
     theirs.vision_model.post_layernorm.eps = OUR_EPS
-    side = model.config.vision_config().img_size
+    side = model.config.vision.img_size
     images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
     own, other = model.get_image_features(images), theirs.get_image_features(pixel_values=images)
     torch.testing.assert_close(own.last_hidden_state, other.last_hidden_state, rtol=0, atol=1e-5)

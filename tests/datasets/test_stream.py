@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,13 @@ import torch
 
 from tests.toy import write_dataset
 from xraygpt.common.errors import DataError
+from xraygpt.datasets import stream as stream_module
 from xraygpt.datasets.batch import Batch, Sample, to_device
 from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetConfig
 from xraygpt.datasets.builders.image_text_pair_builder import OpenIBuilder
 from xraygpt.datasets.data_utils import prepare_sample
 from xraygpt.datasets.datasets.images import SkippedImageError
-from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
+from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream, window_of
 
 
 class Noise:
@@ -41,7 +44,7 @@ class Noise:
 
 
 def stream(
-    *datasets: Noise, ratios: tuple[float, ...] = (), batch_size: int = 4, **kwargs: int
+    *datasets: Noise, ratios: tuple[float, ...] = (), batch_size: int = 4, **kwargs: Any
 ) -> TrainStream:
     weights = ratios or (1.0,) * len(datasets)
     return TrainStream(
@@ -109,6 +112,99 @@ def test_processes_see_slices_of_the_batch_of_one_process() -> None:
         assert halves[0]["image_id"] + halves[1]["image_id"] == whole["image_id"]
         assert torch.equal(torch.cat([half["image"] for half in halves]), whole["image"])
         assert halves[0]["prompt"] == halves[1]["prompt"] == whole["prompt"]
+
+
+class Reports(Noise):
+    """Samples of which each has a report of its own length."""
+
+    def caption(self, index: int) -> str:
+        return "x" * (1 + index * 7 % self.size)
+
+    def __getitem__(self, index: int) -> Sample:
+        return {**super().__getitem__(index), "caption": self.caption(index)}
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 11 or 12 batches of two samples of a pass through 25 windows hold 4, 4 and 3 or 4."""
+    monkeypatch.setattr(stream_module, "WINDOW", 4)
+
+
+def by_length(*datasets: Noise, **kwargs: Any) -> TrainStream:
+    return stream(*datasets, lengths_of=lambda captions: [len(text) for text in captions], **kwargs)
+
+
+def lengths(batch: Batch) -> list[int]:
+    return [len(caption) for caption in batch["caption"]]
+
+
+def test_windows_lie_within_a_pass_and_the_last_is_shorter(small_windows: None) -> None:
+    windows = [window_of(turn, size=2, samples=25) for turn in range(25)]
+    assert list(dict.fromkeys(windows)) == [
+        *(range(4), range(4, 8), range(8, 12)),
+        range(12, 13),  # the end of one pass and the beginning of the next
+        *(range(13, 17), range(17, 21), range(21, 25)),
+    ]
+    assert all(turn in window for turn, window in enumerate(windows))
+    assert window_of(70, size=2, samples=1) == range(70, 71)
+    assert list(window_of(9, size=2, samples=22)) == [8, 9, 10]
+
+
+def test_a_window_has_the_same_samples_arranged_by_length(small_windows: None) -> None:
+    data = Reports("a", 25)
+    plain, grouped = stream(data, batch_size=2), by_length(data, batch_size=2)
+    moved = 0
+    for turn in range(50):
+        window = window_of(turn, size=2, samples=25)
+        before, after = ([batch_of(part, step) for step in window] for part in (plain, grouped))
+        names = [[name for batch in part for name in batch["image_id"]] for part in (before, after)]
+        assert Counter(names[0]) == Counter(names[1])
+        moved += names[0] != names[1]
+        images = dict(zip(names[0], torch.cat([batch["image"] for batch in before]), strict=True))
+        for batch in after:  # a sample is augmented as without grouping
+            for name, image in zip(batch["image_id"], batch["image"], strict=True):
+                assert torch.equal(image, images[name])
+        if len(window) > 1:
+            ranges = sorted((min(lengths(batch)), max(lengths(batch))) for batch in after)
+            assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
+    assert moved > 40
+
+
+def test_the_order_of_grouped_batches_is_random() -> None:
+    source = by_length(Reports("a", 256))
+    firsts = [lengths(batch_of(source, step))[0] for step in range(128)]
+    for part in (firsts[:64], firsts[64:]):
+        rises = sum(a < b for a, b in itertools.pairwise(part))
+        assert 20 < rises < 43
+    assert firsts[:64] != firsts[64:]
+
+
+def test_any_grouped_step_can_be_had_without_those_before(small_windows: None) -> None:
+    parts = Reports("a", 25), Reports("b", 9)
+    whole = by_length(*parts, ratios=(3, 1), batch_size=2)
+    in_order = [batch_of(whole, step) for step in range(60)]
+    for step in (59, 30, 7, 0):
+        assert same(batch_of(by_length(*parts, ratios=(3, 1), batch_size=2), step), in_order[step])
+
+
+def test_grouping_changes_neither_mixing_nor_passes() -> None:
+    parts = Reports("a", 40), Reports("b", 20)
+    plain, grouped = (make(*parts, ratios=(3, 1)) for make in (stream, by_length))
+    batches = [(batch_of(plain, step), batch_of(grouped, step)) for step in range(80)]
+    assert all(a["source"] == b["source"] and a["prompt"] == b["prompt"] for a, b in batches)
+    seen = [name for _, batch in batches for name in batch["image_id"] if batch["source"] == "a"]
+    for first in range(0, len(seen) - 40, 40):
+        assert len(set(seen[first : first + 40])) == 40
+
+
+def test_processes_have_reports_of_like_length_at_the_same_step() -> None:
+    data = Reports("a", 200)
+    one = by_length(data, batch_size=4)
+    two = [by_length(data, batch_size=2, rank=rank, world_size=2) for rank in range(2)]
+    for step in range(60):
+        halves, whole = [batch_of(part, step) for part in two], batch_of(one, step)
+        assert halves[0]["image_id"] + halves[1]["image_id"] == whole["image_id"]
+        assert max(lengths(whole)) - min(lengths(whole)) < 20  # of 1 to 200
 
 
 def test_global_generators_are_left_as_they_were() -> None:

@@ -265,6 +265,7 @@ def test_what_is_missing_or_wrong_is_said(sizes: dict[str, Any]) -> None:
         BlipCaptionConfig(**{**sizes, "max_txt_len": 25})
     with pytest.raises(ValueError, match="embed_dim"):
         BlipPretrainConfig(**{**sizes, "embed_dim": 0})
+    assert BlipPretrainConfig().max_txt_len == BlipCaptionConfig().max_txt_len == 40
     with pytest.raises(DataError, match="data_type"):
         writer(sizes)({"caption": REPORTS, "source": "openi", "image_id": ["a"]})
 
@@ -279,5 +280,6 @@ def test_a_frozen_vision_encoder_stays_frozen(sizes: dict[str, Any]) -> None:
 def test_captions_that_are_cut_are_counted(sizes: dict[str, Any]) -> None:
     # with the two marks around them: 7, 5 and 10 tokens
     assert [pretraining(sizes, max_txt_len=n).cut_captions(REPORTS) for n in (10, 9, 6, 4)] == [0, 1, 2, 3]
+    assert pretraining(sizes, max_txt_len=8).caption_lengths(REPORTS) == [7, 5, 8]
     model = writer(sizes, prompt="the", max_txt_len=7)
     assert model.cut_captions(REPORTS) == 2  # the prompt counts

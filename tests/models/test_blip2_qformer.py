@@ -9,32 +9,22 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import BatchEncoding
 
 from tests.tolerance import rounding
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from xraygpt.common.registry import registry
-from xraygpt.models import load_model, pair_training
+from xraygpt.models import blip_pretrain, load_model
 from xraygpt.models.base_model import freeze
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
-from xraygpt.models.blip2_losses import Negatives, draw_hard_negatives
 from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
+from xraygpt.models.blip_pretrain import contrastive_loss, draw_hard_negatives
 from xraygpt.models.bridges import QFormerBridge
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.parts import LayerNorm
 from xraygpt.models.Qformer import QformerConfig
-from xraygpt.models.retrieval import (
-    NOT_RANKED,
-    Gallery,
-    compute_sim_matrix,
-    encode_gallery,
-    in_full_order,
-    rerank,
-)
 from xraygpt.models.vision_tower import build_encoder
 from xraygpt.runners.train_state import trainable_state
 
@@ -170,7 +160,7 @@ def test_other_images_of_a_study_are_never_negatives(
         drawn.append((forbidden, draw_hard_negatives(similarity, forbidden)))
         return drawn[-1][1]
 
-    monkeypatch.setattr(pair_training, "draw_hard_negatives", recording)
+    monkeypatch.setattr(blip_pretrain, "draw_hard_negatives", recording)
     model = build(config)
     samples = batch() | {"study_id": ["s", "s", "t", "s"]}
     for _ in range(20):
@@ -202,6 +192,13 @@ def test_zero_shot_similarity_is_that_of_the_encodings(config: Blip2QformerConfi
     for row, column in ((0, 0), (3, 2)):
         expected = (features[row] @ words[column]).max()
         torch.testing.assert_close(similarity[row, column], expected)
+
+
+def test_the_contrast_is_of_similarities_over_the_temperature(config: Blip2QformerConfig) -> None:
+    model = build(config).eval()
+    scores = model.similarity(batch()["image"], TEXTS) / model.temp
+    expected = contrastive_loss(scores, scores.T, torch.eye(4, dtype=torch.bool))
+    torch.testing.assert_close(model(batch())["loss_itc"], expected)
 
 
 def test_temperature_keeps_its_bound_in_training(config: Blip2QformerConfig) -> None:
@@ -339,81 +336,10 @@ def test_beams_do_not_sample(config: Blip2QformerConfig) -> None:
 def test_evaluation_compares_the_pairs_of_one_process(
     config: Blip2QformerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_training, "get_world_size", lambda: 2)
+    monkeypatch.setattr(blip_pretrain, "get_world_size", lambda: 2)
     model = build(config)
     assert model.train().world_size == 2
     assert model.eval().world_size == 1
-
-
-def test_retrieval_scores(config: Blip2QformerConfig) -> None:
-    model = build(config).eval()
-    samples = batch()
-    loader = [{"image": samples["image"][:3]}, {"image": samples["image"][3:]}]
-    by_image, by_text = compute_sim_matrix(model, loader, texts=TEXTS, k_test=4)
-    assert torch.allclose(by_image, by_text.T, atol=1e-5)
-    top, _ = compute_sim_matrix(model, loader, texts=TEXTS, k_test=1)
-    assert (top == NOT_RANKED).sum() == 12
-    gallery = encode_gallery(model, (part["image"] for part in loader), TEXTS, batch_size=3)
-    whole = in_full_order(rerank(model, gallery, k_test=1, batch_size=3)[0], gallery.similarity)
-    assert torch.equal(whole.argsort(descending=True), gallery.similarity.argsort(descending=True))
-
-
-class Encoded:
-    """A model whose encodings are given; it remembers where images were when it saw them."""
-
-    max_txt_len = 12
-
-    def __init__(self, tokenizer: Any, feats: Tensor, words: Tensor, device: str = "cpu") -> None:
-        self.tokenizer, self.feats, self.words = tokenizer, feats, words
-        self.device = torch.device(device)
-        self.seen: list[str] = []
-
-    def encode_images(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        self.seen.append(image.device.type)
-        return self.feats, torch.zeros(len(self.feats), 1, 1)
-
-    def encode_texts(self, text_tokens: BatchEncoding) -> Tensor:
-        return self.words
-
-    def compute_itm(self, image_inputs: Tensor, text_ids: Tensor, text_atts: Tensor) -> Tensor:
-        return torch.full((len(image_inputs),), 0.25)
-
-
-@pytest.fixture
-def encoded(config: Blip2QformerConfig) -> Encoded:
-    images = torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
-    words = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
-    tokenizer = Blip2Qformer.init_tokenizer(config.bert_tokenizer)
-    return Encoded(tokenizer, F.normalize(images, dim=-1), F.normalize(words, dim=-1))
-
-
-def gallery_of(model: Encoded) -> Gallery:
-    return encode_gallery(model, [torch.zeros(3, 3, 28, 28)], TEXTS[:3])
-
-
-def test_cosines_of_retrieval_are_float32_under_autocast(encoded: Encoded) -> None:
-    whole = gallery_of(encoded).similarity
-    with torch.autocast("cpu", torch.bfloat16):
-        half = gallery_of(encoded).similarity
-    assert half.dtype == torch.float32
-    assert torch.equal(half, whole)
-
-
-def test_scores_are_similarity_and_matching_together(encoded: Encoded) -> None:
-    gallery = gallery_of(encoded)
-    by_image, by_text = rerank(encoded, gallery, k_test=2)
-    for scores, similarity in ((by_image, gallery.similarity), (by_text, gallery.similarity.T)):
-        ranked = scores != NOT_RANKED
-        assert ranked.sum(1).tolist() == [2, 2, 2]
-        torch.testing.assert_close(scores[ranked], similarity[ranked] + 0.25)
-        assert (similarity[~ranked] <= similarity.masked_fill(~ranked, 2.0).amin(1)).all()
-
-
-def test_images_go_to_the_device_of_the_model(encoded: Encoded) -> None:
-    encoded.device = torch.device("meta")
-    loader = [{"image": torch.zeros(3, 3, 28, 28)}]
-    compute_sim_matrix(encoded, loader, texts=TEXTS[:3], k_test=2)
-    assert encoded.seen == ["meta"]
 
 
 def queries_only(cfg: Blip2Config) -> Blip2Base:
@@ -505,10 +431,10 @@ def gradients(model: Blip2Qformer) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-def hardest_negatives(similarity: Tensor, forbidden: Tensor) -> Negatives:
+def hardest_negatives(similarity: Tensor, forbidden: Tensor) -> tuple[Tensor, Tensor]:
     """The most similar candidates, without drawing."""
     found = ~forbidden.all(1)
-    return Negatives(similarity.masked_fill(forbidden & found[:, None], -torch.inf).argmax(1), found)
+    return similarity.masked_fill(forbidden & found[:, None], -torch.inf).argmax(1), found
 
 
 def uneven_batch() -> dict[str, Any]:
@@ -523,7 +449,7 @@ Step = tuple[dict[str, Tensor], dict[str, Tensor]]
 def step(model: Blip2Qformer, samples: dict[str, Any]) -> Step:
     """Losses and gradients of a batch; negatives are not drawn, so that they can be compared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_training, "draw_hard_negatives", hardest_negatives)
+        patch.setattr(blip_pretrain, "draw_hard_negatives", hardest_negatives)
         losses = model.train()(samples)
     losses["loss"].backward()
     return {name: loss.detach() for name, loss in losses.items()}, gradients(model)

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tests.models.tiny import SENTENCES, byte_level, change_json
+from xraygpt.common import hf_folder
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.models import hf_folder
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer
 from xraygpt.models.llm import (
     check_llm,

@@ -75,7 +75,11 @@ def test_loss_is_that_of_the_captions_alone(make_model: Make, batch: Batch) -> N
         terms.append(F.cross_entropy(logits[0, first:-1], ids[0], reduction="none"))
     output = model(batch)
     torch.testing.assert_close(output["loss"], torch.cat(terms).mean())
-    assert output["num_targets"] == sum(map(len, terms))
+    lengths = [len(term) for term in terms]
+    assert output["num_targets"] == sum(lengths)
+    assert lengths[0] != lengths[1]
+    assert output["num_padded"] == max(lengths) - min(lengths)
+    assert output["num_positions"] == 2 * (prompt.shape[1] + max(lengths))
 
 
 def test_the_parity_harness_sees_what_reaches_the_language_model(make_model: Make, batch: Batch) -> None:
@@ -275,3 +279,7 @@ def test_captions_that_are_cut_are_counted(make_model: Make) -> None:
         make_model(max_txt_len=n, end_sym="###").cut_captions(texts) for n in (*lengths, lengths[0] - 1)
     ]
     assert counts == [1, 0, 2]
+    assert sorted(make_model(max_txt_len=lengths[1] - 1).caption_lengths(texts)) == [
+        lengths[0],
+        lengths[1] - 1,
+    ]

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 from tests.models.tiny import byte_level, change_json, tiny_config
 from xraygpt.common.errors import ConfigError
 from xraygpt.conversation.chat import Chat
+from xraygpt.conversation.chat_template import chat_format, render_chat
 from xraygpt.conversation.messages import IMAGE_MARK, trained_conversation
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes
 from xraygpt.models.llm import end_token_ids, load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
-from xraygpt.models.prompts import caption_rows, chat_format, prompt_row, render_chat
+from xraygpt.models.prompts import caption_rows, prompt_row
 
 CASES = Path(__file__).resolve().parents[1] / "parity" / "cases"
 

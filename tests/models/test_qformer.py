@@ -1,5 +1,6 @@
 """The Q-Former: who sees whom, the two attention paths, the cache, pruning, losses, generation."""
 
+import inspect
 import re
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,16 @@ from tests.tolerance import rounding
 from xraygpt.common.errors import ConfigError
 from xraygpt.models.bert_lm import SearchSettings
 from xraygpt.models.key_translation import TEXT_HALF
-from xraygpt.models.Qformer import BertForMaskedLM, BertLMHeadModel, BertModel, QformerConfig, QueryModel
+from xraygpt.models.Qformer import (
+    BertAttention,
+    BertForMaskedLM,
+    BertLayer,
+    BertLMHeadModel,
+    BertModel,
+    BertSelfAttention,
+    QformerConfig,
+    QueryModel,
+)
 
 CONFIG = QformerConfig(
     vocab_size=50,
@@ -323,3 +333,37 @@ def test_wrong_calls_say_what_is_missing() -> None:
         net(ids(), mode="text")
     with pytest.raises(ValueError, match="position_embedding_type"):
         replace(CONFIG, position_embedding_type="rotary")
+
+
+ATTENTION = (
+    "hidden_states attention_mask head_mask encoder_hidden_states encoder_attention_mask past_key_value "
+    "output_attentions"
+)
+INPUTS = (
+    "input_ids attention_mask position_ids head_mask query_embeds encoder_hidden_states "
+    "encoder_attention_mask"
+)
+ASKED = "past_key_values use_cache output_attentions output_hidden_states return_dict"
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (BertSelfAttention, ATTENTION),
+        (BertAttention, ATTENTION),
+        (BertLayer, f"{ATTENTION} query_length"),
+        (BertModel, f"{INPUTS} {ASKED} is_decoder"),
+        (BertLMHeadModel, f"{INPUTS} labels {ASKED} return_logits is_decoder reduction"),
+    ],
+)
+def test_forward_takes_the_arguments_of_the_reference_in_its_order(module: type, names: str) -> None:
+    own = list(inspect.signature(module.forward).parameters)  # type: ignore[attr-defined]
+    assert own[1 : 1 + len(names.split())] == names.split()
+
+
+def test_one_head_at_least_remains() -> None:
+    net = model()
+    net.prune_heads({1: [0, 1, 2]})
+    with pytest.raises(ValueError, match="at least one head"):
+        net.prune_heads({1: [3]})
+    assert net(**both()).last_hidden_state.isfinite().all()

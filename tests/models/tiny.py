@@ -4,12 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from xraygpt.models.eva_vit import VisionConfig
-from xraygpt.models.mini_gpt4 import MiniGPT4Config
+from xraygpt.models.llm import load_tokenizer
+from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 from xraygpt.models.Qformer import QformerConfig
 
+CASES = Path(__file__).resolve().parents[1] / "parity" / "cases"
+"""Where a LLaMA tokenizer lies."""
+LLM_SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 SENTENCES = [
     "The heart is normal in size. The lungs are clear.",
     "There is a small left pleural effusion. No pneumothorax.",
@@ -47,6 +58,14 @@ def tiny_config(**changes: Any) -> MiniGPT4Config:
         "prompt": "<Img><ImageHere></Img> Describe this chest x-ray.",
     }
     return MiniGPT4Config(**settings | changes)
+
+
+def report_model(**settings: Any) -> MiniGPT4:
+    """A random model with a LLaMA of two layers, the same for the same settings."""
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(CASES)
+    llm = LlamaForCausalLM(LlamaConfig(**LLM_SIZES, vocab_size=len(tokenizer), max_position_embeddings=256))
+    return MiniGPT4.build(tiny_config(max_txt_len=150, **settings), llm=llm, tokenizer=tokenizer)
 
 
 def change_json(file: Path, **values: Any) -> None:

@@ -10,7 +10,7 @@ from tests.parity.qformer import config
 from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
 from xraygpt.models.eva_vit import VisionConfig
 from xraygpt.models.generation import GenerationConfig
-from xraygpt.models.retrieval import compute_sim_matrix
+from xraygpt.tasks.retrieval import compute_sim_matrix
 
 LOSSES = ("loss", "loss_itc", "loss_itm", "loss_lm")
 
@@ -113,7 +113,7 @@ def _parts(case: Case, model: Blip2Qformer) -> None:
 def _features(case: Case, model: Blip2Qformer) -> None:
     rows = case.outputs["features_text_ids"]["shape"][0]
     images, texts, check = case.inputs["images"][:rows], case.values["texts"][:rows], case.comparison
-    tokens = model.tokenize_whole(texts)
+    tokens = model.tokenize(texts, max_length=model.max_length)
     check.output("features_text_ids", tokens.input_ids)
     check.output("features_text_mask", tokens.attention_mask)
     for mode in ("image", "text", "multimodal"):

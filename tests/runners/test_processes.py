@@ -44,7 +44,8 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     cfg = write_config(tmp_path / "b.yaml", storage, killed, model, **settings)
     process = start([*TOY, "--cfg-path", str(cfg), "--options", "model.die_at=11"])
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert [line["step"] for line in metrics_of(killed)] == list(range(1, 11))
+    # Steps are written three at a time, and before a checkpoint; the tenth was not yet.
+    assert [line["step"] for line in metrics_of(killed)] == list(range(1, 10))
     launch(Namespace(cfg_path=str(cfg), options=["run.resume_ckpt_path=auto"]))
     assert metrics_of(killed) == metrics_of(whole)
     ours, theirs = (load_checkpoint(folder / "checkpoint_1.pth")["model"] for folder in (killed, whole))

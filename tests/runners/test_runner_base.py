@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_training_learns_scores_and_keeps_the_best(tmp_path: Path, storage: Path
     assert saved["epoch"] == best["epoch"]
     assert metrics["val"]["loss"] == pytest.approx(best["loss"])
     assert sorted(p.name for p in out.glob("*.pth")) == ["checkpoint_3.pth", "checkpoint_best.pth"]
+
+
+def test_validation_and_checkpoints_are_timed_and_steps_traced(tmp_path: Path, storage: Path) -> None:
+    out = tmp_path / "out"
+    run(write_config(tmp_path / "c.yaml", storage, out, valid_splits=["val"], profile_steps=2))
+    lines = metrics_of(out, "interval")
+    assert [(line["step"], line["steps"]) for line in lines] == [
+        (3, 3),
+        (6, 3),
+        (6, 0),
+        (9, 3),
+        (12, 3),
+        (12, 0),
+    ]
+    assert all({"validation", "checkpoint"} <= set(line["time"]) for line in lines if not line["steps"])
+    assert "traceEvents" in json.loads((out / "trace.json").read_text())
+    log = (out / "log.txt").read_text()
+    assert "images/s" in log
+    assert "after epoch 1:" in log
 
 
 def test_best_checkpoint_is_not_just_the_latest(
@@ -184,6 +204,28 @@ def test_resuming_with_a_scaled_loss_changes_nothing(
     for key in ("model", "optimizer", "scaler"):
         assert_same_state(final_state(out)[key], final_state(whole)[key])
     assert metrics_of(out) == metrics_of(whole)
+
+
+def test_resuming_with_batches_by_length_changes_nothing(
+    tmp_path: Path, storage: Path, harsh: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotations = json.loads((storage / "filter_cap.json").read_text())
+    for index, row in enumerate(annotations["annotations"]):
+        row["caption"] += " ." * index
+    (storage / "filter_cap.json").write_text(json.dumps(annotations))
+    outputs = {name: tmp_path / name for name in ("plain", "whole", "stopped")}
+    for name, out in outputs.items():
+        cfg = write_config(tmp_path / "c.yaml", storage, out, group_by_length=name != "plain", **harsh)
+        if name == "stopped":
+            run_until(10, cfg, monkeypatch)
+            run(cfg, "run.resume_ckpt_path=auto")
+        else:
+            run(cfg)
+    kept = [line["step"] for line in metrics_of(outputs["stopped"], "interval")]
+    assert kept[:2] == [3, 6]
+    assert metrics_of(outputs["stopped"]) == metrics_of(outputs["whole"]) != metrics_of(outputs["plain"])
+    for key in ("model", "optimizer"):
+        assert_same_state(final_state(outputs["stopped"])[key], final_state(outputs["whole"])[key])
 
 
 def test_resuming_from_a_file_in_another_folder(tmp_path: Path, storage: Path) -> None:
@@ -352,10 +394,15 @@ def test_corrupt_images_are_listed(tmp_path: Path, storage: Path) -> None:
 
 
 def test_non_finite_loss_names_the_images(tmp_path: Path, storage: Path) -> None:
-    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", model={"nan_for": "x5"})
-    with pytest.raises(NonFiniteLossError, match=r"at step [1-4]; image ids of the batch: .*x5"):
+    out = tmp_path / "out"
+    cfg = write_config(tmp_path / "c.yaml", storage, out, {"nan_for": "x5"}, log_freq=50, checkpoint_steps=1)
+    with pytest.raises(NonFiniteLossError, match=r"at step [2-4]; image ids of the batch: .*x5"):
         run(cfg)
-    assert all(line["loss"] is not None for line in metrics_of(tmp_path / "out"))
+    lines = metrics_of(out)
+    assert all(line["loss"] is not None for line in lines)
+    saved = final_state(out, "checkpoint_last.pth")
+    assert saved["global_step"] == len(lines) > 0
+    assert all(bool(value.isfinite().all()) for value in saved["model"].values())
 
 
 def test_split_that_is_not_there(tmp_path: Path, storage: Path) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.toy import SIDE, ToyModel
 from xraygpt.common.errors import NonFiniteLossError
@@ -19,6 +20,8 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 from xraygpt.tasks.report_generation import ReportGenerationConfig
+from xraygpt.tasks.steps import StepLog
+from xraygpt.tasks.timing import IntervalTimer
 
 CPU = torch.device("cpu")
 FP32 = Precision(torch.float32, "cpu")
@@ -79,8 +82,7 @@ def train(data: list[Batch], epoch: int = 0, model: ToyModel | None = None, **se
         FP32,
         seed=0,
         iters_per_epoch=len(data),
-        on_update=lambda before, after: updates.append((before, after)),
-        **settings,
+        **{"on_update": lambda before, after, check: updates.append((before, after)), **settings},
     )
     source: Iterator[Batch] = iter(data)
     means = ImageTextPretrainTask().train_epoch(epoch, source, context)
@@ -168,6 +170,22 @@ def test_every_step_is_recorded_with_its_losses_and_rate(tmp_path: Path) -> None
     assert result.rate.asked == [(2, 0), (2, 1), (2, 2)]
 
 
+def test_every_interval_of_the_log_is_timed(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
+    timer = IntervalTimer(CPU, writer, last_step=5)
+    train(batches(5, 2), writer=writer, timer=timer, log_freq=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4, 5, 5]
+    timed = [line for line in lines if line["event"] == "interval"]
+    assert [(line["step"], line["steps"]) for line in timed] == [(2, 2), (4, 2), (5, 1)]
+    for line in timed:
+        assert list(line["time"]) == ["data", "copy", "forward", "backward", "optimizer", "rest"]
+        assert sum(line["time"].values()) == pytest.approx(line["seconds"], abs=1e-3)
+        # Each of the toy model's reports counts as five targets.
+        assert line["tokens_per_second"] == pytest.approx(5 * line["images_per_second"], rel=1e-2)
+    assert timed[-1]["seconds_left"] == 0
+
+
 def test_dropout_is_a_function_of_the_step() -> None:
     data = batches(3, 4)
     whole = train(data, model=ToyModelWithDropout())
@@ -182,14 +200,71 @@ def ToyModelWithDropout() -> ToyModel:
 
 
 @pytest.mark.parametrize("damage", [float("nan"), float("inf")])
-def test_non_finite_loss_stops_before_the_weights_suffer(damage: float) -> None:
+@pytest.mark.parametrize("log_freq", [1, 2, 50])
+def test_the_first_step_whose_loss_is_not_finite_is_named(
+    tmp_path: Path, damage: float, log_freq: int
+) -> None:
     data = batches(3, 2)
-    data[1]["image"][0] = damage
-    torch.manual_seed(0)
-    model = ToyModel()
+    data[1]["image"][0] = damage  # the third batch's loss is NaN, too, through the weights
+    writer = MetricsWriter(tmp_path / "metrics.jsonl")
     with pytest.raises(NonFiniteLossError, match=r"at step 8; image ids of the batch: b1s0, b1s1\."):
-        train(data, epoch=2, model=model)
-    assert bool(weights(model).isfinite().all())
+        train(data, epoch=2, writer=writer, log_freq=log_freq)
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 7
+
+
+def test_a_loss_that_is_not_finite_is_named_when_a_later_step_fails_of_it() -> None:
+    class Sampling(ToyModel):
+        def forward(self, samples: Any) -> dict[str, torch.Tensor]:
+            torch.multinomial(self.head.weight.abs(), 1)  # raises RuntimeError for NaN
+            return super().forward(samples)
+
+    data = batches(3, 2)
+    data[0]["image"][0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="at step 1; image ids of the batch: b0s0, b0s1") as caught:
+        train(data, model=Sampling())
+    assert "probability tensor" in str(caught.value.__context__)
+
+
+def test_no_checkpoint_can_be_saved_after_a_loss_that_is_not_finite() -> None:
+    data = batches(4, 2)
+    data[1]["image"][0] = float("nan")
+    seen: list[int] = []
+
+    def save(before: int, after: int, check: Callable[[], None]) -> None:
+        check()
+        seen.append(after)
+
+    with pytest.raises(NonFiniteLossError, match="at step 2;"):
+        train(data, on_update=save)
+    assert seen == [1]
+
+
+class ReadBacks(TorchDispatchMode):
+    """Notes what makes the CPU wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
+            self.met.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    fetch = StepLog.fetch
+    monkeypatch.setattr(StepLog, "fetch", lambda self, alone=False: fetched.append(len(self._steps)))
+    with ReadBacks() as seen:
+        train(batches(5, 2), accum_grad_iters=2, grad_clip=1.0, log_freq=3)
+    assert seen.met == []
+    assert fetched == [3, 5]
+    monkeypatch.setattr(StepLog, "fetch", fetch)
+    with ReadBacks() as seen:
+        float(torch.ones(()))
+    assert seen.met  # the mode would have noticed
 
 
 def test_non_finite_gradient_stops_too() -> None:
@@ -203,7 +278,6 @@ def test_non_finite_gradient_stops_too() -> None:
         NonFiniteLossError, match=r"gradient is inf at step 1; image ids of the batch: b0s0\."
     ):
         train(batches(1, 1), model=model, grad_clip=1.0)
-    assert bool(weights(model).isfinite().all())
 
 
 def context(folder: Path) -> EvalContext:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 import torch.distributed as dist
@@ -132,6 +132,38 @@ def all_reduce_mean(value: Tensor | float) -> Tensor | float:
     dist.all_reduce(total)
     total /= get_world_size()
     return total if isinstance(value, Tensor) else float(total.item())
+
+
+def concat_all_gather(tensor: Tensor) -> Tensor:
+    """Return the rows of all processes, (B, ...) -> (world * B, ...), without gradient."""
+    if not is_dist_avail_and_initialized():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
+
+
+class GatherLayer(torch.autograd.Function):
+    """All-gather that sends the gradient of each process's rows back to that process."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = torch.stack(grads)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def all_gather_with_grad(tensors: Tensor) -> Tensor:
+    """Return the rows of all processes, (B, ...) -> (world * B, ...), with gradient."""
+    if get_world_size() == 1:
+        return tensors
+    return torch.cat(GatherLayer.apply(tensors))
 
 
 def cleanup() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -37,8 +38,9 @@ class RunConfig:
     seed: int = 42
     """Seed of all random numbers. Those of a training step are derived from it, the step and the number of
     the process, so that they do not depend on what was drawn before."""
-    num_workers: int = 0
-    """Data loading processes for each training process; 0 loads in the training process itself."""
+    num_workers: int | Literal["auto"] = 0
+    """Data loading processes for each training process; 0 loads in the training process itself, "auto" takes
+    one for each core that is left, 8 at most. The batches are the same with any number."""
     distributed: bool = True
     """Train in several processes when the program is started by torchrun; without it this has no effect."""
     world_size: int = 1
@@ -55,6 +57,9 @@ class RunConfig:
     """Splits scored with the best checkpoint after training, or when only evaluating."""
     batch_size_train: int = 1
     """Samples in a training batch of one process."""
+    group_by_length: bool = False
+    """Put reports of like length into a training batch, so that little is padded. The samples of every 64
+    batches stay the same; only their arrangement changes, and it is still a function of `seed` and step."""
     batch_size_eval: int = 1
     """Samples in an evaluation batch of one process."""
     use_dist_eval_sampler: bool = True
@@ -98,13 +103,21 @@ class RunConfig:
     """Factor by which each layer of a trained vision encoder learns slower than the layer after it; 1 is one
     rate for all. Only for "adamw"."""
 
+    # Speed
+    compile: bool = False
+    """Compile the repeated blocks of the model with torch.compile: the first steps of a shape take longer."""
+
     # Saving, resuming, evaluating
     checkpoint_steps: int | None = None
     """Also save a checkpoint every this many steps; null saves at the end of each epoch only."""
     resume_ckpt_path: str | None = None
     """Checkpoint to resume from, or "auto" for the latest one in `output_dir`."""
     log_freq: int = 50
-    """Steps between two lines of the log."""
+    """Steps between two lines of the log. Only then, and before a checkpoint, losses are fetched from the
+    device, written to ``metrics.jsonl`` and checked for NaN and infinity: no step waits for them."""
+    profile_steps: int | None = None
+    """Trace this many training steps, after five others, with PyTorch's profiler, into ``trace.json`` of
+    `output_dir`; https://ui.perfetto.dev shows it. Null traces none."""
     log_with: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
     """Where the numbers of a training's ``metrics.jsonl`` go as well: "tensorboard" (event files in
     ``tensorboard/`` of `output_dir`), "wandb" (Weights & Biases; WANDB_PROJECT, WANDB_MODE=offline)."""
@@ -116,18 +129,26 @@ class RunConfig:
     generate: GenerationConfig = field(default_factory=GenerationConfig)
     """How reports are generated, for scoring and in the demo."""
 
+    def loading_processes(self) -> int:
+        """Return `num_workers` as a number; a training process has its share of this machine's cores."""
+        if self.num_workers != "auto":
+            return self.num_workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
     def __post_init__(self) -> None:
         if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):
             raise ValueError(f"next must be train, evaluate or demo and a file, got {self.next!r}")
         at_least_one = ["batch_size_train", "batch_size_eval", "max_epoch", "accum_grad_iters", "log_freq"]
-        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size"]
+        at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "profile_steps"]
         for name in at_least_one:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value != "auto" and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
         if self.min_lr > self.init_lr:
             raise ValueError(f"min_lr ({self.min_lr}) must not be larger than init_lr ({self.init_lr})")
         if not 0.0 <= self.beta2 < 1.0:

@@ -75,7 +75,7 @@ class Blip2:
             ConfigError: the model has something that the network there has not; all of it is named.
         """
         _check_supported(model)
-        vision, qformer = model.config.vision_config(), model.config.qformer
+        vision, qformer = model.config.vision, model.config.qformer
         settings: dict[str, Any] = {
             "vision_config": {
                 **{theirs: getattr(vision, ours) for ours, theirs in VISION_SIZES.items()},
@@ -122,7 +122,7 @@ class Blip2:
 def _check_supported(model: MiniGPT4) -> None:
     name = model.config.vit_model
     problems = [] if name == EVA_CLIP_G else [f"vit_model: {name}"]
-    parts = {"vision": model.config.vision_config(), "qformer": model.config.qformer}
+    parts = {"vision": model.config.vision, "qformer": model.config.qformer}
     for key, (value, what) in REQUIRED.items() if not problems else ():
         part, _, field = key.partition(".")
         own = getattr(parts[part], field)

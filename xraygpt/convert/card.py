@@ -71,7 +71,7 @@ def model_card(model: MiniGPT4, family: Blip2 | Llava, embeddings: float, logits
     parts = [
         f"- {name}: {_part_source(model, key)}"
         for key, name in PARTS.items()
-        if key != "q_former_model" or model.config.bridge == "qformer"
+        if key != "q_former_model" or model.bridge.pretrained
     ]
     return CARD.format(
         tag=family.model_class.config_class.model_type,

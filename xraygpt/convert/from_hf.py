@@ -16,15 +16,14 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING, PreTrainedM
 
 from xraygpt.common.checkpoint import load_weights, save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
+from xraygpt.common.hf_folder import from_folder, read_settings
 from xraygpt.common.run_record import write_json
 from xraygpt.convert.blip2 import Blip2
-from xraygpt.convert.llava import Llava, head_key
+from xraygpt.convert.llava import Llava, from_hf_llava_language, head_key
 from xraygpt.convert.to_hf import ORIGIN_FILE, TOKENIZER_FOLDER, new_folder, require_new
-from xraygpt.models.hf_folder import from_folder, read_settings
 from xraygpt.models.key_translation import (
     HF_LANGUAGE_MODEL,
     from_hf_blip2,
-    from_hf_llava_language,
     translate_projector_keys,
 )
 from xraygpt.models.llm import check_tokenizer, copy_tokenizer

@@ -1,5 +1,6 @@
 """`MiniGPT4` with an MLP bridge as Hugging Face's LLaVA, and back: the same network, without exception."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -8,11 +9,11 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.convert.hf_tokenizer import chat_template, image_token_id
 from xraygpt.models.bridges.mlp import MLPConfig
 from xraygpt.models.encoders.hf_encoder import HFEncoder
-from xraygpt.models.key_translation import to_hf_llava
+from xraygpt.models.key_translation import COMPUTED
 from xraygpt.models.mini_gpt4 import MiniGPT4
 
 
@@ -140,3 +141,40 @@ def _positions(encoder: HFEncoder) -> dict[str, Tensor]:
                 resized = module.interpolate_pos_encoding(tokens, side, side).detach()
                 return {key: resized.reshape(*table.shape[:-2], *resized.shape[-2:])}
     return {}
+
+
+def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
+    """Keys of `MiniGPT4` with ``vit_model: hf:…`` and ``bridge: mlp`` -> keys of Hugging Face's LLaVA.
+
+    Args:
+        base: what the keys of the language model without its output layer begin with, e.g. "model".
+        head: the key of the output layer, e.g. "lm_head.weight".
+
+    Raises:
+        CheckpointError: a key has no counterpart there.
+    """
+    rules = {
+        "visual_encoder.trunk.": "model.vision_tower.",
+        "bridge_mlp.0.": "model.multi_modal_projector.linear_1.",
+        "llama_proj.": "model.multi_modal_projector.linear_2.",
+        f"llama_model.{head}": "lm_head.weight",
+        f"llama_model.{base}.": "model.language_model.",
+    }
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if COMPUTED.match(key):
+            continue
+        ours = next((ours for ours in rules if key.startswith(ours)), None)
+        if ours is None:
+            raise CheckpointError(f"{key}: a key that LLaVA of Hugging Face has no counterpart of")
+        renamed[rules[ours] + key.removeprefix(ours)] = value
+    return renamed
+
+
+def from_hf_llava_language(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
+    """Keys of the language model in a LLaVA folder, of any version, -> its own; arguments as above."""
+    output, prefix = (
+        re.compile(r"^(language_model\.)?lm_head\."),
+        re.compile(r"^(model\.)?language_model\.(model\.)?"),
+    )
+    return {head if output.match(key) else prefix.sub(f"{base}.", key): state[key] for key in state}

@@ -21,13 +21,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.hf_folder import from_folder
 from xraygpt.common.run_record import write_json, writing
 from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT
 from xraygpt.convert.blip2 import Blip2
 from xraygpt.convert.card import model_card
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_prompt, processor_tokenizer
 from xraygpt.convert.llava import Llava
-from xraygpt.models.hf_folder import from_folder
+from xraygpt.models.bridges import QFormerBridge
 from xraygpt.models.llm import embedding_table, end_token_ids
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.processors import Blip2ImageEvalProcessor, load_processor
@@ -82,7 +83,7 @@ def export_model(
             what was written computes something else, and was taken away again.
     """
     require_new(folder)
-    family = Blip2() if model.config.bridge == "qformer" else Llava()
+    family = Blip2() if isinstance(model.bridge, QFormerBridge) else Llava()
     tokenizer = processor_tokenizer(model.llama_tokenizer)
     check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.tokens_per_image)
     theirs, processor = counterpart(model, family, tokenizer, _image_settings(vis_processor))

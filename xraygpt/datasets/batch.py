@@ -5,11 +5,13 @@ Shapes: B samples in a batch, images of H x W pixels, K labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NotRequired, Required, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, Required, TypedDict
 
 import torch
 from torch import Tensor
+
+from xraygpt.common.errors import DataError
 
 
 class Sample(TypedDict, total=False):
@@ -82,3 +84,80 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     if "labels" in moved:
         moved["labels"] = moved["labels"].to(device, non_blocking=True)
     return moved
+
+
+def source_of(samples: Mapping[str, Any]) -> str:
+    """Return the data set of a batch, in words."""
+    return f"the data set '{samples['source']}'" if "source" in samples else "the data set"
+
+
+def images_of(samples: Mapping[str, Any]) -> Tensor:
+    """Return the images of a batch, (B, 3, H, W).
+
+    Raises:
+        DataError: it has none.
+    """
+    if "image" not in samples:
+        key = f"datasets.{samples.get('source', '<name>')}.data_type"
+        raise DataError(
+            f"this model needs images, and {source_of(samples)} gives none: set {key} to images (text is for "
+            "the model causal_lm), or leave the data set out"
+        )
+    image: Tensor = samples["image"]
+    return image
+
+
+def captions_of(samples: Mapping[str, Any]) -> list[str]:
+    """Return the reports of a batch, B texts.
+
+    Raises:
+        DataError: it has none.
+    """
+    if "caption" not in samples:
+        raise DataError(f'this needs reports, and {source_of(samples)} gives none (key "caption")')
+    return list(samples["caption"])
+
+
+def labels_of(samples: Mapping[str, Any], num_labels: int) -> Tensor:
+    """Return the labels of a batch, (B, K) float32, where K is `num_labels`.
+
+    Raises:
+        DataError: it has none, or of another number.
+    """
+    if "labels" not in samples:
+        raise DataError(
+            f"this model needs labels of findings, and {source_of(samples)} gives none: leave it out of "
+            "datasets; phantom has them"
+        )
+    labels: Tensor = samples["labels"]
+    if labels.shape[1:] != (num_labels,):
+        raise DataError(
+            f"{source_of(samples)} gives {tuple(labels.shape)[-1]} labels for each image, and the model has "
+            f"{num_labels}: set model.num_labels to {tuple(labels.shape)[-1]}"
+        )
+    return labels.float()
+
+
+class DeviceCopies:
+    """Puts batches on a device; on CUDA, while the device still computes with those before.
+
+    A copy from pinned memory runs on a stream of its own, which waits for nothing; what is computed from then
+    on waits for the copy. Elsewhere it is `to_device`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def to_device(self, batch: Batch) -> Batch:
+        """Return `batch` with its tensors on the device."""
+        if self._stream is None:
+            return to_device(batch, self.device)
+        with torch.cuda.stream(self._stream):
+            moved = to_device(batch, self.device)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._stream)
+        for value in moved.values():
+            if isinstance(value, Tensor):
+                value.record_stream(current)  # else its memory could be given away before it is read
+        return moved

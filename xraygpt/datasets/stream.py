@@ -21,12 +21,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.logger import progress
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.images import SkippedImageError
 from xraygpt.datasets.seeding import generator, preserved, seed_cpu
 
+LengthsOf = Callable[[Sequence[str]], Sequence[int]]
+
 _BLOCK = 4096  # steps whose data sets are drawn at once
+WINDOW = 64
+"""Batches, of all processes together, within which samples are moved to bring like lengths together."""
+MEASURED = 1000  # reports whose lengths are asked for at once
 
 
 class TrainStream(Dataset[Batch | Exception]):
@@ -36,6 +42,10 @@ class TrainStream(Dataset[Batch | Exception]):
     batch, whose samples therefore have the same keys. A data set is read in random order, all of it before
     any sample comes again; a batch may reach over the end of such a pass.
 
+    With `lengths_of` every `WINDOW` batches of such a pass have the samples that they would have anyway,
+    arranged so that those of a batch, of all processes, have reports of like length and little is padded;
+    which batch comes first is random. A batch that reaches over the end of a pass stays as it is.
+
     An error that is meant for people, or the operating system's, is returned instead of raised, since a
     loading process would wrap it in its own stack trace; `BatchLoader` raises it.
 
@@ -43,6 +53,9 @@ class TrainStream(Dataset[Batch | Exception]):
         ratios: weight of each data set, positive.
         batch_size: samples for each process.
         prompts: one of them, drawn anew at each step, is the batch's prompt; empty for none.
+        lengths_of: returns the lengths of reports, by which they are put together; None leaves them as they
+            come. Tokens of the model that reads them, cut where it cuts them, are what is padded; characters
+            tell these only roughly (on OpenI's reports they leave up to ten times the padding).
     """
 
     def __init__(
@@ -54,6 +67,7 @@ class TrainStream(Dataset[Batch | Exception]):
         rank: int = 0,
         world_size: int = 1,
         prompts: Sequence[str] = (),
+        lengths_of: LengthsOf | None = None,
     ) -> None:
         if len(datasets) != len(ratios) or not datasets:
             raise ValueError(f"{len(datasets)} data sets and {len(ratios)} ratios; one each is needed")
@@ -69,14 +83,15 @@ class TrainStream(Dataset[Batch | Exception]):
         # _counts[k] holds how often each data set was drawn before step k * _BLOCK.
         self._counts: list[np.ndarray] = [np.zeros(len(datasets), dtype=np.int64)]
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._lengths = [caption_lengths(data, lengths_of) for data in datasets] if lengths_of else []
+        self._windows: dict[int, tuple[range, np.ndarray]] = {}
 
     def __getitem__(self, step: int) -> Batch | Exception:
         which, turn = self._draw(step)
-        first = (turn * self.world_size + self.rank) * self.batch_size
         skipped: list[str] = []
         try:
             with preserved():
-                samples = [self._sample(which, first + i, skipped) for i in range(self.batch_size)]
+                samples = [self._sample(which, place, skipped) for place in self._places(which, turn)]
         except (XrayGPTError, OSError) as error:
             return error
         batch = collate(samples, self._prompt(step))
@@ -99,6 +114,29 @@ class TrainStream(Dataset[Batch | Exception]):
     def _choices(self, block: int) -> np.ndarray:
         uniform = generator(self.seed, "data set", block).random(_BLOCK)
         return np.minimum(np.searchsorted(self._cumulative, uniform, side="right"), len(self.datasets) - 1)
+
+    def _places(self, which: int, turn: int) -> list[int]:
+        """Return which samples, counted through all passes of a data set, this process's batch is made of."""
+        size = self.world_size * self.batch_size
+        if not self._lengths:
+            places = np.arange(turn * size, (turn + 1) * size)
+        else:
+            window = window_of(turn, size, len(self.datasets[which]))
+            cached = self._windows.get(which)
+            if cached is None or cached[0] != window:
+                cached = self._windows[which] = (window, self._grouped(which, window, size))
+            places = cached[1][turn - window.start]
+        first = self.rank * self.batch_size
+        return [int(place) for place in places[first : first + self.batch_size]]
+
+    def _grouped(self, which: int, window: range, size: int) -> np.ndarray:
+        """Return the samples of the batches of a window, (batches, size), those of a batch of like length."""
+        places = np.arange(window.start * size, window.stop * size)
+        if len(window) > 1:
+            turn, offsets = places[0] // len(self.datasets[which]), places % len(self.datasets[which])
+            lengths = self._lengths[which][self._order(which, int(turn))[offsets]]
+            places = places[np.argsort(lengths, kind="stable")]
+        return generator(self.seed, "window", which, window.start).permutation(places.reshape(-1, size))
 
     def _sample(self, which: int, position: int, skipped: list[str]) -> Sample:
         dataset = self.datasets[which]
@@ -124,6 +162,34 @@ class TrainStream(Dataset[Batch | Exception]):
         if not self.prompts:
             return ""
         return self.prompts[int(generator(self.seed, "prompt", step).integers(len(self.prompts)))]
+
+
+def caption_lengths(dataset: ReportDataset, lengths_of: LengthsOf) -> np.ndarray:
+    """Return the lengths of all reports of a data set, (samples,)."""
+    lengths: list[int] = []
+    starts = range(0, len(dataset), MEASURED)
+    for first in progress(starts, desc="lengths of the reports"):
+        indices = range(first, min(first + MEASURED, len(dataset)))
+        lengths += lengths_of([dataset.caption(index) for index in indices])
+    return np.array(lengths)
+
+
+def window_of(turn: int, size: int, samples: int) -> range:
+    """Return the batches among which samples may change places with those of batch `turn`, itself included.
+
+    They lie within one pass through the data set, so that every sample still comes once in a pass.
+
+    Args:
+        turn: number of the batch among those of its data set.
+        size: samples in a batch, of all processes.
+        samples: in the data set.
+    """
+    current = turn * size // samples
+    if ((turn + 1) * size - 1) // samples != current:
+        return range(turn, turn + 1)  # it reaches over the end of a pass
+    first, end = -(-current * samples // size), (current + 1) * samples // size
+    start = turn - (turn - first) % WINDOW
+    return range(start, min(start + WINDOW, end))
 
 
 class EvalStream(Dataset[Batch | Exception]):

@@ -1,9 +1,8 @@
 """Models by name: ``load_model_and_preprocess("mini_gpt4", "tiny")``. Importing this registers them."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,7 @@ from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.models.vit_classifier import ViTClassifier
-from xraygpt.processors import BaseProcessor, Preprocessing, load_processor
+from xraygpt.processors import Processors, load_preprocess
 
 __all__ = [
     "BaseModel",
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-Processors = dict[str, BaseProcessor]
 
 
 def load_model(
@@ -63,23 +61,6 @@ def load_model(
     if checkpoint is not None:
         model.load_checkpoint(checkpoint)
     return model.to(device).train(not is_eval)
-
-
-def load_preprocess(
-    config: Mapping[str, Any] | None, preprocessing: Preprocessing | None = None
-) -> tuple[Processors, Processors]:
-    """Image and text processors of a ``preprocess`` section, each as {"train": …, "eval": …}.
-
-    A kind that the section does not name leaves its input as it is.
-
-    Args:
-        preprocessing: what the vision encoder expects, for what the section leaves out.
-    """
-    section = config or {}
-    return (
-        _processors(section.get("vis_processor"), preprocessing),
-        _processors(section.get("text_processor"), preprocessing),
-    )
 
 
 def load_model_and_preprocess(
@@ -122,12 +103,3 @@ class ModelZoo:
 
 
 model_zoo = ModelZoo()
-
-
-def _processors(node: Mapping[str, Any] | None, preprocessing: Preprocessing | None) -> Processors:
-    nodes = node or {}
-    identity = {"name": "identity"}
-    return {
-        split: load_processor((cfg := nodes.get(split) or identity)["name"], cfg, preprocessing)
-        for split in ("train", "eval")
-    }

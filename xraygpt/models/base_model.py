@@ -1,115 +1,25 @@
-"""What every model has in common: where its defaults are, how it is built, saved parts, frozen parts, whether
-the files of its configuration are there (all told at once before anything is built), and whether a batch
-holds what a model is trained on.
-"""
+"""What every model has in common: where its defaults are, how it is built, saved parts, frozen parts."""
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
-from xraygpt.common.errors import CheckpointError, DataError, MissingFileError, UnknownNameError
+from xraygpt.common.dist_utils import GatherLayer as GatherLayer
+from xraygpt.common.dist_utils import all_gather_with_grad as all_gather_with_grad
+from xraygpt.common.dist_utils import concat_all_gather as concat_all_gather
+from xraygpt.common.errors import CheckpointError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.paths import PACKAGE_PREFIX, cached_file, is_remote, package_root, require_file
+from xraygpt.common.paths import cached_file, package_root
 from xraygpt.models.generation import GeneratedReport
 
 logger = logging.getLogger(__name__)
-
-
-def source_of(samples: Mapping[str, Any]) -> str:
-    """The data set of a batch, in words."""
-    return f"the data set '{samples['source']}'" if "source" in samples else "the data set"
-
-
-def images_of(samples: Mapping[str, Any]) -> Tensor:
-    """The images of a batch, (B, 3, H, W).
-
-    Raises:
-        DataError: it has none.
-    """
-    if "image" not in samples:
-        key = f"datasets.{samples.get('source', '<name>')}.data_type"
-        raise DataError(
-            f"this model needs images, and {source_of(samples)} gives none: set {key} to images (text is for "
-            "the model causal_lm), or leave the data set out"
-        )
-    image: Tensor = samples["image"]
-    return image
-
-
-def captions_of(samples: Mapping[str, Any]) -> list[str]:
-    """The reports of a batch, B texts.
-
-    Raises:
-        DataError: it has none.
-    """
-    if "caption" not in samples:
-        raise DataError(f'this needs reports, and {source_of(samples)} gives none (key "caption")')
-    return list(samples["caption"])
-
-
-def labels_of(samples: Mapping[str, Any], num_labels: int) -> Tensor:
-    """The labels of a batch, (B, K) float32, where K is `num_labels`.
-
-    Raises:
-        DataError: it has none, or of another number.
-    """
-    if "labels" not in samples:
-        raise DataError(
-            f"this model needs labels of findings, and {source_of(samples)} gives none: leave it out of "
-            "datasets; phantom has them"
-        )
-    labels: Tensor = samples["labels"]
-    if labels.shape[1:] != (num_labels,):
-        raise DataError(
-            f"{source_of(samples)} gives {tuple(labels.shape)[-1]} labels for each image, and the model has "
-            f"{num_labels}: set model.num_labels to {tuple(labels.shape)[-1]}"
-        )
-    return labels.float()
-
-
-Check = Callable[[], object]
-"""Raises MissingFileError if something is not there."""
-
-
-def file_check(key: str, path: str | None, what: str, source: str) -> Check:
-    """A check of one file; null and what is fetched from elsewhere pass.
-
-    Args:
-        key: of the configuration, e.g. "model.ckpt".
-        what, source: what it is and where it comes from, see `require_file`.
-    """
-
-    def check() -> None:
-        if path is not None and not is_remote(path):
-            here = path.startswith(PACKAGE_PREFIX)
-            require_file(path, what, "this repository, or `make tiny`" if here else source, where=key)
-
-    return check
-
-
-def require_all(checks: Iterable[Check]) -> None:
-    """Run all checks.
-
-    Raises:
-        MissingFileError: with a paragraph for each that failed, the same one only once.
-    """
-    problems: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except MissingFileError as error:
-            problems.append(str(error))
-    if problems:
-        raise MissingFileError("\n".join(dict.fromkeys(problems)))
-
 
 # Files of the reference hold these although nothing trains them: tables that follow from the sizes alone.
 COMPUTED_BUFFERS = (r".*\.embeddings\.position_ids$", r".*\.rotary_emb\.inv_freq$")
@@ -248,6 +158,10 @@ class BaseModel(nn.Module):
         """Return how many of these reports training cuts, being longer than ``max_txt_len`` tokens."""
         return 0
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        """Return how long these reports are in a training batch: in tokens, or in characters without any."""
+        return [len(caption) for caption in captions]
+
     def before_evaluation(self, **kwargs: Any) -> None:
         """Called by a task before it evaluates; for models that have something to prepare."""
 
@@ -279,35 +193,3 @@ def is_frozen(module: nn.Module) -> bool:
     """Whether the module has parameters and none of them is trained."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-
-
-def concat_all_gather(tensor: Tensor) -> Tensor:
-    """Rows of all processes, (B, ...) -> (world * B, ...), without gradient."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.detach().contiguous())
-    return torch.cat(parts)
-
-
-class GatherLayer(torch.autograd.Function):
-    """All-gather that sends the gradient of each process's rows back to that process."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
-        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        total = torch.stack(grads)
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
-
-
-def all_gather_with_grad(tensors: Tensor) -> Tensor:
-    """Rows of all processes, (B, ...) -> (world * B, ...), with gradient."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return tensors
-    return torch.cat(GatherLayer.apply(tensors))

@@ -1,30 +1,25 @@
-"""BERT, written once for the Q-Former and for BLIP: sizes, attention, embeddings, layers and their cache, and
-the base of the encoders. The blocks around attention are those of transformers.
+"""BERT, written once for the Q-Former and for BLIP, with the parameter names of the published weights. The
+blocks around attention are those of transformers.
 
 Attention has two paths that compute the same numbers: `F.scaled_dot_product_attention`, and an explicit
-one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them. Parameter
-names are those of the published BERT, BLIP and BLIP-2 weights.
+one that keeps the (B, H, T, S) probabilities for whoever asks for them or needs to change them.
 
 Shapes: B sequences, T given positions (of the queries, in attention), S cached and given positions (of the
 keys), L text tokens, D = hidden size, H heads, d = D / H.
 """
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial, wraps
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions as BertModelOutput
 from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertPooler, BertSelfOutput
-
-BertModelOutput = BaseModelOutputWithPoolingAndCrossAttentions
-
-ACTIVATIONS = ("gelu", "relu", "silu")
 
 
 @dataclass
@@ -65,18 +60,15 @@ class BertConfig:
     """Recompute activations in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act must be one of {ACTIVATIONS}, not {self.hidden_act!r}")
-        kinds = ("absolute", "relative_key", "relative_key_query")
-        if self.position_embedding_type not in kinds:
-            raise ValueError(
-                f"position_embedding_type must be one of {kinds}, not {self.position_embedding_type!r}"
-            )
+        width, heads = self.hidden_size, self.num_attention_heads
+        if width % heads:
+            raise ValueError(f"hidden_size {width} is not a multiple of num_attention_heads {heads}")
+        for name, known in (
+            ("hidden_act", ("gelu", "relu", "silu")),
+            ("position_embedding_type", ("absolute", "relative_key", "relative_key_query")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
 
 
 KeyValue = tuple[Tensor, ...]
@@ -84,43 +76,25 @@ KeyValue = tuple[Tensor, ...]
 if it looked at an image: these stay the same from token to token."""
 
 
-@dataclass(frozen=True)
-class KeyValueCache:
-    """What the layers computed from the positions so far, a `KeyValue` for each layer that ran.
+class KeyValueCache(tuple[KeyValue, ...]):
+    """What the layers computed from the positions so far, a `KeyValue` for each layer that ran."""
 
-    It is read like the tuple that takes its place in the reference, ``cache[layer][0]``, and such a tuple
-    does for `past_key_values` too.
-    """
-
-    layers: Sequence[KeyValue]
-    query_length: int = 0
+    query_length: int
     """How many of the cached positions are query tokens, not text."""
 
-    @property
-    def length(self) -> int:
-        """How many positions are cached."""
-        return self.layers[0][0].shape[2] if self.layers else 0
-
-    def __getitem__(self, layer: int) -> KeyValue:
-        return self.layers[layer]
-
-    def __iter__(self) -> Iterator[KeyValue]:
-        return iter(self.layers)
-
-    def __len__(self) -> int:
-        return len(self.layers)
+    def __new__(cls, layers: Iterable[KeyValue] = (), query_length: int = 0) -> Self:
+        cache = super().__new__(cls, layers)
+        cache.query_length = query_length
+        return cache
 
     def reorder(self, rows: Tensor) -> "KeyValueCache":
         """The cache with its batch rows rearranged, for beam search and for repeated rows."""
-        layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
+        layers = (tuple(part.index_select(0, rows) for part in layer) for layer in self)
         return KeyValueCache(layers, self.query_length)
 
 
-PastKeyValues = KeyValueCache | Sequence[KeyValue] | None
-
-
-MASKED_SCORE = -10000.0
-"""What is added to the score of a masked position; small enough for float16, exp() of it is 0."""
+Past = Sequence[KeyValue] | None
+"""What is given as `past_key_values`: a cache, or a plain tuple of the same, as the reference has it."""
 
 
 class BertSelfAttention(nn.Module):
@@ -133,20 +107,18 @@ class BertSelfAttention(nn.Module):
     def __init__(self, config: BertConfig, is_cross_attention: bool) -> None:
         super().__init__()
         self.is_cross_attention = is_cross_attention
-        self.num_attention_heads = config.num_attention_heads
-        self.attention_head_size = config.hidden_size // config.num_attention_heads
         width = config.hidden_size
         source_width = config.encoder_width if is_cross_attention else width
+        self.num_attention_heads = config.num_attention_heads
+        self.attention_head_size = width // config.num_attention_heads
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(source_width, width)
         self.value = nn.Linear(source_width, width)
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
         self.position_embedding_type = config.position_embedding_type
         if self.position_embedding_type != "absolute":
-            self.max_position_embeddings = config.max_position_embeddings
-            self.distance_embedding = nn.Embedding(
-                2 * config.max_position_embeddings - 1, self.attention_head_size
-            )
+            distances = 2 * config.max_position_embeddings - 1
+            self.distance_embedding = nn.Embedding(distances, self.attention_head_size)
         self.save_attention = False
         self._attention_map: Tensor | None = None
         self._attn_gradients: Tensor | None = None
@@ -184,56 +156,49 @@ class BertSelfAttention(nn.Module):
         """Attend from each position of `hidden_states` (B, T, D).
 
         Masks are additive and broadcast to (B, H, T, S); `head_mask` multiplies the probabilities.
-        `past_key_value` precedes the own keys and values; in cross-attention it stands for those of the
-        encoder states.
+        `past_key_value` precedes the own keys and values, or stands for those of the encoder states.
 
         Returns:
             What was read (B, T, D), the probabilities (B, H, T, S) if asked for, keys and values.
         """
         query = self.transpose_for_scores(self.query(hidden_states))
         if not self.is_cross_attention:
-            mask = attention_mask
             key, value = self.key_value(hidden_states)
             if past_key_value is not None:
                 key = torch.cat([past_key_value[0], key], dim=2)
                 value = torch.cat([past_key_value[1], value], dim=2)
-        else:
-            mask = encoder_attention_mask
-            if past_key_value is None:
-                assert encoder_hidden_states is not None
-                past_key_value = self.key_value(encoder_hidden_states)
+        elif past_key_value is not None:
             key, value = past_key_value
+        elif encoder_hidden_states is not None:
+            key, value = self.key_value(encoder_hidden_states)
+        else:
+            raise ValueError(
+                "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
+                'there are no query tokens, BLIP\'s BERT with mode="text"'
+            )
+        mask = encoder_attention_mask if self.is_cross_attention else attention_mask
         if mask is not None:
             mask = mask.to(query.dtype)
 
         probabilities = None
-        explicit = output_attentions or self.save_attention or head_mask is not None
-        if explicit or self.position_embedding_type != "absolute":
-            context, probabilities = self._explicit_attention(query, key, value, mask, head_mask)
+        relative = self.position_embedding_type != "absolute"
+        if output_attentions or self.save_attention or head_mask is not None or relative:
+            scores = query @ key.transpose(-1, -2)
+            if relative:
+                scores = scores + self._relative_scores(query, key)
+            scores = scores / math.sqrt(self.attention_head_size)
+            probabilities = (scores if mask is None else scores + mask).softmax(dim=-1)
+            if self.save_attention:
+                self.save_attention_map(probabilities)
+                if probabilities.requires_grad:
+                    probabilities.register_hook(self.save_attn_gradients)
+            used = self.dropout(probabilities)
+            context = (used if head_mask is None else used * head_mask) @ value
         else:
             dropout = self.dropout.p if self.training else 0.0
             context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         context = context.transpose(1, 2).flatten(2)
         return context, probabilities if output_attentions else None, (key, value)
-
-    def _explicit_attention(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        scores = query @ key.transpose(-1, -2)
-        if self.position_embedding_type != "absolute":
-            scores = scores + self._relative_scores(query, key)
-        scores = scores / math.sqrt(self.attention_head_size)
-        if mask is not None:
-            scores = scores + mask
-        probabilities = scores.softmax(dim=-1)
-        if self.save_attention:
-            self.save_attention_map(probabilities)
-            if probabilities.requires_grad:
-                probabilities.register_hook(self.save_attn_gradients)
-        used = self.dropout(probabilities)
-        if head_mask is not None:
-            used = used * head_mask
-        return used @ value, probabilities
 
     def _relative_scores(self, query: Tensor, key: Tensor) -> Tensor:
         """Scores from the distance between positions, (B, H, T, S).
@@ -244,34 +209,14 @@ class BertSelfAttention(nn.Module):
         num_queries, num_keys = query.shape[2], key.shape[2]
         first_query = 0 if self.is_cross_attention else num_keys - num_queries
         positions_query = torch.arange(num_queries, device=query.device) + first_query
-        positions_key = torch.arange(num_keys, device=query.device)
-        limit = self.max_position_embeddings - 1
-        distance = (positions_query[:, None] - positions_key).clamp(-limit, limit)
-        embedding = self.distance_embedding(distance + limit).to(query.dtype)  # (T, S, d)
+        distance = positions_query[:, None] - torch.arange(num_keys, device=query.device)
+        limit = self.distance_embedding.num_embeddings // 2
+        embedding = self.distance_embedding(distance.clamp(-limit, limit) + limit)  # (T, S, d)
+        embedding = embedding.to(query.dtype)
         scores = torch.einsum("bhld,lrd->bhlr", query, embedding)
         if self.position_embedding_type == "relative_key_query":
             scores = scores + torch.einsum("bhrd,lrd->bhlr", key, embedding)
         return scores
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-def passing_on(target: Callable[..., Any]) -> Callable[[Method], Method]:
-    """Show the parameters of `target`, to which a method passes its arguments on, as the method's own.
-
-    In help(), in an editor and to `inspect.signature`.
-    """
-
-    def wrap(method: Method) -> Method:
-        own = inspect.signature(method)
-        named = {n: p for n, p in own.parameters.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-        merged = inspect.signature(target).parameters | named
-        shown = sorted(merged.values(), key=lambda parameter: parameter.kind)
-        method.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
-        return method
-
-    return wrap
 
 
 class BertAttention(nn.Module):
@@ -285,32 +230,27 @@ class BertAttention(nn.Module):
 
     def prune_heads(self, heads: Iterable[int]) -> None:
         """Remove `heads`, numbered as in the unpruned module; those already gone are skipped."""
-        attention = self.self
+        attention, dense = self.self, self.output.dense
         total = attention.num_attention_heads + len(self.pruned_heads)
-        unknown = sorted(head for head in set(heads) if not 0 <= head < total)
+        gone = self.pruned_heads.union(heads)
+        unknown = sorted(gone - set(range(total)))
         if unknown:
             raise ValueError(f"heads {unknown} do not exist: the layer was built with {total} heads")
-        gone = self.pruned_heads.union(heads)
-        present = [head for head in range(total) if head not in self.pruned_heads]
-        kept = torch.tensor([head not in gone for head in present], device=attention.query.weight.device)
-        if not kept.any():
+        if len(gone) == total:
             raise ValueError("at least one head of a layer must remain")
-        units = kept.repeat_interleave(attention.attention_head_size)
+        kept = torch.tensor([head not in gone for head in range(total) if head not in self.pruned_heads])
+        units = kept.to(dense.weight.device).repeat_interleave(attention.attention_head_size)
         for linear in (attention.query, attention.key, attention.value):
             linear.weight = nn.Parameter(linear.weight.detach()[units], linear.weight.requires_grad)
             linear.bias = nn.Parameter(linear.bias.detach()[units], linear.bias.requires_grad)
             linear.out_features = len(linear.weight)
-        dense = self.output.dense
         dense.weight = nn.Parameter(dense.weight.detach()[:, units], dense.weight.requires_grad)
-        dense.in_features = dense.weight.shape[1]
+        dense.in_features = attention.query.out_features
         attention.num_attention_heads = int(kept.sum())
         self.pruned_heads = gone
 
-    @passing_on(BertSelfAttention.forward)
-    def forward(
-        self, hidden_states: Tensor, *arguments: Any, **named: Any
-    ) -> tuple[Tensor, Tensor | None, KeyValue]:
-        """As `BertSelfAttention.forward`, which describes the arguments, and then projected."""
+    @wraps(BertSelfAttention.forward)
+    def forward(self, hidden_states: Tensor, *arguments: Any, **named: Any) -> Any:  # type: ignore[override]
         context, probabilities, key_value = self.self(hidden_states, *arguments, **named)
         return self.output(context, hidden_states), probabilities, key_value
 
@@ -323,7 +263,7 @@ def additive_mask(mask: Tensor) -> Tensor:
     if mask.dim() not in (2, 3):
         raise ValueError(f"an attention mask has 2 or 3 dimensions, not shape {tuple(mask.shape)}")
     mask = mask[:, None, None] if mask.dim() == 2 else mask[:, None]
-    return (1.0 - mask.float()) * MASKED_SCORE
+    return (1.0 - mask.float()) * -10000.0  # small enough for float16, and exp() of it is 0
 
 
 class TextEmbeddings(nn.Module):
@@ -332,20 +272,16 @@ class TextEmbeddings(nn.Module):
     With `text=False` there are no tables of words and positions, without `token_types` none of these.
     """
 
-    position_ids: Tensor
-
     def __init__(self, config: BertConfig, text: bool = True, token_types: int = 0) -> None:
         super().__init__()
-        width = config.hidden_size
-        self.word_embeddings: nn.Embedding | None = None
-        self.position_embeddings: nn.Embedding | None = None
-        if text:
-            self.word_embeddings = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, width)
+        width, places = config.hidden_size, config.max_position_embeddings
+        words, padding = config.vocab_size, config.pad_token_id
+        self.word_embeddings = nn.Embedding(words, width, padding_idx=padding) if text else None
+        self.position_embeddings = nn.Embedding(places, width) if text else None
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         # A persistent buffer, because the published weights have it.
-        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
+        self.position_ids = nn.Buffer(torch.arange(places)[None])
         self.position_embedding_type = config.position_embedding_type
         self.token_type_embeddings = nn.Embedding(token_types, width) if token_types else None
 
@@ -355,7 +291,6 @@ class TextEmbeddings(nn.Module):
         position_ids: Tensor | None = None,
         query_embeds: Tensor | None = None,
         past_key_values_length: int = 0,
-        *,
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
@@ -370,12 +305,6 @@ class TextEmbeddings(nn.Module):
                     "this Q-Former was built without its text half (text=False): it takes no input_ids"
                 )
             inputs_embeds = self.word_embeddings(input_ids)
-        parts = [] if query_embeds is None else [query_embeds]
-        if not parts and inputs_embeds is None:
-            raise ValueError(
-                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
-                "input_ids, inputs_embeds or encoder_embeds"
-            )
         if inputs_embeds is not None:
             if token_type_ids is not None:
                 if self.token_type_embeddings is None:
@@ -388,12 +317,20 @@ class TextEmbeddings(nn.Module):
                         raise ValueError(f"a text of {end} tokens is longer than the limit, {limit}")
                     position_ids = self.position_ids[:, past_key_values_length:end]
                 inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
-            parts.append(inputs_embeds)
-        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
+        parts = [part for part in (query_embeds, inputs_embeds) if part is not None]
+        if not parts:
+            raise ValueError(
+                "nothing to read: the Q-Former needs input_ids, query_embeds or both, BLIP's BERT "
+                "input_ids, inputs_embeds or encoder_embeds"
+            )
+        return self.dropout(self.LayerNorm(torch.cat(parts, dim=1)))
 
 
 class AttentionLayer(nn.Module):
-    """The parts of a layer: self-attention, cross-attention if it has one, the text's feed-forward part."""
+    """Self-attention, cross-attention of positions that look at the image, a feed-forward part if `text`."""
+
+    caches_image = False
+    """Whether the keys and values of the image are cached too."""
 
     def __init__(self, config: BertConfig, has_cross_attention: bool, text: bool = True) -> None:
         super().__init__()
@@ -405,9 +342,8 @@ class AttentionLayer(nn.Module):
             self.intermediate = BertIntermediate(config)
             self.output = BertOutput(config)
 
-    def attend(
+    def forward(
         self,
-        looking: int,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -415,45 +351,44 @@ class AttentionLayer(nn.Module):
         encoder_attention_mask: Tensor | None = None,
         past_key_value: KeyValue | None = None,
         output_attentions: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, KeyValue]:
-        """Let all of `hidden_states` (B, T, D) attend to each other, the first `looking` to the image too.
+        query_length: int = 0,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
+        """Let `hidden_states` (B, T, D) attend to each other, the first `query_length` to the image too.
 
-        Masks are additive. `past_key_value` may hold what cross-attention took from the image before.
+        Masks are additive. An image in `past_key_value` stands for `encoder_hidden_states`.
 
         Returns:
-            The states of those that look and of those that do not, maps of self- and cross-attention
-            (B, H, T or `looking`, keys) if asked for, keys and values of both.
+            The new states, maps (B, H, T or `query_length`, S) of both if asked for, and what is cached.
         """
         past = past_key_value or ()
         states, own_map, key_value = self.attention(
             hidden_states, attention_mask, head_mask, None, None, past[:2] or None, output_attentions
         )
-        looked, rest, cross_map = states[:, :looking], states[:, looking:], None
-        if looking > 0 and self.has_cross_attention:
-            if encoder_hidden_states is None and not past[2:]:
-                raise ValueError(
-                    "cross-attention needs encoder_hidden_states (the image): the Q-Former does without if "
-                    'there are no query tokens, BLIP\'s BERT with mode="text"'
-                )
-            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None
-            looked, cross_map, image_key_value = self.crossattention(
-                looked, None, head_mask, *image, output_attentions
-            )
-            key_value += image_key_value
-        return looked, rest, own_map, cross_map, key_value
+        queries, text, cross_map = states[:, :query_length], states[:, query_length:], None
+        if query_length > 0 and self.has_cross_attention:
+            image = encoder_hidden_states, encoder_attention_mask, past[2:] or None, output_attentions
+            queries, cross_map, image_key_value = self.crossattention(queries, None, head_mask, *image)
+            if self.caches_image:
+                key_value += image_key_value
+        outputs = [self.feed_forward_chunk_query(queries)] if query_length > 0 else []
+        if text.shape[1] > 0:
+            outputs.append(self.feed_forward_chunk(text))
+        return torch.cat(outputs, dim=1), own_map, cross_map, key_value
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
         """The text's feed-forward part."""
         return self.output(self.intermediate(attention_output), attention_output)
 
-
-EncoderStates = Tensor | Sequence[Tensor] | None
-"""Image tokens (B, N, encoder_width), or a list of them, which the layers look at in turn."""
-EncoderMasks = Tensor | Sequence[Tensor | None] | None
-"""The mask of each."""
+    def feed_forward_chunk_query(self, attention_output: Tensor) -> Tensor:
+        """The feed-forward part of what looks at the image: the text's, unless it has its own."""
+        return self.feed_forward_chunk(attention_output)
 
 
-def listed(value: EncoderMasks) -> list[Tensor | None]:
+OneOrMore = Tensor | Sequence[Tensor | None] | None
+"""Image tokens (B, N, encoder_width), or a list of them, which the layers look at in turn; or their masks."""
+
+
+def listed(value: OneOrMore) -> list[Tensor | None]:
     """A list of what may be one or several."""
     return [value] if value is None or isinstance(value, Tensor) else list(value)
 
@@ -482,18 +417,17 @@ class LayerStack(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
-        encoder_hidden_states: EncoderStates = None,
-        encoder_attention_mask: EncoderMasks = None,
-        past_key_values: PastKeyValues = None,
+        encoder_hidden_states: OneOrMore = None,
+        encoder_attention_mask: OneOrMore = None,
+        past_key_values: Past = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = False,
         output_hidden_states: bool | None = False,
         **own: Any,
     ) -> BertModelOutput:
-        """Run the layers on `hidden_states` (B, T, D).
+        """Run the layers on `hidden_states` (B, T, D); masks are additive, `head_mask` (layers, 1, H, 1, 1).
 
-        Masks are additive, `head_mask` is (layers, 1, H, 1, 1). `own` is what only some layers take:
-        `query_length` of the Q-Former, `mode` of BLIP's BERT.
+        `own` is what only some layers take: `query_length` of the Q-Former, `mode` of BLIP's BERT.
         """
         images = listed(encoder_hidden_states)
         masks = [None] * len(images) if encoder_attention_mask is None else listed(encoder_attention_mask)
@@ -502,18 +436,12 @@ class LayerStack(nn.Module):
         results: list[tuple[Any, ...]] = []
         last = hidden_states
         for turn, number in enumerate(self.layers_of(own.get("mode", "multimodal"))):
+            head = None if head_mask is None else head_mask[number]
+            look = looks[(number - self.first_fusion_layer) % len(looks)]
+            past = past_key_values[turn] if past_key_values else None
             layer = self.layer[number]
-            inputs = (
-                last,
-                attention_mask,
-                None if head_mask is None else head_mask[number],
-                *looks[(number - self.first_fusion_layer) % len(looks)],
-                past_key_values[turn] if past_key_values else None,
-                bool(output_attentions),
-            )
-            results.append(
-                checkpoint(layer, *inputs, use_reentrant=False, **own) if recompute else layer(*inputs, **own)
-            )
+            run = partial(checkpoint, layer, use_reentrant=False) if recompute else layer
+            results.append(run(last, attention_mask, head, *look, past, bool(output_attentions), **own))
             last = results[-1][0]
         states, maps, cross_maps, key_values = zip(*results, strict=True) if results else ((),) * 4
         return BertModelOutput(
@@ -536,22 +464,15 @@ class BertPreTrainedModel(nn.Module):
     def _init_weights(self, module: nn.Module) -> None:
         """Normal weights, zero biases, unit layer norms."""
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.reset_parameters()
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        self.apply(self._init_weights)
 
 
 class BertBackbone(BertPreTrainedModel):
     """Embeddings, layers and optionally a pooler; subclasses say what goes in."""
-
-    query_length = 0
-    """How many positions of a cache given as a plain tuple are query tokens."""
 
     def __init__(
         self, config: BertConfig, embeddings: TextEmbeddings, encoder: LayerStack, add_pooling_layer: bool
@@ -560,7 +481,7 @@ class BertBackbone(BertPreTrainedModel):
         self.embeddings = embeddings
         self.encoder = encoder
         self.pooler = BertPooler(config) if add_pooling_layer else None
-        self.init_weights()
+        self.apply(self._init_weights)
 
     def get_input_embeddings(self) -> nn.Embedding | None:
         return self.embeddings.word_embeddings
@@ -569,10 +490,7 @@ class BertBackbone(BertPreTrainedModel):
         self.embeddings.word_embeddings = value
 
     def prune_heads(self, heads_to_prune: dict[int, list[int]]) -> None:
-        """Remove self-attention heads: {layer: [head, ...]}, heads numbered as before any pruning.
-
-        Cross-attention keeps all its heads, as in the reference.
-        """
+        """Remove heads of self-attention, {layer: [head, ...]}, numbered as before any pruning."""
         for layer, heads in heads_to_prune.items():
             self.encoder.layers()[layer].attention.prune_heads(heads)
 
@@ -588,9 +506,8 @@ class BertBackbone(BertPreTrainedModel):
     ) -> Tensor:
         """Additive mask, broadcastable to (B, H, T, S), from a 0/1 mask (B, S) or (B, T, S).
 
-        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all that
-        precedes. With `has_query` queries stand before the text in the sequence itself, not in a cache, and
-        see each other only (UniLM).
+        As decoder each of the last L positions, the text of `input_shape` (B, L), sees itself and all before.
+        With `has_query` the queries are in the sequence itself, not in a cache, and see only each other.
         """
         mask = attention_mask.to(device)
         if is_decoder and mask.dim() == 2:
@@ -600,11 +517,11 @@ class BertBackbone(BertPreTrainedModel):
             mask = (seen if has_query else seen[prefix:]) * (mask[:, None] > 0)
         return additive_mask(mask)
 
-    def cache(self, past: PastKeyValues) -> KeyValueCache:
-        """`past` as a cache that knows its query tokens; empty if there is none."""
+    def cache(self, past: Past) -> KeyValueCache:
+        """`past` as a cache that knows its query tokens: a plain tuple has all of the Q-Former's."""
         if isinstance(past, KeyValueCache):
             return past
-        return KeyValueCache([]) if past is None else KeyValueCache(past, self.query_length)
+        return KeyValueCache(past, getattr(self.config, "query_length", 0)) if past else KeyValueCache()
 
     def forward(
         self,
@@ -613,9 +530,9 @@ class BertBackbone(BertPreTrainedModel):
         position_ids: Tensor | None = None,
         head_mask: Tensor | None = None,
         query_embeds: Tensor | None = None,
-        encoder_hidden_states: EncoderStates = None,
-        encoder_attention_mask: EncoderMasks = None,
-        past_key_values: PastKeyValues = None,
+        encoder_hidden_states: OneOrMore = None,
+        encoder_attention_mask: OneOrMore = None,
+        past_key_values: Past = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -635,59 +552,44 @@ class BertBackbone(BertPreTrainedModel):
             position_ids: (B, L) or (1, L), instead of counting from the cached text on.
             head_mask: (H,) or (layers, H); multiplies self- and cross-attention probabilities.
             query_embeds: query tokens of the Q-Former, (B, Q, D); they stand before the text.
-            encoder_hidden_states: image tokens, (B, N, encoder_width), or a list of them, which the layers
-                look at in turn.
-            encoder_attention_mask: 0/1, (B, N), or a list of them.
+            encoder_hidden_states, encoder_attention_mask: image tokens, (B, N, encoder_width), and their 0/1
+                mask, (B, N); or a list of each, at which the layers look in turn.
             past_key_values: the cache of an earlier call; its positions precede the given ones.
-            use_cache: return the cache.
-            output_attentions: return the probabilities; `cross_attentions` holds None for layers that did
-                not look at an image.
+            output_attentions: return the probabilities, of cross-attention None where it did not run.
             is_decoder: text sees queries and earlier text only, queries see queries only.
-            encoder_embeds: hidden states (B, T, D) that enter the layers as they are, such as those of an
-                earlier pass with mode "text".
+            encoder_embeds: hidden states (B, T, D) for the layers, as of an earlier pass with mode "text".
             inputs_embeds: word embeddings (B, L, D) in place of `input_ids`.
             token_type_ids: (B, L) int64; types are added only if they are given.
             mode: which layers of BLIP's BERT run, and whether they look at the image.
         """
         past = self.cache(past_key_values)
+        cached = past[0][0].shape[2] if past else 0
         embedded = encoder_embeds
         if embedded is None:
-            words = {"inputs_embeds": inputs_embeds, "token_type_ids": token_type_ids}
-            past_text = past.length - past.query_length
-            embedded = self.embeddings(input_ids, position_ids, query_embeds, past_text, **words)
+            text = cached - past.query_length, inputs_embeds, token_type_ids
+            embedded = self.embeddings(input_ids, position_ids, query_embeds, *text)
         batch, length, _ = embedded.shape
         queries = 0 if query_embeds is None else query_embeds.shape[1]
         own: dict[str, Any] = {} if mode is None else {"mode": mode}
         if queries > 0:
             own["query_length"] = queries
         if attention_mask is None and is_decoder:
-            attention_mask = embedded.new_ones(batch, past.length + length)
+            attention_mask = embedded.new_ones(batch, cached + length)
         if attention_mask is not None:
             attention_mask = self.get_extended_attention_mask(
                 attention_mask, (batch, length - queries), embedded.device, is_decoder, queries > 0
             )
         if head_mask is not None:
-            layers = self.config.num_hidden_layers
-            if head_mask.shape[:-1] not in ((), (layers,)):
-                raise ValueError(
-                    f"head_mask must be (heads,) or ({layers}, heads), not shape {tuple(head_mask.shape)}"
-                )
+            layers, shape = self.config.num_hidden_layers, tuple(head_mask.shape)
+            if shape[:-1] not in ((), (layers,)):
+                raise ValueError(f"head_mask must be (heads,) or ({layers}, heads), not shape {shape}")
             head_mask = head_mask.expand(layers, -1)[:, None, :, None, None]
         if encoder_attention_mask is not None:
             masks = listed(encoder_attention_mask)
             encoder_attention_mask = [None if mask is None else additive_mask(mask) for mask in masks]
-        encoded = self.encoder(
-            embedded,
-            attention_mask,
-            head_mask,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            past,
-            use_cache,
-            output_attentions,
-            output_hidden_states,
-            **own,
-        )
+        image = encoder_hidden_states, encoder_attention_mask
+        wanted = use_cache, output_attentions, output_hidden_states
+        encoded = self.encoder(embedded, attention_mask, head_mask, *image, past, *wanted, **own)
         if use_cache:
             encoded["past_key_values"] = KeyValueCache(encoded.past_key_values, past.query_length + queries)
         pooled = None if self.pooler is None else self.pooler(encoded.last_hidden_state)

@@ -1,19 +1,17 @@
 """A published BERT: its tokenizer, with the tokens that BLIP and BLIP-2 add, and weights to start from."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
-from transformers import BatchEncoding, BertTokenizer
+from transformers import BertTokenizer
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import MissingFileError
-from xraygpt.common.paths import cached_file, resolve_path
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, cached_file, file_check, resolve_path
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +33,12 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
         tokenizer = BertTokenizer(vocab=str(path), do_lower_case=True, truncation_side=truncation_side)
     else:
         folder = isinstance(path, Path) and path.is_dir()
-        name = str(path) if folder else source
         try:
             if not folder:
                 # One small file first: without a network each of a tokenizer's files is tried for long.
                 hf_hub_download(repo_id=source, filename="config.json")
             tokenizer = BertTokenizer.from_pretrained(
-                name, truncation_side=truncation_side, trust_remote_code=False
+                str(path) if folder else source, truncation_side=truncation_side, trust_remote_code=False
             )
             # Where it finds no vocabulary, transformers makes a tokenizer of the special tokens alone.
             if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -56,53 +53,26 @@ def init_bert_tokenizer(source: str = "bert-base-uncased", truncation_side: str 
     return tokenizer
 
 
-def count_cut(tokenizer: BertTokenizer, texts: Sequence[str], max_length: int) -> int:
-    """Return how many texts `tokenize` cuts."""
-    rows = tokenizer(list(texts), truncation=True, max_length=max_length + 1).input_ids
-    return sum(len(row) > max_length for row in rows)
-
-
-def tokenize(
-    tokenizer: BertTokenizer, texts: Sequence[str], max_length: int, padding: str = "longest"
-) -> BatchEncoding:
-    """`input_ids` and `attention_mask`, (B, L) int64 each; texts longer than `max_length` are cut."""
-    return tokenizer(
-        list(texts),
-        padding=padding,
-        truncation=True,
-        max_length=max_length,
-        return_token_type_ids=False,
-        return_tensors="pt",
-    )
-
-
 UNUSED = (
-    r"^bert\.pooler\.",
-    r"^cls\.seq_relationship\.",
-    r"^bert\.embeddings\.(token_type_embeddings|position_ids)",
-    r"^cls\.predictions\.decoder\.",
+    r"^bert\.(pooler\.|embeddings\.(token_type_embeddings|position_ids))",
+    r"^cls\.(seq_relationship|predictions\.decoder)\.",
 )
 """Keys of a BERT without a use here: for its pretraining, second names, and a table of numbers."""
 OTHERWISE_INITIALISED = (*UNUSED, r".*\.crossattention\.", r".*\.(intermediate|output)_query\.")
 """What a BERT has not, or these models have under another name too."""
-WORDS = "bert.embeddings.word_embeddings.weight"
-WORD_BIAS = "cls.predictions.bias"
-BERT_SOURCE = "hf://google-bert/bert-base-uncased/model.safetensors"
 
 
 def bert_check(path: str | None) -> Check:
     """The check of the file that `load_bert` reads, for `require_all`."""
-    return file_check("model.bert_model", path, "weights of a BERT", BERT_SOURCE)
+    source = "hf://google-bert/bert-base-uncased/model.safetensors"
+    return file_check("model.bert_model", path, "weights of a BERT", source)
 
 
 def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
     """Load a BERT's embeddings, layers and prediction head into `model`, which has them under BERT's names.
 
     Tokens that were added to the vocabulary, at its end, keep the embedding they have, as do cross-attention
-    and the queries' feed-forward parts.
-
-    Raises:
-        MissingFileError, CheckpointError: the file is not there, or is of other sizes.
+    and the queries' feed-forward parts. Raises MissingFileError, or CheckpointError for other sizes.
     """
     path = cached_file(url_or_filename)
     # Older files call the weight and bias of a layer norm gamma and beta.
@@ -111,7 +81,7 @@ def load_bert(model: nn.Module, url_or_filename: str | Path) -> None:
         for name, value in load_weights(path).items()
     }
     own = model.state_dict()
-    for key in (WORDS, WORD_BIAS):
+    for key in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
         if key in state and state[key].shape[1:] == own[key].shape[1:]:
             state[key] = torch.cat([state[key], own[key][len(state[key]) :]])
     load_state(model, state, where=str(path), ignore=UNUSED, expect_missing=OTHERWISE_INITIALISED)

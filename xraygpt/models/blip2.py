@@ -5,25 +5,19 @@ Shapes: B images or texts, N image tokens, V their width, Q query tokens, D the 
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
-from transformers import BertTokenizer
 
-from xraygpt.common.checkpoint import load_state
-from xraygpt.common.paths import cached_file
-from xraygpt.models.base_model import Check, file_check
+from xraygpt.common.paths import Check, file_check
 from xraygpt.models.bert_pretrained import init_bert_tokenizer
 from xraygpt.models.bridges.qformer import QFormerBridge
-from xraygpt.models.key_translation import TEXT_HALF, TIED, load_image_half, select_qformer_keys
 from xraygpt.models.parts import Bridge, VisionEncoder
 from xraygpt.models.parts import LayerNorm as LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
 from xraygpt.models.vision_tower import BLIP2_FILES, VisionTower, VisionTowerConfig, build_encoder
-
-logger = logging.getLogger(__name__)
 
 BLIP2_QFORMER_URL = f"{BLIP2_FILES}/blip2_pretrained_flant5xxl.pth"
 
@@ -53,30 +47,22 @@ class Blip2Base(VisionTower):
     checkpoints: `ln_vision`, `Qformer` and `query_tokens` of BLIP-2's.
     """
 
+    bridge: Bridge
+    """What takes the encoder's tokens to those that are projected."""
     ln_vision: nn.Module
     Qformer: BertLMHeadModel | QueryModel
     query_tokens: nn.Parameter
 
     def __init__(self, cfg: Blip2Config, encoder: VisionEncoder, bridge: Bridge) -> None:
         super().__init__(cfg, encoder)
-        self._bridge = (bridge,)  # in a tuple, since its parts are this model's children, and it is not
-        # A bridge without a norm of its own reads the encoder's tokens as they are.
-        for name, part in ({"ln_vision": nn.Identity()} | dict(bridge.named_children())).items():
+        object.__setattr__(self, "bridge", bridge)  # its parts are this model's children, and it is not
+        self.ln_vision = nn.Identity()  # unless the bridge has a norm to read the encoder's tokens with
+        for name, part in bridge.named_children():
             self.add_module(name, part)
         for name, parameter in bridge.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
 
-    @property
-    def bridge(self) -> Bridge:
-        """What takes the encoder's tokens to those that are projected."""
-        return self._bridge[0]
-
-    @classmethod
-    def init_tokenizer(
-        cls, source: str = "bert-base-uncased", truncation_side: str = "right"
-    ) -> BertTokenizer:
-        """See `init_bert_tokenizer`."""
-        return init_bert_tokenizer(source, truncation_side)
+    init_tokenizer = staticmethod(init_bert_tokenizer)
 
     @classmethod
     def init_Qformer(
@@ -97,56 +83,30 @@ class Blip2Base(VisionTower):
         precision: str,
     ) -> tuple[VisionEncoder, LayerNorm]:
         """A random vision encoder and the layer norm that follows it."""
-        encoder = build_encoder(
-            VisionTowerConfig(
-                vit_model=model_name,
-                img_size=img_size,
-                drop_path_rate=drop_path_rate,
-                use_grad_checkpoint=use_grad_checkpoint,
-                vit_precision=precision,
-            )
+        cfg = VisionTowerConfig(
+            vit_model=model_name,
+            img_size=img_size,
+            drop_path_rate=drop_path_rate,
+            use_grad_checkpoint=use_grad_checkpoint,
+            vit_precision=precision,
         )
+        encoder = build_encoder(cfg)
         return encoder, LayerNorm(encoder.width)
 
     @classmethod
-    def part_checks(cls, cfg: Blip2Config) -> list[Check]:
-        """Checks of the weight files that `load_parts` reads, for `require_all`."""
-        return [
-            cls.vision_check(cfg),
-            file_check(
-                "model.q_former_model", cfg.q_former_model, "weights of the Q-Former", BLIP2_QFORMER_URL
-            ),
-        ]
+    def part_checks(cls, cfg: Any) -> list[Check]:
+        file = cfg.q_former_model
+        qformer = file_check("model.q_former_model", file, "weights of the Q-Former", BLIP2_QFORMER_URL)
+        return [*super().part_checks(cfg), qformer]
 
-    def load_parts(self, cfg: Blip2Config) -> None:
-        """Load the weight files that `cfg` names.
-
-        Raises MissingFileError or CheckpointError.
-        """
-        if cfg.vit_ckpt is not None:
-            self.load_vision_encoder(cfg.vit_ckpt)
+    def load_parts(self, cfg: Any) -> None:
+        super().load_parts(cfg)
         if cfg.q_former_model is not None:
             self.load_from_pretrained(cfg.q_former_model)
 
     def load_from_pretrained(self, url_or_filename: str | Path) -> None:
-        """Load Q-Former, query tokens and ln_vision from a BLIP-2, XrayGPT or own checkpoint, or from a
-        folder of Hugging Face's BLIP-2.
-
-        The text half in the file is ignored, by name, where this model has none.
-        """
-        path = cached_file(url_or_filename)
-        load_state(
-            self,
-            select_qformer_keys(load_image_half(path)),
-            where=str(path),
-            ignore=() if isinstance(self.Qformer, BertLMHeadModel) else TEXT_HALF,
-            expect_missing=(
-                r"^(?!query_tokens$|Qformer\.|ln_vision\.)",
-                r"^Qformer\.bert\.embeddings\.position_ids$",
-                *TIED,
-            ),
-        )
-        logger.info("Q-Former loaded from %s", path)
+        """Load the bridge's published weights, see `Bridge.load`: Q-Former, query tokens and ln_vision."""
+        self.bridge.load(url_or_filename)
 
     def embed_image(self, image: Tensor) -> Tensor:
         """(B, 3, height, width) -> (B, N, V): vision encoder and, with a Q-Former, ln_vision."""

@@ -18,15 +18,13 @@ class BlipOutput(ModelOutput):
 
 @dataclass
 class BlipOutputFeatures(ModelOutput):
-    """Features of B samples: Q query tokens, L text tokens, D hidden size, E shared embedding size."""
+    """Features of B samples with Q query tokens or L text tokens, D hidden size, E shared embedding size.
 
-    image_embeds: Tensor | None = None
-    """(B, Q, D)"""
-    image_embeds_proj: Tensor | None = None
-    """(B, Q, E), unit length"""
-    text_embeds: Tensor | None = None
-    """(B, L, D)"""
-    text_embeds_proj: Tensor | None = None
-    """(B, L, E), unit length"""
-    multimodal_embeds: Tensor | None = None
-    """(B, Q, D)"""
+    Those of the shared space have unit length.
+    """
+
+    image_embeds: Tensor | None = None  # (B, Q, D)
+    image_embeds_proj: Tensor | None = None  # (B, Q, E)
+    text_embeds: Tensor | None = None  # (B, L, D)
+    text_embeds_proj: Tensor | None = None  # (B, L, E)
+    multimodal_embeds: Tensor | None = None  # (B, Q, D)

@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from xraygpt.common.errors import CheckpointError
-from xraygpt.common.paths import require_file
+from xraygpt.common.paths import file_check, require_all, require_file
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import writing
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, check_template
-from xraygpt.models.base_model import file_check, require_all, source_of
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
+from xraygpt.datasets.batch import source_of
 from xraygpt.models.llm import (
     check_llm,
     check_tokenizer,
@@ -27,8 +27,8 @@ from xraygpt.models.llm import (
     load_tokenizer,
     require_llm,
 )
-from xraygpt.models.prompted_model import PromptedModel, check_prompts
-from xraygpt.models.prompts import prompt_row, read_prompts
+from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
+from xraygpt.models.prompts import prompt_row
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,12 @@ class LlamaSizes:
 
 
 @dataclass
-class CausalLMConfig:
-    """Settings of `CausalLM`."""
+class CausalLMConfig(PromptedConfig):
+    """Settings of `CausalLM`.
+
+    Words that stand in for an image (``image_text`` of a batch) go where a prompt has ``<ImageHere>``; the
+    reports of a data set without such words are learnt without a prompt.
+    """
 
     tokenizer: str = ""
     """Folder with the tokenizer of a LLaMA to be trained from nothing."""
@@ -69,31 +73,17 @@ class CausalLMConfig:
     """Hugging Face folder of a language model to go on with, instead of `tokenizer` and `llama`."""
     ckpt: str | None = None
     """Checkpoint of such a training."""
-    prompt_path: str = ""
-    """File with one prompt per line, each with ``<ImageHere>``, where the words that stand in for the image
-    go (``image_text`` of a batch); empty: no text before the report. The reports of a data set without such
-    words are learnt without a prompt."""
-    prompt_template: str = ""
-    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
-    chat template of the tokenizer."""
     max_txt_len: int = 256
     """Most tokens of a text; a longer one is cut and loses its end symbol."""
     end_sym: str = "###"
-    """What closes a text, and ends generation; with ``prompt_template: chat`` the template's own end of a
-    turn does, and this is left out."""
+    """As in `PromptedConfig`."""
 
     def __post_init__(self) -> None:
         if not self.tokenizer and not self.llama_model:
             raise ValueError("tokenizer must name a folder (or llama_model one to go on with)")
         if self.tokenizer and self.llama_model:
             raise ValueError("tokenizer and llama_model exclude each other: the folder has its own tokenizer")
-        if self.max_txt_len < 1:
-            raise ValueError("max_txt_len must be at least 1")
-        check_template(self.prompt_template)
-
-    def prompts(self) -> list[str]:
-        """The prompts in their template; none: no text before the report."""
-        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
+        super().__post_init__()
 
 
 @registry.register_model("causal_lm")
@@ -131,7 +121,7 @@ class CausalLM(PromptedModel):
             checks.append(lambda: check_llm(folder, "model.llama_model"))
         else:
             checks.append(lambda: check_tokenizer(_tokenizer_folder(cfg)))
-        checks.append(lambda: check_prompts(cfg, cfg.llama_model or cfg.tokenizer))
+        checks.append(lambda: cfg.check_prompts(cfg.llama_model or cfg.tokenizer))
         require_all(checks)
 
     @classmethod
@@ -168,7 +158,7 @@ class CausalLM(PromptedModel):
                 copy_tokenizer(self._tokenizer_folder, folder)
 
     def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
-        return self._embed_rows(self._prompts(samples), None, "left")[:2]
+        return self._embed_rows(self._prompts(samples), None, "left")
 
     def _prompts(self, samples: Any) -> list[tuple[int, ...]]:
         """Ids of what comes before each report. Pieces are cut where `MiniGPT4` cuts them, so that a model

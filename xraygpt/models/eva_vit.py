@@ -15,128 +15,64 @@ from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
+from timm.layers.drop import DropPath
+from timm.layers.helpers import to_2tuple
+from timm.layers.mlp import Mlp
+from timm.layers.patch_embed import PatchEmbed as TimmPatchEmbed
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.layers.pos_embed_rel import gen_relative_position_index
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from xraygpt.common.checkpoint import load_state
-from xraygpt.common.errors import CheckpointError, DataError
+from xraygpt.common.errors import CheckpointError
 from xraygpt.common.registry import registry
 from xraygpt.models.key_translation import load_image_half, translate_eva_keys
-from xraygpt.models.parts import EncoderConfig, VisionEncoder
+from xraygpt.models.parts import EncoderConfig, VisionEncoder, check_size
 from xraygpt.processors import Preprocessing
 
-__all__ = [
-    "Attention",
-    "Block",
-    "DropPath",
-    "Mlp",
-    "PatchEmbed",
-    "RelativePositionBias",
-    "VisionConfig",
-    "VisionTransformer",
-    "convert_weights_to_fp16",
-    "create_eva_vit_g",
-    "interpolate_pos_embed",
-]
 
-NormLayer = Callable[[int], nn.Module]
-
-
-def to_pair(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    """A (height, width) pair from one number or two."""
-    if isinstance(value, int):
-        return value, value
-    height, width = value
-    return int(height), int(width)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: during training drops a whole residual branch, per sample, and rescales the rest."""
-
-    def __init__(self, drop_prob: float | None = None) -> None:
-        super().__init__()
-        self.drop_prob = drop_prob or 0.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.drop_prob == 0.0 or not self.training:
-            return x
-        keep = 1.0 - self.drop_prob
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * x.new_empty(shape).bernoulli_(keep).div_(keep)
-
-    def extra_repr(self) -> str:
-        return f"p={self.drop_prob}"
-
-
-class Mlp(nn.Module):
-    """The feed-forward half of a block: linear, activation, linear, dropout."""
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int | None = None,
-        out_features: int | None = None,
-        act_layer: Callable[[], nn.Module] = nn.GELU,
-        drop: float = 0.0,
-    ) -> None:
-        super().__init__()
-        hidden = hidden_features or in_features
-        self.fc1 = nn.Linear(in_features, hidden)
-        self.act = act_layer()
-        self.fc2 = nn.Linear(hidden, out_features or in_features)
-        self.drop = nn.Dropout(drop)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.act(self.fc1(x))))
-
-
-def relative_position_index(window_size: tuple[int, int]) -> Tensor:
-    """Row of the bias table for every pair of tokens, (N, N) int64 (BEiT).
-
-    Patches are numbered by their offset in the grid; the last three rows of the table stand for
-    class-to-patch, patch-to-class and class-to-class.
+class BiasTable(nn.Module):
+    """Base of what learns a relative position bias (BEiT): a number for each head and each offset from one
+    patch to another, and three more for class to patch, patch to class and class to class.
     """
-    height, width = window_size
-    rows, cols = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    coords = torch.stack([rows.flatten(), cols.flatten()])  # (2, H*W)
-    offset = coords[:, :, None] - coords[:, None, :]
-    num_distances = (2 * height - 1) * (2 * width - 1) + 3
-    index = torch.zeros((height * width + 1,) * 2, dtype=torch.long)
-    index[1:, 1:] = (offset[0] + height - 1) * (2 * width - 1) + offset[1] + width - 1
-    index[0, :] = num_distances - 3
-    index[:, 0] = num_distances - 2
-    index[0, 0] = num_distances - 1
-    return index
 
-
-def bias_from_table(table: Tensor, index: Tensor) -> Tensor:
-    """(H, N, N) attention bias from the (distances, H) table."""
-    return table[index.flatten()].view(*index.shape, -1).permute(2, 0, 1)
-
-
-class RelativePositionBias(nn.Module):
-    """A relative position bias shared by all blocks. Returns (H, N, N)."""
-
+    relative_position_bias_table: nn.Parameter
     relative_position_index: Tensor
+    """Row of the table for every pair of tokens, (N, N) int64."""
+
+    def add_table(self, window_size: tuple[int, int] | None, num_heads: int) -> None:
+        """Make the table for a grid of (height, width) patches; without a grid there is none."""
+        self.window_size = window_size
+        if window_size is None:
+            self.register_parameter("relative_position_bias_table", None)
+            return
+        num_distances = (2 * window_size[0] - 1) * (2 * window_size[1] - 1) + 3
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_distances, num_heads))
+        index = gen_relative_position_index(window_size, class_token=True)
+        self.register_buffer("relative_position_index", index)
+
+    def bias_from_table(self) -> Tensor:
+        """Attention bias (H, N, N)."""
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+
+class RelativePositionBias(BiasTable):
+    """A relative position bias shared by all blocks. Returns (H, N, N)."""
 
     def __init__(self, window_size: tuple[int, int], num_heads: int) -> None:
         super().__init__()
-        self.window_size = window_size
-        num_distances = (2 * window_size[0] - 1) * (2 * window_size[1] - 1) + 3
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_distances, num_heads))
-        self.register_buffer("relative_position_index", relative_position_index(window_size))
+        self.add_table(window_size, num_heads)
 
     def forward(self) -> Tensor:
-        return bias_from_table(self.relative_position_bias_table, self.relative_position_index)
+        return self.bias_from_table()
 
 
-class Attention(nn.Module):
+class Attention(BiasTable):
     """Multi-head self-attention with biases on query and value only, as EVA and BEiT have it.
 
     A bias on the keys would shift all scores of a row alike and so change nothing.
     """
-
-    relative_position_index: Tensor
 
     def __init__(
         self,
@@ -158,40 +94,25 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, inner_dim * 3, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(inner_dim)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(inner_dim)) if qkv_bias else None
-        self.window_size = window_size
-        self.relative_position_bias_table: nn.Parameter | None = None
-        if window_size is not None:
-            num_distances = (2 * window_size[0] - 1) * (2 * window_size[1] - 1) + 3
-            self.relative_position_bias_table = nn.Parameter(torch.zeros(num_distances, num_heads))
-            self.register_buffer("relative_position_index", relative_position_index(window_size))
+        self.add_table(window_size, num_heads)
         self.attn_drop = attn_drop
         self.proj = nn.Linear(inner_dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        bias = None
-        if self.q_bias is not None and self.v_bias is not None:
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        batch, tokens, _ = x.shape
-        qkv = F.linear(x, self.qkv.weight, bias).view(batch, tokens, 3, self.num_heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, head_dim)
-        return query, key, value
-
     def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
         """`x` (B, N, D); `rel_pos_bias` (H, N, N) is added to this block's own bias, if any."""
-        query, key, value = self._qkv(x)
+        qkv_bias = None
+        if self.q_bias is not None and self.v_bias is not None:
+            qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(*x.shape[:2], 3, self.num_heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, head_dim)
         bias = rel_pos_bias
-        if self.relative_position_bias_table is not None:
-            own = bias_from_table(self.relative_position_bias_table, self.relative_position_index)
+        if self.window_size is not None:
+            own = self.bias_from_table()
             bias = own if bias is None else own + bias
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=None if bias is None else bias.to(query.dtype).unsqueeze(0),
-            dropout_p=self.attn_drop if self.training else 0.0,
-            scale=self.scale,
-        )
+        mask = None if bias is None else bias.to(query.dtype).unsqueeze(0)
+        dropout = self.attn_drop if self.training else 0.0
+        out = F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=self.scale)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
@@ -209,29 +130,21 @@ class Block(nn.Module):
         attn_drop: float = 0.0,
         drop_path: float = 0.0,
         init_values: float | None = None,
-        act_layer: Callable[[], nn.Module] = nn.GELU,
-        norm_layer: NormLayer = nn.LayerNorm,
+        act_layer: type[nn.Module] = nn.GELU,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         window_size: tuple[int, int] | None = None,
         attn_head_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
-        self.attn = Attention(
-            dim,
-            num_heads=num_heads,
-            qkv_bias=qkv_bias,
-            qk_scale=qk_scale,
-            attn_drop=attn_drop,
-            proj_drop=drop,
-            window_size=window_size,
-            attn_head_dim=attn_head_dim,
-        )
+        self.attn = Attention(dim, num_heads, qkv_bias, qk_scale, attn_drop, drop, window_size, attn_head_dim)
         self.drop_path = DropPath(drop_path)
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio), act_layer=act_layer, drop=drop)
-        scaled = init_values is not None and init_values > 0
-        self.gamma_1 = nn.Parameter(torch.full((dim,), float(init_values or 0))) if scaled else None
-        self.gamma_2 = nn.Parameter(torch.full((dim,), float(init_values or 0))) if scaled else None
+        # Dropout behind its second layer alone, as in EVA.
+        self.mlp = Mlp(dim, hidden_features=int(dim * mlp_ratio), act_layer=act_layer, drop=(0.0, drop))
+        scale = float(init_values or 0)
+        self.gamma_1 = nn.Parameter(torch.full((dim,), scale)) if scale > 0 else None
+        self.gamma_2 = nn.Parameter(torch.full((dim,), scale)) if scale > 0 else None
 
     def forward(self, x: Tensor, rel_pos_bias: Tensor | None = None) -> Tensor:
         attended = self.attn(self.norm1(x), rel_pos_bias=rel_pos_bias)
@@ -240,34 +153,12 @@ class Block(nn.Module):
         return x + self.drop_path(mixed if self.gamma_2 is None else self.gamma_2 * mixed)
 
 
-class PatchEmbed(nn.Module):
+class PatchEmbed(TimmPatchEmbed):
     """Cuts an image (B, C, height, width) into patches and projects each: (B, num_patches, D)."""
 
-    def __init__(
-        self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int | tuple[int, int] = 16,
-        in_chans: int = 3,
-        embed_dim: int = 768,
-    ) -> None:
-        super().__init__()
-        self.img_size = to_pair(img_size)
-        self.patch_size = to_pair(patch_size)
-        self.patch_shape = (
-            self.img_size[0] // self.patch_size[0],
-            self.img_size[1] // self.patch_size[1],
-        )
-        self.num_patches = self.patch_shape[0] * self.patch_shape[1]
-        self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=self.patch_size, stride=self.patch_size)
-
     def forward(self, x: Tensor) -> Tensor:
-        if tuple(x.shape[-2:]) != self.img_size:
-            raise DataError(
-                f"the vision encoder was built for images of {self.img_size[0]}x{self.img_size[1]} pixels "
-                f"and got {x.shape[-2]}x{x.shape[-1]}; set image_size of the processor and img_size of the "
-                "model to the same number"
-            )
-        return self.proj(x).flatten(2).transpose(1, 2)
+        check_size(x, self.img_size)
+        return super().forward(x)
 
 
 @dataclass
@@ -309,21 +200,12 @@ class VisionConfig(EncoderConfig):
             raise ValueError(f"layer {self.layer}: there are {self.depth} blocks (depth)")
 
 
-_SIZES = (
-    *("img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias"),
-    *("drop_path_rate", "init_values", "use_abs_pos_emb", "use_rel_pos_bias", "use_shared_rel_pos_bias"),
-)
-"""Settings that go by one name in `VisionConfig` and in the reference's signature."""
-
-
 @registry.register_vision_encoder("eva_clip_g")
 class VisionTransformer(VisionEncoder):
     """The encoder: (B, C, height, width) image -> (B, N, D) tokens, class token first.
 
-    The signature is the reference's; `from_config` builds it from a configuration.
-
-    `num_classes`, `use_mean_pooling` and `init_scale` describe a classification head in the reference's
-    signature; neither it nor this encoder has one, so they are accepted and change nothing.
+    The signature is the reference's; its `num_classes`, `use_mean_pooling` and `init_scale` describe a head
+    that neither it nor this encoder has, so they change nothing. `from_config` builds it from its settings.
     """
 
     config_class: ClassVar[type[EncoderConfig]] = VisionConfig
@@ -343,7 +225,7 @@ class VisionTransformer(VisionEncoder):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        norm_layer: NormLayer = nn.LayerNorm,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         init_values: float | None = None,
         use_abs_pos_emb: bool = True,
         use_rel_pos_bias: bool = False,
@@ -353,14 +235,14 @@ class VisionTransformer(VisionEncoder):
         use_checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.image_size = to_pair(img_size)
+        self.image_size = to_2tuple(img_size)
         self.width = self.num_features = self.embed_dim = embed_dim
         self.preprocessing = Preprocessing(self.image_size[0])
         self.prefix_tokens, self.layer, self.identity = 1, -1, "eva_clip_g"
         self.use_checkpoint = use_checkpoint
 
         self.patch_embed = PatchEmbed(self.image_size, patch_size, in_chans, embed_dim)
-        window = self.patch_embed.patch_shape
+        window = self.patch_embed.grid_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.num_tokens = self.patch_embed.num_patches + 1
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_tokens, embed_dim)) if use_abs_pos_emb else None
@@ -396,8 +278,9 @@ class VisionTransformer(VisionEncoder):
     @classmethod
     def from_config(cls, config: VisionConfig, name: str = "") -> Self:
         """A vision encoder of these sizes, randomly initialised, float32."""
+        others = ("layer", "class_tokens", "use_grad_checkpoint")
         encoder = cls(
-            **{key: getattr(config, key) for key in _SIZES},
+            **{key: value for key, value in vars(config).items() if key not in others},
             use_checkpoint=config.use_grad_checkpoint,
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
@@ -410,17 +293,13 @@ class VisionTransformer(VisionEncoder):
         return list(self.blocks)
 
     def load(self, path: Path) -> None:
-        """Load an EVA-CLIP, BLIP-2, XrayGPT or own file, or a folder of Hugging Face's BLIP-2.
-
-        The position embedding is resized to this image size if need be.
-        """
+        """Load an EVA-CLIP, BLIP-2, XrayGPT or own file, or a folder of Hugging Face's BLIP-2; positions are
+        resized to this image size if need be."""
         state = translate_eva_keys(load_image_half(path), depth=len(self.blocks))
         try:
             interpolate_pos_embed(self, state)
         except ValueError as error:
-            raise CheckpointError(
-                f"{path} does not fit the vision encoder of model.vision: {error}"
-            ) from error
+            raise CheckpointError(f"{path} does not fit the encoder of model.vision: {error}") from error
         load_state(self, state, where=str(path))
 
     def _init_parameters(self) -> None:
@@ -439,13 +318,10 @@ class VisionTransformer(VisionEncoder):
                 block.attn.proj.weight.div_(math.sqrt(2.0 * number))
                 block.mlp.fc2.weight.div_(math.sqrt(2.0 * number))
 
-    def _embed(self, x: Tensor) -> Tensor:
+    def _block_outputs(self, x: Tensor) -> Iterator[Tensor]:
         x = self.patch_embed(x)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return self.pos_drop(x if self.pos_embed is None else x + self.pos_embed)
-
-    def _block_outputs(self, x: Tensor) -> Iterator[Tensor]:
-        x = self._embed(x)
+        x = self.pos_drop(x if self.pos_embed is None else x + self.pos_embed)
         bias = None if self.rel_pos_bias is None else self.rel_pos_bias()
         recompute = self.use_checkpoint and torch.is_grad_enabled()
         for block in self.blocks:
@@ -453,13 +329,8 @@ class VisionTransformer(VisionEncoder):
             yield x
 
     def layers_to_output(self, name: str) -> int:
-        """How far a parameter is from the output, in blocks: 1 in the last one, depth + 1 at the input.
-
-        A bias table shared by all blocks counts as the last block's, as in BEiT and LAVIS.
-        """
-        if name.startswith("blocks."):
-            return len(self.blocks) - int(name.split(".")[1])
-        return 1 if name.startswith("rel_pos_bias.") else len(self.blocks) + 1
+        # A bias table shared by all blocks counts as the last block's, as in BEiT and LAVIS.
+        return 1 if name.startswith("rel_pos_bias.") else super().layers_to_output(name)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, C, height, width) -> (B, N, D), the output of the last block or of the one asked for."""
@@ -477,48 +348,37 @@ class VisionTransformer(VisionEncoder):
 
 
 def interpolate_pos_embed(model: VisionTransformer, checkpoint_model: dict[str, Tensor]) -> None:
-    """Resize `checkpoint_model["pos_embed"]` in place to the patch grid of `model` (bicubic).
+    """Resize `checkpoint_model["pos_embed"]`, if there is one, to the patch grid of `model` (bicubic).
 
-    The source grid is taken to be square; the class token's embedding is kept as it is. Nothing happens
-    if the entry is missing or the grids are the same.
+    Its own grid is taken to be square; the class token's embedding is kept as it is.
     """
     source = checkpoint_model.get("pos_embed")
     if source is None or model.pos_embed is None:
         return
-    target = model.patch_embed.patch_shape
-    num_extra = model.pos_embed.shape[-2] - model.patch_embed.num_patches
+    grid = list(model.patch_embed.grid_size)
     tokens, width = source.shape[-2:] if source.dim() == 3 else (0, 0)
-    side = math.isqrt(max(tokens - num_extra, 0))
-    if (side, side) == target:
+    side = math.isqrt(max(tokens - 1, 0))
+    if [side, side] == grid:
         return
-    if not side or side * side + num_extra != tokens or width != model.embed_dim:
+    if not side or side * side + 1 != tokens or width != model.embed_dim:
         raise ValueError(
             f"a position embedding of shape {tuple(source.shape)} cannot be resized to "
             f"{tuple(model.pos_embed.shape)}: it needs a square patch grid and width {model.embed_dim}"
         )
-    extra, grid = source[:, :num_extra], source[:, num_extra:]
-    grid = grid.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid.float(), size=target, mode="bicubic", align_corners=False).to(source.dtype)
-    checkpoint_model["pos_embed"] = torch.cat([extra, grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+    checkpoint_model["pos_embed"] = resample_abs_pos_embed(source, grid, [side, side], antialias=False)
 
 
 def convert_weights_to_fp16(model: nn.Module) -> None:
     """Make weights and biases of convolutions and linear layers float16; everything else stays float32."""
     for module in model.modules():
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
-            module.weight.data = module.weight.data.half()
-            if module.bias is not None:
-                module.bias.data = module.bias.data.half()
+            module.half()
 
 
 def create_eva_vit_g(
     img_size: int = 224, drop_path_rate: float = 0.4, use_checkpoint: bool = False, precision: str = "fp16"
 ) -> VisionTransformer:
-    """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), randomly initialised.
-
-    Weights are loaded afterwards (`load`), never here. `precision` "fp16"
-    applies `convert_weights_to_fp16`.
-    """
+    """The ViT-g of BLIP-2 and XrayGPT (986 M parameters), random; "fp16": `convert_weights_to_fp16`."""
     cfg = VisionConfig(img_size=img_size, drop_path_rate=drop_path_rate, use_grad_checkpoint=use_checkpoint)
     model = VisionTransformer.from_config(cfg)
     if precision == "fp16":

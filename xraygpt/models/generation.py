@@ -117,23 +117,27 @@ def mean_log_probabilities(
 
 
 def lm_loss(
-    llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, labels: Tensor
+    llm: PreTrainedModel, inputs_embeds: Tensor, attention_mask: Tensor, labels: Tensor, **positions: Tensor
 ) -> dict[str, Tensor]:
     """``loss``, mean cross entropy of the next token over the labelled positions in float32, and
     ``num_targets``, how many these are.
 
-    inputs_embeds (B, T, D), attention_mask and labels (B, T); labels are `IGNORE_INDEX` where nothing is to
-    be learnt. The output layer runs only at positions where some row of the batch has a label.
+    inputs_embeds (B, T, D), attention_mask (B, T), or with ``position_ids`` as `packing.separate` gives them;
+    labels (B, T), on the CPU, are `IGNORE_INDEX` where none counts. The output layer runs only at positions
+    where some row of the batch has a label; these are found on the CPU, since a GPU would have to be waited
+    for.
     """
     targets = labels[:, 1:]
     columns = (targets != IGNORE_INDEX).any(dim=0).nonzero().squeeze(1)  # (n,)
+    device = inputs_embeds.device
     logits = llm(
         inputs_embeds=inputs_embeds.to(llm.dtype),
         attention_mask=attention_mask,
         use_cache=False,
-        logits_to_keep=columns,
+        logits_to_keep=columns.to(device),
+        **positions,
     ).logits  # (B, n, V)
-    kept = targets[:, columns].flatten()
+    kept = targets[:, columns].flatten().to(device)
     loss = F.cross_entropy(logits.flatten(0, 1).float(), kept, ignore_index=IGNORE_INDEX)
     return {"loss": loss, "num_targets": (kept != IGNORE_INDEX).sum()}
 

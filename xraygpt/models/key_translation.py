@@ -46,7 +46,7 @@ def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Ten
     blocks from `depth` on (BLIP-2 drops the last block), and a joint `qkv.bias` is split.
     """
     translated: dict[str, Tensor] = {}
-    for key, value in _vision_part(state).items():
+    for key, value in unwrapped(state, *_WRAPPERS).items():
         block = _BLOCK.match(key)
         if _NOT_BUILT.match(key) or (block and int(block.group(1)) >= depth):
             continue
@@ -58,10 +58,10 @@ def translate_eva_keys(state: Mapping[str, Tensor], depth: int) -> dict[str, Ten
     return translated
 
 
-def _vision_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The vision encoder's entries, without the prefixes that wrappers put before them."""
+def unwrapped(state: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
+    """For each prefix in turn: if keys begin with it, these entries alone, without it."""
     part = dict(state)
-    for prefix in _WRAPPERS:
+    for prefix in prefixes:
         wrapped = {k.removeprefix(prefix): v for k, v in part.items() if k.startswith(prefix)}
         part = wrapped or part
     return part
@@ -117,7 +117,8 @@ _OURS_THEIRS = (
 )
 """Beginnings of keys here and there, ``#`` for the number of a layer; the first that fits counts."""
 
-_COMPUTED = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
+COMPUTED = re.compile(r".*(\.position_ids|\.rotary_emb\.inv_freq)$")
+"""Tables that follow from the sizes alone."""
 _UNTOUCHED = re.compile(r"^(vision_model|qformer)\.")
 
 
@@ -134,7 +135,7 @@ def to_hf_blip2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a key has no counterpart there.
     """
-    renamed = {_rename(key, _TO_THEIRS): value for key, value in state.items() if not _COMPUTED.match(key)}
+    renamed = {_rename(key, _TO_THEIRS): value for key, value in state.items() if not COMPUTED.match(key)}
     for key in [key for key in renamed if key.endswith(f".qkv.{QUERY}")]:
         prefix = key.removesuffix(QUERY)
         joined = join_bias(renamed.pop(key), renamed.pop(prefix + VALUE))
@@ -152,7 +153,7 @@ def from_hf_blip2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
     translated: dict[str, Tensor] = {}
     for theirs, value in state.items():
-        if _COMPUTED.match(theirs):
+        if COMPUTED.match(theirs):
             continue
         key = _rename(theirs, _TO_OURS)
         if key.endswith(f".attn.{JOINED}"):
@@ -210,40 +211,3 @@ def translate_projector_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         f"llama_proj.{kind}" if number == last else f"bridge_mlp.{number}.{kind}": state[key]
         for key, (number, kind) in found.items()
     }
-
-
-def to_hf_llava(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
-    """Keys of `MiniGPT4` with ``vit_model: hf:…`` and ``bridge: mlp`` -> keys of Hugging Face's LLaVA.
-
-    Args:
-        base: what the keys of the language model without its output layer begin with, e.g. "model".
-        head: the key of the output layer, e.g. "lm_head.weight".
-
-    Raises:
-        CheckpointError: a key has no counterpart there.
-    """
-    rules = {
-        "visual_encoder.trunk.": "model.vision_tower.",
-        "bridge_mlp.0.": "model.multi_modal_projector.linear_1.",
-        "llama_proj.": "model.multi_modal_projector.linear_2.",
-        f"llama_model.{head}": "lm_head.weight",
-        f"llama_model.{base}.": "model.language_model.",
-    }
-    renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if _COMPUTED.match(key):
-            continue
-        ours = next((ours for ours in rules if key.startswith(ours)), None)
-        if ours is None:
-            raise CheckpointError(f"{key}: a key that LLaVA of Hugging Face has no counterpart of")
-        renamed[rules[ours] + key.removeprefix(ours)] = value
-    return renamed
-
-
-def from_hf_llava_language(state: Mapping[str, Tensor], base: str, head: str) -> dict[str, Tensor]:
-    """Keys of the language model in a LLaVA folder, of any version, -> its own; arguments as above."""
-    output, prefix = (
-        re.compile(r"^(language_model\.)?lm_head\."),
-        re.compile(r"^(model\.)?language_model\.(model\.)?"),
-    )
-    return {head if output.match(key) else prefix.sub(f"{base}.", key): state[key] for key in state}

@@ -18,7 +18,7 @@ from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
 from xraygpt.common.checkpoint import check_weight_file
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.files import read_text
-from xraygpt.models.hf_folder import read_settings
+from xraygpt.common.hf_folder import read_settings
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from transformers import (
 
 from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
+from xraygpt.common.hf_folder import fetched, from_folder, read_settings, refuse_code
 from xraygpt.common.paths import HUB_PREFIX, require_file
 from xraygpt.common.precision import frozen_dtype
-from xraygpt.models.hf_folder import fetched, from_folder, read_settings, refuse_code
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row
 
 LLM_SOURCE = (

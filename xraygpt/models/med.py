@@ -11,7 +11,6 @@ Shapes: B sequences, T text tokens, S cached and given tokens, N image tokens, D
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 from transformers.models.bert.modeling_bert import BertIntermediate as BertIntermediate
 from transformers.models.bert.modeling_bert import BertLMPredictionHead as BertLMPredictionHead
@@ -21,20 +20,12 @@ from transformers.models.bert.modeling_bert import BertPooler as BertPooler
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform as BertPredictionHeadTransform
 from transformers.models.bert.modeling_bert import BertSelfOutput as BertSelfOutput
 
-from xraygpt.models.bert import (
-    AttentionLayer,
-    BertBackbone,
-    BertConfig,
-    KeyValue,
-    KeyValueCache,
-    LayerStack,
-    TextEmbeddings,
-    passing_on,
-)
+from xraygpt.models.bert import AttentionLayer, BertBackbone, BertConfig, LayerStack, Past, TextEmbeddings
 from xraygpt.models.bert import BertAttention as BertAttention
 from xraygpt.models.bert import BertPreTrainedModel as BertPreTrainedModel
 from xraygpt.models.bert import BertSelfAttention as BertSelfAttention
-from xraygpt.models.bert_lm import CausalLM, PredictionModel, SearchResult, SearchSettings
+from xraygpt.models.bert import KeyValueCache as KeyValueCache
+from xraygpt.models.bert_lm import CausalLM, PredictionModel
 
 Mode = Literal["text", "multimodal", "fusion"]
 
@@ -54,16 +45,9 @@ class MedConfig(BertConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.fusion_layer is not None and not 0 <= self.fusion_layer <= self.num_hidden_layers:
-            raise ValueError(
-                f"fusion_layer {self.fusion_layer} is not within 0 and "
-                f"num_hidden_layers {self.num_hidden_layers}"
-            )
-
-    @property
-    def first_fusion_layer(self) -> int:
-        """Where "text" ends and "fusion" begins; without `fusion_layer` after the last layer."""
-        return self.num_hidden_layers if self.fusion_layer is None else self.fusion_layer
+        first, layers = self.fusion_layer, self.num_hidden_layers
+        if first is not None and not 0 <= first <= layers:
+            raise ValueError(f"fusion_layer {first} is not within 0 and num_hidden_layers {layers}")
 
 
 class BertEmbeddings(TextEmbeddings):
@@ -74,31 +58,28 @@ class BertEmbeddings(TextEmbeddings):
 
 
 class BertLayer(AttentionLayer):
-    """Self-attention, cross-attention if there is an image to look at, and the feed-forward part."""
+    """A layer in which all positions look at the image, except in mode "text"."""
+
+    caches_image = True
 
     def __init__(self, config: MedConfig, layer_num: int) -> None:
         super().__init__(config, config.add_cross_attention and layer_num >= (config.fusion_layer or 0))
 
-    @passing_on(AttentionLayer.attend)
-    def forward(
-        self, hidden_states: Tensor, *arguments: Any, mode: Mode = "multimodal", **named: Any
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, KeyValue]:
-        """As `attend`, with all positions looking at the image except in mode "text", then feed-forward."""
+    def forward(self, hidden_states: Tensor, *arguments: Any, mode: Mode = "multimodal", **named: Any) -> Any:
+        """As `AttentionLayer.forward`."""
         looking = 0 if mode == "text" else hidden_states.shape[1]
-        looked, rest, own_map, cross_map, key_value = self.attend(looking, hidden_states, *arguments, **named)
-        return self.feed_forward_chunk(looked if looking else rest), own_map, cross_map, key_value
+        return super().forward(hidden_states, *arguments, query_length=looking, **named)  # type: ignore[misc]
 
 
 class BertEncoder(LayerStack):
     """The stack of layers, of which `mode` says which run and whether they look at the image."""
 
     def __init__(self, config: MedConfig) -> None:
-        layers = (BertLayer(config, i) for i in range(config.num_hidden_layers))
+        layers = [BertLayer(config, i) for i in range(config.num_hidden_layers)]
         super().__init__(layers, config.gradient_checkpointing)
-        self.first_fusion_layer = config.first_fusion_layer
+        self.first_fusion_layer = len(layers) if config.fusion_layer is None else config.fusion_layer
 
     def layers_of(self, mode: str) -> range:
-        """The layers that run in a mode."""
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {get_args(Mode)}, not {mode!r}")
         first = self.first_fusion_layer if mode == "fusion" else 0
@@ -106,10 +87,7 @@ class BertEncoder(LayerStack):
 
 
 class BertModel(BertBackbone):
-    """Embeddings, layers and, unless it is left out, a pooler; see `BertBackbone.forward`.
-
-    A cache holds the image too, so that it need not be given again.
-    """
+    """See `BertBackbone.forward`; a cache holds the image too, so that it need not be given again."""
 
     def __init__(self, config: MedConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config, BertEmbeddings(config), BertEncoder(config), add_pooling_layer)
@@ -118,37 +96,28 @@ class BertModel(BertBackbone):
 class BertLMHeadModel(CausalLM):
     """The decoder: writes text from left to right, looking at the image."""
 
-    config: MedConfig
+    backbone = BertModel
 
-    def __init__(self, config: MedConfig) -> None:
-        super().__init__(config, BertModel(config, add_pooling_layer=False))
+    def prepare_inputs_for_generation(  # type: ignore[override]  # the reference's, without query tokens
+        self, input_ids: Tensor, past: Past = None, attention_mask: Tensor | None = None, **image: Any
+    ) -> dict[str, Any]:
+        """As in `CausalLM`."""
+        return super().prepare_inputs_for_generation(input_ids, None, past, attention_mask, **image)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: Tensor,
-        settings: SearchSettings,
-        *,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor | None = None,
-    ) -> SearchResult:
-        """Write a text about each image (B, N, encoder_width), after the start tokens `input_ids` (B, T).
-
-        Keys and values of the image are computed once and kept with the cache, which has no text at first.
-        """
-        no_text = encoder_hidden_states.new_empty(len(input_ids), 0, self.config.hidden_size)
+    def image_cache(
+        self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None = None
+    ) -> KeyValueCache:
+        """Keys and values of images (B, N, encoder_width), without text as yet."""
+        no_text = encoder_hidden_states.new_empty(len(encoder_hidden_states), 0, self.config.hidden_size)
         layers = []
         for layer in self.bert.encoder.layers():
             layers.append(layer.attention.self.key_value(no_text))
             if layer.has_cross_attention:
                 layers[-1] += layer.crossattention.self.key_value(encoder_hidden_states)
-        return self.write(input_ids, KeyValueCache(layers), settings, encoder_attention_mask)
+        return KeyValueCache(layers)
 
 
 class BertForMaskedLM(PredictionModel):
     """Predicts masked words from both sides, with the image or without."""
 
-    config: MedConfig
-
-    def __init__(self, config: MedConfig) -> None:
-        super().__init__(config, BertModel(config, add_pooling_layer=False))
+    backbone = BertModel

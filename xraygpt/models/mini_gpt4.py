@@ -21,17 +21,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.paths import file_check, require_all
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
-from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation, check_template, fill_template
-from xraygpt.models.base_model import COMPUTED_BUFFERS, file_check, freeze, images_of, is_frozen, require_all
+from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
+from xraygpt.datasets.batch import images_of
+from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
-from xraygpt.models.key_translation import TEXT_HALF, select_qformer_keys, translate_projector_keys
+from xraygpt.models.key_translation import TEXT_HALF, translate_projector_keys
 from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
 from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
-from xraygpt.models.prompted_model import PromptedModel, check_prompts
-from xraygpt.models.prompts import prompt_row, read_prompts
+from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
+from xraygpt.models.prompts import prompt_row
 from xraygpt.models.vision_tower import EVA_CLIP_G, build_encoder
 
 __all__ = ["MiniGPT4", "MiniGPT4Config"]
@@ -42,7 +44,7 @@ EVA_VIT_G = "weights/eva_vit_g.pth"
 
 
 @dataclass
-class MiniGPT4Config(Blip2Config):
+class MiniGPT4Config(PromptedConfig, Blip2Config):
     """Sizes, pretrained files and prompts of a MiniGPT4.
 
     A pretrained file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``; null
@@ -73,18 +75,6 @@ class MiniGPT4Config(Blip2Config):
     """Number format of a frozen vision encoder's weights: fp16 or fp32; on the CPU always fp32."""
     freeze_qformer: bool = True
     """Do not train the Q-Former and its query tokens. `freeze_vit` freezes the norm behind the ViT too."""
-    prompt_path: str = ""
-    """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
-    prompt_template: str = ""
-    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
-    chat template of the language model's tokenizer."""
-    prompt: str = ""
-    """One prompt, instead of a file of them."""
-    max_txt_len: int = 32
-    """Most tokens of a report; a longer one is cut and loses its end symbol."""
-    end_sym: str = "\n"
-    """What closes a report, and ends generation; with ``prompt_template: chat`` the template's own end of a
-    turn does, and this is left out."""
     low_resource: bool = False
     """The reference's 8-bit language model, which its demo asks for; not supported: `llm_precision` holds,
     and the log says so."""
@@ -100,7 +90,8 @@ class MiniGPT4Config(Blip2Config):
         if self.vit_precision == "fp16" and not self.freeze_vit:
             # The default is fp16 as in the reference, whose ViT is trained in fp32 when it is not frozen.
             self.vit_precision = "fp32"
-        super().__post_init__()
+        PromptedConfig.__post_init__(self)
+        Blip2Config.__post_init__(self)
         if self.vit_ckpt == EVA_VIT_G and self.vit_model != EVA_CLIP_G:
             encoder, name = encoder_class(self.vit_model)
             self.vit_ckpt = encoder.own_weights(name)
@@ -111,25 +102,8 @@ class MiniGPT4Config(Blip2Config):
             self.bridge_config = bridge.config_class()
         if not isinstance(self.bridge_config, bridge.config_class):
             raise ValueError(f"bridge_config holds settings of another bridge than {self.bridge}")
-        if self.bridge != "qformer":
+        if not bridge.pretrained:
             self.q_former_model = None
-        check_template(self.prompt_template)
-        if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
-            raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
-        if self.prompt and self.prompt_path:
-            raise ValueError("prompt and prompt_path exclude each other")
-        if self.max_txt_len < 1:
-            raise ValueError("max_txt_len must be at least 1")
-
-    def prompts(self) -> list[str]:
-        """The prompts of the training in their template; none: the image alone.
-
-        Raises:
-            MissingFileError, ConfigError: there is no prompt file, or nothing that can be used in it.
-        """
-        if self.prompt:
-            return [fill_template(self.prompt_template, self.prompt)]
-        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
 
 
 def _bridge_class(name: object) -> type[Bridge]:
@@ -175,12 +149,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         """Q."""
 
         freeze(self.llama_model)
-        if config.bridge == "qformer":
-            if config.freeze_vit:
-                freeze(self.ln_vision)
-            if config.freeze_qformer:
-                freeze(self.Qformer)
-                self.query_tokens.requires_grad_(False)
+        bridge.freeze(config)
 
     @classmethod
     def build(
@@ -197,7 +166,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         source = "a training of this project, or XrayGPT's authors"
         checks.append(file_check("model.ckpt", cfg.ckpt, "the trained projection", source))
         checks.append(lambda: check_llm(cfg.llama_model, "model.llama_model"))
-        checks.append(lambda: check_prompts(cfg, cfg.llama_model))
+        checks.append(lambda: cfg.check_prompts(cfg.llama_model))
         require_all(checks)
 
     @classmethod
@@ -219,7 +188,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
     def load_pretrained(self) -> None:
         """Load the vision encoder, the Q-Former and the trained parts from the files of the configuration."""
         parts = {"vit_ckpt": "vision encoder"}
-        parts |= {"q_former_model": "Q-Former"} if self.config.bridge == "qformer" else {}
+        parts |= {"q_former_model": "Q-Former"} if self.bridge.pretrained else {}
         for key, part in parts.items():
             if getattr(self.config, key) is None:
                 logger.warning("model.%s is null: the %s has random weights", key, part)
@@ -232,14 +201,13 @@ class MiniGPT4(PromptedModel, Blip2Base):
         if self.config.ckpt is None:
             logger.info("model.ckpt is not set: the projection starts at random")
         else:
-            self.load_checkpoint(self.config.ckpt, required=("llama_proj", *self._trained_bridge))
+            self.load_checkpoint(self.config.ckpt, required=self._trained_parts)
 
     @property
-    def _trained_bridge(self) -> tuple[str, ...]:
-        """Parts of a bridge that have no weights but those of a training."""
-        if self.config.bridge == "qformer":
-            return ()
-        return (*dict(self.bridge.named_children()), *dict(self.bridge.named_parameters(recurse=False)))
+    def _trained_parts(self) -> tuple[str, ...]:
+        """Parts that have no weights but those of a training."""
+        parts = [*self.bridge.named_children(), *self.bridge.named_parameters(recurse=False)]
+        return ("llama_proj", *(name for name, _ in parts if not self.bridge.pretrained))
 
     def encode_queries(self, image: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> tokens behind the bridge (B, Q, its width), float32.
@@ -287,7 +255,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
                 every prompt has one.
             side: where shorter rows are padded; "left" when text is to be written behind them.
         """
-        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)[:2]
+        return self._embed_rows(self._prompt_rows(prompts), img_embeds, side)
 
     def prompt_wrap(self, img_embeds: Tensor, atts_img: Tensor, prompt: str) -> tuple[Tensor, Tensor]:
         """Put the text of `prompt` around image embeddings (B, Q, D), without BOS; "" changes nothing.
@@ -300,7 +268,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         if prompt.count(IMAGE_PLACEHOLDER) != 1:
             raise ValueError(f"the prompt {prompt!r} must hold {IMAGE_PLACEHOLDER} exactly once")
         row = prompt_row(self.llama_tokenizer, prompt, self.tokens_per_image, bos=False)
-        embeds, mask, _ = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
+        embeds, mask = self._embed_rows([row] * len(img_embeds), img_embeds, "right")
         return embeds, mask.to(atts_img.dtype)
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
@@ -323,12 +291,10 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
         ``projection.pth`` always; ``qformer.pth`` (with the norm behind the ViT) and ``vit.pth`` if trained.
         """
-        state = self.state_dict()
-        names = ("llama_proj", *self._trained_bridge)
+        names, state = self._trained_parts, self.state_dict()
         projection = {key: value for key, value in state.items() if key.partition(".")[0] in names}
         save_checkpoint(folder / "projection.pth", {"model": projection})
-        if self.config.bridge == "qformer" and not is_frozen(self.Qformer):
-            save_checkpoint(folder / "qformer.pth", {"model": select_qformer_keys(state)})
+        self.bridge.export(folder)
         if not is_frozen(self.visual_encoder):
             save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.published_state()})
 

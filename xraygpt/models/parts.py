@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import load_state, load_weights
-from xraygpt.common.errors import DataError
-from xraygpt.common.paths import cached_file
+from xraygpt.common.errors import DataError, UnknownNameError
 from xraygpt.common.registry import registry
 from xraygpt.processors import Preprocessing
 
@@ -76,12 +75,8 @@ class VisionEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: Any, name: str) -> Self:
-        """Build it with random weights.
-
-        Args:
-            config: an instance of `config_class`.
-            name: what ``vit_model`` says behind the colon, "" if there is none.
-        """
+        """Build it with random weights; `config` is an instance of `config_class`, `name` what ``vit_model``
+        says behind the colon, "" if there is none."""
         raise NotImplementedError
 
     @classmethod
@@ -98,11 +93,6 @@ class VisionEncoder(nn.Module):
         """The weights that belong to `name`, where ``vit_ckpt`` names none."""
         return None
 
-    @classmethod
-    def locate(cls, name: str) -> Path:
-        """The local file or folder of weights, which are fetched if need be; raises MissingFileError."""
-        return cached_file(name)
-
     def layers(self) -> Sequence[nn.Module]:
         """The blocks, first to last."""
         raise NotImplementedError
@@ -112,20 +102,14 @@ class VisionEncoder(nn.Module):
         the input. What stands behind the blocks counts as the last block's."""
         layers = list(self.layers())
         numbers = {id(p): number for number, layer in enumerate(layers) for p in layer.parameters()}
-        parameters = dict(self.named_parameters())
-        inside = [key for key, parameter in parameters.items() if id(parameter) in numbers]
-        if name in inside:
-            return len(layers) - numbers[id(parameters[name])]
-        order = list(parameters)
-        behind = bool(inside) and order.index(name) > order.index(inside[-1])
-        return 1 if behind else len(layers) + 1
+        names, parameters = zip(*self.named_parameters(), strict=True)
+        own, *later = (numbers.get(id(p)) for p in parameters[names.index(name) :])
+        if own is not None:
+            return len(layers) - own
+        return 1 if all(number is None for number in later) else len(layers) + 1
 
     def load(self, path: Path) -> None:
-        """Load published weights, or those of an own training.
-
-        Raises:
-            CheckpointError: they are of another encoder.
-        """
+        """Load published weights, or those of an own training; CheckpointError for another encoder's."""
         load_state(self, self.translate_keys(load_weights(path)), where=str(path))
 
     def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,23 +122,26 @@ class VisionEncoder(nn.Module):
 
     def check_image(self, image: Tensor) -> None:
         """Raise DataError unless images (B, C, height, width) have the size that the encoder is built for."""
-        side = self.preprocessing.image_size
-        if tuple(image.shape[-2:]) != (side, side):
-            raise DataError(
-                f"the vision encoder was built for images of {side}x{side} pixels and got "
-                f"{image.shape[-2]}x{image.shape[-1]}; set image_size of the processor and img_size of the "
-                "model to the same number"
-            )
+        check_size(image, (self.preprocessing.image_size,) * 2)
+
+
+def check_size(image: Tensor, size: tuple[int, int]) -> None:
+    """Raise DataError unless images (B, C, height, width) are of `size`, in pixels."""
+    if tuple(image.shape[-2:]) != size:
+        raise DataError(
+            f"the vision encoder was built for images of {size[0]}x{size[1]} pixels and got "
+            f"{image.shape[-2]}x{image.shape[-1]}; set image_size of the processor and img_size of the model "
+            "to the same number"
+        )
 
 
 def encoder_class(vit_model: str) -> tuple[type[VisionEncoder], str]:
-    """``KIND`` or ``KIND:NAME`` -> the class of this kind, and the name.
-
-    Raises:
-        UnknownNameError: no such kind.
-    """
+    """``KIND`` or ``KIND:NAME`` -> the class of this kind, and the name; ValueError for an unknown kind."""
     kind, _, name = vit_model.partition(":")
-    return registry.get_vision_encoder_class(kind, VisionEncoder), name
+    try:
+        return registry.get_vision_encoder_class(kind, VisionEncoder), name
+    except UnknownNameError as error:
+        raise ValueError(f"vit_model: {error}") from error
 
 
 @dataclass
@@ -174,6 +161,9 @@ class Bridge(nn.Module):
 
     config_class: ClassVar[type[BridgeConfig]] = BridgeConfig
     """The dataclass that ``model.bridge_config`` is an instance of."""
+    pretrained: ClassVar[bool] = False
+    """Whether there are published weights of it, which ``model.q_former_model`` names. If not, a checkpoint
+    has to hold it, and ``projection.pth`` does."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -194,10 +184,19 @@ class Bridge(nn.Module):
         """Q for N = `count`, prefix tokens included; raises ConfigError if it cannot take so many."""
         raise NotImplementedError
 
+    def freeze(self, model_config: Any) -> None:
+        """Exclude from training what the section ``model`` says stays as loaded."""
+
+    def load(self, url_or_filename: str | Path) -> None:
+        """Load published weights, where there are some (`pretrained`); raises CheckpointError."""
+        raise NotImplementedError
+
+    def export(self, folder: Path) -> None:
+        """Write published parts that were trained, as files that their keys of the configuration read."""
+
 
 def run_part(part: nn.Module, *inputs: Tensor) -> Tensor:
     """``part(*inputs)``, without keeping a graph where no gradient can pass."""
     passes = any(p.requires_grad for p in part.parameters()) or any(x.requires_grad for x in inputs)
     with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
-        output: Tensor = part(*inputs)
-    return output
+        return part(*inputs)

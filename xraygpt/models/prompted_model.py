@@ -7,7 +7,7 @@ Shapes: B rows, Q positions for each image, T positions in all, D width, n token
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ from transformers.generation.streamers import BaseStreamer
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import is_remote, resolve_path
-from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, Conversation, trained_conversation
+from xraygpt.conversation.chat_template import chat_format, render_chat
+from xraygpt.conversation.messages import (
+    CHAT,
+    IMAGE_PLACEHOLDER,
+    Conversation,
+    check_template,
+    fill_template,
+    trained_conversation,
+)
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import (
     GeneratedReport,
@@ -45,25 +53,58 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
-from xraygpt.models.prompts import (
-    IMAGE_SLOT,
-    caption_labels,
-    caption_rows,
-    chat_format,
-    pad_rows,
-    render_chat,
-)
+from xraygpt.models.packing import check_packing, separate, share_rows
+from xraygpt.models.prompts import IGNORE_INDEX, IMAGE_SLOT, caption_rows, pad_rows, read_prompts
 
 
-def check_prompts(cfg: Any, folder: str) -> None:
-    """Check the prompts of a configuration, with the chat template of the tokenizer in a local folder.
+@dataclass
+class PromptedConfig:
+    """How a language model is prompted for a report, and what ends one."""
 
-    Raises:
-        MissingFileError, ConfigError: there are no prompts, or none that can be used.
-    """
-    cfg.prompts()
-    if cfg.prompt_template == CHAT and not is_remote(folder):
-        chat_format(load_tokenizer(Path(resolve_path(folder))), cfg, folder)
+    prompt_path: str = ""
+    """File with one prompt per line, each with ``<ImageHere>``; empty: no text around the image."""
+    prompt_template: str = ""
+    """What a prompt is put into, e.g. ``###Patient: {} ###Doctor: ``; empty: used as it is; ``chat``: the
+    chat template of the language model's tokenizer."""
+    prompt: str = ""
+    """One prompt, instead of a file of them."""
+    max_txt_len: int = 32
+    """Most tokens of a report; a longer one is cut and loses its end symbol."""
+    end_sym: str = "\n"
+    """What closes a report, and ends generation; with ``prompt_template: chat`` the template's own end of a
+    turn does, and this is left out."""
+    packing: bool = False
+    """Put several reports of a batch into one row where they fit, each seeing only itself: the same losses
+    with less padding."""
+
+    def __post_init__(self) -> None:
+        check_template(self.prompt_template)
+        if self.prompt and self.prompt.count(IMAGE_PLACEHOLDER) != 1:
+            raise ValueError(f"prompt must hold {IMAGE_PLACEHOLDER} exactly once")
+        if self.prompt and self.prompt_path:
+            raise ValueError("prompt and prompt_path exclude each other")
+        if self.max_txt_len < 1:
+            raise ValueError("max_txt_len must be at least 1")
+
+    def prompts(self) -> list[str]:
+        """The prompts of the training in their template; none: no text around the image.
+
+        Raises:
+            MissingFileError, ConfigError: there is no prompt file, or nothing that can be used in it.
+        """
+        if self.prompt:
+            return [fill_template(self.prompt_template, self.prompt)]
+        return read_prompts(self.prompt_path, self.prompt_template) if self.prompt_path else []
+
+    def check_prompts(self, folder: str) -> None:
+        """Check the prompts, with the chat template of the tokenizer in a folder, if that is here.
+
+        Raises:
+            MissingFileError, ConfigError: there are no prompts, or none that can be used.
+        """
+        self.prompts()
+        if self.prompt_template == CHAT and not is_remote(folder):
+            chat_format(load_tokenizer(Path(resolve_path(folder))), self, folder)
 
 
 class PromptedModel(BaseModel):
@@ -76,12 +117,11 @@ class PromptedModel(BaseModel):
     """Q; 0: images do not come into prompts."""
 
     def take_language_model(
-        self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
+        self, config: PromptedConfig, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
     ) -> None:
         """Set the language model, and how it is prompted; a template of its tokenizer is written out.
 
         Args:
-            config: its fields `prompt_template`, `end_sym`, `max_txt_len` and its method `prompts` are used.
             folder: of the tokenizer, for messages.
 
         Raises:
@@ -97,6 +137,8 @@ class PromptedModel(BaseModel):
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
         self.llama_model, self.llama_tokenizer = llm, tokenizer
+        if config.packing and not embedding_table(llm).weight.is_meta:
+            check_packing(llm)
 
     @property
     def max_positions(self) -> int:
@@ -218,6 +260,9 @@ class PromptedModel(BaseModel):
         rows = self._caption_rows(captions, self.max_txt_len + 1)
         return sum(len(row) > self.max_txt_len for row in rows)
 
+    def caption_lengths(self, captions: Sequence[str]) -> list[int]:
+        return [len(row) for row in self._caption_rows(captions, self.max_txt_len)]
+
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
             "llm_hidden_size": int(self.llama_model.config.hidden_size),
@@ -236,6 +281,8 @@ class PromptedModel(BaseModel):
     ) -> dict[str, Tensor]:
         """`lm_loss` of the captions of a batch behind these prompts.
 
+        Also ``num_positions`` of all rows, and how many of these are ``num_padded``, both on the CPU.
+
         Args:
             images: (B, Q, D), as in `_embed_rows`.
         """
@@ -244,10 +291,21 @@ class PromptedModel(BaseModel):
         if not any(captions):
             source = samples.get("image_id", "unknown reports")
             raise DataError(f"no text to learn from in the batch of {source}")
-        full = [(*row, *caption) for row, caption in zip(prompts, captions, strict=True)]
-        embeds, mask, ids = self._embed_rows(full, images, "right")
-        labels = caption_labels(ids, mask, [len(row) for row in prompts])
-        return lm_loss(self.llama_model, embeds, mask, labels)
+        pairs = list(zip(prompts, captions, strict=True))
+        rows = [[*prompt, *caption] for prompt, caption in pairs]
+        # Nothing comes before the first id of a report, so that it is not learnt even without a prompt.
+        labels = [[IGNORE_INDEX, *([IGNORE_INDEX] * len(prompt) + caption)[1:]] for prompt, caption in pairs]
+        apart: dict[str, Tensor] = {}
+        if self.config.packing:
+            shared = share_rows([len(row) for row in rows])
+            apart = separate([[len(rows[n]) for n in row] for row in shared], self.device)
+            rows, labels = ([[i for n in row for i in ids[n]] for row in shared] for ids in (rows, labels))
+            images = None if images is None else images[[n for row in shared for n in row]]
+        embeds, mask = self._embed_rows(rows, images, "right")
+        targets, _ = pad_rows(labels, IGNORE_INDEX)
+        padded = targets.numel() - sum(map(len, rows))
+        found = lm_loss(self.llama_model, embeds, apart.pop("attention_mask", mask), targets, **apart)
+        return found | {"num_positions": torch.tensor(targets.numel()), "num_padded": torch.tensor(padded)}
 
     def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
         texts = [self.answer_start + caption for caption in captions]
@@ -255,25 +313,25 @@ class PromptedModel(BaseModel):
 
     def _embed_rows(
         self, rows: Sequence[Sequence[int]], images: Tensor | Sequence[Tensor] | None, side: str
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of ids -> embeddings (B, T, D), mask (B, T), ids (B, T).
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of ids -> embeddings (B, T, D) and attention mask (B, T).
 
         Args:
             images: (Q, D) each, which fill the `IMAGE_SLOT`s in their order.
             side: where shorter rows are padded.
         """
         ids, mask = (t.to(self.device) for t in pad_rows(rows, self.llama_tokenizer.pad_token_id, side))
-        slots = ids == IMAGE_SLOT
         embeds = embedding_table(self.llama_model)(ids.clamp(min=0))
         if images is None:
-            return embeds, mask, ids
+            return embeds, mask
         filling = torch.cat([image.reshape(-1, embeds.shape[-1]) for image in images]).to(embeds.dtype)
-        if int(slots.sum()) != len(filling):
+        slots = sum(row.count(IMAGE_SLOT) for row in rows)
+        if slots != len(filling):
             raise ValueError(
-                f"the prompts have room for {int(slots.sum()) / self.tokens_per_image:g} images "
+                f"the prompts have room for {slots / self.tokens_per_image:g} images "
                 f"({IMAGE_PLACEHOLDER}), but {len(filling) / self.tokens_per_image:g} were given"
             )
-        return embeds.masked_scatter(slots.unsqueeze(-1), filling), mask, ids
+        return embeds.masked_scatter((ids == IMAGE_SLOT).unsqueeze(-1), filling), mask
 
     def _logits(self, inputs_embeds: Tensor, attention_mask: Tensor, ids: Tensor) -> Tensor:
         """The logits (B, n, V) of each of the ids (B, n) behind a prompt (B, T, D)."""

@@ -9,14 +9,17 @@ import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from xraygpt.common.errors import UnknownNameError
+from xraygpt.common.hf_folder import fetched
+from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check, require_all
+from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
-from xraygpt.models.base_model import BaseModel, Check, file_check, freeze
+from xraygpt.models.base_model import BaseModel, freeze
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing
@@ -27,12 +30,14 @@ BLIP2_FILES = "https://storage.googleapis.com/sfr-vision-language-research/LAVIS
 """Where BLIP-2's weights were published."""
 
 EVA_CLIP_G = "eva_clip_g"
-EVA_VIT_G_URL = f"{BLIP2_FILES}/eva_vit_g.pth"
 
 
 @dataclass
 class VisionTowerConfig(ChoosesTypes):
-    """Settings of the vision encoder, shared by all models on top of it."""
+    """Settings of the vision encoder, shared by all models on top of it.
+
+    Those beside `vision` that override its keys are put into it.
+    """
 
     BELONGS_TO: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "vit_model": (
@@ -50,7 +55,7 @@ class VisionTowerConfig(ChoosesTypes):
     img_size: int | None = None
     """Side of the input image in pixels; none: that of `vision`."""
     image_size: int | None = None
-    """The same as `img_size`, by the name the reference's YAML files use."""
+    """Another name of `img_size`, which the reference's YAML files use."""
     drop_path_rate: float | None = None
     """Stochastic depth of the vision encoder; none: that of `vision`."""
     use_grad_checkpoint: bool | None = None
@@ -62,10 +67,11 @@ class VisionTowerConfig(ChoosesTypes):
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
-        return {"vision": _encoder_class(section.get("vit_model") or EVA_CLIP_G)[0].config_class}
+        kind, _ = encoder_class(str(section.get("vit_model") or EVA_CLIP_G))
+        return {"vision": kind.config_class}
 
     def __post_init__(self) -> None:
-        kind, name = _encoder_class(self.vit_model)
+        kind, name = encoder_class(self.vit_model)
         if type(self.vision) is EncoderConfig:
             self.vision = kind.config_class()
         if not isinstance(self.vision, kind.config_class):
@@ -75,33 +81,20 @@ class VisionTowerConfig(ChoosesTypes):
         if self.vit_precision == "fp16" and not self.freeze_vit:
             raise ValueError("vit_precision fp16 needs freeze_vit: float16 weights cannot be trained safely")
         if None not in (self.img_size, self.image_size) and self.img_size != self.image_size:
-            raise ValueError(
-                f"img_size {self.img_size} and image_size {self.image_size} are two names for one thing"
-            )
-        kind.check(self.vision_config(), name)
-
-    def vision_config(self) -> Any:
-        """`vision` with the keys that override it applied, an instance of the encoder's `config_class`."""
-        vision = self.vision
-        rate, recompute = self.drop_path_rate, self.use_grad_checkpoint
-        return replace(
-            vision,
-            img_size=self.img_size or self.image_size or vision.img_size,
-            drop_path_rate=vision.drop_path_rate if rate is None else rate,
-            use_grad_checkpoint=vision.use_grad_checkpoint if recompute is None else recompute,
-        )
+            sizes = f"img_size {self.img_size} and image_size {self.image_size}"
+            raise ValueError(f"{sizes} are two names for one thing")
+        overriding: dict[str, Any] = {
+            "img_size": self.img_size or self.image_size,
+            "drop_path_rate": self.drop_path_rate,
+            "use_grad_checkpoint": self.use_grad_checkpoint,
+        }
+        self.vision = replace(self.vision, **{k: v for k, v in overriding.items() if v is not None})
+        kind.check(self.vision, name)
 
     def preprocessing(self) -> Preprocessing:
         """What images the encoder expects."""
         kind, name = encoder_class(self.vit_model)
-        return kind.preprocessing_of(self.vision_config(), name)
-
-
-def _encoder_class(vit_model: object) -> tuple[type[VisionEncoder], str]:
-    try:
-        return encoder_class(str(vit_model))
-    except UnknownNameError as error:
-        raise ValueError(f"vit_model: {error}") from error
+        return kind.preprocessing_of(self.vision, name)
 
 
 def preprocessing_for(model_config: object) -> Preprocessing | None:
@@ -112,18 +105,19 @@ def preprocessing_for(model_config: object) -> Preprocessing | None:
 def build_encoder(cfg: VisionTowerConfig) -> VisionEncoder:
     """The vision encoder of a configuration, with random weights in the number format that it asks for."""
     kind, name = encoder_class(cfg.vit_model)
-    encoder = kind.from_config(cfg.vision_config(), name)
+    encoder = kind.from_config(cfg.vision, name)
     if cfg.vit_precision == "fp16":
         convert_weights_to_fp16(encoder)
     return encoder
 
 
 class VisionTower(BaseModel):
-    """Base of the models with a vision encoder.
+    """Base of the models with a vision encoder; one that `cfg` freezes stays in evaluation mode."""
 
-    Args:
-        cfg: says whether the encoder is frozen; `train()` then leaves it in evaluation mode.
-    """
+    REQUIRED_PARTS: ClassVar[tuple[str, ...]]
+    """What a checkpoint of this model, `ckpt`, has to hold."""
+    CHECKPOINT: ClassVar[tuple[str, str]]
+    """What `ckpt` is and where it comes from, for the error if it is missing."""
 
     visual_encoder: VisionEncoder
 
@@ -134,28 +128,52 @@ class VisionTower(BaseModel):
             freeze(encoder)
 
     @classmethod
-    def vision_check(cls, cfg: VisionTowerConfig) -> Check:
-        """The check of the file that `load_vision_encoder` reads, for `require_all`."""
-        source = EVA_VIT_G_URL if cfg.vit_model == EVA_CLIP_G else f"where {cfg.vit_model} was published"
-        return file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
+    def with_random_weights(cls, cfg: Any) -> Self:
+        """The model of a configuration before anything is loaded."""
+        return cls(cfg, build_encoder(cfg))
 
-    def load_vision_encoder(self, url_or_filename: str) -> None:
+    @classmethod
+    def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
+        """Build the model and load the weight files that `cfg` names, each over what was there."""
+        cls.check_files(cfg)
+        precision = vision_precision(cfg.vit_precision, device)
+        model = cls.with_random_weights(replace(cfg, vit_precision=precision))
+        model.load_parts(cfg)
+        if cfg.ckpt is not None:
+            model.load_checkpoint(cfg.ckpt, required=cls.REQUIRED_PARTS)
+        return model
+
+    @classmethod
+    def check_files(cls, cfg: Any) -> None:
+        require_all([*cls.part_checks(cfg), file_check("model.ckpt", cfg.ckpt, *cls.CHECKPOINT)])
+
+    @classmethod
+    def part_checks(cls, cfg: Any) -> list[Check]:
+        """Checks of the files that `load_parts` reads, for `require_all`."""
+        eva = cfg.vit_model == EVA_CLIP_G
+        source = f"{BLIP2_FILES}/eva_vit_g.pth" if eva else f"where {cfg.vit_model} was published"
+        return [file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)]
+
+    def load_parts(self, cfg: Any) -> None:
+        """Load the pretrained parts that `cfg` names; raises MissingFileError or CheckpointError."""
+        if cfg.vit_ckpt is not None:
+            self.load_vision_encoder(cfg.vit_ckpt)
+
+    def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.
 
         Raises:
-            MissingFileError: they are not there.
-            CheckpointError: they are of another encoder.
+            MissingFileError, CheckpointError: they are not there, or of another encoder.
         """
-        path = self.visual_encoder.locate(str(url_or_filename))
+        name = str(url_or_filename)
+        is_folder = name.startswith(HUB_PREFIX) and name.count("/") == 3  # hf://owner/repository, no file
+        path = fetched(name, "model.vit_ckpt") if is_folder else cached_file(name)
         self.visual_encoder.load(path)
         logger.info("vision encoder loaded from %s", path)
 
     def maybe_autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[object]:
-        """Autocast for a vision encoder with half-precision weights, on any device.
-
-        Does nothing for float32 weights or where the caller has switched autocast on already. `dtype`
-        defaults to that of the encoder's weights.
-        """
+        """Autocast for an encoder with half-precision weights, on any device; nothing for float32 weights, or
+        where the caller has switched autocast on already. `dtype` defaults to that of the weights."""
         device_type = self.device.type
         if dtype is None:
             half = any(parameter.dtype == torch.float16 for parameter in self.visual_encoder.parameters())

@@ -1,8 +1,8 @@
 """A ViT with a pooling head that names findings: a warm-up of the vision encoder on labelled images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
-from xraygpt.common.precision import vision_precision
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import file_check, images_of, labels_of, require_all
+from xraygpt.datasets.batch import images_of, labels_of
 from xraygpt.models.parts import VisionEncoder
-from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
+from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig
 
 
 @dataclass
@@ -52,8 +51,7 @@ class FindingsHead(nn.Module):
         tokens = self.norm(tokens)
         queries = self.queries.expand(tokens.shape[0], -1, -1)
         answers = self.attention(queries, tokens, tokens, need_weights=False)[0]  # (B, K, D)
-        logits: Tensor = (self.answer_norm(answers) * self.weight).sum(dim=-1) + self.bias
-        return logits
+        return (self.answer_norm(answers) * self.weight).sum(dim=-1) + self.bias
 
 
 @registry.register_model("vit_classifier")
@@ -65,6 +63,8 @@ class ViTClassifier(VisionTower):
         "tiny": "configs/models/vit_classifier_tiny.yaml"
     }
     MODEL_TYPE_REQUIRED = False
+    REQUIRED_PARTS = ("visual_encoder", "head")
+    CHECKPOINT = ("a trained classifier", "a training of this project")
 
     def __init__(self, config: ViTClassifierConfig, encoder: VisionEncoder) -> None:
         super().__init__(config, encoder)
@@ -76,27 +76,9 @@ class ViTClassifier(VisionTower):
             )
         self.head = FindingsHead(encoder.width, config.num_labels, config.num_heads)
 
-    @classmethod
-    def check_files(cls, cfg: ViTClassifierConfig) -> None:
-        trained = file_check("model.ckpt", cfg.ckpt, "a trained classifier", "a training of this project")
-        require_all([cls.vision_check(cfg), trained])
-
-    @classmethod
-    def from_config(cls, cfg: ViTClassifierConfig, device: str | torch.device = "cpu") -> Self:
-        """Build the model and load the weights that `cfg` names."""
-        cls.check_files(cfg)
-        cfg = replace(cfg, vit_precision=vision_precision(cfg.vit_precision, device))
-        model = cls(cfg, build_encoder(cfg))
-        if cfg.vit_ckpt is not None:
-            model.load_vision_encoder(cfg.vit_ckpt)
-        if cfg.ckpt is not None:
-            model.load_checkpoint(cfg.ckpt, required=("visual_encoder", "head"))
-        return model
-
     def predict(self, image: Tensor) -> Tensor:
         """Image (B, 3, H, W) -> logits (B, K)."""
-        logits: Tensor = self.head(self.encode_patches(image).float())
-        return logits
+        return self.head(self.encode_patches(image).float())
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         """Binary cross entropy of ``labels`` (B, K), averaged over findings and images."""

@@ -22,8 +22,11 @@ __all__ = [
     "BlipImageBaseProcessor",
     "IdentityProcessor",
     "Preprocessing",
+    "load_preprocess",
     "load_processor",
 ]
+
+Processors = dict[str, BaseProcessor]
 
 
 def load_processor(
@@ -31,3 +34,29 @@ def load_processor(
 ) -> BaseProcessor:
     """Build the processor registered as `name`; for the other two see `BaseProcessor.from_config`."""
     return registry.get_processor_class(name, BaseProcessor).from_config(cfg, preprocessing)
+
+
+def load_preprocess(
+    config: Mapping[str, Any] | None, preprocessing: Preprocessing | None = None
+) -> tuple[Processors, Processors]:
+    """Build the image and text processors of a ``preprocess`` section, each as {"train": …, "eval": …}.
+
+    A kind that the section does not name leaves its input as it is.
+
+    Args:
+        preprocessing: what the vision encoder expects, for what the section leaves out.
+    """
+    section = config or {}
+    return (
+        _processors(section.get("vis_processor"), preprocessing),
+        _processors(section.get("text_processor"), preprocessing),
+    )
+
+
+def _processors(node: Mapping[str, Any] | None, preprocessing: Preprocessing | None) -> Processors:
+    nodes = node or {}
+    identity = {"name": "identity"}
+    return {
+        split: load_processor((cfg := nodes.get(split) or identity)["name"], cfg, preprocessing)
+        for split in ("train", "eval")
+    }

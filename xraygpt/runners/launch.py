@@ -16,12 +16,13 @@ from xraygpt.common.config import CommandLine, Config
 from xraygpt.common.dist_utils import cleanup, init_distributed_mode, is_main_process
 from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.logger import METRICS_FILE, setup_logger
+from xraygpt.common.paths import require_all
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import remove_run_record, write_run_record
 from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
-from xraygpt.models.base_model import BaseModel, require_all
+from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.run_folder import BEST, resumable
 from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
@@ -32,14 +33,17 @@ from xraygpt.tasks.predictions import predictions_path
 logger = logging.getLogger(__name__)
 
 
-def run_program(args: CommandLine, evaluate_only: bool, started: float) -> int:
+def run_program(args: CommandLine, evaluate_only: bool, started: float, last: bool = True) -> int:
     """Do what train.py or evaluate.py is called for; return the exit status (see `guarded`).
 
     Prints the metrics of an evaluation, where the files are, and which command comes next.
+
+    Args:
+        last: no other run follows in these processes, so that they leave one another.
     """
 
     def run() -> int:
-        metrics, closing_lines = _launch(args, evaluate_only, started)
+        metrics, closing_lines = _launch(args, evaluate_only, started, last)
         # Not is_main_process: processes have left one another by now.
         if os.environ.get("RANK", "0") == "0":
             for split, values in metrics.items() if evaluate_only else ():
@@ -61,11 +65,11 @@ def launch(args: CommandLine, evaluate_only: bool = False) -> dict[str, dict[str
         XrayGPTError: anything that the user can fix.
         OSError: a file cannot be read or written.
     """
-    return _launch(args, evaluate_only, time.time())[0]
+    return _launch(args, evaluate_only, time.time(), last=True)[0]
 
 
 def _launch(
-    args: CommandLine, evaluate_only: bool, started: float
+    args: CommandLine, evaluate_only: bool, started: float, last: bool
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return what `launch` does, and lines that say where the files are and what comes next."""
     cfg = Config(args)
@@ -87,9 +91,13 @@ def _launch(
                 started=datetime.fromtimestamp(started).isoformat(timespec="seconds"),
                 seconds=time.time() - started,
             )
-        return metrics, _closing_lines(args, cfg, output_dir, started)
-    finally:
+        closing_lines = _closing_lines(args, cfg, output_dir, started)
+    except BaseException:
         cleanup()
+        raise
+    if last:
+        cleanup()
+    return metrics, closing_lines
 
 
 def _how_to_resume(args: CommandLine, evaluate_only: bool) -> str:

@@ -16,6 +16,7 @@ from xraygpt.common.paths import resolve_path
 from xraygpt.common.run_record import replacing, write_text, writing
 from xraygpt.runners.trackers import TENSORBOARD_FOLDER, WANDB_FOLDER
 from xraygpt.runners.train_state import TrainProgress, read_training
+from xraygpt.tasks.timing import TRACE_FILE
 
 AUTO = "auto"
 LAST = "checkpoint_last.pth"
@@ -73,7 +74,7 @@ def truncate_metrics(path: Path, progress: TrainProgress) -> None:
             scored = record["event"] == "valid" and record["epoch"] < progress.completed_epochs
         except (ValueError, KeyError, TypeError):
             continue
-        if not later and (record["event"] == "train" or scored):
+        if not later and (record["event"] in ("train", "interval") or scored):
             kept.append(line + "\n")
     write_text(path, "".join(kept))
 
@@ -84,8 +85,8 @@ def remove_unfinished_saves(output_dir: Path) -> None:
         leftover.unlink()
 
 
-EVERYTHING = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER)
-"""Patterns of what a training leaves: checkpoints, metrics wherever they are kept, skipped images."""
+EVERYTHING = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER, TRACE_FILE)
+"""Patterns of what a training leaves: checkpoints, metrics wherever they are kept, skipped images, trace."""
 
 
 def set_aside(output_dir: Path, patterns: Sequence[str] = EVERYTHING) -> None:

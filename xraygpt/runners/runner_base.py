@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -28,6 +28,7 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
+from xraygpt.runners.compiling import compile_blocks
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
@@ -50,6 +51,7 @@ from xraygpt.runners.train_state import (
     trainable_state,
 )
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits, TrainContext, datasets_of
+from xraygpt.tasks.timing import TRACE_FILE, IntervalTimer, StepTrace, shares
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +102,7 @@ class RunnerBase:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
     lr_scheduler: LRScheduler
+    timer: IntervalTimer
 
     # How far it is, and what it met
     progress: TrainProgress
@@ -130,6 +133,8 @@ class RunnerBase:
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
             self.lr_scheduler = self._build_lr_scheduler()
+            if self.run.compile:
+                compile_blocks(self.model, self.device)
             if self.world_size > 1:
                 # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
                 # _start_or_resume sends what is trained. Frozen buffers need no sending either.
@@ -160,11 +165,20 @@ class RunnerBase:
         if is_main_process():
             log_cut_captions(self.model, self.datasets, [*self.run.train_splits, *self.run.valid_splits])
         with closing(self._start_or_resume()) as writer:
-            self._train_epochs(writer)
+            with self._trace() as trace:
+                self._train_epochs(writer, trace)
             return self.evaluate(skip_reload=True, writer=writer)
 
-    def _train_epochs(self, writer: MetricsWriter) -> None:
+    def _trace(self) -> AbstractContextManager[StepTrace | None]:
+        """Return a trace of the steps that ``run.profile_steps`` asks for, of process 0."""
+        if self.run.profile_steps is None or not is_main_process():
+            return nullcontext()
+        return closing(StepTrace(self.output_dir / TRACE_FILE, self.run.profile_steps, self.device))
+
+    def _train_epochs(self, writer: MetricsWriter, trace: StepTrace | None) -> None:
         """Train what is left of the epochs; the model is the best one then."""
+        last_step = self.run.max_epoch * self.iters_per_epoch
+        self.timer = IntervalTimer(self.device, writer, last_step, self.iters_per_epoch, trace)
         context = TrainContext(
             model=self.wrapped_model,
             optimizer=self.optimizer,
@@ -178,12 +192,16 @@ class RunnerBase:
             log_freq=self.run.log_freq,
             grad_clip=self.run.grad_clip,
             writer=writer,
+            timer=self.timer,
             on_update=self._after_update,
         )
         batches = iter(self._loader(self.stream, first=self.progress.global_step))
         for epoch in range(self.progress.completed_epochs, self.run.max_epoch):
             self.train_epoch(epoch, batches, context)
             self._finish_epoch(epoch, writer)
+            spent = self.timer.end_interval(self.progress.global_step, epoch)
+            if self.run.valid_splits:
+                logger.info("after epoch %d: %.1f s, %s", epoch, spent["seconds"], shares(spent))
         if self.skipped:
             logger.warning(
                 "%d corrupt images were skipped; listed in %s", len(self.skipped), self.skipped.path
@@ -234,18 +252,24 @@ class RunnerBase:
             self.progress.best_epoch = self.progress.best_metric = None
         logger.info("resuming from %s, after %d batches", checkpoint, self.progress.global_step)
 
-    def _after_update(self, before: int, after: int) -> None:
-        """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached."""
+    def _after_update(self, before: int, after: int, check: Callable[[], None]) -> None:
+        """Take note of an optimizer step, and save if a multiple of ``checkpoint_steps`` was reached.
+
+        Args:
+            check: raises an error if the weights are not worth saving.
+        """
         self.progress.global_step = after
         every = self.run.checkpoint_steps
         if every is not None and before // every < after // every:
+            check()
             self._save_checkpoint(self.progress.completed_epochs, self.output_dir / LAST)
 
     def _finish_epoch(self, epoch: int, writer: MetricsWriter) -> None:
         """Score the validation splits, keep the checkpoint if it is the best, replace the previous one."""
         is_best = False
         for number, split in enumerate(self.run.valid_splits):
-            metrics = self.eval_epoch(split, epoch, writer, event="valid")
+            with self.timer.phase("validation"):
+                metrics = self.eval_epoch(split, epoch, writer, event="valid")
             if not math.isfinite(metrics["agg_metrics"]):
                 raise NonFiniteLossError(
                     f"the score of the split '{split}' after epoch {epoch} is {metrics['agg_metrics']}. "
@@ -265,16 +289,17 @@ class RunnerBase:
     def _save_checkpoint(self, cur_epoch: int, path: Path) -> None:
         if not is_main_process():
             return
-        save_training(
-            path,
-            model=self.model,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            config=self.config.to_dict(),
-            epoch=cur_epoch,
-            progress=self.progress,
-            job_id=self.job_id,
-        )
+        with self.timer.phase("checkpoint"):
+            save_training(
+                path,
+                model=self.model,
+                optimizer=self.optimizer,
+                scaler=self.scaler,
+                config=self.config.to_dict(),
+                epoch=cur_epoch,
+                progress=self.progress,
+                job_id=self.job_id,
+            )
 
     # Evaluation
 
@@ -362,6 +387,7 @@ class RunnerBase:
             rank=self.rank,
             world_size=self.world_size,
             prompts=self.prompts,
+            lengths_of=self.model.caption_lengths if self.run.group_by_length else None,
         )
 
     def _build_lr_scheduler(self) -> LRScheduler:
@@ -380,7 +406,7 @@ class RunnerBase:
         return BatchLoader(
             stream,
             first=first,
-            num_workers=self.run.num_workers,
+            num_workers=self.run.loading_processes(),
             pin_memory=self.device.type == "cuda",
             on_skipped=self.skipped.add,
         )

@@ -24,7 +24,8 @@ FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
 """Keys of the section ``run`` that are part of the state which is put back as it was: the optimizer's, and
 the best score so far."""
 WATCHED = (
-    *("seed", "precision", "amp", "train_splits", "batch_size_train", "accum_grad_iters", "grad_clip"),
+    *("seed", "precision", "amp", "train_splits", "batch_size_train", "group_by_length"),
+    *("accum_grad_iters", "grad_clip"),
     *("max_epoch", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
 )
 """Keys that take effect at once, so that the training is no longer the one that was begun."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,25 +17,27 @@ from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.errors import DataError
 from xraygpt.common.logger import MetricsWriter, progress
+from xraygpt.common.paths import require_all
 from xraygpt.common.precision import Precision, resolve_device
 from xraygpt.common.registry import LRScheduler, registry
 from xraygpt.common.tables import normalise_split
-from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.batch import Batch, DeviceCopies, to_device
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.datasets.stream import EvalStream
-from xraygpt.models.base_model import BaseModel, require_all
+from xraygpt.models.base_model import BaseModel
 from xraygpt.models.vision_tower import preprocessing_for
 from xraygpt.tasks.steps import (
     Accumulation,
-    Losses,
+    StepLog,
     accumulation_group,
-    checked_losses,
     gather,
     gradient_sync,
+    mean_losses,
     update,
 )
+from xraygpt.tasks.timing import IntervalTimer
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +91,19 @@ class TrainContext:
     accum_grad_iters: int = 1
     """Batches that make one optimizer step."""
     log_freq: int = 50
+    """Batches after which their numbers are fetched from the device."""
     grad_clip: float | None = None
     """Largest norm of the gradient of all parameters together."""
     writer: MetricsWriter | None = None
     """Gets a line for each step."""
-    on_update: Callable[[int, int], None] = field(default=lambda before, after: None)
+    timer: IntervalTimer | None = None
+    """Told what the time is spent on; None for one that only this training knows."""
+    on_update: Callable[[int, int, Callable[[], None]], None] = field(
+        default=lambda before, after, check: None
+    )
     """Called after each optimizer step with the numbers of batches seen before and after its batches; the
-    place to save a checkpoint."""
+    place to save a checkpoint, but not before calling the third argument: it raises NonFiniteLossError if a
+    loss or gradient so far was not finite, which is else found every `log_freq` batches."""
 
 
 @dataclass
@@ -116,7 +123,9 @@ class BaseTask:
 
     def __init__(self, cfg: Config | None = None, **kwargs: Any) -> None:
         self.outputs: dict[str, Tensor] = {}
-        """All that the model returned at the latest `train_step`."""
+        """All that the model returned at the latest `train_step`: ``loss`` and others beginning with it;
+        ``num_targets``, how many tokens these are means over; on the CPU ``num_positions`` of the rows it
+        made, and how many are ``num_padded``. Only ``loss`` is required."""
 
     @classmethod
     def setup_task(cls, **kwargs: Any) -> Self:
@@ -170,47 +179,58 @@ class BaseTask:
         ``accum_grad_iters`` batches make one optimizer step, whose gradient is that of their mean loss; each
         of their targets, such as text tokens, counts the same (`Accumulation`). The last step of an epoch
         takes what is left, so that no gradient reaches into the next epoch.
+
+        No step waits for the device: what it computes is fetched every ``log_freq`` batches and at the end
+        of the epoch (`StepLog`). Until then the optimizer may go on with a loss that is not finite; weights
+        like that reach neither a checkpoint nor a validation, since the error comes first.
         """
         model, optimizer, scaler = context.model, context.optimizer, context.scaler
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        seen = Losses(context.log_freq, context.device)
+        timer = context.timer or IntervalTimer(context.device)
+        log = StepLog(context.log_freq, timer, context.writer, scaled=scaler is not None)
+        copies = DeviceCopies(context.device)
         first = epoch * context.iters_per_epoch
-        started = time.perf_counter()
         iterations = progress(
             range(start_iters, context.iters_per_epoch),
             total=context.iters_per_epoch,
             desc=f"epoch {epoch}",
-            status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {seen}",
+            status=lambda: f"lr {optimizer.param_groups[0]['lr']:.3e}  {log}  {timer}",
             every=context.log_freq,
             first=start_iters,
         )
-        for i in iterations:
-            group = accumulation_group(i, context.accum_grad_iters, context.iters_per_epoch)
-            if i in (group[0], start_iters):
-                accumulation = Accumulation(len(group))
-            samples = to_device(next(data_loader), context.device)
-            context.lr_scheduler.step(cur_epoch=epoch, cur_step=i)
-            record: dict[str, Any] = {"event": "train", "step": first + i + 1, "epoch": epoch}
-            # Whatever the model draws at random (dropout, masks) is a function of the step and the process.
-            seed_everything(context.seed, "step", first + i, get_rank())
-            with gradient_sync(model, last=i == group[-1]):
-                with context.precision.autocast():
-                    loss = self.train_step(model=model, samples=samples)
-                targets, losses = checked_losses(self.outputs, samples, first + i + 1)
-                scaled = loss * accumulation.weight(targets)
-                (scaler.scale(scaled) if scaler is not None else scaled).backward()
-            record |= losses | {"lr": optimizer.param_groups[0]["lr"]}
-            if i == group[-1]:
-                record |= update(
-                    optimizer, scaler, context.grad_clip, accumulation.correction, samples, first + i + 1
-                )
-            seen.add(losses, len(samples["image_id"]))
-            if context.writer is not None:
-                context.writer.write(record | {"seconds": round(time.perf_counter() - started, 4)})
-            if i == group[-1]:
-                context.on_update(first + group[0], first + i + 1)
-        return seen.means()
+        with log:
+            for i in iterations:
+                group = accumulation_group(i, context.accum_grad_iters, context.iters_per_epoch)
+                if i in (group[0], start_iters):
+                    accumulation = Accumulation(len(group))
+                with timer.phase("data"):
+                    batch = next(data_loader)
+                with timer.phase("copy"):
+                    samples = copies.to_device(batch)
+                context.lr_scheduler.step(cur_epoch=epoch, cur_step=i)
+                # Whatever the model draws at random (dropout, masks) is a function of step and process.
+                seed_everything(context.seed, "step", first + i, get_rank())
+                with gradient_sync(model, last=i == group[-1]):
+                    with timer.phase("forward"), context.precision.autocast():
+                        loss = self.train_step(model=model, samples=samples)
+                    targets, losses = mean_losses(self.outputs, samples)
+                    scaled = loss * accumulation.weight(targets)
+                    with timer.phase("backward"):
+                        (scaler.scale(scaled) if scaler is not None else scaled).backward()
+                lr, others = optimizer.param_groups[0]["lr"], {}
+                if i == group[-1]:
+                    with timer.phase("optimizer"):
+                        others = update(optimizer, scaler, context.grad_clip, accumulation)
+                log.add(first + i + 1, epoch, lr, samples, loss, targets, losses, others)
+                sizes = (int(self.outputs.get(name, 0)) for name in ("num_positions", "num_padded"))
+                timer.end_step(len(samples["image_id"]), *sizes)
+                if (i + 1) % context.log_freq == 0 or i + 1 == context.iters_per_epoch:
+                    log.fetch()
+                    timer.end_interval(first + i + 1, epoch)
+                if i == group[-1]:
+                    context.on_update(first + group[0], first + i + 1, log.fetch)
+        return log.means()
 
     # Evaluation
 

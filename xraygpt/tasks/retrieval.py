@@ -1,17 +1,20 @@
-"""Finding the report of an image and the image of a report among all those of a split."""
+"""Finding the report of an image and the image of a report among all those of a split: by contrast first, and
+by matching of the best.
+
+Shapes: I images, T texts, Q features of size E for each image, N image tokens of width V, L text tokens.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from transformers import BatchEncoding
 
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_world_size, is_main_process
@@ -19,22 +22,15 @@ from xraygpt.common.errors import ConfigError
 from xraygpt.common.logger import progress
 from xraygpt.common.registry import registry
 from xraygpt.common.run_record import write_json
-from xraygpt.datasets.batch import Batch, to_device
+from xraygpt.datasets.batch import Batch, images_of, to_device
 from xraygpt.evaluation.results import SCORES_FILE
-from xraygpt.evaluation.retrieval import RECALL_AT, best_ranks, chance_recalls, recalls
-from xraygpt.models.base_model import BaseModel, images_of
-from xraygpt.models.retrieval import RetrievalModel, encode_gallery, in_full_order, rerank
+from xraygpt.evaluation.retrieval import CONTRASTIVE, RERANKED, Row, retrieval_metrics, retrieval_rows
+from xraygpt.models.base_model import BaseModel
+from xraygpt.models.blip_pretrain import PairTraining, best_cosines
 from xraygpt.tasks.base_task import BaseTask, EvalContext, Splits
 
-TO_REPORT = "image_to_report"
-TO_IMAGE = "report_to_image"
-DIRECTIONS = (TO_REPORT, TO_IMAGE)
-CONTRASTIVE = "contrastive"
-RERANKED = "reranked"
-METHODS = (CONTRASTIVE, RERANKED)
-
-Scores = NDArray[np.floating]
-Row = dict[str, Any]
+NOT_RANKED = -100.0
+"""Score of pairs outside the first `k_test` by cosine similarity."""
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +80,7 @@ class RetrievalTask(BaseTask):
             ConfigError: it cannot compare images with reports.
         """
         model = super().build_model(cfg)
-        if not isinstance(model, RetrievalModel):
+        if not isinstance(model, PairTraining):
             raise ConfigError(
                 "run.task retrieval needs a model that compares images with reports, such as blip2; "
                 f"model.arch is a {type(model).__name__}"
@@ -92,9 +88,7 @@ class RetrievalTask(BaseTask):
         return model
 
     @torch.no_grad()
-    def evaluation(
-        self, model: Any, data_loader: Iterable[Batch], *, context: EvalContext
-    ) -> list[dict[str, Any]]:
+    def evaluation(self, model: Any, data_loader: Iterable[Batch], *, context: EvalContext) -> list[Row]:
         """Return a row for each image-report pair (`retrieval_rows`)."""
         model.eval()
         batches: list[Batch] = []  # without their images: thousands need not stay in memory
@@ -115,10 +109,20 @@ class RetrievalTask(BaseTask):
             method: (to_report.float().cpu().numpy(), to_image.float().cpu().numpy())
             for method, (to_report, to_image) in {CONTRASTIVE: contrastive, RERANKED: orders}.items()
         }
-        return retrieval_rows(_queries(batches), scores)
+        labels = None
+        if all("labels" in batch for batch in batches):
+            labels = [tuple(row) for batch in batches for row in batch["labels"].tolist()]
+        return retrieval_rows(
+            scores,
+            image_ids=[name for batch in batches for name in batch["image_id"]],
+            study_ids=[name for batch in batches for name in batch.get("study_id", batch["image_id"])],
+            reports=[text for batch in batches for text in batch["caption"]],
+            sources=[batch.get("source", "") for batch in batches for _ in batch["image_id"]],
+            labels=labels,
+        )
 
     def after_evaluation(
-        self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
+        self, val_result: list[Row], split_name: str, epoch: int | str, *, context: EvalContext
     ) -> dict[str, Any]:
         """Write the rows and return their recalls (`retrieval_metrics`)."""
         if is_main_process():
@@ -143,109 +147,90 @@ class RetrievalTask(BaseTask):
         return metrics
 
 
-def _queries(batches: list[Batch]) -> Queries:
-    labelled = all("labels" in batch for batch in batches)
-    return Queries(
-        image_ids=[name for batch in batches for name in batch["image_id"]],
-        study_ids=[name for batch in batches for name in batch.get("study_id", batch["image_id"])],
-        reports=[text for batch in batches for text in batch["caption"]],
-        sources=[batch.get("source", "") for batch in batches for _ in batch["image_id"]],
-        labels=[tuple(row) for batch in batches for row in batch["labels"].tolist()] if labelled else None,
+@dataclass
+class Gallery:
+    """Images and texts to be compared, each with each."""
+
+    similarity: Tensor
+    """(I, T): cosine of the image's feature that is most similar to the text."""
+    image_tokens: Tensor
+    """(I, N, V), in main memory."""
+    text_ids: Tensor
+    """(T, L)"""
+    text_mask: Tensor
+    """(T, L)"""
+
+
+@torch.no_grad()
+def encode_gallery(
+    model: PairTraining,
+    images: Iterable[Tensor],
+    texts: Collection[str],
+    *,
+    max_txt_len: int | None = None,
+    batch_size: int = 64,
+) -> Gallery:
+    """Encode batches (B, 3, height, width) of images, and texts cut at `max_txt_len` (default: the model's).
+
+    `texts` is read once the images are through, so that one loop over the data can fill it.
+    """
+    encoded = [(feats, tokens.cpu()) for feats, tokens in map(model.encode_images, images)]
+    image_feats = torch.cat([feats for feats, _ in encoded])  # (I, Q, E)
+    tokens = model.tokenize(list(texts), max_length=max_txt_len).to(image_feats.device)
+    ids, mask = tokens.input_ids, tokens.attention_mask
+    similarities = []
+    # One text batch at a time: (I, T, Q) does not fit into memory for some ten thousand reports.
+    for some_ids, some_mask in zip(ids.split(batch_size), mask.split(batch_size), strict=True):
+        some = BatchEncoding({"input_ids": some_ids, "attention_mask": some_mask})
+        similarities.append(best_cosines(image_feats, model.encode_texts(some)))
+    return Gallery(torch.cat(similarities, dim=1), torch.cat([tokens for _, tokens in encoded]), ids, mask)
+
+
+@torch.no_grad()
+def rerank(model: PairTraining, gallery: Gallery, k_test: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """Scores (I, T) of texts for images and (T, I) of images for texts.
+
+    The `k_test` best partners of each by cosine similarity get that similarity plus the matching logit,
+    all others `NOT_RANKED`.
+    """
+
+    def scores(similarity: Tensor, *, rows_are_images: bool) -> Tensor:
+        best, columns = similarity.topk(min(k_test, similarity.shape[1]), dim=1)
+        rows = torch.arange(len(similarity), device=similarity.device)[:, None].expand_as(columns)
+        images, texts = (rows, columns) if rows_are_images else (columns, rows)
+        batches = zip(images.flatten().split(batch_size), texts.flatten().split(batch_size), strict=True)
+        what = "re-ranking reports" if rows_are_images else "re-ranking images"
+        logits = [
+            model.compute_itm(
+                gallery.image_tokens[i.cpu()].to(similarity.device), gallery.text_ids[t], gallery.text_mask[t]
+            )
+            for i, t in progress(list(batches), desc=what)
+        ]
+        matching = torch.cat(logits).view_as(best).to(best.dtype)
+        ranked = torch.full_like(similarity, NOT_RANKED, memory_format=torch.contiguous_format)
+        return ranked.scatter(1, columns, best + matching)
+
+    return (
+        scores(gallery.similarity, rows_are_images=True),
+        scores(gallery.similarity.T, rows_are_images=False),
     )
 
 
-@dataclass(frozen=True)
-class Queries:
-    """The image-report pairs of one data set, in the order of the scores."""
-
-    image_ids: Sequence[str]
-    study_ids: Sequence[str]
-    reports: Sequence[str]
-    sources: Sequence[str]
-    labels: Sequence[tuple[float, ...]] | None
-    """Findings of each image; None from a data set without labels."""
+def in_full_order(scores: Tensor, similarity: Tensor) -> Tensor:
+    """Scores of `rerank` with the pairs outside the first `k_test` behind the others, by similarity."""
+    return torch.where(scores == NOT_RANKED, NOT_RANKED + similarity, scores)
 
 
-def retrieval_rows(queries: Queries, scores: Mapping[str, tuple[Scores, Scores]]) -> list[Row]:
-    """Return what became of each pair, as plain values.
-
-    Right is any report, or image, of the same study or with the same words; where the data have labels, the
-    ranks of any with the same findings are told as well.
-
-    Args:
-        scores: by method, those of reports for images (n, t) and of images for reports (t, n), for n pairs
-            and their t distinct texts in the order of their first appearance.
-    """
-    texts = {text: number for number, text in enumerate(dict.fromkeys(queries.reports))}
-    text_of = np.array([texts[text] for text in queries.reports])
-    same_report = _equal(queries.study_ids) | _equal(queries.reports)
-    kinds = {"same_report": same_report}
-    if queries.labels is not None:
-        kinds["same_findings"] = same_report | _equal(queries.labels)
-    candidates = {TO_REPORT: len(texts), TO_IMAGE: len(queries.image_ids)}
-    columns = (queries.image_ids, queries.study_ids, queries.sources)
-    rows: list[Row] = [
-        {"image_id": image_id, "study_id": study_id, "source": source, "candidates": candidates}
-        for image_id, study_id, source in zip(*columns, strict=True)
-    ]
-    first_pair = np.unique(text_of, return_index=True)[1]
-    for method, (to_report, _) in scores.items():
-        for row, first in zip(rows, to_report.argmax(axis=1), strict=True):
-            row[f"first_{method}"] = queries.image_ids[int(first_pair[first])]
-    for kind, pairs in kinds.items():
-        # A text is right if any pair with it is.
-        right_texts = [pairs[:, text_of == number].any(axis=1) for number in texts.values()]
-        relevant = {TO_REPORT: np.stack(right_texts, axis=1), TO_IMAGE: pairs}
-        for number, row in enumerate(rows):
-            counts = {direction: int(right[number].sum()) for direction, right in relevant.items()}
-            row[kind] = {"relevant": counts, **{method: {} for method in scores}}
-        for method, (for_images, for_texts) in scores.items():
-            for direction, values in ((TO_REPORT, for_images), (TO_IMAGE, for_texts[text_of])):
-                for row, rank in zip(rows, best_ranks(values, relevant[direction]), strict=True):
-                    row[kind][method][direction] = rank
-    return rows
-
-
-def retrieval_metrics(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the recalls of all rows, by method and direction, beside those of random orders.
-
-    ``agg_metrics`` is the mean of the re-ranked recalls of both directions, LAVIS' ``r_mean``. Where all rows
-    tell about findings, ``findings_known`` is what a reader has who knows them exactly and nothing else (an
-    image does not tell in which words it was reported), and ``same_findings`` holds all figures for the wider
-    notion of right.
-    """
-    metrics = _figures(rows, "same_report")
-    best = metrics[RERANKED]
-    every = [best[direction][f"r{k}"] for direction in DIRECTIONS for k in RECALL_AT]
-    metrics = {"agg_metrics": sum(every) / len(every), "n": len(rows), **metrics}
-    if all("same_findings" in row for row in rows):
-        metrics["findings_known"] = {
-            direction: chance_recalls(
-                [row["same_report"]["relevant"][direction] for row in rows],
-                candidates=[row["same_findings"]["relevant"][direction] for row in rows],
-            )
-            for direction in DIRECTIONS
-        }
-        metrics["same_findings"] = _figures(rows, "same_findings")
-    return metrics
-
-
-def _figures(rows: Sequence[Row], kind: str) -> dict[str, Any]:
-    chance: dict[str, Any] = {}
-    for direction in DIRECTIONS:
-        relevant = [row[kind]["relevant"][direction] for row in rows]
-        chance[direction] = chance_recalls(relevant, [row["candidates"][direction] for row in rows])
-    return {"chance": chance} | {
-        method: {
-            direction: recalls([row[kind][method][direction] for row in rows]) for direction in DIRECTIONS
-        }
-        for method in METHODS
-    }
-
-
-def _equal(keys: Sequence[Hashable]) -> NDArray[np.bool_]:
-    """Return (n, n): which keys are equal."""
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    codes = np.array([numbers[key] for key in keys])
-    equal: NDArray[np.bool_] = codes[:, None] == codes[None]
-    return equal
+def compute_sim_matrix(
+    model: PairTraining,
+    data_loader: Iterable[Mapping[str, Any]],
+    *,
+    texts: Sequence[str],
+    k_test: int,
+    max_txt_len: int | None = None,
+    batch_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """`encode_gallery` and `rerank` under the reference's name: scores (I, T) and (T, I)."""
+    images = (batch["image"].to(model.device) for batch in data_loader)
+    gallery = encode_gallery(model, images, texts, max_txt_len=max_txt_len, batch_size=batch_size)
+    return rerank(model, gallery, k_test, batch_size)

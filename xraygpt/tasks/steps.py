@@ -1,14 +1,14 @@
-"""The parts of a training step around the model's own."""
+"""The parts of a training step around the model's own. Only `StepLog.fetch` waits for the device."""
 
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
-from collections import deque
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xraygpt.common.dist_utils import all_reduce_mean, get_world_size, is_dist_avail_and_initialized
 from xraygpt.common.errors import NonFiniteLossError
-from xraygpt.common.logger import SmoothedValue
+from xraygpt.common.logger import MetricsWriter, SmoothedValue
 from xraygpt.datasets.batch import Batch
+from xraygpt.tasks.timing import IntervalTimer
 
 T = TypeVar("T")
 
@@ -44,12 +45,16 @@ def accumulation_group(i: int, accum_grad_iters: int, iters_per_epoch: int) -> r
 
 
 class Targets(NamedTuple):
-    """How many things a loss is a mean over: text tokens if the model says so, else images."""
+    """How many things a loss is a mean over: text tokens if the model says so, else images.
 
-    own: float
+    Scalars in float32, on the device.
+    """
+
+    own: Tensor
     """Of this process."""
-    mean: float
+    mean: Tensor
     """Mean over all processes."""
+    are_tokens: bool
 
 
 class Accumulation:
@@ -57,8 +62,10 @@ class Accumulation:
 
     The gradient wanted is that of one batch with all targets of the step, of all processes. How many these
     are is known after the last batch only: until then a batch's weight refers to the number of the first
-    one, and `correction` is what the sum has to be multiplied by. Both are 1 for a step of one batch in one
+    one, and `correct` multiplies the sum by what it lacks. The weight is 1 for a step of one batch in one
     process, and the correction is 1 where all batches have as many targets.
+
+    Numbers of targets stay on the device, in float64: Python's own arithmetic would give the same bits.
 
     Args:
         batches: number of batches of the step in each process.
@@ -66,86 +73,68 @@ class Accumulation:
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
-        self.means: list[float] = []
+        self.means: list[Tensor] = []
 
-    def weight(self, targets: Targets) -> float:
+    def weight(self, targets: Targets) -> Tensor:
         """Return the factor of the next batch's loss; DistributedDataParallel averages over processes."""
-        self.means.append(targets.mean)
-        return targets.own / (self.means[0] * self.batches)
+        self.means.append(targets.mean.double())
+        return (targets.own.double() / (self.means[0] * self.batches)).float()
 
-    @property
-    def correction(self) -> float:
-        """The factor of the accumulated gradients."""
-        return self.means[0] * self.batches / sum(self.means)
+    def correct(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Multiply the accumulated gradients by what is known after the last batch."""
+        if self.batches == 1:
+            return
+        factor = self.means[0] * self.batches / torch.stack(self.means).sum()
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
 
 def update(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
     grad_clip: float | None,
-    correction: float,
-    samples: Batch,
-    step: int,
-) -> dict[str, float]:
+    accumulation: Accumulation,
+) -> dict[str, Tensor]:
     """Make one optimizer step; return the gradient's norm before clipping as `grad_norm`, if clipping.
 
-    Args:
-        correction: what gradients are multiplied by first, see `Accumulation`.
-
-    Raises:
-        NonFiniteLossError: the norm is NaN or infinite. With a scaler this is no error: it leaves the step
-            out and lowers its scale.
+    With a scaler a step whose gradient is not finite is left out, and the scale lowered; to know it, the
+    scaler waits for the device.
     """
-    record: dict[str, float] = {}
+    numbers: dict[str, Tensor] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if correction != 1.0:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(correction)
+    accumulation.correct(parameters)
     if grad_clip is not None:
         if scaler is not None:
             scaler.unscale_(optimizer)
-        norm = record["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, grad_clip))
-        if scaler is None and not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"the norm of the gradient is {norm} at step {step}; image ids of the batch: "
-                f"{', '.join(samples['image_id'])}. {ADVICE}"
-            )
+        numbers["grad_norm"] = nn.utils.clip_grad_norm_(parameters, grad_clip)
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
     else:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return record
+    return numbers
 
 
-def checked_losses(outputs: dict[str, Tensor], samples: Batch, step: int) -> tuple[Targets, dict[str, float]]:
-    """Return what this batch's loss is a mean over, and the losses of all processes together, as numbers.
+def mean_losses(outputs: dict[str, Tensor], samples: Batch) -> tuple[Targets, dict[str, Tensor]]:
+    """Return what this batch's loss is a mean over, and the losses of all processes together.
 
     A model whose loss is a mean over text tokens says over how many in ``"num_targets"``. The others' are
     means over images, or over pairs of them: contrast and matching compare the pairs of one batch.
-
-    Raises:
-        NonFiniteLossError: in every process, if the loss of any of them is NaN or infinite.
     """
     parts = {key: value.detach() for key, value in outputs.items() if key.startswith("loss")}
     values = torch.stack([value.float().mean() for value in parts.values()])
-    own = torch.as_tensor(outputs.get("num_targets", len(samples["image_id"])), device=values.device).float()
-    if is_dist_avail_and_initialized():
-        *sums, mean = all_reduce_mean(torch.cat([values * own, own[None]]))
-        numbers = (torch.stack(sums) / mean).tolist()
+    number: Tensor | int = outputs.get("num_targets", len(samples["image_id"]))
+    if isinstance(number, Tensor):
+        own = number.detach().to(values, non_blocking=True)
     else:
-        numbers, mean = values.tolist(), own
-    losses = dict(zip(parts, numbers, strict=True))
-    if not math.isfinite(losses["loss"]):
-        finite = bool(parts["loss"].isfinite().all())
-        culprits = gather([] if finite else [{"image_ids": samples["image_id"]}])
-        ids = ", ".join(image_id for row in culprits for image_id in row["image_ids"])
-        raise NonFiniteLossError(
-            f"the loss is {losses['loss']} at step {step}; image ids of the batch: {ids}. {ADVICE}"
-        )
-    return Targets(float(own), float(mean)), losses
+        own = torch.full((), number, dtype=values.dtype, device=values.device)
+    mean = own
+    if is_dist_avail_and_initialized():
+        sums = all_reduce_mean(torch.cat([values * own, own[None]]))
+        values, mean = sums[:-1] / sums[-1], sums[-1]
+    return Targets(own, mean, "num_targets" in outputs), dict(zip(parts, values, strict=True))
 
 
 def gather(items: list[T]) -> list[T]:
@@ -157,37 +146,123 @@ def gather(items: list[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
-class Losses:
-    """The losses of an epoch; as text, their means over the last `window` steps, speed and memory.
+@dataclass
+class Step:
+    """A training step whose numbers are still on the device, as scalars in float32."""
+
+    number: int
+    """Batches seen, this one included."""
+    epoch: int
+    lr: float
+    seconds: float
+    """Since the beginning of the epoch."""
+    image_ids: list[str]
+    targets: Targets
+    own_loss: Tensor
+    """Of this process alone."""
+    losses: dict[str, Tensor]
+    others: dict[str, Tensor]
+    """``grad_norm``, maybe."""
+
+
+class StepLog:
+    """The numbers of an epoch's steps: left on the device, and from time to time fetched all at once.
+
+    Fetching is what finds a loss or a gradient that is not finite. The optimizer has used it by then, and
+    the weights are worthless: the training ends there, and no checkpoint may be written without `fetch`.
+
+    As a context manager it fetches what is left when the block fails, since a step that no one has looked at
+    yet may be the cause. As text: mean losses over the last `window` steps fetched.
 
     Args:
-        device: the one whose memory is shown; on the CPU it is that of this process.
+        window: steps between two lines of the log.
+        timer: told how many tokens there were.
+        writer: gets a line for each step.
+        scaled: the loss is scaled, so that a gradient may overflow: its step was left out.
     """
 
-    def __init__(self, window: int, device: torch.device) -> None:
+    def __init__(
+        self, window: int, timer: IntervalTimer, writer: MetricsWriter | None = None, scaled: bool = False
+    ) -> None:
         self.window = window
-        self.device = device
+        self.timer = timer
+        self.writer = writer
+        self.scaled = scaled
         self.meters: dict[str, SmoothedValue] = {}
-        self._images: deque[int] = deque(maxlen=window)
-        self._times = deque([time.perf_counter()], maxlen=window + 1)
+        self._steps: list[Step] = []
+        self._started = time.perf_counter()
 
-    def add(self, losses: dict[str, float], images: int) -> None:
-        """Take note of one step, in which each process had so many images."""
-        for key, value in losses.items():
-            self.meters.setdefault(key, SmoothedValue(self.window)).update(value)
-        self._images.append(images * get_world_size())
-        self._times.append(time.perf_counter())
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with suppress(RuntimeError):  # of a device that has failed: the first error says it better
+                self.fetch(alone=True)
+
+    def add(
+        self,
+        number: int,
+        epoch: int,
+        lr: float,
+        samples: Batch,
+        loss: Tensor,
+        targets: Targets,
+        losses: dict[str, Tensor],
+        others: dict[str, Tensor],
+    ) -> None:
+        """Take note of one step, without looking at its numbers; see `Step`."""
+        seconds, ids = round(time.perf_counter() - self._started, 4), samples["image_id"]
+        own_loss = loss.detach().float().mean()
+        others = {name: value.float() for name, value in others.items()}
+        self._steps.append(Step(number, epoch, lr, seconds, ids, targets, own_loss, losses, others))
+
+    def fetch(self, alone: bool = False) -> None:
+        """Wait for the steps noted since the last time; check their numbers and write their lines.
+
+        Args:
+            alone: other processes may not be at this place, and are not asked for their image ids.
+
+        Raises:
+            NonFiniteLossError: a loss of any process, or the norm of a gradient, is NaN or infinite; the
+                first such step is named, and those before it are written. In every process.
+        """
+        steps, self._steps = self._steps, []
+        if not steps:
+            return
+        scalars: list[Tensor] = []
+        for step in steps:
+            scalars += [step.own_loss, step.targets.mean, *step.losses.values(), *step.others.values()]
+        numbers = iter(torch.stack(scalars).tolist())
+        for step in steps:
+            own_loss, mean_targets = next(numbers), next(numbers)
+            losses = {name: next(numbers) for name in step.losses}
+            others = {name: next(numbers) for name in step.others}
+            self._check(step, own_loss, losses["loss"], others.get("grad_norm", 0.0), alone)
+            for name, value in losses.items():
+                self.meters.setdefault(name, SmoothedValue(self.window)).update(value)
+            if step.targets.are_tokens:
+                self.timer.count_tokens(mean_targets * get_world_size())
+            if self.writer is not None:
+                record = {"event": "train", "step": step.number, "epoch": step.epoch, **losses, "lr": step.lr}
+                self.writer.write(record | others | {"seconds": step.seconds})
+
+    def _check(self, step: Step, own_loss: float, loss: float, norm: float, alone: bool) -> None:
+        where = f"at step {step.number}; image ids of the batch:"
+        if not math.isfinite(loss):
+            own = [] if math.isfinite(own_loss) else step.image_ids
+            ids = own if alone else gather(own)
+            if ids or not alone:  # else another process tells it
+                raise NonFiniteLossError(f"the loss is {loss} {where} {', '.join(ids)}. {ADVICE}")
+        if not (self.scaled or math.isfinite(norm)):
+            names = ", ".join(step.image_ids)
+            raise NonFiniteLossError(f"the norm of the gradient is {norm} {where} {names}. {ADVICE}")
 
     def means(self) -> dict[str, float]:
-        """Return the means over all steps."""
+        """Return the means over all steps fetched."""
         return {key: meter.global_avg for key, meter in self.meters.items()}
 
     def __str__(self) -> str:
-        values = [f"{key} {meter.avg:.4f}" for key, meter in self.meters.items()]
-        rate = sum(self._images) / (self._times[-1] - self._times[0])
-        if self.device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self.device)
-        else:
-            unit = 1 if sys.platform == "darwin" else 1024
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        return "  ".join([*values, f"{rate:.3g} images/s", f"{memory / 2**30:.1f} GiB"])
+        return "  ".join(f"{key} {meter.avg:.4f}" for key, meter in self.meters.items())

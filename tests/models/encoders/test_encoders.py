@@ -26,6 +26,7 @@ from transformers import (
 from tests.models.tiny import VISION_SIZES as SIZES
 from xraygpt.common.config import build_typed
 from xraygpt.common.errors import CheckpointError, ConfigError, DataError, MissingFileError
+from xraygpt.models import vision_tower
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
 from xraygpt.models.parts import VisionEncoder
 from xraygpt.models.vision_tower import VisionTower, VisionTowerConfig, build_encoder
@@ -224,6 +225,10 @@ def test_images_are_prepared_as_timm_says() -> None:
     ("section", "message"),
     [
         ({"vit_model": "timm:vit_tiny_patch16_225"}, r"model\.vit_model: .*vit_tiny_patch16_224"),
+        (
+            {"vit_model": "timm:vit_tiny_patch16_224.x"},
+            r"model\.vit_model: timm has no model 'vit_tiny_patch16_224\.x'",
+        ),
         ({"vit_model": "timm"}, r"model\.vit_model: .*timm has no model ''"),
         ({"vit_model": "tim:x"}, r"model\.vit_model: .*no vision encoder is called 'tim'.*timm"),
         ({"vit_model": "hf:"}, r"model\.vit_model: .*FOLDER_OR_ID"),
@@ -251,6 +256,10 @@ def test_sizes_that_do_not_fit_are_one_error(vit_args: dict[str, Any]) -> None:
         encoder(vit_model="medclip", vision={"args": {"nonsense": 1}})
     with pytest.raises(ConfigError, match=r"model\.vision\.args: medclip cannot be built so: .*depths"):
         encoder(vit_model="medclip", vision={"args": {"depths": "x"}})
+    folder = "hf:train_configs/recipes/tiny/encoders/"
+    with pytest.raises(ConfigError, match=r"model\.vision\.drop_path_rate: a siglip_vision_model of .* none"):
+        encoder(vit_model=f"{folder}siglip", drop_path_rate=0.1)
+    assert encoder(vit_model=f"{folder}dinov2", drop_path_rate=0.1).trunk.config.drop_path_rate == 0.1
     with pytest.raises(DataError, match="built for images of 32x32 pixels and got 48x48"):
         encoder(vit_model=name, img_size=32, vision={"args": vit_args})(image(48))
 
@@ -298,6 +307,31 @@ def test_medclip_is_the_size_that_its_paper_names() -> None:
     assert (own.num_tokens, own.width) == (49, 768)
     assert sum(parameter.numel() for parameter in own.parameters()) == 27_519_354
     assert config(vit_model="medclip").preprocessing().mean == (0.5862785803043838,) * 3
+
+
+# Weights and settings
+
+
+def test_weights_may_be_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FOLDERS["vit"]().save_pretrained(str(tmp_path))
+    named: list[str] = []
+
+    def fetched(name: str, where: str) -> Path:
+        named.append(name)
+        return tmp_path
+
+    monkeypatch.setattr(vision_tower, "fetched", fetched)
+    loaded(vit_model=f"hf:{tmp_path}", vit_ckpt="hf://owner/weights")
+    assert named == ["hf://owner/weights"]
+
+
+def test_keys_beside_the_section_vision_override_it() -> None:
+    vision = {"img_size": 28, "drop_path_rate": 0.1}
+    assert config(vision=vision).vision.drop_path_rate == 0.1
+    both = config(vision=vision, image_size=56, drop_path_rate=0.0, use_grad_checkpoint=True).vision
+    assert (both.img_size, both.drop_path_rate, both.use_grad_checkpoint) == (56, 0.0, True)
+    with pytest.raises(ConfigError, match="img_size 28 and image_size 56 are two names for one thing"):
+        config(img_size=28, image_size=56)
 
 
 # Training

@@ -5,15 +5,23 @@ Shapes: B images, N image tokens of width V, Q query tokens, D the Q-Former's wi
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from xraygpt.common.checkpoint import load_state, save_checkpoint
+from xraygpt.common.paths import cached_file
 from xraygpt.common.registry import registry
+from xraygpt.models.base_model import freeze, is_frozen
+from xraygpt.models.key_translation import TEXT_HALF, TIED, load_image_half, select_qformer_keys
 from xraygpt.models.parts import Bridge, LayerNorm
 from xraygpt.models.Qformer import BertLMHeadModel, QformerConfig, QueryModel
+
+logger = logging.getLogger(__name__)
 
 
 @registry.register_bridge("qformer")
@@ -25,6 +33,8 @@ class QFormerBridge(Bridge):
         width: V.
         text: whether to build the text half too, which BLIP-2's first stage trains.
     """
+
+    pretrained = True
 
     def __init__(self, config: QformerConfig, width: int, *, text: bool = False) -> None:
         config = replace(config, encoder_width=width)
@@ -42,6 +52,34 @@ class QFormerBridge(Bridge):
 
     def num_tokens(self, count: int) -> int:
         return self.query_tokens.shape[1]
+
+    def freeze(self, model_config: Any) -> None:
+        """Freeze the Q-Former with its queries (`freeze_qformer`), and the norm (`freeze_vit`)."""
+        if model_config.freeze_vit:
+            freeze(self.ln_vision)
+        if model_config.freeze_qformer:
+            freeze(self.Qformer)
+            self.query_tokens.requires_grad_(False)
+
+    def load(self, url_or_filename: str | Path) -> None:
+        """Load a BLIP-2, XrayGPT or own checkpoint, or a folder of Hugging Face's BLIP-2.
+
+        The text half in the file is ignored, by name, where there is none here.
+        """
+        path = cached_file(url_or_filename)
+        load_state(
+            self,
+            select_qformer_keys(load_image_half(path)),
+            where=str(path),
+            ignore=() if isinstance(self.Qformer, BertLMHeadModel) else TEXT_HALF,
+            expect_missing=(r"^Qformer\.bert\.embeddings\.position_ids$", *TIED),
+        )
+        logger.info("Q-Former loaded from %s", path)
+
+    def export(self, folder: Path) -> None:
+        """Write ``qformer.pth``, the norm included, if the Q-Former was trained."""
+        if not is_frozen(self.Qformer):
+            save_checkpoint(folder / "qformer.pth", {"model": self.state_dict()})
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, V) -> (B, Q, D), float32 without autocast."""
