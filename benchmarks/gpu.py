@@ -40,6 +40,7 @@ from xraygpt.doctor.examination import DryTraining
 from xraygpt.doctor.machine import GIB, device_name, timed
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.preparation.cli import main as prepare
+from xraygpt.runners.compiling import compile_blocks
 from xraygpt.tasks.base_task import BaseTask
 
 RESULTS = Path(__file__).parent / "results"
@@ -175,10 +176,9 @@ def sweep(plan: Plan, tokens: int, device: torch.device, precision: Precision) -
         fitting.append(batch)
         tables += [results.table(), _memory(plan, results, tokens, batch, device, precision)]
     if fitting:
-        for layer in ours.llama_model.model.layers:
-            layer.compile(backend=plan.compiler)
+        compile_blocks(ours, device, plan.compiler)
         data = Data.draw(size, fitting[-1], device, tokens)
-        title = f"Batches of {fitting[-1]}, layers of the language model compiled"
+        title = f"Batches of {fitting[-1]}, with run.compile"
         tables.append(measure(title, _ways(ours, data, precision), device, precision, plan.rounds).table())
     return "\n\n".join(tables)
 

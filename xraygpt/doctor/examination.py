@@ -162,7 +162,7 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         batch=run.batch_size_train,
         steps=0,
         processes=processes,
-        num_workers=run.num_workers,
+        num_workers=run.loading_processes(),
         cores=cores,
         total_memory=total_memory(device),
     )
@@ -250,13 +250,14 @@ def _stream(cfg: Config, model: BaseModel, datasets: dict[str, Splits], processe
         seed=cfg.run_cfg.seed,
         world_size=processes,
         prompts=list(model.prompt_list) or [""],
+        lengths_of=model.caption_lengths if cfg.run_cfg.group_by_length else None,
     )
 
 
 def _batches(
     cfg: Config, stream: TrainStream | None, found: Examination, budget: float
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], float]:
-    """Return a batch of the training, the same with the longest report throughout, and the rest of `budget`.
+    """Return a batch of middling length, one with the longest report throughout, and the rest of `budget`.
 
     Sets `found.loading`, from batches loaded for a fifth of the time at most.
     """
@@ -283,7 +284,8 @@ def _batches(
         for index in range(0, len(data), -(-len(data) // MOST_REPORTS))
     ]
     longest = with_length(batches[0], max(captions, key=len))
-    return batches[0], longest, max(budget - (time.perf_counter() - began), 1.0)
+    batches.sort(key=lambda batch: max(map(len, batch["caption"])))
+    return batches[len(batches) // 2], longest, max(budget - (time.perf_counter() - began), 1.0)
 
 
 def _largest_batch(training: DryTraining, longest: Mapping[str, Any], found: Examination) -> int:

@@ -20,12 +20,12 @@ from transformers import (
 
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError
+from xraygpt.common.hf_folder import from_folder
 from xraygpt.common.precision import frozen_dtype, vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.doctor.dry_run import DryRun
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.causal_lm import CausalLM
-from xraygpt.models.hf_folder import from_folder
 from xraygpt.models.llm import load_tokenizer, require_llm
 from xraygpt.models.mini_gpt4 import MiniGPT4
 
