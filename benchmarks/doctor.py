@@ -30,7 +30,7 @@ from benchmarks.report_models import SIZES, Data, build_ours
 from benchmarks.training_step import step
 from xraygpt.common.precision import Precision
 from xraygpt.common.run_config import RunConfig
-from xraygpt.doctor.calibration import time_step
+from xraygpt.doctor.calibration import Durations, time_step
 from xraygpt.doctor.dry_run import DryRun
 from xraygpt.doctor.examination import DryTraining, examine
 from xraygpt.doctor.machine import Clock, timed
@@ -58,14 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "| what | seconds expected | found | ratio | MiB expected | found | ratio | GFLOP expected | found |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
+    parts: list[str] = []
     for name in args.sizes:
-        print(compare_size(name, clock))
+        comparison, durations = compare_size(name, clock)
+        print(comparison)
+        shares = [f"{part} {seconds / durations.total:.0%}" for part, seconds in durations.parts.items()]
+        parts.append(f"{name}: {', '.join(shares)}.")
     if args.cfg_path:
         print(compare_training(args.cfg_path, args.steps, args.options))
+    print("\n" + "\n".join(parts))
 
 
-def compare_size(name: str, clock: Clock) -> str:
-    """Return a row of the table for a model of `SIZES`; memory is that beside the weights."""
+def compare_size(name: str, clock: Clock) -> tuple[str, Durations]:
+    """Return a row of the table for a model of `SIZES`, and the times expected of its parts.
+
+    Memory is that beside the weights.
+    """
     size = SIZES[name]
     samples = Data.draw(size, size.batch, CPU).samples()
     dry = DryRun(CPU)
@@ -87,9 +95,10 @@ def compare_size(name: str, clock: Clock) -> str:
     after = [timed(run, CPU, clock) for _ in range(ROUNDS)]
     found = statistics.median(before + after)
     gflop = sum(expected.flop.values()) / 1e9
-    return row(
+    comparison = row(
         f"{name}, batches of {size.batch}", durations.total, found, memory.activations, peak, gflop, flop
     )
+    return comparison, durations
 
 
 def compare_training(path: str, steps: int, changes: Sequence[str] = (), budget: float = 10.0) -> str:
