@@ -1,15 +1,21 @@
-"""``xraygpt doctor``: what a training needs of this machine, as text."""
+"""``xraygpt doctor``: what a training needs of this machine, as text.
+
+Heavy imports wait until it runs, so --help is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xraygpt.common.run_record import write_json
-from xraygpt.doctor.examination import Examination, examine
-from xraygpt.doctor.machine import GIB
+
+if TYPE_CHECKING:
+    from xraygpt.doctor.examination import Examination
+
+GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what a configuration needs; return 1 if something is missing, else 0."""
+    from xraygpt.doctor.examination import examine
+
     found = examine(args, budget=args.seconds, processes=args.processes)
     print(describe(found))
     if args.json is not None:
