@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from xraygpt.common.dist_utils import get_rank
 from xraygpt.common.registry import registry
-from xraygpt.models.base_model import BaseModel
+from xraygpt.datasets.batch import images_of
+from xraygpt.models.base_model import BaseModel, FrozenPart
 from xraygpt.models.generation import GeneratedReport, GenerationConfig
 
 SIDE = 8
@@ -78,8 +79,16 @@ class ToyModel(BaseModel):
     def from_config(cls, cfg: Any, device: str | torch.device = "cpu") -> Self:
         return cls(**vars(cfg))
 
+    def encode(self, image: Tensor) -> Tensor:
+        if image.dim() == 3:
+            return image
+        return torch.tanh(self.frozen(image.flatten(1))).unsqueeze(1)  # (B, 1, 16)
+
+    def frozen_part(self) -> FrozenPart:
+        return FrozenPart("toy encoder", self.encode, (1, 16), {"frozen": self.frozen}, {})
+
     def predict(self, image: Tensor) -> Tensor:
-        return self.head(self.dropout(torch.tanh(self.frozen(image.flatten(1))))).squeeze(1)  # (B,)
+        return self.head(self.dropout(self.encode(image).flatten(1))).squeeze(1)  # (B,)
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         self.steps += self.training
@@ -88,7 +97,7 @@ class ToyModel(BaseModel):
         # Reports count by their value, as reports count by their length in a language model.
         target = torch.tensor([float(text.split()[1]) for text in samples["caption"]])
         weights = target + 1
-        squared = weights * (self.predict(samples["image"]) - target / 10) ** 2
+        squared = weights * (self.predict(images_of(samples)) - target / 10) ** 2
         loss = squared.sum() / weights.sum()
         if self.nan_for in samples["image_id"]:
             loss = loss * float("nan")

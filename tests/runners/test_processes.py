@@ -73,6 +73,21 @@ def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-6)
 
 
+def test_a_loss_of_one_of_two_processes_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    storage = write_dataset(tmp_path / "data")
+    settings = {"batch_size_train": 2, "group_by_length": True, "checkpoint_steps": 1, "log_freq": 50}
+    cfg = write_config(tmp_path / "c.yaml", storage, tmp_path / "out", {"nan_for": "x5"}, **settings)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start([*torchrun, *TOY, "--cfg-path", str(cfg)])
+    assert process.returncode == 1
+    (line,) = {line for line in process.stderr.splitlines() if line.startswith("error: the loss is nan")}
+    names = line.split("image ids of the batch: ")[1].split(". ")[0].split(", ")
+    assert "x5" in names
+    assert len(names) == 2  # those of the process that met it
+    lines = metrics_of(tmp_path / "out")
+    assert f" at step {len(lines) + 1};" in line
+
+
 def test_accumulation_in_two_processes_is_one_big_batch(tmp_path: Path) -> None:
     """Twelve samples of uneven weight make three updates, in one process and in two with two batches each."""
     storage = write_dataset(tmp_path / "data")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xraygpt.common.errors import ConfigError
+from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.precision import resolve_device
 from xraygpt.common.run_config import RunConfig
 
@@ -114,6 +114,25 @@ def barrier() -> None:
     if is_dist_avail_and_initialized():
         on_gpu = dist.get_backend() == "nccl"
         dist.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
+
+
+def in_main_process(work: Callable[[], R]) -> R:
+    """Do `work` in process 0 alone; return what it returns, or raise its error, in every process.
+
+    The error has to be one that is meant for people, or the operating system's; any other ends process 0.
+    """
+    outcome: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            outcome[0] = work()
+        except (XrayGPTError, OSError) as error:
+            outcome[1] = error
+    if is_dist_avail_and_initialized():
+        dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: R = outcome[0]
+    return result
 
 
 @overload

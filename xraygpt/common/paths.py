@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -31,6 +32,11 @@ def shipped_root() -> Path:
     """Return the folder that holds `SHIPPED_FOLDERS`: the installed package, or the checkout."""
     packed = package_root() / SHIPPED_FOLDERS[0]
     return package_root() if packed.is_dir() else package_root().parent
+
+
+def cache_root() -> Path:
+    """Return the folder of what can be computed again: ``$XRAYGPT_CACHE``, or ``~/.cache/xraygpt``."""
+    return Path(os.environ.get("XRAYGPT_CACHE") or Path.home() / ".cache" / "xraygpt")
 
 
 def install_hint(extra: str) -> str:

@@ -11,6 +11,24 @@ from xraygpt.common.generation import GenerationConfig
 
 
 @dataclass
+class FeatureCacheConfig:
+    """The section ``run.feature_cache``: what frozen parts make of the training images, computed once."""
+
+    crops: int = 1
+    """Crops K of each image. 1 is the whole image, as evaluation sees it; more are K random crops of the
+    training's image processor, one of which is drawn each time the image is trained on."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format on the disk."""
+    folder: str | None = None
+    """Where caches lie, each in a folder of its own; null is ``features`` in ``$XRAYGPT_CACHE`` or
+    ``~/.cache/xraygpt``. Processes on several machines have to share it."""
+
+    def __post_init__(self) -> None:
+        if self.crops < 1:
+            raise ValueError(f"crops must be at least 1, got {self.crops}")
+
+
+@dataclass
 class RunConfig:
     """What every run has; keys and meanings of the reference where it has them.
 
@@ -64,6 +82,9 @@ class RunConfig:
     """Samples in an evaluation batch of one process."""
     use_dist_eval_sampler: bool = True
     """Divide evaluation data between the processes; otherwise each process scores all of it."""
+    feature_cache: FeatureCacheConfig | None = None
+    """Compute what the frozen vision encoder (and the bridge, if frozen) makes of the training images once,
+    before training, and train on that, e.g. {crops: 1}; null computes it at every step."""
 
     # Length
     max_epoch: int = 1

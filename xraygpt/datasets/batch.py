@@ -19,6 +19,8 @@ class Sample(TypedDict, total=False):
 
     image: Tensor
     """float32 (3, H, W), normalised; absent in a text-only data set."""
+    features: Tensor
+    """(N, D), what frozen parts of the model make of the image, in its place (`run.feature_cache`)."""
     caption: Required[str]
     """The report."""
     image_id: Required[str]
@@ -38,6 +40,8 @@ class Batch(TypedDict, total=False):
 
     image: Tensor
     """float32 (B, 3, H, W); absent in a text-only data set."""
+    features: Tensor
+    """(B, N, D), what frozen parts of the model make of the images, in their place (`run.feature_cache`)."""
     caption: Required[list[str]]
     image_id: Required[list[str]]
     prompt: Required[str]
@@ -67,6 +71,8 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
         batch["source"] = samples[0]["source"]
     if samples and "image" in samples[0]:
         batch["image"] = torch.stack([sample["image"] for sample in samples])
+    if samples and "features" in samples[0]:
+        batch["features"] = torch.stack([sample["features"] for sample in samples])
     if samples and "study_id" in samples[0]:
         batch["study_id"] = [sample["study_id"] for sample in samples]
     if samples and "labels" in samples[0]:
@@ -81,6 +87,8 @@ def to_device(batch: Batch, device: torch.device | str) -> Batch:
     moved = batch.copy()
     if "image" in moved:
         moved["image"] = moved["image"].to(device, non_blocking=True)
+    if "features" in moved:
+        moved["features"] = moved["features"].to(device, non_blocking=True)
     if "labels" in moved:
         moved["labels"] = moved["labels"].to(device, non_blocking=True)
     return moved
@@ -92,11 +100,14 @@ def source_of(samples: Mapping[str, Any]) -> str:
 
 
 def images_of(samples: Mapping[str, Any]) -> Tensor:
-    """Return the images of a batch, (B, 3, H, W).
+    """Return the images of a batch, (B, 3, H, W), or the features in their place, (B, N, D).
 
     Raises:
-        DataError: it has none.
+        DataError: it has neither.
     """
+    if "features" in samples:
+        features: Tensor = samples["features"]
+        return features
     if "image" not in samples:
         key = f"datasets.{samples.get('source', '<name>')}.data_type"
         raise DataError(

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,12 +15,30 @@ from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, w
 from xraygpt.common.dist_utils import GatherLayer as GatherLayer
 from xraygpt.common.dist_utils import all_gather_with_grad as all_gather_with_grad
 from xraygpt.common.dist_utils import concat_all_gather as concat_all_gather
-from xraygpt.common.errors import CheckpointError, UnknownNameError
+from xraygpt.common.errors import CheckpointError, ConfigError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import cached_file, package_root
 from xraygpt.models.generation import GeneratedReport
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FrozenPart:
+    """What stays as it is on the way from an image to the loss, so that its output can be computed once."""
+
+    name: str
+    """In words, e.g. "vision encoder"."""
+    encode: Callable[[Tensor], Tensor]
+    """Images (B, 3, H, W) -> features (B, N, D). The model takes features in place of images wherever it
+    would call this, which then returns them."""
+    shape: tuple[int, int]
+    """(N, D)"""
+    modules: Mapping[str, nn.Module]
+    """Name -> module, of all whose weights decide about the features."""
+    settings: Mapping[str, Any]
+    """What else decides about them; plain values and dataclasses."""
+
 
 # Files of the reference hold these although nothing trains them: tables that follow from the sizes alone.
 COMPUTED_BUFFERS = (r".*\.embeddings\.position_ids$", r".*\.rotary_emb\.inv_freq$")
@@ -93,6 +112,16 @@ class BaseModel(nn.Module):
 
     def forward(self, samples: Any) -> dict[str, Tensor]:
         raise NotImplementedError(f"{type(self).__name__} has to define its loss.")
+
+    def frozen_part(self) -> FrozenPart:
+        """The frozen part next to the image, as large as it can be, for `run.feature_cache`.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        raise ConfigError(
+            f"run.feature_cache: {type(self).__name__} has no frozen image encoder; leave the key out"
+        )
 
     def generate(self, samples: Any, generation: GenerationConfig) -> list[str]:
         """Write one text for each row of the batch."""

@@ -27,7 +27,7 @@ from xraygpt.common.registry import registry
 from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.datasets.batch import images_of
-from xraygpt.models.base_model import COMPUTED_BUFFERS, freeze, is_frozen
+from xraygpt.models.base_model import COMPUTED_BUFFERS, FrozenPart, freeze, is_frozen
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.key_translation import TEXT_HALF, translate_projector_keys
 from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
@@ -212,9 +212,29 @@ class MiniGPT4(PromptedModel, Blip2Base):
     def encode_queries(self, image: Tensor) -> Tensor:
         """Images (B, 3, height, width) -> tokens behind the bridge (B, Q, its width), float32.
 
-        No gradient is kept through parts that are frozen.
+        No gradient is kept through parts that are frozen. Features of a frozen bridge are returned.
         """
+        if image.dim() == 3 and self._bridge_is_frozen:
+            return image
         return run_part(self.bridge, self.encode_patches(image))
+
+    @property
+    def _bridge_is_frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.bridge.parameters())
+
+    def frozen_part(self) -> FrozenPart:
+        """The vision encoder, with the bridge unless that is trained."""
+        encoder, config = super().frozen_part(), self.config
+        if not self._bridge_is_frozen:
+            return encoder
+        sizes = {"num_query_token": config.num_query_token, "qformer": config.qformer}
+        return FrozenPart(
+            "vision encoder and bridge",
+            self.encode_queries,
+            (self.tokens_per_image, self.bridge.width),
+            {**encoder.modules, "bridge": self.bridge},
+            {**encoder.settings, "bridge": config.bridge, "bridge_config": config.bridge_config, **sizes},
+        )
 
     def get_image_features(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
         """Images (B, 3, height, width) -> `last_hidden_state` (B, N, V) of the vision encoder, normalised.
@@ -324,7 +344,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
 
     def _prompts(self, samples: Any) -> list[str]:
         prompt = samples.get("prompt", self.prompt_list[0] if self.prompt_list else "")
-        return [prompt] * len(samples["image"]) if isinstance(prompt, str) else list(prompt)
+        return [prompt] * len(images_of(samples)) if isinstance(prompt, str) else list(prompt)
 
     def _embed_samples(self, samples: Any) -> tuple[Tensor, Tensor]:
         """A batch as the language model reads it before it writes: embeddings (B, T, D) and mask (B, T)."""

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.hf_folder import fetched
 from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check, require_all
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
-from xraygpt.models.base_model import BaseModel, freeze
+from xraygpt.models.base_model import BaseModel, FrozenPart, freeze, is_frozen
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.processors import Preprocessing
@@ -124,6 +125,7 @@ class VisionTower(BaseModel):
     def __init__(self, cfg: VisionTowerConfig, encoder: VisionEncoder) -> None:
         super().__init__()
         self.visual_encoder = encoder
+        self._vision_settings = {"vit_model": cfg.vit_model, "vision": cfg.vision}
         if cfg.freeze_vit:
             freeze(encoder)
 
@@ -183,6 +185,23 @@ class VisionTower(BaseModel):
         return torch.autocast(device_type, dtype=dtype)
 
     def encode_patches(self, image: Tensor) -> Tensor:
-        """(B, 3, height, width) -> (B, N, V): what the encoder gives, without a graph if it is frozen."""
+        """(B, 3, height, width) -> (B, N, V): what the encoder gives, without a graph if it is frozen.
+
+        Features, which are that already, are returned.
+        """
+        if image.dim() == 3:
+            return image
         with self.maybe_autocast():
             return run_part(self.visual_encoder, image)
+
+    def frozen_part(self) -> FrozenPart:
+        """The vision encoder."""
+        encoder = self.visual_encoder
+        if not is_frozen(encoder):
+            raise ConfigError(
+                "run.feature_cache: the vision encoder is trained, so every step changes what it makes of an "
+                "image; set model.freeze_vit to true, or leave run.feature_cache out"
+            )
+        shape = (encoder.num_tokens, encoder.width)
+        modules = {"visual_encoder": encoder}
+        return FrozenPart("vision encoder", self.encode_patches, shape, modules, self._vision_settings)

@@ -139,7 +139,7 @@ def _summary(log: Path) -> dict[str, Any]:
     """Return steps, seconds and last validation of one training, from its metrics."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [row for row in rows if row["event"] == "train"]
-    scored = [row for row in rows if row["event"] != "train"] or [{}]
+    scored = [row for row in rows if row["event"] not in ("train", "interval")] or [{}]
     return {
         "steps": len(steps),
         "seconds": round(sum({row["epoch"]: row["seconds"] for row in steps}.values()), 1),

@@ -39,6 +39,8 @@ class BaseProcessor:
     """
 
     config_class: ClassVar[type] = ProcessorConfig
+    settings: Mapping[str, Any] = {}
+    """What `from_config` has built it with."""
     decode_size: int | None = None
     """Shorter side in pixels, below which an image file should not be decoded; None means full size."""
 
@@ -62,7 +64,9 @@ class BaseProcessor:
         for key, value in asdict(preprocessing or Preprocessing()).items():
             if key in settings and settings[key] is None:
                 settings[key] = value
-        return cls(**settings)
+        processor = cls(**settings)
+        processor.settings = settings
+        return processor
 
     @classmethod
     def build(cls, **kwargs: Any) -> Self:

@@ -29,6 +29,7 @@ from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
 from xraygpt.runners.compiling import compile_blocks
+from xraygpt.runners.feature_cache import cached_datasets
 from xraygpt.runners.run_folder import (
     BEST,
     LAST,
@@ -375,10 +376,22 @@ class RunnerBase:
         """
         datasets: list[ReportDataset] = []
         ratios: list[float] = []
+        names: list[str] = []
         for split in self.run.train_splits:
             datasets += datasets_of(self.datasets, split)
             having = [name for name, splits in self.datasets.items() if normalise_split(split) in splits]
             ratios += [self.config.datasets_cfg[name].sample_ratio for name in having]
+            names += having
+        if self.run.feature_cache is not None:
+            datasets = cached_datasets(
+                datasets,
+                names,
+                cfg=self.config,
+                settings=self.run.feature_cache,
+                model=self.model,
+                device=self.device,
+                precision=self.precision,
+            )
         return TrainStream(
             datasets,
             ratios,

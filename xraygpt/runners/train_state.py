@@ -27,6 +27,7 @@ WATCHED = (
     *("seed", "precision", "amp", "train_splits", "batch_size_train", "group_by_length"),
     *("accum_grad_iters", "grad_clip"),
     *("max_epoch", "lr_sched", "init_lr", "min_lr", "warmup_lr", "warmup_steps", "lr_decay_rate"),
+    "feature_cache",
 )
 """Keys that take effect at once, so that the training is no longer the one that was begun."""
 

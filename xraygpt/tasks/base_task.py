@@ -218,13 +218,11 @@ class BaseTask:
                     scaled = loss * accumulation.weight(targets)
                     with timer.phase("backward"):
                         (scaler.scale(scaled) if scaler is not None else scaled).backward()
-                lr, others = optimizer.param_groups[0]["lr"], {}
+                lr, others = optimizer.param_groups[0]["lr"], dict[str, Tensor]()
                 if i == group[-1]:
                     with timer.phase("optimizer"):
                         others = update(optimizer, scaler, context.grad_clip, accumulation)
-                log.add(first + i + 1, epoch, lr, samples, loss, targets, losses, others)
-                sizes = (int(self.outputs.get(name, 0)) for name in ("num_positions", "num_padded"))
-                timer.end_step(len(samples["image_id"]), *sizes)
+                log.add(first + i + 1, epoch, lr, samples, self.outputs, targets, losses | others)
                 if (i + 1) % context.log_freq == 0 or i + 1 == context.iters_per_epoch:
                     log.fetch()
                     timer.end_interval(first + i + 1, epoch)

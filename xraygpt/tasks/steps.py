@@ -155,14 +155,13 @@ class Step:
     epoch: int
     lr: float
     seconds: float
-    """Since the beginning of the epoch."""
+    """From the beginning of the epoch until all its work was in the device's queue."""
     image_ids: list[str]
     targets: Targets
     own_loss: Tensor
     """Of this process alone."""
-    losses: dict[str, Tensor]
-    others: dict[str, Tensor]
-    """``grad_norm``, maybe."""
+    numbers: dict[str, Tensor]
+    """Losses of all processes together, and maybe ``grad_norm``."""
 
 
 class StepLog:
@@ -208,16 +207,17 @@ class StepLog:
         epoch: int,
         lr: float,
         samples: Batch,
-        loss: Tensor,
+        outputs: dict[str, Tensor],
         targets: Targets,
-        losses: dict[str, Tensor],
-        others: dict[str, Tensor],
+        numbers: dict[str, Tensor],
     ) -> None:
-        """Take note of one step, without looking at its numbers; see `Step`."""
+        """Take note of the end of a step, without looking at its numbers; see `Step`."""
         seconds, ids = round(time.perf_counter() - self._started, 4), samples["image_id"]
-        own_loss = loss.detach().float().mean()
-        others = {name: value.float() for name, value in others.items()}
-        self._steps.append(Step(number, epoch, lr, seconds, ids, targets, own_loss, losses, others))
+        own_loss = outputs["loss"].detach().float().mean()
+        numbers = {name: value.float() for name, value in numbers.items()}
+        self._steps.append(Step(number, epoch, lr, seconds, ids, targets, own_loss, numbers))
+        positions, padded = (int(outputs.get(name, 0)) for name in ("num_positions", "num_padded"))
+        self.timer.end_step(len(ids), positions, padded)
 
     def fetch(self, alone: bool = False) -> None:
         """Wait for the steps noted since the last time; check their numbers and write their lines.
@@ -234,20 +234,19 @@ class StepLog:
             return
         scalars: list[Tensor] = []
         for step in steps:
-            scalars += [step.own_loss, step.targets.mean, *step.losses.values(), *step.others.values()]
-        numbers = iter(torch.stack(scalars).tolist())
+            scalars += [step.own_loss, step.targets.mean, *step.numbers.values()]
+        fetched = iter(torch.stack(scalars).tolist())
         for step in steps:
-            own_loss, mean_targets = next(numbers), next(numbers)
-            losses = {name: next(numbers) for name in step.losses}
-            others = {name: next(numbers) for name in step.others}
-            self._check(step, own_loss, losses["loss"], others.get("grad_norm", 0.0), alone)
-            for name, value in losses.items():
-                self.meters.setdefault(name, SmoothedValue(self.window)).update(value)
+            own_loss, mean_targets = next(fetched), next(fetched)
+            values = {name: next(fetched) for name in step.numbers}
+            self._check(step, own_loss, values["loss"], values.get("grad_norm", 0.0), alone)
+            for name in filter(lambda name: name.startswith("loss"), values):
+                self.meters.setdefault(name, SmoothedValue(self.window)).update(values[name])
             if step.targets.are_tokens:
                 self.timer.count_tokens(mean_targets * get_world_size())
             if self.writer is not None:
-                record = {"event": "train", "step": step.number, "epoch": step.epoch, **losses, "lr": step.lr}
-                self.writer.write(record | others | {"seconds": step.seconds})
+                record = {"event": "train", "step": step.number, "epoch": step.epoch, **values}
+                self.writer.write(record | {"lr": step.lr, "seconds": step.seconds})
 
     def _check(self, step: Step, own_loss: float, loss: float, norm: float, alone: bool) -> None:
         where = f"at step {step.number}; image ids of the batch:"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from xraygpt.common.errors import DataError, summarise
+from xraygpt.common.errors import ConfigError, DataError, summarise
 from xraygpt.common.image_modes import to_rgb
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, Sample, collate
@@ -55,6 +56,23 @@ class ReportDataset(Dataset[Sample]):
             DataError: there is no such image, or it cannot be decoded.
         """
         raise NotImplementedError(f"{type(self).__name__} has to give the image of an id.")
+
+    # What a cache of features asks for beyond that
+
+    def with_processor(self, vis_processor: BaseProcessor | None) -> Self:
+        """Return this data set with another image processor; None: without images, of which none is opened.
+
+        Raises:
+            ConfigError: it cannot be used in that way.
+        """
+        raise ConfigError(
+            f"run.feature_cache: the data set '{self.name}' cannot be cached; {type(self).__name__} does not "
+            "define with_processor and image_stamps"
+        )
+
+    def image_stamps(self) -> Iterator[str]:
+        """Yield, for each image in order, words that change when the image does."""
+        raise NotImplementedError(f"{type(self).__name__} has to tell its images from changed ones.")
 
 
 class BaseDataset(ReportDataset):
@@ -164,6 +182,20 @@ class BaseDataset(ReportDataset):
         """Use other processors from now on."""
         self.vis_processor = vis_processor
         self.text_processor = text_processor
+
+    def with_processor(self, vis_processor: BaseProcessor | None) -> Self:
+        """See `ReportDataset.with_processor`."""
+        other = copy.copy(self)
+        if vis_processor is None:
+            other.images = None
+        else:
+            other.vis_processor = vis_processor
+        return other
+
+    def image_stamps(self) -> Iterator[str]:
+        """Yield path, size and time of change of each image's file, or its place in a shard of that hash."""
+        store = self._store()
+        return (store.stamp(row.image_id) for row in self.rows)
 
     def _store(self) -> ImageStore:
         if self.images is None:

@@ -45,6 +45,13 @@ class ImageStore(Protocol):
             DataError: there is no such image.
         """
 
+    def stamp(self, image_id: str) -> str:
+        """Return words that change when the image's file does.
+
+        Raises:
+            DataError: there is no such image.
+        """
+
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
         """Decode an image (see `read_image`).
 
@@ -106,6 +113,11 @@ class LooseImages:
         """Return the path of the image's file."""
         return str(self._file(image_id))
 
+    def stamp(self, image_id: str) -> str:
+        """Return path, size in bytes and time of change of the image's file."""
+        state = self._file(image_id).stat()
+        return f"{self._path_below(image_id)} {state.st_size} {state.st_mtime_ns}"
+
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
         """Decode an image; see `ImageStore.read`."""
         return read_image(self._file(image_id), decode_size)
@@ -156,6 +168,7 @@ class ShardedImages:
             raise DataError(f"{folder}: " + summarise("damaged shards (prepare them again)", problems))
         self.folder = folder
         self._names = [shard.name for shard in shards]
+        self._hashes = [shard.sha256 for shard in shards]
         self._rows = {
             image_id: row
             for row, image_id in enumerate(member.image_id for shard in shards for member in shard.images)
@@ -186,6 +199,12 @@ class ShardedImages:
     def place(self, image_id: str) -> str:
         """Return the tar and the image's name."""
         return f"{self._tar(self._row(image_id))}: {image_id}"
+
+    def stamp(self, image_id: str) -> str:
+        """Return the image's name, its place in the tar, and the tar's hash as the index has it."""
+        row = self._row(image_id)
+        offset, size = self._spans[row].tolist()
+        return f"{image_id} {offset} {size} {self._hashes[self._shard_of[row]]}"
 
     def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
         """Decode an image; see `ImageStore.read`."""

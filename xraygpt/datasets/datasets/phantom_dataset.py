@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -11,7 +15,7 @@ from torch import Tensor
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
-from xraygpt.datasets.phantom.cache import rendered_split
+from xraygpt.datasets.phantom.cache import rendered_split, renderer_hash
 from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth
 from xraygpt.datasets.phantom.report import keywords, write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings
@@ -62,7 +66,7 @@ class PhantomDataset(ReportDataset):
         self.seed = seed
         self.count = count
         self.identity = f"phantoms of seed {seed}, {size} pixels"
-        self.images = rendered_split(seed, count, size, cache) if images else None
+        self.images: np.ndarray | None = rendered_split(seed, count, size, cache) if images else None
 
     def __len__(self) -> int:
         return self.count
@@ -97,3 +101,17 @@ class PhantomDataset(ReportDataset):
         if self.images is None or not known:
             raise DataError(f"the split of seed {self.seed} has no image '{image_id}'")
         return Image.fromarray(self.images[int(index)])
+
+    def with_processor(self, vis_processor: BaseProcessor | None) -> Self:
+        """See `ReportDataset.with_processor`."""
+        other = copy.copy(self)
+        if vis_processor is None:
+            other.images = None
+        else:
+            other.vis_processor = vis_processor
+        return other
+
+    def image_stamps(self) -> Iterator[str]:
+        """Yield what each phantom is made from: seed, number, size, and the renderer's source."""
+        identity = f"{self.identity}, renderer {renderer_hash()}"
+        return (f"{index} of {identity}" for index in range(self.count))

@@ -13,6 +13,7 @@ import numpy as np
 
 from xraygpt.common.dist_utils import barrier, is_main_process
 from xraygpt.common.logger import progress
+from xraygpt.common.paths import cache_root
 from xraygpt.common.run_record import writing
 from xraygpt.datasets.phantom.render import render_phantom
 
@@ -24,7 +25,7 @@ TEXT_SOURCES = ("__init__.py", "report.py")
 
 def cache_folder() -> Path:
     """Where rendered phantoms are kept: ``$XRAYGPT_CACHE``, or ``~/.cache/xraygpt``."""
-    return Path(os.environ.get("XRAYGPT_CACHE") or Path.home() / ".cache" / "xraygpt") / "phantoms"
+    return cache_root() / "phantoms"
 
 
 def rendered_split(seed: int, count: int, size: int, folder: Path | None = None) -> np.ndarray:
@@ -36,7 +37,7 @@ def rendered_split(seed: int, count: int, size: int, folder: Path | None = None)
         Read-only uint8 array (count, size, size), mapped from the file.
     """
     folder = folder or cache_folder()
-    path = folder / f"{_renderer_hash()}-size{size}-seed{seed}-n{count}.npy"
+    path = folder / f"{renderer_hash()}-size{size}-seed{seed}-n{count}.npy"
     if is_main_process() and not path.exists():
         _save(path, _render_all(seed, count, size))
     barrier()
@@ -74,7 +75,7 @@ def _render_all(seed: int, count: int, size: int) -> np.ndarray:
         return np.stack(list(progress(rendered, count, description)))
 
 
-def _renderer_hash() -> str:
+def renderer_hash() -> str:
     """Hash of the renderer's source, so that an edited renderer never meets stale images."""
     sources = sorted(path for path in SOURCE_FOLDER.glob("*.py") if path.name not in TEXT_SOURCES)
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
