@@ -97,6 +97,12 @@ def test_several_processes_share_the_cores() -> None:
     assert "in all" in describe(found)
 
 
+def test_a_feature_cache_is_said_not_to_count() -> None:
+    options = [*SMALL_DATA, "run.batch_size_train=2", "run.feature_cache={}"]
+    found = examine(arguments(QUICKSTART, *options), budget=0.0)
+    assert any("run.feature_cache is not counted" in note for note in found.notes)
+
+
 def test_a_wrong_configuration_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["doctor", "--cfg-path", str(QUICKSTART), "--options", "run.batch_size=3"]
     assert main(words) == 2

@@ -186,6 +186,11 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     one_pass = -(-samples // (run.batch_size_train * processes))
     found.steps = run.max_epoch * (run.iters_per_epoch or one_pass)
 
+    if run.feature_cache is not None:
+        found.notes.append(
+            "run.feature_cache is not counted: time is that of steps that run the frozen parts, and its files "
+            "are not part of the memory"
+        )
     training = DryTraining(run, task, model, dry, device, precision)
     typical = training.step(batch)
     program = GPU_CONTEXT if device.type == "cuda" else resident_bytes()
