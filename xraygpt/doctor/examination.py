@@ -188,8 +188,8 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
 
     if run.feature_cache is not None:
         found.notes.append(
-            "run.feature_cache is not counted: time is that of steps that run the frozen parts, and its files "
-            "are not part of the memory"
+            "run.feature_cache is not counted: the time is that of steps that run the frozen parts, and "
+            "neither the making of the cache nor its files are in these figures"
         )
     training = DryTraining(run, task, model, dry, device, precision)
     typical = training.step(batch)
