@@ -15,6 +15,7 @@ PACKAGE = ROOT / "xraygpt"
 FLOORS = [
     "xraygpt.__main__",
     "xraygpt.cli",
+    "xraygpt.doctor",
     "xraygpt.demo",
     "xraygpt.convert",
     "xraygpt.preparation",

@@ -1,4 +1,4 @@
-"""The commands ``xraygpt train | evaluate | prepare | demo | convert | tokenizers``.
+"""The commands ``xraygpt train | evaluate | doctor | prepare | demo | convert | tokenizers``.
 
 ``python -m xraygpt`` and the scripts of a checkout (``train.py``, ``evaluate.py``, ``prepare.py`` and
 ``demo.py``) run the same code. What a command needs is imported when it runs, so that --help is quick.
@@ -106,6 +106,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_commands(parser.add_subparsers(metavar="COMMAND", title="in place of --cfg-path"))
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    from xraygpt.doctor.cli import add_arguments
+
+    parser.add_argument("--cfg-path", required=True, metavar="YAML", help="configuration of the training")
+    _add_options(parser, "run.batch_size_train=8")
+    add_arguments(parser)
+
+
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     from xraygpt.preparation.cli import add_commands
 
@@ -192,6 +200,13 @@ COMMANDS = {
         description="Generate reports for the test splits of a configuration and score them, or score and "
         "compare reports that are there.",
         shipped="eval_configs",
+    ),
+    "doctor": Command(
+        "what a training needs of this machine",
+        _add_doctor,
+        description="Tell, without loading weights, what a training would need: files that are missing, "
+        "parameters, memory, arithmetic, and from trying this machine out for some seconds, time.",
+        shipped="train_configs",
     ),
     "prepare": Command(
         "turn raw data into a folder to train on",

@@ -1,0 +1,109 @@
+"""``xraygpt doctor`` on shipped configurations: what it says, and that it agrees with the model itself."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from xraygpt.cli import main
+from xraygpt.common.config import Config
+from xraygpt.doctor.cli import describe
+from xraygpt.doctor.examination import OPTIMIZER, examine
+from xraygpt.models.mini_gpt4 import MiniGPT4
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "train_configs/quickstart/alignment.yaml"
+SMALL_DATA = ["datasets.phantom.splits={train: {seed: 201, count: 8}}", "run.valid_splits=[]"]
+
+
+def arguments(path: str | Path, *options: str) -> SimpleNamespace:
+    return SimpleNamespace(cfg_path=str(path), options=[*options, "run.device=cpu"])
+
+
+def test_the_quickstart_is_examined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "doctor.json"
+    words = ["doctor", "--cfg-path", str(QUICKSTART), "--seconds", "1", "--json", str(file), "--options"]
+    assert main([*words, *SMALL_DATA, "run.batch_size_train=4", "run.num_workers=1", "run.device=cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "Missing: nothing" in printed
+    for part in ("visual_encoder", "Qformer", "llama_proj", "llama_model", OPTIMIZER):
+        assert f"\n{part} " in printed
+    found = json.loads(file.read_text())
+    model = MiniGPT4.from_config(Config(arguments(QUICKSTART)).model_cfg)
+    weights = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    memory = found["memory"]
+    assert sum(part["parameters"] for part in found["parts"]) == model.show_n_params(return_str=False)
+    assert memory["weights"] == pytest.approx(weights, rel=0.01)
+    assert memory["gradients"] == trained
+    assert memory["optimizer"] == pytest.approx(2 * trained, rel=0.01)
+    assert found["steps"] == 500
+    assert found["flop"] == sum(part["flop"] for part in found["parts"]) > 1e9
+    assert found["step_seconds"] >= sum(found["durations"]["parts"].values()) > 0
+    assert found["images_per_second"] == pytest.approx(4 / found["step_seconds"])
+    assert found["largest_batch"] > 4
+
+
+def test_missing_weights_are_all_named_and_the_released_sizes_assumed() -> None:
+    recipe = ROOT / "train_configs/xraygpt_mimic_pretrain.yaml"
+    found = examine(arguments(recipe, "run.batch_size_train=1", "model.llm_precision=bf16"), budget=0.0)
+    problems = "\n".join(found.problems)
+    for missing in ("eva_vit_g.pth", "blip2_pretrained_flant5xxl.pth", "Vicuna_Radiology_fp16", "mimic"):
+        assert missing in problems
+    assert len(found.problems) == 4
+    text = describe(found)
+    assert "LLaMA-7B" in text
+    parameters = {part.name: part.parameters for part in found.parts}
+    assert parameters["llama_model"] == 6_738_415_616
+    assert found.memory is not None
+    assert found.memory.weights == pytest.approx(16.6 * 2**30, rel=0.01)
+    # Of the order of 2 x parameters x tokens, in both directions for the language model.
+    assert 2e12 < found.flop < 3e12
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        ("tiny/1_llm.yaml", ["model.tokenizer=package:weights/tiny/llama"]),
+        ("tiny/2_vit.yaml", []),
+        ("tiny/3_stage1.yaml", ["model.bert_tokenizer=package:weights/tiny/bert/vocab.txt"]),
+    ],
+)
+def test_other_models_are_examined(config: str, options: list[str]) -> None:
+    path = ROOT / "train_configs" / config
+    found = examine(arguments(path, *SMALL_DATA, *options, "run.batch_size_train=2"), budget=0.0)
+    assert found.memory is not None
+    assert found.memory.activations > 0
+    assert found.flop > 0
+    assert sum(part.trained for part in found.parts) > 0
+
+
+def test_an_encoder_of_another_library_is_examined() -> None:
+    options = [*SMALL_DATA, "run.batch_size_train=2"]
+    found = examine(arguments(ROOT / "train_configs/parts/timm_vit.yaml", *options), budget=0.0)
+    assert {part.name for part in found.parts if part.trained} >= {"visual_encoder", "head"}
+    assert next(part for part in found.parts if part.name == "visual_encoder").flop > 0
+
+
+def test_several_processes_share_the_cores() -> None:
+    threads = torch.get_num_threads()
+    try:
+        found = examine(arguments(QUICKSTART, *SMALL_DATA, "run.batch_size_train=2"), budget=0.0, processes=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert found.images_per_second == pytest.approx(4 / found.step_seconds)
+    assert "in all" in describe(found)
+
+
+def test_a_feature_cache_is_said_not_to_count() -> None:
+    options = [*SMALL_DATA, "run.batch_size_train=2", "run.feature_cache={}"]
+    found = examine(arguments(QUICKSTART, *options), budget=0.0)
+    assert any("run.feature_cache is not counted" in note for note in found.notes)
+
+
+def test_a_wrong_configuration_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["doctor", "--cfg-path", str(QUICKSTART), "--options", "run.batch_size=3"]
+    assert main(words) == 2
+    assert "run.batch_size" in capsys.readouterr().err

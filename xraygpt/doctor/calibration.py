@@ -1,0 +1,137 @@
+"""How long the operations of a step take on this machine: each kind is run, for a few seconds in all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from xraygpt.doctor.dry_run import Call, Step, TensorSpec
+from xraygpt.doctor.machine import Clock, copy_rate, matrix_rate, timed
+
+REPEATS = 5
+"""Most runs of an operation; the first one is not counted."""
+LONG = 0.1
+"""Seconds after which one run of an operation is enough."""
+
+FLUSHED_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+"""What is written between two runs of an operation: a step finds its operands in the outer caches at most."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What this machine reaches."""
+
+    matrix: dict[torch.dtype, float]
+    """Operations a second of a large matrix product, by number format."""
+    copy: float
+    """Bytes a second, read and written, of a large copy."""
+
+    @classmethod
+    def measure(cls, device: torch.device, dtypes: Iterable[torch.dtype]) -> Rates:
+        """Measure this machine."""
+        return cls(
+            {dtype: matrix_rate(device, dtype) for dtype in sorted(dtypes, key=str)}, copy_rate(device)
+        )
+
+    def arithmetic(self, call: Call) -> float:
+        """Return the seconds that the arithmetic of an operation takes at these rates; 0 without any."""
+        return call.flop / self.matrix[call.dtype] if call.flop else 0.0
+
+    def seconds(self, call: Call) -> float:
+        """Return the seconds that an operation takes at these rates."""
+        return max(self.arithmetic(call), call.nbytes / self.copy)
+
+
+@dataclass(frozen=True)
+class Durations:
+    """Seconds of a step on this machine."""
+
+    parts: dict[str, float]
+    """Seconds of each part of the model."""
+    ideal: dict[str, float]
+    """Seconds that the arithmetic of each part would take at the rate of a large matrix product."""
+    measured: float
+    """Share of the seconds that was measured; the rest is computed from rates."""
+    rates: Rates
+
+    @property
+    def total(self) -> float:
+        """Seconds of the step."""
+        return sum(self.parts.values())
+
+
+def time_step(step: Step, device: torch.device, budget: float, clock: Clock = time.perf_counter) -> Durations:
+    """Return how long a step takes, from running its operations one by one with random numbers.
+
+    The longest kinds are run first; what is left when the time is up is computed from the machine's rates.
+
+    Args:
+        budget: seconds that this may take, about.
+        clock: measures the operations.
+    """
+    end = time.perf_counter() + budget
+    times: Counter[Call] = Counter()
+    for (_, call), number in step.calls.items():
+        times[call] += number
+    rates = Rates.measure(device, {call.dtype for call in times if call.flop})
+    cache = torch.ones(FLUSHED_BYTES[device.type] // 4, device=device)
+    seconds: dict[Call, float] = {}
+    for call in sorted(times, key=lambda call: rates.seconds(call) * times[call], reverse=True):
+        if time.perf_counter() + 2 * rates.seconds(call) < end:
+            found = run_alone(call, device, cache.zero_, clock)
+            if found is not None:
+                seconds[call] = found
+    parts: dict[str, float] = defaultdict(float)
+    ideal: dict[str, float] = defaultdict(float)
+    known = 0.0
+    for (part, call), number in step.calls.items():
+        parts[part] += number * seconds.get(call, rates.seconds(call))
+        ideal[part] += number * rates.arithmetic(call)
+        known += number * seconds.get(call, 0.0)
+    total = sum(parts.values())
+    return Durations(dict(parts), dict(ideal), known / total if total else 1.0, rates)
+
+
+def run_alone(
+    call: Call, device: torch.device, flush: Callable[[], object], clock: Clock = time.perf_counter
+) -> float | None:
+    """Return the seconds of one operation; None if it cannot be run by itself.
+
+    Args:
+        flush: called before each run, to drive out of the caches what a step would not find there.
+    """
+    try:
+        args, kwargs = (
+            tree_map_only(TensorSpec, partial(_filled, device=device), each)
+            for each in (call.arguments, dict(call.named))
+        )
+        args = tuple(list(arg) if isinstance(arg, tuple) else arg for arg in args)
+
+        def seconds() -> float:
+            flush()
+            return timed(lambda: call.function(*args, **kwargs), device, clock)
+
+        with torch.no_grad():
+            first = seconds()
+            runs = [seconds() for _ in range(REPEATS - 1 if first < LONG else 1)]
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError):
+        return None  # e.g. an operation that needs what an earlier one has left behind
+    return statistics.median(runs)
+
+
+def _filled(spec: TensorSpec, device: torch.device) -> Tensor:
+    if spec.content is not None:
+        content: Tensor = spec.content.to(device)
+        return content
+    tensor = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=device)
+    if not all(spec.stride):  # an expanded tensor, which cannot be filled
+        return tensor
+    return tensor.uniform_(-1, 1) if spec.dtype.is_floating_point else tensor.zero_()
