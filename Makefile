@@ -14,7 +14,7 @@ $(STAMP): setup.py constraints.txt
 	touch $@
 
 test: install
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 quickstart: install
 	$(PYTHON) train.py --cfg-path train_configs/quickstart/alignment.yaml train_configs/quickstart/finetune.yaml

@@ -95,6 +95,7 @@ setup(
             "nbclient>=0.10",
             "nbformat>=5.10",
             "pytest>=8.3",
+            "pytest-xdist>=3.6",  # the suite on several cores
             # rouge-score, sacrebleu and scikit-learn: what our own ROUGE, BLEU and F1 are held against
             "rouge-score>=0.1.2",
             "ruff>=0.9",

@@ -215,9 +215,10 @@ COMMANDS = {
     ),
     "demo": Command("chat about a radiograph in the browser", _add_demo, shipped="eval_configs"),
     "convert": Command(
-        "exchange models with Hugging Face's BLIP-2",
+        "exchange models with Hugging Face's BLIP-2 and LLaVA",
         _add_convert,
-        description="Exchange models with Hugging Face's BLIP-2 (Blip2ForConditionalGeneration). "
+        description="Exchange models with Hugging Face's BLIP-2 (Blip2ForConditionalGeneration) and LLaVA "
+        "(LlavaForConditionalGeneration). "
         "docs/checkpoints.md describes both ways.",
     ),
     "tokenizers": Command("train the tokenizers of a small model on a data set's reports", _add_tokenizers),
