@@ -86,7 +86,8 @@ def test_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     cfg = write(tmp_path / "b.yaml", killed, **settings)
     process = start("-c", KILLED, "--cfg-path", str(cfg))
     assert process.returncode == -signal.SIGKILL, process.stderr
-    assert [line["step"] for line in metrics_of(killed)] == list(range(1, 8))
+    # The line of step 7 was not fetched from the device yet; after resuming it is there.
+    assert [line["step"] for line in metrics_of(killed)] == list(range(1, 7))
     train_here(cfg, "run.resume_ckpt_path=auto")
     assert metrics_of(killed) == metrics_of(whole)
     assert metrics_of(killed, "valid") == metrics_of(whole, "valid")
