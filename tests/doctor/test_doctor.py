@@ -31,7 +31,8 @@ def test_the_quickstart_is_examined(tmp_path: Path, capsys: pytest.CaptureFixtur
     for part in ("visual_encoder", "Qformer", "llama_proj", "llama_model", OPTIMIZER):
         assert f"\n{part} " in printed
     found = json.loads(file.read_text())
-    model = MiniGPT4.from_config(Config(arguments(QUICKSTART)).model_cfg)
+    config = Config(arguments(QUICKSTART))
+    model = MiniGPT4.from_config(config.model_cfg)
     weights = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     memory = found["memory"]
@@ -39,7 +40,7 @@ def test_the_quickstart_is_examined(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert memory["weights"] == pytest.approx(weights, rel=0.01)
     assert memory["gradients"] == trained
     assert memory["optimizer"] == pytest.approx(2 * trained, rel=0.01)
-    assert found["steps"] == 500
+    assert found["steps"] == config.run_cfg.max_epoch * (config.run_cfg.iters_per_epoch or 0) > 0
     assert found["flop"] == sum(part["flop"] for part in found["parts"]) > 1e9
     assert found["step_seconds"] >= sum(found["durations"]["parts"].values()) > 0
     assert found["images_per_second"] == pytest.approx(4 / found["step_seconds"])
