@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import generation, training_step
-from benchmarks.measuring import Results, Way, measure
+from benchmarks.measuring import Results, measure
 from benchmarks.report_models import SIZES, Data, build_ours
 from xraygpt.common.errors import DataError
 from xraygpt.common.precision import Precision, resolve_precision
@@ -38,7 +38,6 @@ from xraygpt.datasets.stream import BatchLoader, TrainStream
 from xraygpt.doctor.dry_run import DryRun
 from xraygpt.doctor.examination import DryTraining
 from xraygpt.doctor.machine import GIB, device_name, timed
-from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.preparation.cli import main as prepare
 from xraygpt.runners.compiling import compile_blocks
 from xraygpt.tasks.base_task import BaseTask
@@ -167,7 +166,11 @@ def sweep(plan: Plan, tokens: int, device: torch.device, precision: Precision) -
         data = Data.draw(size, batch, device, tokens)
         try:
             results = measure(
-                f"Batches of {batch}", _ways(ours, data, precision), device, precision, plan.rounds
+                f"Batches of {batch}",
+                training_step.our_ways(ours, data, precision),
+                device,
+                precision,
+                plan.rounds,
             )
         except torch.OutOfMemoryError:
             tables.append(f"Batches of {batch} do not fit.")
@@ -179,35 +182,12 @@ def sweep(plan: Plan, tokens: int, device: torch.device, precision: Precision) -
         compile_blocks(ours, device, plan.compiler)
         data = Data.draw(size, fitting[-1], device, tokens)
         title = f"Batches of {fitting[-1]}, with run.compile"
-        tables.append(measure(title, _ways(ours, data, precision), device, precision, plan.rounds).table())
+        tables.append(
+            measure(
+                title, training_step.our_ways(ours, data, precision), device, precision, plan.rounds
+            ).table()
+        )
     return "\n\n".join(tables)
-
-
-def _ways(ours: MiniGPT4, data: Data, precision: Precision) -> list[Way]:
-    """Our step, and the same with the output of the frozen parts at hand."""
-    samples = data.samples()
-    with torch.no_grad(), precision.autocast():
-        features = ours.encode_queries(data.images)
-
-    def loss() -> Tensor:
-        return ours(samples)["loss"]
-
-    def cached_loss() -> Tensor:
-        ours.encode_queries = lambda image: features  # type: ignore[method-assign]
-        try:
-            return ours(samples)["loss"]
-        finally:
-            del ours.encode_queries
-
-    return [
-        Way("ours", training_step.step(loss, ours, precision), len(data), data.ids.numel()),
-        Way(
-            "ours, features cached",
-            training_step.step(cached_loss, ours, precision),
-            len(data),
-            data.ids.numel(),
-        ),
-    ]
 
 
 def _memory(

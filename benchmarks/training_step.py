@@ -7,15 +7,16 @@ One step is forward, backward and AdamW with only the projection trained, as in 
 - transformers: `Blip2ForConditionalGeneration` with the same weights and the same batch;
 - the reference's way: the same network in batches of 3, with attention written out, fp16 autocast with a
   scaler on a GPU, logits for every position, and the loss read back after every step;
-- ours.
+- ours, and ours with what the frozen parts make of the images at hand, as `run.feature_cache` gives it.
 
-The losses of all three are compared before anything is timed.
+The losses of all are compared before anything is timed.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from benchmarks.report_models import add_arguments as add_model_arguments
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision
 from xraygpt.common.run_config import RunConfig
+from xraygpt.models import MiniGPT4
 
 LEARNING_RATE = 1e-6
 
@@ -72,12 +74,9 @@ def compare(
     ours = build_ours(size, device, precision)
     theirs = build_theirs(ours, "sdpa")
     reference = build_theirs(ours, "eager", reference_dtype(device))
-    samples, inputs = data.samples(), data.inputs(ours, labels=True)
+    inputs = data.inputs(ours, labels=True)
     few_inputs = few.inputs(ours, labels=True)
     reference_precision = Precision(reference_dtype(device) or torch.float32, device.type)
-
-    def our_loss() -> Tensor:
-        return ours(samples)["loss"]
 
     def their_loss() -> Tensor:
         loss: Tensor = theirs(**inputs).loss
@@ -89,7 +88,8 @@ def compare(
 
     with torch.no_grad():
         with precision.autocast():
-            own, other, own_few = our_loss(), their_loss(), ours(few.samples())["loss"]
+            own, other = ours(data.samples())["loss"], their_loss()
+            own_few = ours(few.samples())["loss"]
         with reference_precision.autocast():
             third = reference_loss()
     check_close("transformers", other, own, precision.dtype)
@@ -105,11 +105,29 @@ def compare(
             len(few),
             few.ids.numel(),
         ),
-        Way("ours", step(our_loss, ours, precision), len(data), data.ids.numel()),
+        *our_ways(ours, data, precision),
     ]
     parameters = sum(parameter.numel() for parameter in ours.parameters())
     title = f"Training step, {name} ({parameters / 1e6:,.0f} M parameters), {tokens} target tokens an image"
     return measure(title, ways, device, precision, rounds)
+
+
+def our_ways(ours: MiniGPT4, data: Data, precision: Precision) -> list[Way]:
+    """Return our step, and the same with the output of the frozen parts in place of the images.
+
+    Raises:
+        AssertionError: the two do not compute the same loss.
+    """
+    samples = data.samples()
+    cached: dict[str, Any] = {key: value for key, value in samples.items() if key != "image"}
+    with torch.no_grad(), precision.autocast():
+        cached["features"] = ours.frozen_part().encode(data.images)
+        check_close("the cache", ours(cached)["loss"], ours(samples)["loss"], precision.dtype)
+
+    def way(name: str, batch: dict[str, Any]) -> Way:
+        return Way(name, step(lambda: ours(batch)["loss"], ours, precision), len(data), data.ids.numel())
+
+    return [way("ours", samples), way("ours, features cached", cached)]
 
 
 def step(

@@ -17,7 +17,7 @@ def test_every_section_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Left out" not in text
     titles = ["Training, stage 1", "Generation", "Training, three ways", "Real pixels"]
     assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == titles
-    assert text.count("| ours, features cached |") == len(DRY.batches) + 1
+    assert text.count("| ours, features cached |") == len(DRY.batches) + 2  # compiled, and beside the others
     assert text.count("the doctor expects") == len(DRY.batches)
     assert "with run.compile" in text
 
