@@ -144,8 +144,10 @@ def check_same(
 
     The texts themselves may differ: after one token that was as likely as another, all others do.
     """
-    ids = torch.cat([inputs["input_ids"], own], dim=1)
-    images = inputs["pixel_values"]
+    # A text in which the token of the image was written is nothing that their model could read.
+    readable = (own != model.config.image_token_index).all(dim=1)
+    own, images = own[readable], inputs["pixel_values"][readable]
+    ids = torch.cat([inputs["input_ids"][readable], own], dim=1)
     logits = model(pixel_values=images, input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     logits = logits[:, -own.shape[1] - 1 : -1].float()
     largest = float(logits.abs().max())
