@@ -55,7 +55,7 @@ class TrainStream(Dataset[Batch | Exception]):
         prompts: one of them, drawn anew at each step, is the batch's prompt; empty for none.
         lengths_of: returns the lengths of reports, by which they are put together; None leaves them as they
             come. Tokens of the model that reads them, cut where it cuts them, are what is padded; characters
-            tell these only roughly (on OpenI's reports they leave up to ten times the padding).
+            tell these only roughly.
     """
 
     def __init__(

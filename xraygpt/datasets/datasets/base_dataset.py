@@ -33,6 +33,8 @@ class ReportDataset(Dataset[Sample]):
     """What tells these samples from others, beside their number and `rows`."""
     rows: Sequence[Annotation] = ()
     """The annotation of each sample, in order; empty where there are none, as with phantoms."""
+    images: Any
+    vis_processor: Any
 
     def __len__(self) -> int:
         raise NotImplementedError(f"{type(self).__name__} has to know its length.")
@@ -63,12 +65,19 @@ class ReportDataset(Dataset[Sample]):
         """Return this data set with another image processor; None: without images, of which none is opened.
 
         Raises:
-            ConfigError: it cannot be used in that way.
+            ConfigError: it has no `images` (None for none) and `vis_processor` to set, and no way of its own.
         """
-        raise ConfigError(
-            f"run.feature_cache: the data set '{self.name}' cannot be cached; {type(self).__name__} does not "
-            "define with_processor and image_stamps"
-        )
+        if not {"images", "vis_processor"} <= vars(self).keys():
+            raise ConfigError(
+                f"run.feature_cache: the data set '{self.name}' cannot be cached; {type(self).__name__} does "
+                "not define with_processor and image_stamps"
+            )
+        other = copy.copy(self)
+        if vis_processor is None:
+            other.images = None
+        else:
+            other.vis_processor = vis_processor
+        return other
 
     def image_stamps(self) -> Iterator[str]:
         """Yield, for each image in order, words that change when the image does."""
@@ -182,15 +191,6 @@ class BaseDataset(ReportDataset):
         """Use other processors from now on."""
         self.vis_processor = vis_processor
         self.text_processor = text_processor
-
-    def with_processor(self, vis_processor: BaseProcessor | None) -> Self:
-        """See `ReportDataset.with_processor`."""
-        other = copy.copy(self)
-        if vis_processor is None:
-            other.images = None
-        else:
-            other.vis_processor = vis_processor
-        return other
 
     def image_stamps(self) -> Iterator[str]:
         """Yield path, size and time of change of each image's file, or its place in a shard of that hash."""

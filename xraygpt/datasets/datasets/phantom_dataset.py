@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -101,15 +99,6 @@ class PhantomDataset(ReportDataset):
         if self.images is None or not known:
             raise DataError(f"the split of seed {self.seed} has no image '{image_id}'")
         return Image.fromarray(self.images[int(index)])
-
-    def with_processor(self, vis_processor: BaseProcessor | None) -> Self:
-        """See `ReportDataset.with_processor`."""
-        other = copy.copy(self)
-        if vis_processor is None:
-            other.images = None
-        else:
-            other.vis_processor = vis_processor
-        return other
 
     def image_stamps(self) -> Iterator[str]:
         """Yield what each phantom is made from: seed, number, size, and the renderer's source."""
