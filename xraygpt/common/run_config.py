@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from xraygpt.common.generation import GenerationConfig
+from xraygpt.common.utils import available_cores
 
 
 @dataclass
@@ -154,8 +155,7 @@ class RunConfig:
         """Return `num_workers` as a number; a training process has its share of this machine's cores."""
         if self.num_workers != "auto":
             return self.num_workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(0, min(8, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+        return max(0, min(8, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
     def __post_init__(self) -> None:
         if self.next is not None and not re.match(r"(train|evaluate|demo) \S", self.next):

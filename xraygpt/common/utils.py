@@ -1,14 +1,20 @@
-"""The reference's small helpers, by its names."""
+"""Small helpers, all but one the reference's, by its names."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from xraygpt.common.files import load_json
 from xraygpt.common.paths import is_remote, package_root
 
-__all__ = ["get_abs_path", "is_url", "load_json", "makedir", "now"]
+__all__ = ["available_cores", "get_abs_path", "is_url", "load_json", "makedir", "now"]
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def now() -> str:

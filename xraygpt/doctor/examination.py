@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
 import time
@@ -20,6 +19,7 @@ from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_device, resolve_precision
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
+from xraygpt.common.utils import available_cores
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.stream import TrainStream
 from xraygpt.doctor.calibration import Durations, time_step
@@ -151,7 +151,7 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     run = cfg.run_cfg
     device = resolve_device(run.device)
     precision = resolve_precision(run.precision, run.amp, device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     if device.type == "cpu" and processes > 1:
         torch.set_num_threads(max(cores // processes, 1))  # as torchrun's processes share them
     found = Examination(

@@ -54,8 +54,8 @@ def folder(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> int:
     """Check a prepared folder; return 1 if there is a problem."""
+    from xraygpt.common.utils import available_cores
     from xraygpt.preparation.pipeline.verify import verify_folder
-    from xraygpt.preparation.pipeline.workers import available_cores
 
     result = verify_folder(args.folder, quick=args.quick, workers=args.processes or available_cores())
     print(result.text())
@@ -133,9 +133,9 @@ def _prepare(
         inputs: what names the raw data, for the record.
         raw: the folder of the raw data, which says whether they are synthetic; None if they are.
     """
+    from xraygpt.common.utils import available_cores
     from xraygpt.preparation.pipeline.run import Job, plan, prepare, read_config
     from xraygpt.preparation.pipeline.shards import SHARD_BYTES
-    from xraygpt.preparation.pipeline.workers import available_cores
     from xraygpt.preparation.synthetic.trees import NOTICE_FILE
 
     with_images = not getattr(args, "no_images", False)

@@ -21,11 +21,6 @@ R = TypeVar("R")
 CHUNKS_PER_PROCESS = 4
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def map_chunks(
     function: Callable[[list[T]], R], items: Iterable[T], chunk: int, processes: int
 ) -> Iterator[R]:
