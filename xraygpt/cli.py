@@ -1,4 +1,4 @@
-"""The commands ``xraygpt train | evaluate | doctor | prepare | demo | convert | tokenizers``.
+"""The commands ``xraygpt train | evaluate | doctor | prepare | demo | convert | merge-adapter | tokenizers``.
 
 ``python -m xraygpt`` and the scripts of a checkout (``train.py``, ``evaluate.py``, ``prepare.py`` and
 ``demo.py``) run the same code. What a command needs is imported when it runs, so that --help is quick.
@@ -126,6 +126,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add_commands(parser)
 
 
+def _add_merge_adapter(parser: argparse.ArgumentParser) -> None:
+    from xraygpt.convert.cli import add_merge_arguments
+
+    add_merge_arguments(parser)
+
+
 def _add_tokenizers(parser: argparse.ArgumentParser) -> None:
     from xraygpt.preparation.cli import add_tokenizer_arguments
 
@@ -221,5 +227,6 @@ COMMANDS = {
         "(LlavaForConditionalGeneration). "
         "docs/checkpoints.md describes both ways.",
     ),
+    "merge-adapter": Command("add a language model's adapter to its weights", _add_merge_adapter),
     "tokenizers": Command("train the tokenizers of a small model on a data set's reports", _add_tokenizers),
 }

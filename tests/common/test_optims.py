@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.optims import (
     LinearWarmupCosineLRScheduler,
     LinearWarmupStepLRScheduler,
@@ -15,16 +16,10 @@ from xraygpt.common.optims import (
     hidden_weights,
     param_groups,
 )
+from xraygpt.common.run_config import RunConfig
 from xraygpt.models.eva_vit import VisionConfig, VisionTransformer
 
-
-@dataclass
-class Settings:
-    optimizer: str = "adamw"
-    init_lr: float = 0.01
-    weight_decay: float = 0.05
-    beta2: float = 0.98
-    lr_layer_decay: float = 1.0
+settings = partial(RunConfig, init_lr=0.01, beta2=0.98)
 
 
 class Toy(nn.Module):
@@ -117,7 +112,7 @@ def test_groups_follow_dimensions_and_names() -> None:
 def test_each_layer_of_the_vision_encoder_has_its_rate() -> None:
     vision = VisionTransformer.from_config(VisionConfig(img_size=28, embed_dim=8, depth=2, num_heads=2))
     model = nn.ModuleDict({"visual_encoder": vision, "ln_vision": nn.LayerNorm(8), "proj": nn.Linear(8, 2)})
-    optimizer = build_optimizer(model, Settings(lr_layer_decay=0.5))
+    optimizer = build_optimizer(model, settings(lr_layer_decay=0.5))
     LinearWarmupStepLRScheduler(optimizer, max_epoch=1, min_lr=0.0, init_lr=0.08).step(0, 0)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     found = {name: rates[id(p)] for name, p in model.named_parameters()}
@@ -140,7 +135,7 @@ def test_numbers_have_no_weight_decay() -> None:
 
 
 def test_adamw_has_the_settings() -> None:
-    optimizer = build_optimizer(Toy(), Settings())
+    optimizer = build_optimizer(Toy(), settings())
     assert type(optimizer) is torch.optim.AdamW
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     assert all(group["betas"] == (0.9, 0.98) and group["lr"] == 0.01 for group in optimizer.param_groups)
@@ -150,7 +145,7 @@ def test_adamw_has_the_settings() -> None:
 def test_a_frozen_model_is_refused(name: str) -> None:
     model = Toy().requires_grad_(False)
     with pytest.raises(ValueError, match="no trainable parameter"):
-        build_optimizer(model, Settings(optimizer=name))
+        build_optimizer(model, settings(optimizer=name))
 
 
 def test_hidden_weights_leave_out_embedding_and_output() -> None:
@@ -174,7 +169,7 @@ def train(model: Toy, optimizer: torch.optim.Optimizer, steps: int) -> list[floa
 def test_muon_takes_each_parameter_once_and_trains() -> None:
     torch.manual_seed(0)
     model = Toy()
-    optimizer = build_optimizer(model, Settings(optimizer="muon"))
+    optimizer = build_optimizer(model, settings(optimizer="muon"))
     assert isinstance(optimizer, MuonAdamW)
     taken = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(taken) == sorted(id(p) for p in model.parameters() if p.requires_grad)
@@ -189,7 +184,7 @@ def test_muon_takes_each_parameter_once_and_trains() -> None:
 
 def test_a_rate_set_on_the_groups_is_the_one_used() -> None:
     model = Toy()
-    optimizer = build_optimizer(model, Settings(optimizer="muon"))
+    optimizer = build_optimizer(model, settings(optimizer="muon"))
     optimizer.load_state_dict(optimizer.state_dict())
     LinearWarmupCosineLRScheduler(optimizer, 1, 10, 0.0, 0.0).step(0, 0)
     before = [p.detach().clone() for p in model.parameters()]
@@ -200,13 +195,13 @@ def test_a_rate_set_on_the_groups_is_the_one_used() -> None:
 def test_muon_resumes_exactly(tmp_path) -> None:
     torch.manual_seed(0)
     whole = Toy()
-    optimizer = build_optimizer(whole, Settings(optimizer="muon"))
+    optimizer = build_optimizer(whole, settings(optimizer="muon"))
     train(whole, optimizer, 3)
     torch.save({"model": whole.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pth")
     expected = train(whole, optimizer, 3)
 
     resumed = Toy()
-    optimizer = build_optimizer(resumed, Settings(optimizer="muon"))
+    optimizer = build_optimizer(resumed, settings(optimizer="muon"))
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     resumed.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -215,7 +210,28 @@ def test_muon_resumes_exactly(tmp_path) -> None:
 
 def test_state_of_another_optimizer_is_refused() -> None:
     model = Toy()
-    adamw = build_optimizer(model, Settings())
-    muon = build_optimizer(model, Settings(optimizer="muon"))
+    adamw = build_optimizer(model, settings())
+    muon = build_optimizer(model, settings(optimizer="muon"))
     with pytest.raises(ValueError, match=r"expected \['adamw', 'muon'\]"):
         muon.load_state_dict(adamw.state_dict())
+
+
+def test_parts_have_rates_of_their_own() -> None:
+    model = nn.ModuleDict(
+        {"llama_proj": nn.Linear(2, 2), "head": nn.Linear(2, 2), "llama_model": nn.Module()}
+    )
+    model["llama_model"].register_module("q", nn.ModuleDict({"lora_A": nn.Linear(2, 1, bias=False)}))
+    run = RunConfig(init_lr=1e-4, warmup_steps=0, learning_rates={"llama_proj": 1e-3, "adapter": 2e-4})
+    optimizer = build_optimizer(model, run)
+    schedule = LinearWarmupCosineLRScheduler(
+        optimizer, max_epoch=1, iters_per_epoch=4, min_lr=0.0, init_lr=1e-4
+    )
+    schedule.step(0, 2)  # half way: half the rate
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"llama_proj": 5e-4, "head": 5e-5, "llama_model": 1e-4}
+    assert rates == pytest.approx({name: expected[name.partition(".")[0]] for name in names.values()})
+    with pytest.raises(ConfigError, match=r"learning_rates: bridge.*adapter, head, llama_proj"):
+        build_optimizer(model, RunConfig(learning_rates={"bridge": 1e-3}))
+    with pytest.raises(ValueError, match="need the optimizer 'adamw'"):
+        RunConfig(learning_rates={"head": 1e-3}, optimizer="muon")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, overload, runtime_checkable
 
@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from xraygpt.common.errors import ConfigError
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
 
+ADAPTER_KEY = ".lora_"
+"""What the names of an adapter's parameters hold."""
 # Output layers over a vocabulary; like embeddings they are no hidden weights.
 OUTPUT_LAYERS = ("lm_head", "decoder", "head")
 
@@ -144,27 +147,40 @@ def takes_weight_decay(name: str, parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and not any(part in name for part in ("bias", "ln", "bn"))
 
 
-def param_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
+def param_groups(
+    model: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    part_scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
     """Return the trainable parameters in two groups: with weight decay, and without.
 
     A `layer_decay` below 1 adds groups for the layers of `Layered` parts (the vision encoder): each layer
     learns slower than the one after it by this factor, which its groups carry as "lr_scale" and the
-    schedules heed. Source: LAVIS' ``Blip2Base.get_optimizer_params``.
+    schedules heed. Source: LAVIS' ``Blip2Base.get_optimizer_params``. `part_scales` are further factors: of
+    children of the model, and of "adapter".
 
     Order within a group is that of `named_parameters`, so that optimizer states travel between the
     reference's checkpoints and ours.
     """
     scales = _lr_scales(model, layer_decay) if layer_decay < 1.0 else {}
+    parts = part_scales or {}
     found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = (scales.get(name, 1.0), takes_weight_decay(name, parameter))
+            scale = scales.get(name, 1.0) * parts.get(_part(name), 1.0)
+            kind = (scale, takes_weight_decay(name, parameter))
             found.setdefault(kind, []).append(parameter)
     groups = []
     for (scale, decays), parameters in found.items():
         group: dict[str, Any] = {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
         groups.append(group if scale == 1.0 else group | {"lr_scale": scale})
     return groups
+
+
+def _part(name: str) -> str:
+    """Return what `RunConfig.learning_rates` calls the part that a parameter belongs to."""
+    return "adapter" if ADAPTER_KEY in name else name.partition(".")[0]
 
 
 def _lr_scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
@@ -183,8 +199,17 @@ def build_optimizer(model: nn.Module, run_cfg: RunConfig) -> Optimizer:
 
     Raises:
         ValueError: no parameter is trainable.
+        ConfigError: `run.learning_rates` names a part that is not trained.
     """
-    groups = param_groups(model, run_cfg.weight_decay, run_cfg.lr_layer_decay)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parts = {_part(name) for name in trained}
+    if unknown := sorted(set(run_cfg.learning_rates) - parts):
+        raise ConfigError(
+            f"run.learning_rates: {', '.join(unknown)}: no part that is trained; these are: "
+            f"{', '.join(sorted(parts))}"
+        )
+    scales = {part: rate / run_cfg.init_lr for part, rate in run_cfg.learning_rates.items()}
+    groups = param_groups(model, run_cfg.weight_decay, run_cfg.lr_layer_decay, scales)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter: everything is frozen")
     betas = (0.9, run_cfg.beta2)

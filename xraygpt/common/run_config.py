@@ -98,6 +98,10 @@ class RunConfig:
     """"muon" orthogonalises the updates of hidden 2-D weights and uses AdamW for all others."""
     init_lr: float = 1e-4
     """Learning rate after the warm-up."""
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Rates of parts that take another one than `init_lr`, e.g. {llama_proj: 1e-3, adapter: 2e-4}: children
+    of the model by name (llama_proj, Qformer, visual_encoder, llama_model, ...), and "adapter" for all
+    adapters. The schedule is the same: `min_lr` and `warmup_lr` are scaled likewise. Only for "adamw"."""
     weight_decay: float = 0.05
     """Decoupled weight decay of weights with two or more dimensions; biases and norms have none."""
     beta2: float = 0.999
@@ -179,5 +183,10 @@ class RunConfig:
         for name in ["lr_decay_rate", "lr_layer_decay"]:
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
-        if self.lr_layer_decay < 1.0 and self.optimizer != "adamw":
-            raise ValueError(f"lr_layer_decay needs the optimizer 'adamw', got '{self.optimizer}'")
+        for name, rate in self.learning_rates.items():
+            if rate <= 0:
+                raise ValueError(f"learning_rates: {name} must be positive, got {rate}")
+        if self.learning_rates and self.init_lr == 0:
+            raise ValueError("learning_rates need an init_lr above 0")
+        if self.optimizer != "adamw" and (self.lr_layer_decay < 1.0 or self.learning_rates):
+            raise ValueError("lr_layer_decay and learning_rates need the optimizer 'adamw'")

@@ -66,6 +66,21 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     from_hf.set_defaults(run=_from_hf)
 
 
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``xraygpt merge-adapter``."""
+    parser.add_argument("base", metavar="LLM_FOLDER", help="Hugging Face folder of the language model")
+    parser.add_argument("adapter", metavar="ADAPTER_FOLDER", help="folder of peft's with its adapter")
+    parser.add_argument("folder", type=Path, metavar="OUT_FOLDER", help="has to be new or empty")
+    parser.set_defaults(run=_merge_adapter)
+
+
+def _merge_adapter(args: argparse.Namespace) -> None:
+    from xraygpt.convert.merge_adapter import merge
+
+    merge(args.base, args.adapter, args.folder)
+    print(f"{args.folder}: written; name it in model.llama_model, and leave model.adapter out")
+
+
 def _size(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 500MB or 2GB")

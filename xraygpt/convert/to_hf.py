@@ -28,6 +28,7 @@ from xraygpt.convert.blip2 import Blip2
 from xraygpt.convert.card import model_card
 from xraygpt.convert.hf_tokenizer import check_same_ids, image_token_id, processor_prompt, processor_tokenizer
 from xraygpt.convert.llava import Llava
+from xraygpt.models.adapters import has_adapter, merge_adapter
 from xraygpt.models.bridges import QFormerBridge
 from xraygpt.models.llm import embedding_table, end_token_ids
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -67,6 +68,9 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
     model = MiniGPT4.from_config(cfg.model_cfg).eval()
+    for part in (model.llama_model, model.visual_encoder):
+        if has_adapter(part):
+            merge_adapter(part)
     vis_processor = load_processor(node["name"], node, cfg.model_cfg.preprocessing())
     return export_model(model, vis_processor, folder, max_shard_size)
 

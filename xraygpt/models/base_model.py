@@ -18,10 +18,14 @@ from xraygpt.common.errors import CheckpointError, ConfigError, UnknownNameError
 from xraygpt.common.generation import GenerationConfig
 from xraygpt.common.paths import Check, cached_file, file_check, package_root, require_all
 from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.adapters import adapter_settings, has_adapter, is_adapter_key
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.models.key_translation import COMPUTED
 
 logger = logging.getLogger(__name__)
+
+ADAPTED = {"llama_model": "model.adapter", "visual_encoder": "model.vit_adapter"}
+"""Parts that may have an adapter, and the keys that say so."""
 
 
 class BaseModel(nn.Module):
@@ -102,11 +106,15 @@ class BaseModel(nn.Module):
     def load_pretrained(self, cfg: Any) -> None:
         """Load the files that `cfg` names, each over what was there; raises as `from_config` does."""
         self.load_parts(cfg)
+        self.add_adapters(cfg)
         if cfg.ckpt is not None:
             self.load_checkpoint(cfg.ckpt, required=self.required_parts)
 
     def load_parts(self, cfg: Any) -> None:
         """Load the files that `cfg` names beside its checkpoint."""
+
+    def add_adapters(self, cfg: Any) -> None:
+        """Put the adapters that `cfg` asks for into the parts, which have their weights by now."""
 
     @classmethod
     def from_pretrained(cls, model_type: str, device: str | torch.device = "cpu") -> Self:
@@ -144,7 +152,8 @@ class BaseModel(nn.Module):
         """Load a checkpoint, this project's or the reference's.
 
         A checkpoint holds only what was trained, so whole parts (children of this module) may be absent from
-        it, those in `required` excepted; a part that is there must be complete.
+        it, those in `required` excepted; a part that is there must be complete, but for the frozen weights
+        beside an adapter, and those of a language model whose embeddings were not trained.
 
         Raises:
             CheckpointError: a required part is missing, or what is there does not fit.
@@ -162,14 +171,30 @@ class BaseModel(nn.Module):
                 f"{file} does not fit {type(self).__name__}: it holds no {', '.join(missing)} "
                 f"(it holds: {', '.join(sorted(present))})."
             )
-        absent = [name for name in parts if name not in present]
-        load_state(
-            self,
-            state,
-            where=str(file),
-            expect_missing=[*self.IGNORED_KEYS, *(rf"{name}(\.|$)" for name in absent)],
-        )
+        absent = [rf"{name}(\.|$)" for name in parts if name not in present]
+        partly = [rf"{name}\.(?!.*\.lora_)" for name in self._partly_in(state, manifest, str(file))]
+        load_state(self, state, where=str(file), expect_missing=[*self.IGNORED_KEYS, *absent, *partly])
         logger.info("loaded %s from %s", ", ".join(sorted(present & set(parts))), file)
+
+    def _partly_in(self, state: Mapping[str, Tensor], manifest: Mapping[str, Any], where: str) -> list[str]:
+        """Return the children of which a checkpoint holds some weights, and need not hold more.
+
+        Raises CheckpointError for an adapter where the model has none.
+        """
+        partly = []
+        for part, setting in ADAPTED.items():
+            keys = [key for key in state if key.startswith(f"{part}.")]
+            adapter = any(map(is_adapter_key, keys))
+            if adapter and not has_adapter(getattr(self, part, self)):
+                raise CheckpointError(
+                    f"{where} holds an adapter beside {part}: set {setting} as in its training"
+                    + (f", {manifest[setting]}" if setting in manifest else "")
+                )
+            # A trained language model with frozen embeddings: the numbers that were trained are all there.
+            sizes = {name: p.numel() for name, p in self.named_parameters() if name in state}
+            if adapter or (keys and sum(sizes.values()) == manifest.get("trainable")):
+                partly.append(part)
+        return partly
 
     def translate_keys(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keys of a checkpoint, which may be of another project -> keys of this model."""
@@ -181,7 +206,13 @@ class BaseModel(nn.Module):
     def manifest(self) -> dict[str, Any]:
         """Facts that tell later which model a checkpoint belongs to; plain values only."""
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        return {"model": type(self).__name__, "trainable": trainable}
+        facts: dict[str, Any] = {"model": type(self).__name__, "trainable": trainable}
+        for part, setting in ADAPTED.items():
+            if has_adapter(getattr(self, part, nn.Identity())):
+                lora = adapter_settings(getattr(self, part))
+                targets = ", ".join(sorted(lora.target_modules or ()))
+                facts[setting] = f"{{r: {lora.r}, alpha: {lora.lora_alpha}, targets: [{targets}]}}"
+        return facts
 
     def export(self, folder: Path) -> None:
         """Write the trained model in the format that other configurations read, at the end of a training."""

@@ -16,13 +16,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.paths import Check, require_file
 from xraygpt.common.registry import registry
-from xraygpt.common.run_record import writing
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
 from xraygpt.datasets.batch import source_of
+from xraygpt.models.adapters import adapter_checks
 from xraygpt.models.llm import (
+    LanguageModelConfig,
     check_llm,
     check_tokenizer,
-    copy_tokenizer,
     load_llm,
     load_tokenizer,
     require_llm,
@@ -58,7 +58,7 @@ class LlamaSizes:
 
 
 @dataclass
-class CausalLMConfig(PromptedConfig):
+class CausalLMConfig(PromptedConfig, LanguageModelConfig):
     """Settings of `CausalLM`.
 
     Words that stand in for an image (``image_text`` of a batch) go where a prompt has ``<ImageHere>``; the
@@ -83,7 +83,8 @@ class CausalLMConfig(PromptedConfig):
             raise ValueError("tokenizer must name a folder (or llama_model one to go on with)")
         if self.tokenizer and self.llama_model:
             raise ValueError("tokenizer and llama_model exclude each other: the folder has its own tokenizer")
-        super().__post_init__()
+        PromptedConfig.__post_init__(self)
+        self.check_trained()
 
 
 @registry.register_model("causal_lm")
@@ -115,13 +116,13 @@ class CausalLM(PromptedModel):
         self.take_language_model(config, llm, tokenizer, tokenizer_folder)
         self._without_prompt: set[str] = set()
         """Data sets whose reports go without a prompt; each is said once."""
-        self._tokenizer_folder = tokenizer_folder
 
     @classmethod
     def part_checks(cls, cfg: CausalLMConfig) -> list[Check]:
         prompts = partial(cfg.check_prompts, cfg.llama_model or cfg.tokenizer)
         if cfg.llama_model is not None:
-            return [partial(check_llm, cfg.llama_model, "model.llama_model"), prompts]
+            llm = partial(check_llm, cfg.llama_model, "model.llama_model")
+            return [llm, *adapter_checks(cfg.adapter, "model.adapter"), prompts]
         return [lambda: check_tokenizer(_source_folder(cfg)), prompts]
 
     @classmethod
@@ -129,16 +130,16 @@ class CausalLM(PromptedModel):
         """The model of a configuration, from sizes or from a folder."""
         folder = _source_folder(cfg)
         tokenizer = load_tokenizer(folder)
-        llm = load_llm(folder, "fp32") if cfg.llama_model else build_llama(cfg.llama, tokenizer)
+        llm = (
+            load_llm(folder, cfg.load_precision(), device)
+            if cfg.llama_model
+            else build_llama(cfg.llama, tokenizer)
+        )
         return cls(cfg, llm=llm, tokenizer=tokenizer, tokenizer_folder=folder)
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder: ``config.json``, ``model.safetensors`` and the tokenizer's files."""
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self.llama_model.save_pretrained(str(folder))
-            if self._tokenizer_folder.resolve() != folder.resolve():
-                copy_tokenizer(self._tokenizer_folder, folder)
+        """Write the language model as a Hugging Face folder, or its adapter as one of peft's."""
+        self.export_language_model(folder / "adapter" if self.config.adapter else folder)
 
     def _inputs(self, samples: Any) -> tuple[list[tuple[int, ...]], None]:
         # Pieces are cut where `MiniGPT4` cuts them, so that a model trained here meets the same ids there,

@@ -68,6 +68,13 @@ class RelativePositionBias(BiasTable):
         return self.bias_from_table()
 
 
+class GivenBiasLinear(nn.Linear):
+    """A linear layer whose bias comes with its input."""
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, self.weight, bias)
+
+
 class Attention(BiasTable):
     """Multi-head self-attention with biases on query and value only, as EVA and BEiT have it.
 
@@ -91,7 +98,7 @@ class Attention(BiasTable):
         inner_dim = head_dim * num_heads
         self.scale = qk_scale or head_dim**-0.5
 
-        self.qkv = nn.Linear(dim, inner_dim * 3, bias=False)
+        self.qkv = GivenBiasLinear(dim, inner_dim * 3, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(inner_dim)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(inner_dim)) if qkv_bias else None
         self.add_table(window_size, num_heads)
@@ -104,7 +111,7 @@ class Attention(BiasTable):
         qkv_bias = None
         if self.q_bias is not None and self.v_bias is not None:
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(*x.shape[:2], 3, self.num_heads, -1)
+        qkv = self.qkv(x, qkv_bias).view(*x.shape[:2], 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, H, N, head_dim)
         bias = rel_pos_bias
         if self.window_size is not None:

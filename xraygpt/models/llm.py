@@ -9,9 +9,11 @@ import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,8 +30,9 @@ from transformers import (
 from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.hf_folder import fetched, from_folder, misfit, read_settings, refuse_code
-from xraygpt.common.paths import HUB_PREFIX, require_file
+from xraygpt.common.paths import HUB_PREFIX, install_hint, require_file
 from xraygpt.common.precision import frozen_dtype
+from xraygpt.models.adapters import AdapterConfig, is_adapter_key
 from xraygpt.models.key_translation import COMPUTED
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row
 
@@ -39,6 +43,44 @@ LLM_SOURCE = (
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
 _NOT_TOKENIZERS = [f"{part}config.json" for part in ("", "generation_", "processor_", "preprocessor_")]
+
+QUANTISED = ("int8", "nf4")
+"""Values of `llm_precision` for weights that bitsandbytes holds in fewer bits."""
+_BY_US = "bitsandbytes"
+
+
+@dataclass
+class LanguageModelConfig:
+    """How the language model is held in memory, and what of it is trained."""
+
+    llm_precision: Literal["auto", "fp32", "bf16", "fp16", "int8", "nf4"] = "auto"
+    """Number format of the language model; auto: what its folder is quantised to, if it is; else fp32 on the
+    CPU and where it is trained, bf16 on a GPU with it, else fp16. int8 and nf4 (4 bits) need bitsandbytes."""
+    adapter: AdapterConfig | None = None
+    """A low-rank adapter in the language model, which is frozen then; e.g. {r: 16, alpha: 32}."""
+    freeze_embeddings: bool = False
+    """Where the language model is trained, leave its embeddings and its output layer as loaded."""
+    llm_grad_checkpoint: bool = False
+    """Recompute the activations of the language model in the backward pass: less memory, more time."""
+
+    def weights_are_trained(self) -> bool:
+        """Tell whether the language model's own weights are trained."""
+        return self.adapter is None
+
+    def check_trained(self) -> None:
+        """Raise ValueError if the keys exclude each other."""
+        if self.llm_precision in QUANTISED and self.weights_are_trained():
+            raise ValueError(
+                f"llm_precision: weights in {self.llm_precision} cannot be trained; train an adapter beside "
+                "them: adapter: {r: 16}"
+            )
+        if self.freeze_embeddings and not self.weights_are_trained():
+            raise ValueError("freeze_embeddings: the language model is frozen as a whole")
+
+    def load_precision(self) -> str:
+        """The number format to load the language model in, for `load_llm`."""
+        trained = self.weights_are_trained() and self.llm_precision == "auto"
+        return "fp32" if trained else self.llm_precision
 
 
 def require_llm(folder: str, where: str) -> Path:
@@ -72,14 +114,15 @@ def check_llm(folder: str, where: str) -> None:
 
 
 def load_llm(folder: Path, precision: str = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
-    """Read a decoder with its weights, onto the CPU.
+    """Read a decoder with its weights: onto the CPU, or where they are quantised, onto `device`.
 
     Args:
-        precision: number format of its weights: "fp32", "bf16", "fp16", or "auto", see `frozen_dtype`.
+        precision: number format of its weights, see `LanguageModelConfig.llm_precision`; or "stored".
         device: where it is going to run, on which "auto" depends.
 
     Raises:
-        MissingFileError: no weights in the folder.
+        MissingFileError: no weights in the folder, or no bitsandbytes where it is needed.
+        ConfigError: a folder that is quantised already, and another precision.
         CheckpointError: a weight file that cannot be read, weights that are not finite numbers or do not fit
             ``config.json``, an adapter, or a folder that needs its own code.
     """
@@ -92,8 +135,8 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
         AutoModelForCausalLM,
         folder,
         "the language model",
-        dtype=frozen_dtype(precision, device),
         output_loading_info=True,
+        **_number_format(folder, precision, device),
         # Else it is read from the folder, and what is in it would change or forbid what a user asks for.
         generation_config=GenerationConfig(),
     )
@@ -109,6 +152,34 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
     ids = [n for n in _as_list(named) if isinstance(n, int) and 0 <= n < rows]
     model.generation_config = GenerationConfig(eos_token_id=ids or None, bos_token_id=bos)
     return model
+
+
+def _number_format(folder: Path, precision: str, device: str | torch.device) -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` for the weights' number format."""
+    there = read_settings(folder / "config.json").get("quantization_config") or {}
+    kind = "nf4" if there.get("load_in_4bit") else "int8"
+    if there and there.get("quant_method") != _BY_US:
+        raise CheckpointError(
+            f"{folder}: quantised by {there.get('quant_method')}, which is not read; name a folder with its "
+            f"weights in fp16 or bf16, or quantised by {_BY_US}"
+        )
+    if there and precision not in ("auto", kind):
+        raise ConfigError(
+            f"model.llm_precision is {precision}, and the weights in {folder} are quantised to {kind}: "
+            "set it to auto, or name the folder of the model that they were made from"
+        )
+    if not there and precision not in QUANTISED:
+        return {"dtype": "auto" if precision == "stored" else frozen_dtype(precision, device)}
+    if find_spec(_BY_US) is None:
+        raise MissingFileError(
+            f"model.llm_precision: {kind if there else precision} needs the package {_BY_US}: "
+            f"{install_hint('quantization')}"
+        )
+    wide = frozen_dtype("auto", device)
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": wide}
+    bits = {"load_in_4bit": True, **nf4} if precision == "nf4" else {"load_in_8bit": True}
+    asked = {} if there else {"quantization_config": BitsAndBytesConfig(**bits)}
+    return {"dtype": wide, "device_map": {"": str(device)}, **asked}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -217,13 +288,15 @@ def check_positions(llm: PreTrainedModel, before: int, new: int, setting: str) -
 
 
 def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
-    """What a manifest says of the language model beside its sizes: name of its folder, some weights.
+    """What a manifest says of the language model beside its sizes: name of its folder, some frozen weights.
 
     A fine-tuned model often has the embeddings of its base, so values come from its last layers too, and from
-    several matrices, as LoRA changes only some.
+    several matrices, as LoRA changes only some. Those of adapters are not looked at, nor weights in fewer
+    bits, which differ from what they were made from.
     """
     table = embedding_table(llm).weight
-    matrices = [weight for weight in llm.parameters() if weight.dim() == 2 and weight is not table]
+    named = [(name, weight) for name, weight in llm.named_parameters() if not is_adapter_key(name)]
+    matrices = [weight for _, weight in named if weight.dim() == 2 and weight is not table]
     last = matrices[-8:]  # in LLaMA those of the last layer and the output layer
 
     def probes(weight: Tensor, number: int) -> list[float]:  # evenly spread over the weight
@@ -231,11 +304,14 @@ def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
         step = max(len(flat) // number, 1)
         return flat[step // 2 :: step][:number].float().tolist()
 
-    return {
-        "llama_model": Path(folder).name,
-        "llm_weights": probes(table, 8),
-        "llm_layer_weights": [value for weight in last for value in probes(weight, 4)],
-    }
+    facts: dict[str, Any] = {"llama_model": Path(folder).name}
+    if not table.requires_grad:
+        facts["llm_weights"] = probes(table, 8)
+    if all(
+        weight.is_floating_point() and not weight.requires_grad for _, weight in named if weight.dim() == 2
+    ):
+        facts["llm_layer_weights"] = [value for weight in last for value in probes(weight, 4)]
+    return facts
 
 
 def check_same_llm(
@@ -253,8 +329,9 @@ def check_same_llm(
     if "llama_proj.bias" in state:
         theirs["llm_hidden_size"] = len(state["llama_proj.bias"])
     # Files of earlier versions have the first of these only, or none.
-    weights = [key for key in ("llm_weights", "llm_layer_weights") if key in theirs]
-    exact = ["llm_hidden_size", "vocab_size", *([] if weights else ["llama_model"])]
+    weights = [key for key in ("llm_weights", "llm_layer_weights") if key in theirs and key in own]
+    holds_llm = any(key.startswith("llama_model.") and not is_adapter_key(key) for key in state)
+    exact = ["llm_hidden_size", "vocab_size", *([] if weights or holds_llm else ["llama_model"])]
     # Rounding changes a weight by 0.4 % at most (bfloat16), or by 0.05 % (float16).
     close = partial(math.isclose, rel_tol=0.005, abs_tol=1e-6)
     same = all(theirs.get(key, own[key]) == own[key] for key in exact) and all(

@@ -2,8 +2,8 @@
 
 With EVA-ViT and BLIP-2's Q-Former it is MiniGPT-4 as XrayGPT uses it, with a linear or MLP bridge a model of
 LLaVA's kind. Shapes: B images, Q tokens for each image, D width of the language model, T positions. The
-recipe trains the projection alone (3 M parameters at full size); bridge and encoder may be trained too, the
-language model never is.
+recipe trains the projection alone (3 M parameters at full size); bridge, encoder and language model may be
+trained too, the latter two also by adapters.
 
 Paper: "MiniGPT-4" (Zhu et al., 2023); "XrayGPT" (Thawkar et al., 2023).
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,17 @@ from xraygpt.conversation.chat import embed_conversation
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER, Conversation
 from xraygpt.datasets.batch import images_of
 from xraygpt.datasets.feature_cache import FrozenPart
-from xraygpt.models.base_model import freeze, is_frozen
+from xraygpt.models.adapters import adapter_checks
 from xraygpt.models.blip2 import Blip2Base, Blip2Config
 from xraygpt.models.key_translation import COMPUTED, TEXT_HALF, translate_projector_keys
-from xraygpt.models.llm import check_llm, check_same_llm, llm_facts, load_llm, load_tokenizer, require_llm
+from xraygpt.models.llm import (
+    LanguageModelConfig,
+    check_llm,
+    check_same_llm,
+    load_llm,
+    load_tokenizer,
+    require_llm,
+)
 from xraygpt.models.parts import Bridge, BridgeConfig, VisionEncoder, encoder_class, run_part
 from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
 from xraygpt.models.prompts import prompt_row
@@ -45,7 +52,7 @@ EVA_VIT_G = "weights/eva_vit_g.pth"
 
 
 @dataclass
-class MiniGPT4Config(PromptedConfig, Blip2Config):
+class MiniGPT4Config(PromptedConfig, LanguageModelConfig, Blip2Config):
     """Sizes, pretrained files and prompts of a MiniGPT4.
 
     A pretrained file is a local path, ``package:…``, a web address or ``hf://owner/repository/file``; null
@@ -67,8 +74,8 @@ class MiniGPT4Config(PromptedConfig, Blip2Config):
     """Weights of the Q-Former: keys ``Qformer.*``, ``query_tokens`` and ``ln_vision.*``."""
     llama_model: str = "weights/xraygpt_llm"
     """Hugging Face folder of the language model."""
-    llm_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Number format of the frozen language model; auto: fp32 on the CPU, bf16 on a GPU with it, else fp16."""
+    freeze_llm: bool = True
+    """Leave the language model as loaded."""
     ckpt: str | None = None
     """Checkpoint with the trained parts, the projection above all; null: the projection starts at random."""
     vit_precision: str = "fp16"
@@ -76,10 +83,9 @@ class MiniGPT4Config(PromptedConfig, Blip2Config):
     freeze_qformer: bool = True
     """Do not train the Q-Former and its query tokens. `freeze_vit` freezes the norm behind the ViT too."""
     low_resource: bool = False
-    """The reference's 8-bit language model, which its demo asks for; not supported: `llm_precision` holds,
-    and the log says so."""
+    """The reference's name for `llm_precision: int8`."""
     device_8bit: int = 0
-    """The reference's GPU for it; accepted and without effect."""
+    """The reference's GPU for it; accepted and without effect, as `run.device` decides."""
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
@@ -90,8 +96,15 @@ class MiniGPT4Config(PromptedConfig, Blip2Config):
         if self.vit_precision == "fp16" and not self.freeze_vit:
             # The default is fp16 as in the reference, whose ViT is trained in fp32 when it is not frozen.
             self.vit_precision = "fp32"
+        if self.low_resource and self.llm_precision == "auto":
+            self.llm_precision = "int8"
         PromptedConfig.__post_init__(self)
         Blip2Config.__post_init__(self)
+        if self.adapter is not None and not self.freeze_llm:
+            raise ValueError(
+                "adapter and freeze_llm: false exclude each other: beside an adapter it is frozen"
+            )
+        self.check_trained()
         if self.vit_ckpt == EVA_VIT_G and self.vit_model != EVA_CLIP_G:
             encoder, name = encoder_class(self.vit_model)
             self.vit_ckpt = encoder.own_weights(name)
@@ -104,6 +117,9 @@ class MiniGPT4Config(PromptedConfig, Blip2Config):
             raise ValueError(f"bridge_config holds settings of another bridge than {self.bridge}")
         if not bridge.pretrained:
             self.q_former_model = None
+
+    def weights_are_trained(self) -> bool:
+        return self.adapter is None and not self.freeze_llm
 
 
 def _bridge_class(name: object) -> type[Bridge]:
@@ -124,7 +140,7 @@ class MiniGPT4(PromptedModel, Blip2Base):
         config: sizes and what is trained.
         encoder: image (B, 3, height, width) -> tokens.
         bridge: these tokens -> tokens (B, Q, width) for the projection.
-        llm: the language model, built and loaded by the caller; it is frozen here.
+        llm: the language model, built and loaded by the caller; frozen here unless `config` trains it.
         tokenizer: its tokenizer, with a padding token.
     """
 
@@ -155,7 +171,6 @@ class MiniGPT4(PromptedModel, Blip2Base):
         own = [] if bridge.pretrained else [*bridge.named_children(), *bridge.named_parameters(recurse=False)]
         self.required_parts = ("llama_proj", *(name for name, _ in own))  # they come from a training alone
 
-        freeze(self.llama_model)
         bridge.freeze(config)
 
     @classmethod
@@ -172,12 +187,13 @@ class MiniGPT4(PromptedModel, Blip2Base):
         """The model of a configuration; only the language model has weights, those in its folder."""
         folder = require_llm(cfg.llama_model, "model.llama_model")
         tokenizer = load_tokenizer(folder)  # first, as it is read in no time
-        return cls.build(cfg, llm=load_llm(folder, cfg.llm_precision, device), tokenizer=tokenizer)
+        return cls.build(cfg, llm=load_llm(folder, cfg.load_precision(), device), tokenizer=tokenizer)
 
     @classmethod
     def part_checks(cls, cfg: MiniGPT4Config) -> list[Check]:
         llm = partial(check_llm, cfg.llama_model, "model.llama_model")
-        return [*super().part_checks(cfg), llm, partial(cfg.check_prompts, cfg.llama_model)]
+        adapter = adapter_checks(cfg.adapter, "model.adapter")
+        return [*super().part_checks(cfg), llm, *adapter, partial(cfg.check_prompts, cfg.llama_model)]
 
     def load_parts(self, cfg: MiniGPT4Config) -> None:
         random = "model.%s is null: the %s has random weights"
@@ -186,9 +202,6 @@ class MiniGPT4(PromptedModel, Blip2Base):
         if cfg.q_former_model is None and self.bridge.pretrained:
             logger.warning(random, "q_former_model", "Q-Former")
         super().load_parts(cfg)
-        if cfg.low_resource:
-            message = "model.low_resource: 8-bit weights are not supported; the language model is in %s"
-            logger.warning(message, self.llama_model.dtype)
         if cfg.ckpt is None:
             logger.info("model.ckpt is not set: the projection starts at random")
 
@@ -276,20 +289,20 @@ class MiniGPT4(PromptedModel, Blip2Base):
         return embed_conversation(self, conv, img_list)[0]
 
     def export(self, folder: Path) -> None:
-        """Write the trained parts as files that `ckpt`, `q_former_model` and `vit_ckpt` read.
+        """Write the trained parts as files that `ckpt`, `q_former_model`, `vit_ckpt` and `llama_model` read.
 
-        ``projection.pth`` always; ``qformer.pth`` (with the norm behind the ViT) and ``vit.pth`` if trained.
+        ``projection.pth`` always; ``qformer.pth`` (with the norm behind the ViT), ``vit.pth`` and the folder
+        ``llm`` if trained; adapters as the folders ``adapter`` and ``vit_adapter``, for their `path`.
         """
         state, parts = self.state_dict(), self.required_parts
         projection = {key: value for key, value in state.items() if key.partition(".")[0] in parts}
         save_checkpoint(folder / "projection.pth", {"model": projection})
         self.bridge.export(folder)
-        if not is_frozen(self.visual_encoder):
-            save_checkpoint(folder / "vit.pth", {"model": self.visual_encoder.published_state()})
+        self.export_vision_encoder(folder)
+        self.export_language_model(folder / ("adapter" if self.config.adapter else "llm"))
 
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
-            **llm_facts(self.llama_model, self.config.llama_model),
             "vit_model": self.visual_encoder.identity or self.config.vit_model,
             "bridge": self.config.bridge,
             "num_query_token": self.tokens_per_image,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import DataError, UnknownNameError
@@ -107,6 +108,35 @@ class VisionEncoder(nn.Module):
         if own is not None:
             return len(layers) - own
         return 1 if all(number is None for number in later) else len(layers) + 1
+
+    @property
+    def network(self) -> nn.Module:
+        """The module that an adapter is put into."""
+        return self
+
+    def without_effect(self) -> list[str]:
+        """Return the linear layers of `network` whose output does not reach the tokens: those behind the
+        block that `layer` names, and those whose weights are used without the layer being called."""
+        outputs: dict[str, Tensor] = {}
+        linear = [name for name, module in self.network.named_modules() if isinstance(module, nn.Linear)]
+        handles = [
+            self.network.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: outputs.__setitem__(name, output)
+            )
+            for name in linear
+        ]
+        side = self.preprocessing.image_size
+        device = next(self.parameters()).device
+        half = torch.autocast(device.type if device.type == "cuda" else "cpu", torch.bfloat16)
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad(), half:
+                tokens = self(torch.zeros(1, 3, side, side, device=device, requires_grad=True))
+                reached = torch.autograd.grad(tokens.sum(), list(outputs.values()), allow_unused=True)
+        finally:
+            for handle in handles:
+                handle.remove()
+        effective = {name for name, grad in zip(outputs, reached, strict=True) if grad is not None}
+        return [name for name in linear if name not in effective]
 
     def load(self, path: Path) -> None:
         """Load published weights, or those of an own training; CheckpointError for another encoder's."""

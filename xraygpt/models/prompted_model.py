@@ -10,17 +10,20 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig as HFGenerationConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.generation import GenerationConfig
-from xraygpt.common.paths import is_remote, resolve_path
+from xraygpt.common.hf_folder import fetched
+from xraygpt.common.paths import HUB_PREFIX, is_remote, resolve_path
+from xraygpt.common.run_record import writing
 from xraygpt.conversation.chat_template import chat_format, render_chat
 from xraygpt.conversation.messages import (
     CHAT,
@@ -30,7 +33,8 @@ from xraygpt.conversation.messages import (
     fill_template,
     trained_conversation,
 )
-from xraygpt.models.base_model import BaseModel
+from xraygpt.models.adapters import add_adapter, has_adapter, save_adapter
+from xraygpt.models.base_model import BaseModel, freeze, is_frozen
 from xraygpt.models.generation import (
     IGNORE_INDEX,
     GeneratedReport,
@@ -42,9 +46,12 @@ from xraygpt.models.generation import (
 )
 from xraygpt.models.llm import (
     check_positions,
+    check_same_llm,
     check_vocabulary,
+    copy_tokenizer,
     embedding_table,
     end_token_ids,
+    llm_facts,
     load_tokenizer,
     max_positions,
 )
@@ -118,9 +125,10 @@ class PromptedModel(BaseModel):
     """Q; 0: images do not come into prompts."""
 
     def take_language_model(
-        self, config: PromptedConfig, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
+        self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
     ) -> None:
-        """Set the language model, and how it is prompted; a template of its tokenizer is written out.
+        """Set the language model, what of it is trained and how it is prompted; a template of its tokenizer
+        is written out. `config` is a `PromptedConfig` and a `LanguageModelConfig`.
 
         Raises CheckpointError if the tokenizer is another model's, and ConfigError, naming its `folder`, if
         it has no chat template that can be used.
@@ -133,9 +141,53 @@ class PromptedModel(BaseModel):
         self.config = config
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
-        self.llama_model, self.llama_tokenizer = llm, tokenizer
+        self.llama_model, self.llama_tokenizer, self._llm_folder = llm, tokenizer, str(folder)
         if config.packing and not embedding_table(llm).weight.is_meta:
             check_packing(llm)
+        if not config.weights_are_trained():
+            freeze(llm)
+        elif config.freeze_embeddings:
+            freeze(embedding_table(llm))
+            llm.get_output_embeddings().requires_grad_(False)
+        if config.llm_grad_checkpoint:
+            llm.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if mode and self.config.llm_grad_checkpoint:
+            # transformers recomputes in training mode only, in which a frozen language model never is; its
+            # layers themselves, unlike what is in them, do nothing else in it.
+            for module in self.llama_model.modules():
+                if isinstance(module, GradientCheckpointingLayer):
+                    module.training = True
+        return self
+
+    def add_adapters(self, cfg: Any) -> None:
+        super().add_adapters(cfg)
+        if cfg.adapter is not None:
+            facts = add_adapter(self.llama_model, cfg.adapter, "model.adapter")
+            check_same_llm({}, facts, self.language_model_facts(), f"the adapter {cfg.adapter.path}")
+
+    def language_model_facts(self) -> dict[str, Any]:
+        """What tells this language model from others; plain values."""
+        sizes = self.llama_model.config
+        facts = {"llm_hidden_size": int(sizes.hidden_size), "vocab_size": int(sizes.vocab_size)}
+        return facts | llm_facts(self.llama_model, self._llm_folder)
+
+    def export_language_model(self, folder: Path) -> None:
+        """Write a trained language model as a Hugging Face folder, or its adapter as one of peft's."""
+        source = Path(resolve_path(self._llm_folder))
+        if has_adapter(self.llama_model):
+            base = self._llm_folder.removeprefix(HUB_PREFIX) if is_remote(self._llm_folder) else str(source)
+            save_adapter(self.llama_model, folder, base, self.language_model_facts())
+        elif not is_frozen(self.llama_model):
+            if is_remote(self._llm_folder):
+                source = fetched(self._llm_folder, "model.llama_model")
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                self.llama_model.save_pretrained(str(folder))
+                if source.resolve() != folder.resolve():
+                    copy_tokenizer(source, folder)
 
     @property
     def max_positions(self) -> int:
@@ -250,8 +302,7 @@ class PromptedModel(BaseModel):
 
     def manifest(self) -> dict[str, Any]:
         return super().manifest() | {
-            "llm_hidden_size": int(self.llama_model.config.hidden_size),
-            "vocab_size": int(self.llama_model.config.vocab_size),
+            **self.language_model_facts(),
             "prompt_template": self.prompt_template,
             "end_sym": self.end_sym,
             "max_txt_len": self.max_txt_len,

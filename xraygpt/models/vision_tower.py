@@ -15,12 +15,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.hf_folder import fetched
 from xraygpt.common.paths import HUB_PREFIX, Check, cached_file, file_check
 from xraygpt.common.precision import vision_precision
 from xraygpt.common.typed import ChoosesTypes
 from xraygpt.datasets.feature_cache import FrozenPart
+from xraygpt.models.adapters import AdapterConfig, adapter_checks, add_adapter, has_adapter, save_adapter
 from xraygpt.models.base_model import BaseModel, freeze, is_frozen
 from xraygpt.models.eva_vit import convert_weights_to_fp16
 from xraygpt.models.parts import EncoderConfig, VisionEncoder, encoder_class, run_part
@@ -66,6 +68,8 @@ class VisionTowerConfig(ChoosesTypes):
     """Precision the vision encoder's weights are held in: fp32 or fp16 (frozen encoders only)."""
     freeze_vit: bool = True
     """Whether the vision encoder stays as loaded."""
+    vit_adapter: AdapterConfig | None = None
+    """A low-rank adapter in the vision encoder, which is frozen then."""
 
     @classmethod
     def field_types(cls, section: Mapping[str, Any]) -> dict[str, type]:
@@ -124,7 +128,7 @@ class VisionTower(BaseModel):
         super().__init__()
         self.visual_encoder = encoder
         self._vision_settings = {"vit_model": cfg.vit_model, "vision": cfg.vision}
-        if cfg.freeze_vit:
+        if cfg.freeze_vit or cfg.vit_adapter:
             freeze(encoder)
 
     @classmethod
@@ -140,11 +144,26 @@ class VisionTower(BaseModel):
     def part_checks(cls, cfg: Any) -> list[Check]:
         eva = cfg.vit_model == EVA_CLIP_G
         source = f"{BLIP2_FILES}/eva_vit_g.pth" if eva else f"where {cfg.vit_model} was published"
-        return [file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)]
+        weights = file_check("model.vit_ckpt", cfg.vit_ckpt, "weights of the vision encoder", source)
+        return [weights, *adapter_checks(cfg.vit_adapter, "model.vit_adapter")]
 
     def load_parts(self, cfg: Any) -> None:
         if cfg.vit_ckpt is not None:
             self.load_vision_encoder(cfg.vit_ckpt)
+
+    def add_adapters(self, cfg: Any) -> None:
+        super().add_adapters(cfg)
+        if cfg.vit_adapter is not None:
+            encoder = self.visual_encoder
+            add_adapter(encoder.network, cfg.vit_adapter, "model.vit_adapter", encoder.without_effect())
+
+    def export_vision_encoder(self, folder: Path) -> None:
+        """Write ``vit.pth``, or its adapter as the folder ``vit_adapter`` of peft's, if trained."""
+        encoder = self.visual_encoder
+        if has_adapter(encoder):
+            save_adapter(encoder.network, folder / "vit_adapter", encoder.identity, {})
+        elif not is_frozen(encoder):
+            save_checkpoint(folder / "vit.pth", {"model": encoder.published_state()})
 
     def load_vision_encoder(self, url_or_filename: str | Path) -> None:
         """Load the vision encoder's weights, published ones or those of an own training.

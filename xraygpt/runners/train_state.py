@@ -21,7 +21,7 @@ from xraygpt.common.typed import Problem, collect
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.key_translation import COMPUTED
 
-FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "best_metric")
+FIXED = ("optimizer", "weight_decay", "beta2", "lr_layer_decay", "learning_rates", "best_metric")
 """Keys of the section ``run`` that are part of the state which is put back as it was: the optimizer's, and
 the best score so far."""
 WATCHED = (

@@ -100,6 +100,10 @@ class TrunkEncoder(VisionEncoder):
             raise ConfigError(f"model.vision.args: {label} cannot be built so: {reason}") from error
         return cls(trunk, config, preprocessing, label)
 
+    @property
+    def network(self) -> nn.Module:
+        return self.trunk
+
     def run_trunk(self, image: Tensor) -> Any:
         """The trunk's own output for images."""
         raise NotImplementedError
