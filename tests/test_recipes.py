@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PhiConfig, PreTraine
 from xraygpt import cli
 from xraygpt.common.config import Config
 from xraygpt.common.paths import package_root
+from xraygpt.models.adapters import is_adapter_key
 from xraygpt.models.encoders import hf_encoder
 from xraygpt.models.llm import load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -106,10 +107,22 @@ FACTS = {
     "minigpt4_1": MINIGPT4,
     "minigpt4_2": MINIGPT4,
     "r2gengpt_deep": R2GENGPT,
+    "r2gengpt_delta": R2GENGPT,
     "r2gengpt_shallow": R2GENGPT,
     "xraygpt_1": XRAYGPT,
     "xraygpt_2": XRAYGPT,
 }
+TRAINED = {
+    "llava_rad_2": {"llama_model"},
+    "maira": {"llama_model"},
+    "r2gengpt_deep": {"visual_encoder"},
+    "r2gengpt_delta": {"visual_encoder"},
+}
+"""What a recipe trains beside projection and bridge."""
+R2GENGPT_DELTA = 16 * 2 * 2 * (2 * 128 + 2 * 256 + 18 * 512 + 2 * 1024)
+"""Rank 16 beside the queries and values of Swin-B: pairs of matrices in each of its layers."""
+LLAVA_RAD_LORA = 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11008))
+"""Rank 64 beside the seven matrices in each of the 32 layers of Vicuna-7B."""
 LANGUAGE_MODELS: dict[int, Callable[..., PreTrainedConfig]] = {4096: LlamaConfig, 2560: PhiConfig}
 """Width -> kind of the language model that a recipe names."""
 
@@ -155,14 +168,18 @@ def test_a_recipe_is_as_large_as_its_source_says(name: str) -> None:
     bridge_parts = [*dict(model.bridge.named_children()).values(), *model.bridge.parameters(recurse=False)]
     assert count(*bridge_parts, model.llama_proj) == facts.bridge
     assert model.llama_proj.out_features == facts.llm
+    model.add_adapters(config)
     trained = {key.split(".")[0] for key, p in model.named_parameters() if p.requires_grad}
     expected = {"llama_proj"} | ({"bridge_mlp"} if config.bridge == "mlp" else set())
-    assert trained == expected | ({"visual_encoder"} if name == "r2gengpt_deep" else set())
+    assert trained == expected | TRAINED.get(name, set())
+    adapter = [p for key, p in model.visual_encoder.named_parameters() if is_adapter_key(key)]
+    assert sum(p.numel() for p in adapter) == (R2GENGPT_DELTA if name == "r2gengpt_delta" else 0)
 
 
 def test_what_the_sources_say_about_their_sizes() -> None:
     assert round((linear(1024, 4096) + 2 * 4096) / 1e6, 1) == 4.2  # R2GenGPT, shallow, with its LayerNorm
     assert round(R2GENGPT.encoder + R2GENGPT.bridge / 1e6, 1) == 90.9  # and deep
+    assert round((R2GENGPT.bridge + R2GENGPT_DELTA) / 1e6, 1) == 5.0  # and delta
     # BLIP-2 gives its Q-Former 188 M parameters, with the word embeddings and text layers left out here.
     text_half = (30523 + 512) * 768 + 12 * (linear(768, 3072, 768) + 2 * 768)
     assert 185e6 < q_former() + text_half < 189e6
@@ -181,6 +198,8 @@ def test_a_recipe_says_its_parameters_and_where_it_comes_from(name: str) -> None
             FACTS[name].bridge,
             linear(768, 4096),
             86_743_224,  # Swin-B
+            R2GENGPT_DELTA,
+            LLAVA_RAD_LORA,
         }
         assert int(number.replace(",", "")) in counts
 
@@ -229,4 +248,5 @@ def test_a_small_recipe_trains(name: str, workplace: Path, monkeypatch: pytest.M
     model = torch.load(output / "checkpoint_best.pth", weights_only=True)["model"]
     parts = {key.split(".")[0] for key in model}
     config = load(RECIPES / f"tiny/{name}.yaml").model_cfg
-    assert ("visual_encoder" in parts) == (not config.freeze_vit)
+    assert ("visual_encoder" in parts) == (not config.freeze_vit or config.vit_adapter is not None)
+    assert ("llama_model" in parts) == (name in ("llava_rad_2", "maira"))

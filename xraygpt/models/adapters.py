@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE, WEIGHTS_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 ALL_LINEAR: Literal["all-linear"] = "all-linear"
 _PEFT_PREFIX = "base_model.model."
+_RENAMED = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
+"""Names of layers in transformers' earlier versions, which sources give -> later ones."""
 _FACTS = "xraygpt"
 """Key of the metadata of our files that says for which base an adapter is."""
 
@@ -190,8 +192,8 @@ def merge_adapter(module: nn.Module) -> None:
 
 def adapter_settings(module: nn.Module) -> LoraConfig:
     """Return peft's settings of the adapter in `module`."""
-    settings: Any = module.peft_config
-    lora: LoraConfig = settings["default"]
+    settings = next(m.peft_config for m in module.modules() if hasattr(m, "peft_config"))
+    lora: LoraConfig = settings["default"]  # type: ignore[index]
     return lora
 
 
@@ -205,14 +207,15 @@ def _targets(
     if asked == ALL_LINEAR:
         found = linear
     else:
-        found = {name for name in linear if any(f".{name}".endswith(f".{target}") for target in asked)}
-        known = sorted({short[name] for name in linear})
+        found = set()
         for target in asked:
-            if not any(f".{name}".endswith(f".{target}") for name in linear):
+            ends = (f".{target}", f".{_RENAMED.get(target, target)}")
+            if not (called := {name for name in linear if f".{name}".endswith(ends)}):
                 raise ConfigError(
                     f"{setting}.targets: no linear layer of {type(module).__name__} is called {target!r}; "
-                    f"there are {', '.join(known)}"
+                    f"there are {', '.join(sorted({short[name] for name in linear}))}"
                 )
+            found |= called
     found -= unused
     if not found:
         raise ConfigError(f"{setting}.targets: {asked}: no layer there on which an adapter has an effect")

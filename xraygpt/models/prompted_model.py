@@ -165,8 +165,8 @@ class PromptedModel(BaseModel):
     def add_adapters(self, cfg: Any) -> None:
         super().add_adapters(cfg)
         if cfg.adapter is not None:
-            facts = add_adapter(self.llama_model, cfg.adapter, "model.adapter")
-            check_same_llm({}, facts, self.language_model_facts(), f"the adapter {cfg.adapter.path}")
+            if facts := add_adapter(self.llama_model, cfg.adapter, "model.adapter"):
+                check_same_llm({}, facts, self.language_model_facts(), f"the adapter {cfg.adapter.path}")
 
     def language_model_facts(self) -> dict[str, Any]:
         """What tells this language model from others; plain values."""
