@@ -192,8 +192,8 @@ def merge_adapter(module: nn.Module) -> None:
 
 def adapter_settings(module: nn.Module) -> LoraConfig:
     """Return peft's settings of the adapter in `module`."""
-    settings = next(m.peft_config for m in module.modules() if hasattr(m, "peft_config"))
-    lora: LoraConfig = settings["default"]  # type: ignore[index]
+    settings: Any = next(m.peft_config for m in module.modules() if hasattr(m, "peft_config"))
+    lora: LoraConfig = settings["default"]
     return lora
 
 

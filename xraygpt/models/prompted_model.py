@@ -165,7 +165,8 @@ class PromptedModel(BaseModel):
     def add_adapters(self, cfg: Any) -> None:
         super().add_adapters(cfg)
         if cfg.adapter is not None:
-            if facts := add_adapter(self.llama_model, cfg.adapter, "model.adapter"):
+            facts = add_adapter(self.llama_model, cfg.adapter, "model.adapter")
+            if cfg.adapter.path:
                 check_same_llm({}, facts, self.language_model_facts(), f"the adapter {cfg.adapter.path}")
 
     def language_model_facts(self) -> dict[str, Any]:
