@@ -148,9 +148,9 @@ def test_folders_that_are_of_no_use_are_refused_in_a_line(load: Load, tmp_path: 
 
 def test_targets_that_match_nothing_are_named(load: Load) -> None:
     with pytest.raises(
-        ConfigError, match=r"model\.adapter\.targets.*'query'; there are down_proj, gate_proj"
+        ConfigError, match=r"model\.adapter\.targets.*'c_attn'; there are down_proj, gate_proj"
     ):
-        load(adapter=AdapterConfig(targets=["q_proj", "query"]))
+        load(adapter=AdapterConfig(targets=["q_proj", "c_attn"]))
     only = trainable_state(load(adapter=AdapterConfig(targets=["q_proj", "v_proj"])).llama_model)
     assert {name.split(".")[4] for name in only} == {"q_proj", "v_proj"}
 
