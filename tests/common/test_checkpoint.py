@@ -252,7 +252,7 @@ def test_an_index_names_files_beside_it_only(tmp_path: Path, content: str) -> No
 def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
     save_file({"base_model.model.w.lora_A.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/vicuna"}')
-    with pytest.raises(CheckpointError, match=r"an adapter .* for some/vicuna, .*merge_and_unload"):
+    with pytest.raises(CheckpointError, match=r"an adapter .* for some/vicuna, .*merge-adapter"):
         load_weights(tmp_path)
 
 

@@ -124,8 +124,8 @@ def refuse_adapter(folder: Path) -> None:
     except (DataError, KeyError, TypeError):
         base = "another model"
     raise CheckpointError(
-        f"{folder}: an adapter (adapter_config.json; PEFT, e.g. LoRA) for {base}, not a whole model: load "
-        "both with peft, call merge_and_unload(), save_pretrained() model and tokenizer, and name that folder"
+        f"{folder}: an adapter (adapter_config.json; PEFT, e.g. LoRA) for {base}, not a model: name that one "
+        "here and the adapter in model.adapter.path, or make them one with `xraygpt merge-adapter`"
     )
 
 
