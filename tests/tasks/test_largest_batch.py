@@ -50,10 +50,11 @@ def test_reports_of_full_length_are_tried_on_a_gpu(config: Path, monkeypatch: py
     monkeypatch.setattr(report_generation, "to_device", lambda batch, device: batch)
     options = ["run.generate.max_new_tokens=7"]
     task = ReportGenerationTask(Config(Namespace(cfg_path=str(config), options=options)))
-    model = ToyModel()
+    model: Any = ToyModel()
+    model.end_sym = "###"
 
     def generate(samples: Any, generation: GenerationConfig) -> None:
-        assert samples["prompt"] == "one"
+        assert (samples["prompt"], model.end_sym) == ("one", "")  # no stop string ends a report
         assert len(samples["image"]) == len(samples["caption"]) == len(samples["image_id"])
         assert generation.min_length == generation.max_new_tokens == 7
         if len(samples["image"]) > 4:
@@ -62,7 +63,7 @@ def test_reports_of_full_length_are_tried_on_a_gpu(config: Path, monkeypatch: py
     monkeypatch.setattr(model, "generate_detailed", generate)
     context = EvalContext(torch.device("cuda"), Precision(torch.float32, "cpu"), 0, config.parent)
     assert task.largest_eval_batch(model, ONE, 100, context=context) == 4
-    assert not model.training
+    assert (model.end_sym, model.training) == ("###", False)
 
 
 def test_on_the_cpu_it_is_a_stated_number(config: Path) -> None:

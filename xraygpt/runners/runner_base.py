@@ -363,7 +363,10 @@ class RunnerBase:
     def _eval_batch_size(self, dataset: ReportDataset, context: EvalContext) -> int:
         """Return ``run.batch_size_eval``; what "auto" stands for is found once, with the first data set."""
         if self.eval_batch_size == "auto":
-            first = next(iter(BatchLoader(EvalStream(dataset, 1, self.run.seed, prompt=self.prompts[0]))))
+            stream = EvalStream(dataset, 1, self.run.seed, prompt=self.prompts[0])
+            first = next(iter(BatchLoader(stream)), None)
+            if first is None:
+                return 1  # no image can be read, which the evaluation says
             self.eval_batch_size = self.task.largest_eval_batch(
                 self.model, first, len(dataset), context=context
             )

@@ -118,13 +118,20 @@ class ReportGenerationTask(ImageTextPretrainTask):
             return CPU_BATCH
         settings = self.cfg.run_cfg.generate
         longest = replace(settings, min_length=settings.max_new_tokens)
-        model.eval()
+        writer: Any = model.eval()
+        end = getattr(writer, "end_sym", None)
 
         def write(size: int) -> None:
             with context.precision.autocast():
-                model.generate_detailed(to_device(repeated(sample, size), context.device), longest)
+                writer.generate_detailed(to_device(repeated(sample, size), context.device), longest)
 
-        return min(gather([largest_that_fits(write, samples)]))
+        try:
+            if end is not None:
+                writer.end_sym = ""  # `min_length` keeps end tokens away, but no stop string
+            return min(gather([largest_that_fits(write, samples)]))
+        finally:
+            if end is not None:
+                writer.end_sym = end
 
     def evaluate_split(
         self,
