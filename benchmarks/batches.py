@@ -223,7 +223,7 @@ def table(found: dict[str, Found]) -> str:
     """Return the figures of all ways, against the first one."""
     base, *_ = found.values()
     lines = [
-        "| way | time | as `random` | padding | loss at the end of each round |",
+        "| way | time | as `random` | padding | loss of a token, by round |",
         "|---|---|---|---|---|",
     ]
     for name, way in found.items():
