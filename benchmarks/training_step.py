@@ -137,13 +137,15 @@ def step(
     scaler: torch.amp.GradScaler | None = None,
     *,
     read_back: bool = False,
+    rate: float = LEARNING_RATE,
 ) -> Callable[[], None]:
     """Return one optimizer step over what is trained of a model.
 
     Args:
         read_back: make a Python number of the loss, as the reference does for its log.
+        rate: learning rate.
     """
-    optimizer = build_optimizer(model, RunConfig(init_lr=LEARNING_RATE, min_lr=0.0))
+    optimizer = build_optimizer(model, RunConfig(init_lr=rate, min_lr=0.0))
 
     def run() -> None:
         with precision.autocast():

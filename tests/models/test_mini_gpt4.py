@@ -136,6 +136,27 @@ def test_batched_generation_equals_one_by_one(make_model: Make, batch: Batch) ->
     assert swapped != together
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_cache_of_fixed_size_writes_the_same(
+    make_model: Make, batch: Batch, beams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model().eval()
+    prompts = ["<ImageHere>", "<ImageHere> Describe this chest x-ray in detail."]
+    samples = {"image": batch["image"][:2], "prompt": prompts}
+    settings = GenerationConfig(max_new_tokens=8, min_length=6, num_beams=beams)
+    caches, write = list[str](), model.llama_model.generate
+
+    def spy(**inputs: Any) -> Any:
+        caches.append(inputs["generation_config"].cache_implementation)
+        return write(**inputs)
+
+    monkeypatch.setattr(model.llama_model, "generate", spy)
+    texts = model.generate(samples, settings)
+    model.static_cache = True
+    assert model.generate(samples, settings) == texts
+    assert caches == [None, "static"]
+
+
 def test_generation_stops_at_the_end_symbol(make_model: Make, batch: Batch) -> None:
     model = make_model()
     free = model.generate(batch, SHORT)[0]

@@ -79,8 +79,10 @@ class RunConfig:
     group_by_length: bool = False
     """Put reports of like length into a training batch, so that little is padded. The samples of every 64
     batches stay the same; only their arrangement changes, and it is still a function of `seed` and step."""
-    batch_size_eval: int = 1
-    """Samples in an evaluation batch of one process."""
+    batch_size_eval: int | Literal["auto"] = 1
+    """Samples in an evaluation batch of one process. "auto", where reports are generated: as many as a GPU
+    has memory for, found before the first evaluation by writing reports of full length for 1, 2, 4, … images;
+    16 on the CPU. The log states the number."""
     use_dist_eval_sampler: bool = True
     """Divide evaluation data between the processes; otherwise each process scores all of it."""
     feature_cache: FeatureCacheConfig | None = None
@@ -131,7 +133,11 @@ class RunConfig:
 
     # Speed
     compile: bool = False
-    """Compile the repeated blocks of the model with torch.compile: the first steps of a shape take longer."""
+    """Compile the repeated blocks of the model with torch.compile: the first steps of a shape take longer. On
+    a GPU reports are then written with a cache of fixed size by a compiled language model."""
+    kernels: Literal["liger"] | None = None
+    """"liger" has norms, feed-forward blocks and rotary positions of the language model computed by the fused
+    kernels of liger-kernel, on a GPU; null by PyTorch."""
 
     # Saving, resuming, evaluating
     checkpoint_steps: int | None = None
@@ -168,7 +174,7 @@ class RunConfig:
         at_least_one += ["iters_per_epoch", "checkpoint_steps", "world_size", "profile_steps"]
         for name in at_least_one:
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value not in (None, "auto") and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ["num_workers", "warmup_steps", "seed", "init_lr", "min_lr", "weight_decay"]:
             value = getattr(self, name)

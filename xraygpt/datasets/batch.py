@@ -82,6 +82,17 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
     return batch
 
 
+def repeated(batch: Batch, times: int) -> Batch:
+    """Return a batch with each of its samples so many times."""
+    longer: Any = batch.copy()
+    for key, value in longer.items():
+        if isinstance(value, Tensor):
+            longer[key] = torch.cat([value] * times)
+        elif isinstance(value, list):
+            longer[key] = value * times
+    return longer
+
+
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
     """Return `batch` with its tensors on `device`; a copy from pinned memory runs in the background."""
     moved = batch.copy()

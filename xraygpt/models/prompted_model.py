@@ -123,6 +123,9 @@ class PromptedModel(BaseModel):
     max_txt_len: int
     tokens_per_image = 0
     """Q; 0: images do not come into prompts."""
+    static_cache = False
+    """Write with a cache of the full length from the start, with which transformers compiles the language
+    model on a GPU."""
 
     def take_language_model(
         self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
@@ -250,6 +253,7 @@ class PromptedModel(BaseModel):
             attention_mask=attention_mask,
             generation_config=HFGenerationConfig(
                 **generation.as_kwargs(),
+                cache_implementation="static" if self.static_cache else None,
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=end_token_ids(llm, tokenizer, stops),
                 pad_token_id=tokenizer.pad_token_id,

@@ -1,4 +1,4 @@
-"""``run.compile``: the repeated blocks of a model through torch.compile."""
+"""``run.compile``: the repeated blocks of a model through torch.compile. ``run.kernels``: fused kernels."""
 
 import logging
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.paths import install_hint
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,34 @@ def compile_blocks(model: nn.Module, device: torch.device, backend: str = "induc
         block.compile(backend=backend)
     logger.info("compiling %d blocks; the first steps take longer", len(blocks))
     return len(blocks)
+
+
+def use_liger(model: nn.Module, device: torch.device) -> None:
+    """Have norms, feed-forward blocks and rotary positions of the language model computed by liger-kernel.
+
+    Its fused loss is left out, since ours needs the output layer at few positions only. The classes of
+    transformers are changed too, so that this process can run no such language model on the CPU any more.
+
+    Raises:
+        ConfigError: no GPU, no language model, one that liger-kernel has nothing for, or it is not installed.
+    """
+    llm = getattr(model, "llama_model", None)
+    if device.type != "cuda":
+        raise ConfigError(f"run.kernels: liger is for GPUs, and run.device is {device.type}; set it to null")
+    if llm is None:
+        raise ConfigError(f"run.kernels: {type(model).__name__} has no language model; set it to null")
+    try:
+        from liger_kernel.transformers import monkey_patch as liger
+    except ImportError as error:
+        raise ConfigError(f"run.kernels: {error}; run {install_hint('liger')}") from error
+    kind, known = llm.config.model_type, sorted(liger.MODEL_TYPE_TO_APPLY_LIGER_FN)
+    if kind not in known:
+        raise ConfigError(
+            f"run.kernels: liger-kernel has nothing for a language model of the type {kind}; set it to null. "
+            f"It knows {', '.join(known)}"
+        )
+    liger._apply_liger_kernel_to_instance(llm, cross_entropy=False, fused_linear_cross_entropy=False)
+    logger.info("fused kernels of liger-kernel for the language model")
 
 
 def _block_lists(model: nn.Module) -> list[nn.ModuleList]:

@@ -28,7 +28,8 @@ from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
 from xraygpt.models.base_model import BaseModel
-from xraygpt.runners.compiling import compile_blocks
+from xraygpt.models.prompted_model import PromptedModel
+from xraygpt.runners.compiling import compile_blocks, use_liger
 from xraygpt.runners.feature_cache import cached_datasets
 from xraygpt.runners.run_folder import (
     BEST,
@@ -96,6 +97,7 @@ class RunnerBase:
     model: BaseModel
     wrapped_model: nn.Module
     prompts: list[str]
+    eval_batch_size: int | Literal["auto"]
 
     # Training; not there when only evaluating
     stream: TrainStream
@@ -119,8 +121,13 @@ class RunnerBase:
         self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
         self.precision = resolve_precision(self.run.precision, self.run.amp, self.device)
         self.model = self.wrapped_model = model.to(self.device)
+        if self.run.kernels == "liger":
+            use_liger(self.model, self.device)
+        if isinstance(model, PromptedModel):
+            model.static_cache = self.run.compile and self.device.type == "cuda"
         # The first one is that of every evaluation; "" is for models without prompts.
         self.prompts = list(model.prompt_list) or [""]
+        self.eval_batch_size = self.run.batch_size_eval
         self.progress = TrainProgress()
         self.skipped = SkippedImages(self.output_dir)
         for split in (*self.run.valid_splits, *self.run.test_splits):
@@ -339,7 +346,8 @@ class RunnerBase:
         rows: list[dict[str, Any]] = []
         part = (self.rank, self.world_size) if divided else (0, 1)
         for dataset in datasets_of(self.datasets, split_name):
-            stream = EvalStream(dataset, run.batch_size_eval, run.seed, *part, prompt=self.prompts[0])
+            size = self._eval_batch_size(dataset, context)
+            stream = EvalStream(dataset, size, run.seed, *part, prompt=self.prompts[0])
             rows += self.task.evaluate_split(self.model, stream, self._loader, context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
@@ -351,6 +359,19 @@ class RunnerBase:
             step = self.progress.global_step
             writer.write({"event": event, "step": step, "epoch": cur_epoch, "split": split_name, **metrics})
         return metrics
+
+    def _eval_batch_size(self, dataset: ReportDataset, context: EvalContext) -> int:
+        """Return ``run.batch_size_eval``; what "auto" stands for is found once, with the first data set."""
+        if self.eval_batch_size == "auto":
+            stream = EvalStream(dataset, 1, self.run.seed, prompt=self.prompts[0])
+            first = next(iter(BatchLoader(stream)), None)
+            if first is None:
+                return 1  # no image can be read, which the evaluation says
+            self.eval_batch_size = self.task.largest_eval_batch(
+                self.model, first, len(dataset), context=context
+            )
+            logger.info("run.batch_size_eval: auto is %d", self.eval_batch_size)
+        return self.eval_batch_size
 
     def _reload_best_model(self) -> None:
         barrier()  # process 0 may still be writing it

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import ConfigError, DataError
 from xraygpt.common.logger import MetricsWriter, progress
 from xraygpt.common.paths import require_all
 from xraygpt.common.precision import Precision, resolve_device
@@ -126,6 +126,12 @@ class BaseTask:
         """All that the model returned at the latest `train_step`: ``loss`` and others beginning with it;
         ``num_targets``, how many tokens these are means over; on the CPU ``num_positions`` of the rows it
         made, and how many are ``num_padded``. Only ``loss`` is required."""
+        finds_size = type(self).largest_eval_batch is not BaseTask.largest_eval_batch
+        if cfg is not None and cfg.run_cfg.batch_size_eval == "auto" and not finds_size:
+            raise ConfigError(
+                "run.batch_size_eval: auto is for tasks that generate reports; give a number for "
+                f"run.task {cfg.run_cfg.task}"
+            )
 
     @classmethod
     def setup_task(cls, **kwargs: Any) -> Self:
@@ -235,6 +241,17 @@ class BaseTask:
     def valid_step(self, model: nn.Module, samples: Batch) -> list[dict[str, Any]]:
         """Return one row (plain values) for each sample of the batch."""
         raise NotImplementedError(f"{type(self).__name__} has to say what an evaluation step is.")
+
+    def largest_eval_batch(
+        self, model: BaseModel, sample: Batch, samples: int, *, context: EvalContext
+    ) -> int:
+        """Return what ``run.batch_size_eval: auto`` stands for, the same in all processes.
+
+        Args:
+            sample: a batch of one.
+            samples: how many there are.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say how many samples fit into memory.")
 
     def before_evaluation(
         self, model: nn.Module, dataset: ReportDataset | None = None, **kwargs: Any

@@ -8,10 +8,11 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from xraygpt.common.command_line import typed_command
@@ -19,7 +20,7 @@ from xraygpt.common.config import Config
 from xraygpt.common.dist_utils import get_rank, is_main_process
 from xraygpt.common.errors import ConfigError, DataError, did_you_mean
 from xraygpt.common.registry import registry
-from xraygpt.datasets.batch import Batch
+from xraygpt.datasets.batch import Batch, repeated, to_device
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.page.report_page import PageConfig
@@ -37,10 +38,14 @@ from xraygpt.tasks.predictions import (
     write_timing,
 )
 from xraygpt.tasks.report_results import ReportResults
+from xraygpt.tasks.steps import gather
 
 JOURNAL_FOLDER = ".generating"
 QUICK_METRICS = ("rule_f1_micro_14", "laterality_f1", "rouge_l", "bleu_4", "cider_d", "distinct")
 """What is logged of every evaluation; the rest is computed at the end of a run."""
+
+CPU_BATCH = 16
+"""Images of a batch that ``run.batch_size_eval: auto`` gives on the CPU, whose memory is not tried out."""
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +108,30 @@ class ReportGenerationTask(ImageTextPretrainTask):
         """Return the fields of a prediction for each image (`prediction_rows`)."""
         generate: Any = model.generate_detailed
         return prediction_rows(samples, generate(samples, self.cfg.run_cfg.generate))
+
+    @torch.no_grad()
+    def largest_eval_batch(
+        self, model: BaseModel, sample: Batch, samples: int, *, context: EvalContext
+    ) -> int:
+        """Return how many images of 1, 2, 4, … this GPU can write reports of full length for at once."""
+        if context.device.type != "cuda":
+            return CPU_BATCH
+        settings = self.cfg.run_cfg.generate
+        longest = replace(settings, min_length=settings.max_new_tokens)
+        writer: Any = model.eval()
+        end = getattr(writer, "end_sym", None)
+
+        def write(size: int) -> None:
+            with context.precision.autocast():
+                writer.generate_detailed(to_device(repeated(sample, size), context.device), longest)
+
+        try:
+            if end is not None:
+                writer.end_sym = ""  # `min_length` keeps end tokens away, but no stop string
+            return min(gather([largest_that_fits(write, samples)]))
+        finally:
+            if end is not None:
+                writer.end_sym = end
 
     def evaluate_split(
         self,
@@ -216,6 +245,27 @@ class ReportGenerationTask(ImageTextPretrainTask):
         if is_main_process() and journals.is_dir():
             shutil.rmtree(journals)
         return metrics
+
+
+def largest_that_fits(run: Callable[[int], object], enough: int) -> int:
+    """Return the last of 1, 2, 4, … for which `run` finds memory; the first from `enough` on will do.
+
+    Raises:
+        torch.OutOfMemoryError: 1 is too much.
+    """
+    run(size := 1)
+    while size < enough and _fits(run, 2 * size):
+        size *= 2
+    torch.cuda.empty_cache()
+    return size
+
+
+def _fits(run: Callable[[int], object], size: int) -> bool:
+    try:
+        run(size)
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def default_best_metric(datasets: Collection[str]) -> str:

@@ -65,7 +65,9 @@ class RetrievalTask(BaseTask):
     def __init__(self, cfg: Config, **kwargs: Any) -> None:
         super().__init__(cfg, **kwargs)
         assert isinstance(cfg.task_cfg, RetrievalConfig)
-        self.k_test, self.batch_size = cfg.task_cfg.k_test, cfg.run_cfg.batch_size_eval
+        size = cfg.run_cfg.batch_size_eval
+        assert size != "auto"  # super().__init__ refuses it
+        self.k_test, self.batch_size = cfg.task_cfg.k_test, size
         if get_world_size() > 1 and cfg.run_cfg.use_dist_eval_sampler:
             raise ConfigError(
                 "run.task retrieval compares all images with all reports and needs them in one process: "
