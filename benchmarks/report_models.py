@@ -159,16 +159,15 @@ def build_ours(
     precision: Precision,
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    **settings: Any,
 ) -> MiniGPT4:
     """Return our model with random weights on the device, in the number formats of a training there.
 
     Args:
         tokenizer: by default that of `make_tokenizer`.
+        settings: further keys of the section ``model``, e.g. ``adapter={"r": 16}``.
     """
     torch.manual_seed(seed)
-    llm_dtype = frozen_dtype("auto", device)
-    if precision.dtype is not torch.float32:
-        llm_dtype = precision.dtype
     section = {
         "vision": dict(size.vision),
         "image_size": size.image_size,
@@ -180,8 +179,13 @@ def build_ours(
         "num_query_token": size.num_query_token,
         "max_txt_len": 1024,
         "end_sym": END,
+        **settings,
     }
     config = build_typed(MiniGPT4Config, section, where="model")
+    trained = config.weights_are_trained()
+    llm_dtype = torch.float32 if trained else frozen_dtype("auto", device)
+    if precision.dtype is not torch.float32 and not trained:
+        llm_dtype = precision.dtype
     # One row is left for the image token of the other model.
     tokenizer = tokenizer or make_tokenizer(size.llama["vocab_size"] - 1)
     ids = {"unk": 0, "bos": 1, "eos": 2, "pad": 2}
@@ -190,8 +194,31 @@ def build_ours(
     )
     with torch.device(device):
         llm = LlamaForCausalLM._from_config(llama, dtype=llm_dtype)
+        if config.llm_precision == "nf4":
+            in_4_bits(llm)
         model = MiniGPT4.build(config, llm=llm, tokenizer=tokenizer)
+        model.add_adapters(config)
     return model.eval()
+
+
+def in_4_bits(llm: LlamaForCausalLM) -> None:
+    """Hold the linear layers of a language model, all but the last, in 4 bits, as `load_llm` does."""
+    import bitsandbytes
+
+    for name, layer in list(llm.model.named_modules(prefix="model")):
+        if isinstance(layer, torch.nn.Linear):
+            weight = bitsandbytes.nn.Params4bit(
+                layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4", compress_statistics=True
+            )
+            packed = bitsandbytes.nn.Linear4bit(
+                *(layer.in_features, layer.out_features, False),
+                layer.weight.dtype,
+                True,
+                "nf4",
+                device="meta",
+            )
+            packed.weight = weight.to(layer.weight.device)  # which quantises it
+            llm.set_submodule(name, packed)
 
 
 def build_theirs(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import generation, training_step
+from benchmarks import generation, trained_parts, training_step
 from benchmarks.measuring import Measured, Results, counted_flop
 from benchmarks.report_models import SIZES, Data, build_ours, build_theirs
 from xraygpt.common.precision import Precision
@@ -31,6 +31,14 @@ def test_training_steps_are_compared_and_written(tmp_path: Path, capsys: pytest.
     table = capsys.readouterr().out
     assert all(f"| {name} |" in table for name in NAMES)
     assert "5 target tokens an image" in table
+
+
+def test_what_is_trained_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    trained_parts.main(["--size", "tiny", "--batch", "2", "--rounds", "1", "--device", "cpu"])
+    table = capsys.readouterr().out
+    assert "| projection alone: 0.02 M trained" in table
+    assert "| all of the language model: 0.95 M trained" in table
+    assert all(f"| {name}: " in table for name in trained_parts.WAYS if "4 bits" not in name)
 
 
 def test_generated_tokens_are_the_same(capsys: pytest.CaptureFixture[str]) -> None:

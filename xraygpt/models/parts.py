@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import PreTrainedModel
 
 from xraygpt.common.checkpoint import load_state, load_weights
 from xraygpt.common.errors import DataError, UnknownNameError
@@ -225,3 +226,10 @@ def run_part(part: nn.Module, *inputs: Tensor) -> Tensor:
     passes = any(p.requires_grad for p in part.parameters()) or any(x.requires_grad for x in inputs)
     with torch.set_grad_enabled(torch.is_grad_enabled() and passes):
         return part(*inputs)
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Let a model of transformers recompute its activations in the backward pass."""
+    # Called gradient_checkpointing_enable before transformers 5.23.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

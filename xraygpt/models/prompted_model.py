@@ -55,6 +55,7 @@ from xraygpt.models.llm import (
     load_tokenizer,
     max_positions,
 )
+from xraygpt.models.parts import recompute_activations
 from xraygpt.models.prompts import (
     IMAGE_SLOT,
     caption_rows,
@@ -153,7 +154,7 @@ class PromptedModel(BaseModel):
             freeze(embedding_table(llm))
             llm.get_output_embeddings().requires_grad_(False)
         if config.llm_grad_checkpoint:
-            llm.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(llm)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

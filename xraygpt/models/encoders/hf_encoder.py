@@ -24,6 +24,7 @@ from xraygpt.common.paths import HUB_PREFIX, require_file, resolve_path
 from xraygpt.common.registry import registry
 from xraygpt.models.encoders.trunk import TrunkConfig, TrunkEncoder
 from xraygpt.models.key_translation import unwrapped
+from xraygpt.models.parts import recompute_activations
 from xraygpt.processors import Preprocessing
 
 SOURCE = "a folder in Hugging Face's format with config.json and the weights of a vision model"
@@ -110,7 +111,7 @@ class HFEncoder(TrunkEncoder):
         if isinstance(getattr(trunk, "pooler", None), nn.Module):
             trunk.pooler = None
         if config.use_grad_checkpoint:
-            trunk.gradient_checkpointing_enable()
+            recompute_activations(trunk)
         return trunk
 
     def run_trunk(self, image: Tensor) -> Any:
