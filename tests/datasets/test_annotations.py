@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.datasets.datasets.annotations import read_annotations
+from xraygpt.datasets.datasets.annotations import Annotation, Annotations, read_annotations
 
 
 def write(folder: Path, content: Any) -> Path:
@@ -129,3 +130,34 @@ def test_many_problems_are_counted_and_the_first_ones_named(tmp_path: Path) -> N
 def test_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"filter_cap\.json(.|\n)*build_info\.storage"):
         read_annotations(tmp_path / "filter_cap.json")
+
+
+def test_packed_annotations_are_a_sequence() -> None:
+    rows = [
+        Annotation(f"i{number}", "Größe\n", split, "s", f"f.json: row [{number}]", {"view": "PA"})
+        for number, split in enumerate(("train", "val", "train", "test", "train"))
+    ]
+    packed = Annotations(rows)
+    assert list(packed) == rows
+    assert list(pickle.loads(pickle.dumps(packed))) == rows
+    assert (len(packed), packed[-1], packed.splits()) == (5, rows[4], ["test", "train", "val"])
+    assert list(packed.of_split("train")) == rows[::2]
+    some = packed[1:4]
+    assert (list(some), some.splits(), list(some.of_split("train"))) == (
+        rows[1:4],
+        packed.splits(),
+        rows[2:3],
+    )
+    assert list(packed.of_split("other")) == []
+    with pytest.raises(IndexError):
+        packed[5]
+
+
+def test_files_are_joined_in_their_order(tmp_path: Path) -> None:
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path in paths:
+        path.write_text(json.dumps([{"image_id": path.stem, "caption": "x"}]))
+    assert [row.place for row in read_annotations(*paths)] == [f"{path}: row [0]" for path in paths]
+    paths[1].write_text("[]")
+    with pytest.raises(DataError, match=r"two\.json: the list of annotations is empty"):
+        read_annotations(*paths)

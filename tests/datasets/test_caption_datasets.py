@@ -13,6 +13,7 @@ from xraygpt.common.errors import ConfigError, DataError, MissingFileError
 from xraygpt.datasets.builders import DatasetZoo, load_dataset
 from xraygpt.datasets.builders.base_dataset_builder import BuildInfo, DatasetConfig
 from xraygpt.datasets.builders.image_text_pair_builder import MIMICBuilder, OpenIBuilder
+from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
 from xraygpt.datasets.datasets.images import SkippedImageError
 from xraygpt.pictures.reading import read_image
 from xraygpt.processors import Blip2ImageEvalProcessor, Blip2ImageTrainProcessor
@@ -126,3 +127,17 @@ def test_displ_item_shows_the_original(tmp_path: Path) -> None:
         "value 7",
         (10, 12),
     )
+
+
+def test_annotations_are_dicts_as_in_lavis(tmp_path: Path) -> None:
+    rows = [
+        {"image_id": f"x{number}", "caption": "Clear.", "split": "train", "study_id": "s", "view": "PA"}
+        for number in range(3)
+    ]
+    (tmp_path / "filter_cap.json").write_text(json.dumps({"annotations": rows}))
+    data = MIMICBuilder(config(tmp_path, data_type="text")).build_datasets()["train"]
+    assert isinstance(data, CaptionDataset)
+    assert len(data.annotation) == 3
+    assert data.annotation[1]["caption"] == "Clear."
+    assert [*data.annotation] == rows
+    assert [*data.annotation[1:]] == rows[1:]

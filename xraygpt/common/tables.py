@@ -55,6 +55,10 @@ class Row(NamedTuple):
     nested: Mapping[str, str] = {}
     """Columns that are in the row and not in `values`, for what they hold: ``a list`` or ``an object``."""
 
+    def has(self, name: str) -> bool:
+        """Tell whether the row has a column, whatever it holds."""
+        return name in self.values or name in self.nested
+
     @property
     def place(self) -> str:
         """File and position, for messages."""
@@ -90,10 +94,10 @@ def read_table(path: Path, columns: Sequence[str] = (), each: str | None = None)
     with _open(path) as file:
         if ending in DELIMITERS:
             yield from _csv_rows(path, file, DELIMITERS[ending], columns)
-        elif ending in JSON_LINES:
-            yield from _json_lines(path, file, columns, each)
         else:
-            yield from _json_rows(path, file, columns, each)
+            values = _json_lines(path, file) if ending in JSON_LINES else _json_elements(path, file)
+            for position, value in values:
+                yield from _object_rows(path, position, value, columns, each)
 
 
 def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -> None:
@@ -171,20 +175,18 @@ def _csv_rows(path: Path, file: BufferedIOBase, delimiter: str, needed: Sequence
             )
 
 
-def _json_lines(path: Path, file: BufferedIOBase, needed: Sequence[str], each: str | None) -> Iterator[Row]:
+def _json_lines(path: Path, file: BufferedIOBase) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(_lines(path, file), 1):
         if not line.isspace():
-            position = f"line {number}"
-            yield from _object_rows(path, position, parse_json(line, f"{path}: {position}"), needed, each)
+            yield f"line {number}", parse_json(line, f"{path}: line {number}")
 
 
-def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str], each: str | None) -> Iterator[Row]:
+def _json_elements(path: Path, file: BufferedIOBase) -> Iterator[tuple[str, Any]]:
     text = _JsonStream(path, file)
     found = False
     if text.peek() == "[":
         found = True
-        for position, value in text.elements(""):
-            yield from _object_rows(path, position, value, needed, each)
+        yield from text.elements("")
     elif text.peek() == "{":
         for key in text.entries():
             split = normalise_split(key.lower())
@@ -192,11 +194,10 @@ def _json_rows(path: Path, file: BufferedIOBase, needed: Sequence[str], each: st
                 text.value(f"'{key}'")
                 continue
             for position, value in text.elements(key if split in SPLITS else ""):
-                if key == "annotations":
-                    yield from _object_rows(path, position, value, needed, each)
-                elif split in SPLITS:
-                    named = _with_split(f"{path}: {position}", value, split)
-                    yield from _object_rows(path, position, named, needed, each)
+                if split in SPLITS:
+                    yield position, _with_split(f"{path}: {position}", value, split)
+                elif key == "annotations":
+                    yield position, value
             found |= key == "annotations" or split in SPLITS
     if not found:
         raise DataError(
@@ -260,29 +261,28 @@ class _JsonStream:
             key = self.value("a key")
             if not isinstance(key, str):
                 raise self._error("a key has to be a text")
+            self.peek()
             self._take(":")
             yield key
 
     def value(self, what: str) -> Any:
-        """Parse the next value; `what` it is goes into messages."""
-        place = f"{self._path}: {what}"
-        self.peek()
+        """Parse the value that `peek` has come to; `what` it is goes into messages."""
         while True:
             try:
-                with readable_json(place):
-                    value, end = self._parse.raw_decode(self._text, self._at)
+                value, end = self._parse.raw_decode(self._text, self._at)
                 problem = ""
-            except DataError as error:
-                if not isinstance(error.__cause__, json.JSONDecodeError):
+            except json.JSONDecodeError as error:
+                problem = error.msg  # or only its end has not been read yet
+            except (RecursionError, ValueError):
+                with readable_json(f"{self._path}: {what}"):
                     raise
-                problem = error.__cause__.msg  # or only its end has not been read yet
             if not problem and (end < len(self._text) or self._ended):  # "12" may go on as "123"
                 self._at, self._after = end, what
                 return value
             if len(self._text) - self._at > MAX_LINE_BYTES:
-                raise DataError(f"{place}: not valid JSON, or too long a value: {problem}")
+                raise DataError(f"{self._path}: {what}: not valid JSON, or too long a value: {problem}")
             if not self._read(max(_CHUNK_BYTES, len(self._text) - self._at)) and problem:
-                raise DataError(f"{place}: not valid JSON: {problem}")
+                raise DataError(f"{self._path}: {what}: not valid JSON: {problem}")
 
     def expect_end(self) -> None:
         """Refuse anything that follows."""
@@ -300,9 +300,11 @@ class _JsonStream:
         self._at += 1
 
     def _take(self, mark: str) -> None:
-        if self.peek() != mark:
+        """Go past a mark that `peek` has come to, on to what follows."""
+        if not self._text.startswith(mark, self._at):
             raise self._error(f"expected '{mark}'")
         self._at += 1
+        self.peek()
 
     def _read(self, size: int) -> bool:
         """Decode some more and forget what has been gone through; False at the end of the file."""
@@ -327,13 +329,12 @@ def _object_rows(
     path: Path, position: str, value: Any, needed: Sequence[str], each: str | None
 ) -> Iterator[Row]:
     """Yield what an object of a JSON file gives: one row, or one for each text in its column `each`."""
-    place = f"{path}: {position}"
-    if not isinstance(value, Mapping):
-        raise DataError(f"{place}: expected an object, found {type(value).__name__}")
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: {position}: expected an object, found {type(value).__name__}")
     listed = value.get(each) if each is not None else None
     if isinstance(listed, list) and all(isinstance(entry, str | int | float) for entry in listed):
         if not listed:
-            raise DataError(f"{place}: '{each}' is an empty list")
+            raise DataError(f"{path}: {position}: '{each}' is an empty list")
         for number, entry in enumerate(listed):
             yield _row(path, f"{position}, {each}[{number}]", {**value, each: entry}, needed)
     else:
@@ -341,16 +342,19 @@ def _object_rows(
 
 
 def _row(path: Path, position: str, value: Mapping[Any, Any], needed: Sequence[str]) -> Row:
-    place = f"{path}: {position}"
-    check_columns(place, value, needed)
-    nested = {
-        name: "a list" if isinstance(entry, list) else "an object"
-        for name, entry in value.items()
-        if isinstance(entry, list | dict)
-    }
+    if needed:
+        check_columns(f"{path}: {position}", value, needed)
+    texts: dict[str, str] = {}
+    nested: dict[str, str] = {}
+    for name, entry in value.items():
+        if isinstance(entry, str) and entry.isascii():
+            texts[name] = entry
+        elif isinstance(entry, list | dict):
+            nested[name] = "a list" if isinstance(entry, list) else "an object"
+        else:
+            texts[name] = _text(entry)
     if name := next((name for name in needed if name in nested), None):
-        raise DataError(f"{place}: '{name}' has to be a text or a number, not {nested[name]}")
-    texts = {name: _text(entry) for name, entry in value.items() if name not in nested}
+        raise DataError(f"{path}: {position}: '{name}' has to be a text or a number, not {nested[name]}")
     return Row(texts, path, position, nested)
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
-from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, read_annotations
+from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotations, read_annotations
 from xraygpt.datasets.datasets.base_dataset import BaseDataset, ReportDataset
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
@@ -93,7 +93,7 @@ class BaseDatasetBuilder:
         """Return {split: data set}."""
         annotations, images = self.read()
         datasets: dict[str, ReportDataset] = {}
-        for split in sorted({row.split for row in annotations}):
+        for split in annotations.splits():
             kind = "train" if split == "train" else "eval"
             datasets[split] = self.train_dataset_cls(
                 vis_processor=self.vis_processors[kind],
@@ -105,7 +105,7 @@ class BaseDatasetBuilder:
             )
         return datasets
 
-    def read(self) -> tuple[list[Annotation], ImageStore | None]:
+    def read(self) -> tuple[Annotations, ImageStore | None]:
         """Read ``<storage>/filter_cap.json`` and open ``<storage>/image`` or ``<storage>/shards``.
 
         Returns:

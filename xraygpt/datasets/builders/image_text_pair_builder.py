@@ -10,7 +10,7 @@ from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
 from xraygpt.datasets.datasets.annotations import (
-    Annotation,
+    Annotations,
     Columns,
     annotations_without_reports,
     read_annotation_tables,
@@ -75,7 +75,7 @@ class CaptionBuilder(BaseDatasetBuilder):
     train_dataset_cls = CaptionDataset
     DATASET_CONFIG_DICT: ClassVar[dict[str, str]] = {"default": "configs/datasets/caption/defaults.yaml"}
 
-    def read(self) -> tuple[list[Annotation], ImageStore | None]:
+    def read(self) -> tuple[Annotations, ImageStore | None]:
         """Read the tables and open the folder of the images; a prepared folder is read like any other.
 
         Raises:

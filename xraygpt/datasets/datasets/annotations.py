@@ -10,10 +10,15 @@ are for people. R2Gen's form, ``{"train": [{"id": "<study>", "report": ..., "ima
 
 from __future__ import annotations
 
+import copy
+import marshal
+import sys
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError, did_you_mean, summarise
 from xraygpt.common.files import is_missing
@@ -26,8 +31,7 @@ WITHOUT_REPORTS = "test"
 """The split of images that nothing can be learnt from, and the only one whose images may lack a report."""
 
 
-@dataclass(frozen=True, slots=True)
-class Annotation:
+class Annotation(NamedTuple):
     """One image and its report."""
 
     image_id: str
@@ -36,8 +40,64 @@ class Annotation:
     study_id: str
     place: str
     """File and position, for messages: ``filter_cap.json: row [3]``."""
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] = {}
     """What else the file says of the image (``view``, ``sex``, ...): subgroups of an evaluation."""
+
+
+class Annotations(Sequence[Annotation]):
+    """Annotations packed into one block of memory, each unpacked when it is asked for.
+
+    Loading processes read the block where it is. A list of objects would be copied into every one of them,
+    since counting references to an object writes to the memory that it lies in.
+    """
+
+    def __init__(self, rows: Iterable[Annotation]) -> None:
+        self._packed, self._starts = bytearray(), array("q", [0])
+        self._splits: list[str] = []
+        for row in rows:
+            self._packed += marshal.dumps((*row[:5], dict(row.columns)))
+            self._starts.append(len(self._packed))
+            self._splits.append(sys.intern(row.split))
+        self._numbers: Sequence[int] = range(len(self._splits))
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an annotation; of a slice, `Annotations` that share this block."""
+        if isinstance(index, slice):
+            return self._part(self._numbers[index])
+        number = self._numbers[index]
+        return Annotation._make(marshal.loads(self._packed[self._starts[number] : self._starts[number + 1]]))
+
+    def splits(self) -> list[str]:
+        """Return the names of the splits there are, sorted."""
+        return sorted({self._splits[number] for number in self._numbers})
+
+    def of_split(self, split: str) -> Annotations:
+        """Return the annotations of one split, which share this block."""
+        return self._part(array("q", (number for number in self._numbers if self._splits[number] == split)))
+
+    def _part(self, numbers: Sequence[int]) -> Annotations:
+        part = copy.copy(self)
+        part._numbers = numbers
+        return part
+
+
+class AnnotationDicts(Sequence[dict[str, str]]):
+    """Annotations as LAVIS' data sets have them: a dict for each, made when it is asked for."""
+
+    def __init__(self, rows: Sequence[Annotation]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return AnnotationDicts(self._rows[index])
+        image_id, caption, split, study_id, _, columns = self._rows[index]
+        return {**columns, "image_id": image_id, "caption": caption, "split": split, "study_id": study_id}
 
 
 @dataclass
@@ -69,11 +129,12 @@ class Columns:
         return [name for name in (self.image, self.caption, self.split, self.study_id) if name is not None]
 
 
+OWN = Columns()
 R2GEN = Columns(image="image_path", caption="report", study_id="id")
 
 
-def read_annotations(path: Path) -> list[Annotation]:
-    """Read one annotation file, of the reference's form or of R2Gen's.
+def read_annotations(*paths: Path) -> Annotations:
+    """Read annotation files, of the reference's form or of R2Gen's, joined in their order.
 
     Only images of the split ``test`` may come without a report; theirs is "".
 
@@ -81,61 +142,66 @@ def read_annotations(path: Path) -> list[Annotation]:
         MissingFileError: no such file.
         DataError: not JSON, or not of these forms; names the file, the row and the key.
     """
-    annotations, problems = scan_annotations(path)
-    without = {row.place for row in annotations if is_missing(row.caption)}
-    problems += [
-        f"{row.place}: the report is missing"
-        for row in annotations
-        if row.place in without and row.split != WITHOUT_REPORTS
-    ]
-    if problems:
-        raise DataError(summarise("unusable annotations", problems))
-    if not annotations:
-        raise DataError(f"{path}: the list of annotations is empty")
-    return [replace(row, caption="") if row.place in without else row for row in annotations]
+
+    def rows() -> Iterator[Annotation]:
+        for path in paths:
+            row, problems, without = None, list[str](), list[str]()
+            for row in _scan(path, problems):
+                if not is_missing(row.caption):
+                    yield row
+                elif row.split == WITHOUT_REPORTS:
+                    yield row._replace(caption="")
+                else:
+                    without.append(f"{row.place}: the report is missing")
+            if problems or without:
+                raise DataError(summarise("unusable annotations", problems + without))
+            if row is None:
+                raise DataError(f"{path}: the list of annotations is empty")
+
+    return Annotations(rows())
 
 
-def scan_annotations(path: Path) -> tuple[list[Annotation], list[str]]:
+def scan_annotations(path: Path) -> tuple[Annotations, list[str]]:
     """Return the usable rows of an annotation file and what is wrong with each of the others.
 
     Raises:
         MissingFileError: no such file.
         DataError: it is not JSON, or holds no list of annotations.
     """
+    problems: list[str] = []
+    return Annotations(_scan(path, problems)), problems
+
+
+def _scan(path: Path, problems: list[str]) -> Iterator[Annotation]:
     if not path.is_file():
         raise MissingFileError(
             f"missing file: annotations of a data set\n  expected at: {path} (put it there, or set the data "
             'set\'s build_info.storage)\n  its form:    {"annotations": [{"image_id": ..., "caption": ...}]}'
         )
-    annotations: list[Annotation] = []
-    problems: list[str] = []
     for row in read_table(path, each=R2GEN.image):
-        keys = {*row.values, *row.nested}
-        columns = R2GEN if R2GEN.image in keys and "image_id" not in keys else Columns()
-        problem = _unusable(row, columns)
-        if problem:
+        columns = R2GEN if row.has(R2GEN.image) and not row.has(OWN.image) else OWN
+        annotation = _annotation(row, columns)
+        if problem := _unusable(row, columns, annotation):
             problems.append(f"{row.place}: {problem}")
         else:
-            annotations.append(_annotation(row, columns))
-    return annotations, problems
+            yield annotation
 
 
-def _unusable(row: Row, columns: Columns) -> str | None:
-    for name in columns.needed():
-        if name not in row.values and name not in row.nested:
+def _unusable(row: Row, columns: Columns, annotation: Annotation) -> str | None:
+    needed = columns.needed()
+    for name in needed:
+        if not row.has(name):
             there = ", ".join([*row.values, *row.nested]) or "none"
             return f'the key "{name}" is missing (there are: {there})'
-    for name in (*columns.needed(), "split", "study_id"):
+    for name in (*needed, "split", "study_id") if row.nested else ():
         if name in row.nested:
             return f'"{name}" must be a text or a number, not {row.nested[name]}'
-    if is_missing(row.values[columns.image]):
+    if not annotation.image_id:
         return f'"{columns.image}" must name an image, not "{row.values[columns.image]}"'
     return None
 
 
-def read_annotation_tables(
-    paths: Sequence[Path], columns: Columns, images: ImageStore | None
-) -> list[Annotation]:
+def read_annotation_tables(paths: Sequence[Path], columns: Columns, images: ImageStore | None) -> Annotations:
     """Read the annotations of all splits from tables (see `xraygpt.common.tables`), joined in their order.
 
     Args:
@@ -146,19 +212,22 @@ def read_annotation_tables(
         DataError: a table cannot be read or has no such columns, or rows cannot be used; these are all
             counted, and the first of each kind are named by their lines.
     """
-    annotations: list[Annotation] = []
     missing: list[str] = []
-    for path in paths:
-        there: dict[str, None] = {}
-        nested: dict[str, str] = {}
-        for row in read_table(path, each=columns.image):
-            there.update(dict.fromkeys(row.values))
-            for name, what in row.nested.items():
-                nested.setdefault(name, f"{row.place}: '{name}' has to be a text, not {what}")
-            annotation = _annotation(row, columns)
-            annotations.append(replace(annotation, caption=annotation.caption.strip()))
-        missing += [nested[name] for name in columns.needed() if name in nested]
-        missing += _missing_columns(path, columns.needed(), {**there, **nested})
+
+    def rows() -> Iterator[Annotation]:
+        for path in paths:
+            there: dict[str, None] = {}
+            nested: dict[str, str] = {}
+            for row in read_table(path, each=columns.image):
+                there.update(dict.fromkeys(row.values))
+                for name, what in row.nested.items():
+                    nested.setdefault(name, f"{row.place}: '{name}' has to be a text, not {what}")
+                annotation = _annotation(row, columns)
+                yield annotation._replace(caption=annotation.caption.strip())
+            missing.extend(nested[name] for name in columns.needed() if name in nested)
+            missing.extend(_missing_columns(path, columns.needed(), {**there, **nested}))
+
+    annotations = Annotations(rows())
     if missing:
         raise DataError("\n".join(missing))
     problems = _problems(annotations, images, with_captions=columns.caption is not None)
@@ -168,7 +237,7 @@ def read_annotation_tables(
     return annotations
 
 
-def annotations_without_reports(images: ImageStore) -> list[Annotation]:
+def annotations_without_reports(images: ImageStore) -> Annotations:
     """Return an annotation without a report for each image of a store.
 
     Raises:
@@ -177,25 +246,26 @@ def annotations_without_reports(images: ImageStore) -> list[Annotation]:
     names = images.image_ids()
     if not names:
         raise DataError(f"{images}: no images in or below it")
-    return [Annotation(name, "", WITHOUT_REPORTS, name, images.place(name)) for name in names]
+    return Annotations(Annotation(name, "", WITHOUT_REPORTS, name, images.place(name)) for name in names)
 
 
 def _annotation(row: Row, columns: Columns) -> Annotation:
-    names = (columns.image, columns.study_id or "study_id", columns.split or "split", columns.caption)
-    image_id = _known(row, columns.image)
-    study_id = _known(row, columns.study_id or "study_id") or image_id
+    image, study, split = columns.image, columns.study_id or "study_id", columns.split or "split"
+    names = (image, study, split, columns.caption)
     others = {name: value for name, value in row.values.items() if name not in names}
+    image_id = _known(row, image)
+    study_id = _known(row, study) or image_id
     if columns.caption is None:
         return Annotation(image_id, "", WITHOUT_REPORTS, study_id, row.place, others)
-    split = _known(row, columns.split or "split").lower() or "train"
     caption = row.values.get(columns.caption, "")
-    return Annotation(image_id, caption, normalise_split(split), study_id, row.place, others)
+    named = normalise_split(_known(row, split).lower() or "train")
+    return Annotation(image_id, caption, named, study_id, row.place, others)
 
 
 def _known(row: Row, column: str) -> str:
     """Return the text of a cell, "" where it is missing."""
-    text = row.values.get(column, "").strip()
-    return "" if is_missing(text) else text
+    text = row.values.get(column)
+    return "" if text is None or is_missing(text) else text.strip()
 
 
 def _missing_columns(path: Path, needed: Sequence[str], there: Iterable[str]) -> list[str]:
@@ -212,12 +282,12 @@ def _missing_columns(path: Path, needed: Sequence[str], there: Iterable[str]) ->
 
 
 def _problems(
-    annotations: Iterable[Annotation], images: ImageStore | None, with_captions: bool
+    annotations: Sequence[Annotation], images: ImageStore | None, with_captions: bool
 ) -> dict[str, list[str]]:
     """Return what is wrong -> the rows it is wrong in."""
     problems: dict[str, list[str]] = defaultdict(list)
-    first: dict[str, str] = {}
-    for row in annotations:
+    first: dict[str, int] = {}
+    for number, row in enumerate(annotations):
         if with_captions and is_missing(row.caption):
             problems["rows have no caption"].append(row.place)
         if row.split not in SPLITS:
@@ -235,6 +305,8 @@ def _problems(
         # "a" and "a.png" are the same image.
         image = row.image_id if images is None else images.place(row.image_id)
         if image in first:
-            problems["images are named twice"].append(f"{named} (before at {first[image]})")
-        first.setdefault(image, row.place)
+            problems["images are named twice"].append(
+                f"{named} (before at {annotations[first[image]].place})"
+            )
+        first.setdefault(image, number)
     return problems

@@ -14,7 +14,7 @@ from xraygpt.common.errors import ConfigError, DataError, summarise
 from xraygpt.common.image_modes import to_rgb
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch, Sample, collate
-from xraygpt.datasets.datasets.annotations import Annotation, read_annotations
+from xraygpt.datasets.datasets.annotations import Annotation, AnnotationDicts, Annotations, read_annotations
 from xraygpt.datasets.datasets.images import ImageStore, SkippedImageError, open_folder
 from xraygpt.pictures.reading import IMAGE_SUFFIXES
 from xraygpt.processors.base_processor import BaseProcessor
@@ -116,18 +116,18 @@ class BaseDataset(ReportDataset):
         ann_paths: Sequence[str | Path] = (),
         split: str = "train",
         skip_corrupt: bool = False,
-        annotations: Sequence[Annotation] | None = None,
+        annotations: Annotations | None = None,
     ) -> None:
         self.vis_processor = vis_processor or BaseProcessor()
         self.text_processor = text_processor or BaseProcessor()
         self.split = normalise_split(split)
         self.skip_corrupt = skip_corrupt
         if annotations is None:
-            annotations = [row for path in ann_paths for row in read_annotations(Path(path))]
-        self.rows = [row for row in annotations if row.split == self.split]
+            annotations = read_annotations(*map(Path, ann_paths))
+        self.rows = annotations.of_split(self.split)
         if not self.rows:
             files = ", ".join(map(str, ann_paths)) or "no annotation file"
-            there = ", ".join(sorted({row.split for row in annotations})) or "none"
+            there = ", ".join(annotations.splits()) or "none"
             raise DataError(f"{files}: no annotation of the split '{self.split}' (splits there: {there})")
         if isinstance(vis_root, str | Path):
             vis_root = open_folder(Path(vis_root), self.suffixes)
@@ -139,6 +139,11 @@ class BaseDataset(ReportDataset):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def annotation(self) -> Sequence[dict[str, str]]:
+        """The annotations as LAVIS has them: id, caption, split, study and the file's other columns."""
+        return AnnotationDicts(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
         row = self.rows[index]

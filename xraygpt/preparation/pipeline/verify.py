@@ -48,7 +48,7 @@ class Verification:
         self.problems = Tally()  # what is wrong -> with what; empty for a folder that is in order
         self.checked: list[str] = []  # what was looked at, with numbers
         self.nothing: list[str] = []  # checks that had nothing to check, with the reason
-        self._annotations: list[Annotation] | None = None  # the usable ones; None if they cannot be read
+        self._annotations: Sequence[Annotation] | None = None  # the usable ones; None if they cannot be read
         self._sums: dict[str, str] = {}  # name -> SHA-256, of the files that are there
 
     def text(self) -> str:
