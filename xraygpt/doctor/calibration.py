@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -114,7 +115,12 @@ def call_overhead(clock: Clock = time.perf_counter) -> float:
     """
     cpu = torch.device("cpu")
     width = OVERHEAD_WIDTH
-    sizes = {"hidden_size": width, "intermediate_size": width, "num_attention_heads": 1, "vocab_size": width}
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": width,
+        "num_attention_heads": 1,
+        "vocab_size": width,
+    }
     config = LlamaConfig(**sizes, num_hidden_layers=OVERHEAD_LAYERS)
 
     def build() -> Callable[[], None]:
