@@ -133,18 +133,22 @@ def _time(found: Examination) -> str:
     others = [f"{name} {_duration(seconds)}" for name, seconds in found.once.items()]
     others += [f"{name} {_duration(seconds)} an epoch" for name, seconds in found.each_epoch.items()]
     lines = [
-        f"Time: {found.step_seconds:.3g} s a step, {found.images_per_second:.3g} images/s in all; "
-        f"{found.steps:,} steps in {found.epochs:,} epochs: {_duration(found.run_seconds)}"
-        + (f", of which: {', '.join(others)}." if others else ".")
+        f"Time: {found.step_seconds:.3g} s a step, {_rate(found.images_per_second)} images/s in all; "
+        f"{found.steps:,} steps in {found.epochs:,} epoch{'s' if found.epochs > 1 else ''}: "
+        f"{_duration(found.run_seconds)}" + (f", of which: {', '.join(others)}." if others else ".")
     ]
     if found.loading is not None:
         images = found.batch / found.loading
         workers = f"{found.num_workers} loading processes" if found.num_workers else "the training process"
         lines.append(
-            f"Data: a process loads {images:,.3g} images/s, {workers} on {found.cores} cores; "
-            f"the model takes {found.batch / found.durations.total:,.3g} images/s: {found.bottleneck}."
+            f"Data: a process loads {_rate(images)} images/s, {workers} on {found.cores} cores; "
+            f"the model takes {_rate(found.batch / found.durations.total)} images/s: {found.bottleneck}."
         )
     return "\n".join(lines)
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _duration(seconds: float) -> str:

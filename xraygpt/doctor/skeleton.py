@@ -21,6 +21,7 @@ from transformers import (
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, MissingFileError, XrayGPTError
 from xraygpt.common.hf_folder import from_folder
+from xraygpt.common.paths import resolve_path
 from xraygpt.common.precision import frozen_dtype, vision_precision
 from xraygpt.common.registry import registry
 from xraygpt.doctor.dry_run import DryRun
@@ -69,10 +70,12 @@ def build_skeleton(cfg: Config, device: torch.device, dry: DryRun) -> tuple[Base
     try:
         return _build(cfg, cfg.model_cfg, device, dry)
     except MissingFileError:
-        assumed = {name: ASSUMED[name] for name in names & set(ASSUMED) if getattr(cfg.model_cfg, name)}
+        named = {name: getattr(cfg.model_cfg, name) for name in names & set(ASSUMED)}
+        missing = sorted(n for n, path in named.items() if path and not Path(resolve_path(path)).exists())
+        assumed = {name: ASSUMED[name] for name in missing}
         model, notes = _build(cfg, replace(cfg.model_cfg, **assumed), device, dry)
-        missing = ", ".join(f"model.{name}" for name in sorted(assumed))
-        return model, [*notes, f"{missing}: what is missing is that of the shipped model, or left out"]
+        files = [f"model.{name}: {ASSUMED[name] or 'nothing'} is used in its place" for name in missing]
+        return model, [*notes, *files]
 
 
 def _build(cfg: Config, config: Any, device: torch.device, dry: DryRun) -> tuple[BaseModel, list[str]]:
