@@ -42,10 +42,9 @@ from xraygpt.models.vision_tower import VisionTowerConfig
 from xraygpt.runners.feature_cache import BATCH_SIZE
 from xraygpt.tasks import setup_task
 from xraygpt.tasks.base_task import BaseTask, Splits, datasets_of
+from xraygpt.tasks.report_generation import CPU_BATCH
 
 OPTIMIZER = "optimizer"
-AUTO_EVALUATION = 16
-"""Images of an evaluation batch where `run.batch_size_eval` is "auto": what it is on the CPU."""
 MOST_REPORTS = 2000
 """Reports that are looked at for the longest one."""
 LONG_REPORT, LONG_REPEATS = "The lungs are clear. ", 512
@@ -290,7 +289,7 @@ def _evaluation(
     if run.task not in ("image_text_pretrain", "report_generation"):
         found.notes.append(f"validation and test of the task {run.task} are not counted")
         return
-    size = run.batch_size_eval if run.batch_size_eval != "auto" else AUTO_EVALUATION
+    size = run.batch_size_eval if run.batch_size_eval != "auto" else CPU_BATCH
     forward = training.without_gradient(model, of_size(images, size))
     seconds = time_step(forward, training.device, budget / 2).total
     if run.task == "report_generation":
