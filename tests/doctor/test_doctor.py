@@ -98,10 +98,72 @@ def test_several_processes_share_the_cores() -> None:
     assert "in all" in describe(found)
 
 
-def test_a_feature_cache_is_said_not_to_count() -> None:
-    options = [*SMALL_DATA, "run.batch_size_train=2", "run.feature_cache={}"]
+def test_a_feature_cache_takes_the_frozen_parts_out_of_the_step() -> None:
+    options = [*SMALL_DATA, "run.batch_size_train=2", "run.max_epoch=2"]
+    path = ROOT / "train_configs/parts/timm_mlp.yaml"
+    whole = examine(arguments(path, *options), budget=0.0)
+    found = examine(arguments(path, *options, "run.feature_cache={crops: 3, dtype: bf16}"), budget=0.0)
+    encoder = {part.name: part for part in found.parts}["visual_encoder"]
+    assert encoder.parameters > 0
+    assert encoder.flop == 0
+    assert 0 < found.flop < whole.flop
+    tokens, width = 65, 128
+    assert found.cache_bytes == 8 * 3 * tokens * width * 2
+    assert found.once["the features are computed"] > 0
+    assert whole.cache_bytes is None
+    text = describe(found)
+    assert "the feature cache needs 390.0 KiB" in text
+    assert "the features are computed" in text
+
+
+def test_validation_and_the_writing_of_reports_count_towards_the_run() -> None:
+    options = [
+        SMALL_DATA[0][:-1] + ", val: {seed: 3, count: 6}}",
+        "run.feature_cache=null",
+        "run.max_epoch=3",
+    ]
+    scored = examine(arguments(QUICKSTART, *options, "run.valid_splits=[val]"), budget=0.0)
+    assert scored.run_seconds == pytest.approx(
+        scored.steps * scored.step_seconds + 3 * scored.each_epoch["validation"]
+    )
+    options += ["run.task=report_generation", "run.valid_splits=[]", "run.test_splits=[val]"]
+    times = {}
+    for tokens in (10, 1000):
+        found = examine(arguments(QUICKSTART, *options, f"run.generate.max_new_tokens={tokens}"), budget=0.0)
+        assert not found.each_epoch
+        assert f"taken to be {tokens} tokens" in describe(found)
+        times[tokens] = found.once["test"]
+    assert times[1000] > times[10] > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "missing"),
+    [
+        ("parts/dinov2_qformer.yaml", "model.vit_model=hf:nowhere/at/all", "nowhere/at/all"),
+        ("tiny/1_llm.yaml", "model.tokenizer=nowhere/at/all", "nowhere/at/all"),
+        ("quickstart/alignment.yaml", "model.prompt_path=nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_what_is_missing_is_named_and_the_rest_examined(config: str, option: str, missing: str) -> None:
+    options = [*SMALL_DATA, option, "run.batch_size_train=2", "run.feature_cache=null"]
+    found = examine(arguments(ROOT / "train_configs" / config, *options), budget=0.0)
+    assert any(missing in problem for problem in found.problems)
+    assert found.memory is not None
+    assert "Note: " in describe(found)
+
+
+def test_an_adapter_is_a_trained_part_of_the_language_model() -> None:
+    options = [*SMALL_DATA, "run.batch_size_train=2", "model.adapter={r: 4, alpha: 8}"]
     found = examine(arguments(QUICKSTART, *options), budget=0.0)
-    assert any("run.feature_cache is not counted" in note for note in found.notes)
+    language_model = {part.name: part for part in found.parts}["llama_model"]
+    assert 0 < language_model.trained < language_model.parameters
+    assert found.memory is not None
+    assert found.memory.gradients == 4 * sum(part.trained for part in found.parts)
+
+
+def test_no_process_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--cfg-path", str(QUICKSTART), "--processes", "0"]) == 2
+    assert "--processes must be at least 1" in capsys.readouterr().err
 
 
 def test_a_wrong_configuration_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:

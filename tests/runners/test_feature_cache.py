@@ -78,7 +78,7 @@ def test_the_losses_are_those_of_the_evaluation_transform(cfg: Path) -> None:
     cached = train(cfg, "run.valid_splits=[val]")
     scored = metrics_of(cfg.parent / "out", "valid")
     assert "features of openi, by the toy encoder: 13 images x 1 crop(s) of 1 x 16 numbers" in log(cfg)
-    assert "0.8 kB in" in log(cfg)
+    assert "0.8 KiB in" in log(cfg)
     assert "Blip2ImageTrainProcessor, which may crop at random, is not used" in log(cfg)
     plain = "datasets.openi.vis_processor.train.name=blip2_image_eval"
     uncached = train(cfg, "run.valid_splits=[val]", "run.feature_cache=null", plain)
@@ -225,7 +225,7 @@ def test_too_little_space_is_told_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2000, 1200, 800))
-    with pytest.raises(ConfigError, match=r"need 0.8 kB for openi, and .*cache has 0.8 kB free. Free some"):
+    with pytest.raises(ConfigError, match=r"need 0.8 KiB for openi, and .*cache has 0.8 KiB free. Free some"):
         train(cfg)
     assert caches(cfg) == []
 

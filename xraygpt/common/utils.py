@@ -1,4 +1,4 @@
-"""Small helpers, all but one the reference's, by its names."""
+"""Small helpers, most of them the reference's, by its names."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from pathlib import Path
 from xraygpt.common.files import load_json
 from xraygpt.common.paths import is_remote, package_root
 
-__all__ = ["available_cores", "get_abs_path", "is_url", "load_json", "makedir", "now"]
+__all__ = ["available_cores", "format_bytes", "get_abs_path", "is_url", "load_json", "makedir", "now"]
 
 
 def available_cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes as people write it, e.g. "17.9 GiB"."""
+    units = ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)
+    name, bits = next((unit for unit in units if count >= 1 << unit[1]), units[-1])
+    return f"{count / (1 << bits):,.1f} {name}"
 
 
 def now() -> str:

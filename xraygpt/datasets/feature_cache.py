@@ -73,6 +73,11 @@ class FeatureIndex:
         """Bytes of one row."""
         return self.shape[0] * self.shape[1] * DTYPES[self.dtype].itemsize
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the disk."""
+        return self.rows * self.row_bytes
+
     def write(self, folder: Path) -> None:
         """Write ``index.json``."""
         write_json(folder / INDEX_FILE, asdict(self))
@@ -89,7 +94,7 @@ class CachedFeatures:
         path = folder / INDEX_FILE
         self.index = build_typed(FeatureIndex, load_json(path), where=str(path))
         self.path = folder / FEATURE_FILE
-        size, expected = self.path.stat().st_size, self.index.rows * self.index.row_bytes
+        size, expected = self.path.stat().st_size, self.index.nbytes
         if size != expected:
             raise DataError(f"{self.path}: {size} bytes; it should have {expected}")
         self._map: np.ndarray | None = None

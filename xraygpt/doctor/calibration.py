@@ -7,17 +7,21 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from xraygpt.doctor.dry_run import Call, Step, TensorSpec
+from xraygpt.doctor.dry_run import Call, DryRun, Step, TensorSpec
 from xraygpt.doctor.machine import Clock, copy_rate, matrix_rate, timed
 
 REPEATS = 5
 """Most runs of an operation; the first one is not counted."""
+OVERHEAD_LAYERS, OVERHEAD_WIDTH, OVERHEAD_STEPS = 4, 8, 7
+"""Of the small model that tells how long Python takes between two operations."""
 LONG = 0.1
 """Seconds after which one run of an operation is enough."""
 
@@ -77,13 +81,14 @@ def time_step(step: Step, device: torch.device, budget: float, clock: Clock = ti
         budget: seconds that this may take, about.
         clock: measures the operations.
     """
-    end = time.perf_counter() + budget
     times: Counter[Call] = Counter()
     for (_, call), number in step.calls.items():
         times[call] += number
     rates = Rates.measure(device, {call.dtype for call in times if call.flop})
     cache = torch.ones(FLUSHED_BYTES[device.type] // 4, device=device)
     seconds: dict[Call, float] = {}
+    between = call_overhead(clock) if device.type == "cpu" and budget > 0 else 0.0
+    end = time.perf_counter() + budget
     for call in sorted(times, key=lambda call: rates.seconds(call) * times[call], reverse=True):
         if time.perf_counter() + 2 * rates.seconds(call) < end:
             found = run_alone(call, device, cache.zero_, clock)
@@ -93,11 +98,45 @@ def time_step(step: Step, device: torch.device, budget: float, clock: Clock = ti
     ideal: dict[str, float] = defaultdict(float)
     known = 0.0
     for (part, call), number in step.calls.items():
-        parts[part] += number * seconds.get(call, rates.seconds(call))
+        parts[part] += number * (seconds.get(call, rates.seconds(call)) + between)
         ideal[part] += number * rates.arithmetic(call)
-        known += number * seconds.get(call, 0.0)
+        known += number * (seconds[call] + between) if call in seconds else 0.0
     total = sum(parts.values())
     return Durations(dict(parts), dict(ideal), known / total if total else 1.0, rates)
+
+
+@cache
+def call_overhead(clock: Clock = time.perf_counter) -> float:
+    """Return the seconds that a step takes for each operation beside the operation itself: for the Python of
+    modules and the graph of the backward pass.
+
+    Found with a language model so small that its operations take next to no time: what a step of it takes
+    longer than its operations one by one. On a GPU, which computes meanwhile, this is nothing to wait for.
+    """
+    cpu = torch.device("cpu")
+    width = OVERHEAD_WIDTH
+    sizes: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": width,
+        "num_attention_heads": 1,
+        "vocab_size": width,
+    }
+    config = LlamaConfig(**sizes, num_hidden_layers=OVERHEAD_LAYERS)
+
+    def build() -> Callable[[], None]:
+        model = LlamaForCausalLM._from_config(config).requires_grad_(False)
+        embeds = torch.zeros(1, width, width, requires_grad=True)
+        return lambda: model(inputs_embeds=embeds, use_cache=False).logits.sum().backward()
+
+    dry = DryRun(cpu)
+    with dry:
+        run = build()
+        with dry.recording(torch.nn.Module()) as step:
+            run()
+    run = build()
+    whole = [timed(run, cpu, clock) for _ in range(OVERHEAD_STEPS)]
+    alone = sum((run_alone(c, cpu, lambda: None, clock) or 0.0) * n for (_, c), n in step.calls.items())
+    return max(statistics.median(whole) - alone, 0.0) / sum(step.calls.values())
 
 
 def run_alone(

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xraygpt.common.run_record import write_json
+from xraygpt.common.utils import format_bytes
 
 if TYPE_CHECKING:
     from xraygpt.doctor.examination import Examination
-
-GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +45,15 @@ def run(args: argparse.Namespace) -> int:
 
 def as_dict(found: Examination) -> dict[str, Any]:
     """Return the figures as plain values, those that follow from others included."""
-    assert found.memory is not None
-    derived = {
-        "flop": found.flop,
-        "step_seconds": found.step_seconds,
-        "images_per_second": found.images_per_second,
-        "peak_bytes": found.memory.peak,
-    }
-    figures = asdict(found) | derived
-    if found.durations is not None:
+    figures = asdict(found)
+    if found.memory is not None and found.durations is not None:
+        figures |= {
+            "flop": found.flop,
+            "step_seconds": found.step_seconds,
+            "run_seconds": found.run_seconds,
+            "images_per_second": found.images_per_second,
+            "peak_bytes": found.memory.peak,
+        }
         figures["durations"]["rates"]["matrix"] = {
             str(dtype).removeprefix("torch."): rate for dtype, rate in found.durations.rates.matrix.items()
         }
@@ -67,11 +66,10 @@ def describe(found: Examination) -> str:
         f"{found.configuration} ({found.arch}) on {found.device}, {found.precision}, "
         f"batches of {found.batch}",
         _problems(found),
-        _parts(found),
-        _memory(found),
-        _time(found),
     ]
-    return "\n\n".join(section for section in sections if section)
+    if found.durations is not None:
+        sections += [_parts(found), _memory(found), _time(found)]
+    return "\n\n".join(sections)
 
 
 def _problems(found: Examination) -> str:
@@ -89,7 +87,7 @@ def _parts(found: Examination) -> str:
         ideal = durations.ideal.get(part.name, 0.0)
         reached = f"{ideal / part.seconds:.0%}" if ideal else "–"
         lines.append(
-            f"{part.name:<20}{part.parameters:>14,}{part.trained:>12,}{_size(part.nbytes):>11}"
+            f"{part.name:<20}{part.parameters:>14,}{part.trained:>12,}{format_bytes(part.nbytes):>11}"
             f"{part.flop / 1e9:>10,.4g}{part.seconds:>10.4f}"
             f"{part.seconds / durations.total:>7.0%}{reached:>16}"
         )
@@ -115,29 +113,46 @@ def _memory(found: Examination) -> str:
         "activations": memory.activations,
         "program and data": memory.program,
     }
-    text = ", ".join(f"{name} {_size(value)}" for name, value in rows.items())
-    several = f" a process, {_size(found.processes * memory.peak)} in all" if found.processes > 1 else ""
+    text = ", ".join(f"{name} {format_bytes(value)}" for name, value in rows.items())
+    most = f"the largest batch that fits is {found.largest_batch:,}"
+    if not found.largest_batch:
+        most = "not even one image fits"
+    several = (
+        f" a process, {format_bytes(found.processes * memory.peak)} in all" if found.processes > 1 else ""
+    )
     return (
-        f"Memory: {_size(memory.peak)}{several} at the peak, with the longest report throughout ({text}).\n"
-        f"There is {_size(found.total_memory)}; the largest batch that fits is {found.largest_batch:,}."
+        f"Memory: {format_bytes(memory.peak)}{several} at the peak, with the longest report throughout "
+        f"({text}).\n"
+        f"There is {format_bytes(found.total_memory)}; {most}."
+        + (f"\nDisk: the feature cache needs {format_bytes(found.cache_bytes)}." if found.cache_bytes else "")
     )
 
 
 def _time(found: Examination) -> str:
     assert found.durations is not None
+    others = [f"{name} {_duration(seconds)}" for name, seconds in found.once.items()]
+    others += [f"{name} {_duration(seconds)} an epoch" for name, seconds in found.each_epoch.items()]
     lines = [
-        f"Time: {found.step_seconds:.3g} s a step, {found.images_per_second:.3g} images/s in all; "
-        f"{found.steps:,} steps, {found.step_seconds * found.steps / 3600:.2g} hours (without validation)."
+        f"Time: {found.step_seconds:.3g} s a step, {_rate(found.images_per_second)} images/s in all; "
+        f"{found.steps:,} steps in {found.epochs:,} epoch{'s' if found.epochs > 1 else ''}: "
+        f"{_duration(found.run_seconds)}" + (f", of which: {', '.join(others)}." if others else ".")
     ]
     if found.loading is not None:
         images = found.batch / found.loading
         workers = f"{found.num_workers} loading processes" if found.num_workers else "the training process"
         lines.append(
-            f"Data: a process loads {images:,.3g} images/s, {workers} on {found.cores} cores; "
-            f"the model takes {found.batch / found.durations.total:,.3g} images/s: {found.bottleneck}."
+            f"Data: a process loads {_rate(images)} images/s, {workers} on {found.cores} cores; "
+            f"the model takes {_rate(found.batch / found.durations.total)} images/s: {found.bottleneck}."
         )
     return "\n".join(lines)
 
 
-def _size(nbytes: int) -> str:
-    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / 2**20:,.1f} MiB"
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    unit, name = next(
+        (each for each in ((86400, "days"), (3600, "h"), (60, "min")) if seconds >= each[0]), (1, "s")
+    )
+    return f"{seconds / unit:.2g} {name}" if seconds < 99 * unit else f"{seconds / unit:,.0f} {name}"

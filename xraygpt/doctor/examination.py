@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,21 +14,35 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from xraygpt.common.config import Config
-from xraygpt.common.errors import XrayGPTError
+from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.optims import build_optimizer
 from xraygpt.common.precision import Precision, resolve_device, resolve_precision
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import RunConfig
 from xraygpt.common.utils import available_cores
-from xraygpt.datasets.batch import Batch
+from xraygpt.datasets.batch import Batch, images_of
+from xraygpt.datasets.feature_cache import FeatureIndex
 from xraygpt.datasets.stream import TrainStream
 from xraygpt.doctor.calibration import Durations, time_step
 from xraygpt.doctor.dry_run import DryRun, Step
 from xraygpt.doctor.machine import device_name, resident_bytes, total_memory
-from xraygpt.doctor.skeleton import build_skeleton, invented_batch, of_size, with_length, without_pixels
+from xraygpt.doctor.skeleton import (
+    ASSUMED_ENCODER,
+    build_skeleton,
+    invented_batch,
+    next_token,
+    of_size,
+    with_features,
+    with_known_encoder,
+    with_length,
+    without_pixels,
+)
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.vision_tower import VisionTowerConfig
+from xraygpt.runners.feature_cache import BATCH_SIZE
 from xraygpt.tasks import setup_task
 from xraygpt.tasks.base_task import BaseTask, Splits, datasets_of
+from xraygpt.tasks.report_generation import CPU_BATCH
 
 OPTIMIZER = "optimizer"
 MOST_REPORTS = 2000
@@ -40,9 +54,10 @@ GPU_CONTEXT = 600 << 20
 USABLE = {"cpu": 0.9, "cuda": 0.95}
 """Share of the memory that a program can fill: the system needs some, and free pieces are scattered."""
 
-SCATTERED = {"cpu": 1.5, "cuda": 1.0}
-"""How much more than its tensors a step takes: the C library's heap has gaps between them, and operations
-have room of their own. Measured on the CPU, see docs/performance.md; on a GPU PyTorch counts tensors."""
+SCATTERED = {"cpu": 1.6, "cuda": 1.0}
+"""How much more than its tensors a step takes: the C library's heap has gaps between them, of half the size
+of what lies there by Knuth's fifty-percent rule ("The Art of Computer Programming", 2.5), and 1.47 to 1.77
+times were measured, see docs/performance.md; on a GPU PyTorch counts tensors."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,13 @@ class Examination:
     durations: Durations | None = None
     loading: float | None = None
     """Seconds that one process takes to load a batch."""
+    cache_bytes: int | None = None
+    """What `run.feature_cache` needs on the disk, of all data sets."""
+    once: dict[str, float] = field(default_factory=dict)
+    """What else a run takes, in words -> seconds: before the first step and after the last epoch."""
+    each_epoch: dict[str, float] = field(default_factory=dict)
+    """The same for what follows each epoch."""
+    epochs: int = 1
     num_workers: int = 0
     cores: int = 1
 
@@ -118,6 +140,12 @@ class Examination:
         if self.num_workers == 0:
             return model + self.loading_seconds
         return max(model, self.loading_seconds)
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of the whole run."""
+        after = self.epochs * sum(self.each_epoch.values())
+        return self.steps * self.step_seconds + after + sum(self.once.values())
 
     @property
     def images_per_second(self) -> float:
@@ -147,6 +175,8 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     Raises:
         XrayGPTError: the configuration itself cannot be used.
     """
+    if processes < 1:
+        raise ConfigError(f"--processes must be at least 1, got {processes}")
     cfg = Config(args)
     run = cfg.run_cfg
     device = resolve_device(run.device)
@@ -165,9 +195,15 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         num_workers=run.loading_processes(),
         cores=cores,
         total_memory=total_memory(device),
+        epochs=run.max_epoch,
     )
     model_class = registry.get_model_class(cfg.arch, BaseModel)
     task = setup_task(cfg)
+    if isinstance(cfg.model_cfg, VisionTowerConfig):
+        cfg.model_cfg, problem = with_known_encoder(cfg.model_cfg)
+        if problem is not None:
+            found.problems.append(problem)
+            found.notes.append(f"model.vit_model: {ASSUMED_ENCODER}")
     datasets: dict[str, Splits] = {}
     for check in (
         lambda: model_class.check_files(cfg.model_cfg),
@@ -179,26 +215,98 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
             found.problems += re.split(r"\n(?=missing )", str(error))
 
     dry = DryRun(device)
-    model, found.notes = build_skeleton(cfg, device, dry)
-    stream = _stream(cfg, model, datasets, processes) if datasets else None
-    batch, longest, seconds_left = _batches(cfg, stream, found, budget)
+    try:
+        model, notes = build_skeleton(cfg, device, dry)
+        stream = _stream(cfg, model, datasets, processes) if datasets else None
+        part = model.frozen_part() if run.feature_cache is not None else None
+    except XrayGPTError as error:
+        found.problems.append(str(error))
+        return found
+    found.notes += notes
+    training = DryTraining(run, task, model, dry, device, precision)
+    began = time.perf_counter()
+    images, seconds_an_image = _load(cfg, stream, found, budget / 10)
+    workers = max(min(found.num_workers, cores), 1)
+    batch, longest = images, _longest(stream, images)
+    fill: Step | None = None
+    if part is not None and run.feature_cache is not None:
+        settings, sets = run.feature_cache, stream.datasets if stream is not None else []
+        rows = [len(data) * settings.crops for data in sets]
+        indices = [FeatureIndex(count, part.shape, settings.dtype, "fp32") for count in rows]
+        found.cache_bytes = sum(index.nbytes for index in indices)
+        many = of_size(images, BATCH_SIZE)
+        fill = training.without_gradient(lambda samples: part.encode(images_of(samples)), many)
+        if stream is not None:
+            stream.datasets = [data.with_processor(None) for data in sets]
+            batch, _ = _load(cfg, stream, found, budget / 10)
+        batch, longest = (with_features(each, part.shape) for each in (batch, longest))
     samples = sum(map(len, stream.datasets)) if stream is not None else 0
     one_pass = -(-samples // (run.batch_size_train * processes))
     found.steps = run.max_epoch * (run.iters_per_epoch or one_pass)
 
-    if run.feature_cache is not None:
-        found.notes.append(
-            "run.feature_cache is not counted: the time is that of steps that run the frozen parts, and "
-            "neither the making of the cache nor its files are in these figures"
-        )
-    training = DryTraining(run, task, model, dry, device, precision)
     typical = training.step(batch)
     program = GPU_CONTEXT if device.type == "cuda" else resident_bytes()
     found.memory = training.memory(longest, program)
     found.largest_batch = _largest_batch(training, longest, found)
-    found.durations = time_step(typical, device, seconds_left)
+    left = max(budget - (time.perf_counter() - began), budget / 2)
+    found.durations = time_step(typical, device, left * 0.6)
     found.parts = _parts(model, typical, found.durations)
+    if fill is not None:
+        encoding = time_step(fill, device, left * 0.2).total / BATCH_SIZE
+        each = encoding + seconds_an_image / workers
+        found.once["the features are computed"] = sum(rows) * each / processes
+    _evaluation(cfg, training, datasets, images, seconds_an_image / workers, found, left * 0.2)
     return found
+
+
+def _evaluation(
+    cfg: Config,
+    training: DryTraining,
+    datasets: dict[str, Splits],
+    images: Mapping[str, Any],
+    loading: float,
+    found: Examination,
+    budget: float,
+) -> None:
+    """Set what scoring takes: the validation after each epoch, the test at the end.
+
+    Args:
+        loading: seconds that an image takes.
+    """
+    run, model = cfg.run_cfg, training.model
+    splits = {"validation": run.valid_splits, "test": run.test_splits}
+    sizes: dict[str, int] = {}
+    for name, chosen in splits.items():
+        try:
+            sizes[name] = sum(len(data) for split in chosen for data in datasets_of(datasets, split))
+        except XrayGPTError as error:
+            if datasets:
+                found.problems.append(str(error))
+            else:
+                found.notes.append(f"{name} is not counted, as there is no data")
+    if not any(sizes.values()):
+        return
+    if run.task not in ("image_text_pretrain", "report_generation"):
+        found.notes.append(f"validation and test of the task {run.task} are not counted")
+        return
+    size = run.batch_size_eval if run.batch_size_eval != "auto" else CPU_BATCH
+    forward = training.without_gradient(model, of_size(images, size))
+    seconds = time_step(forward, training.device, budget / 2).total
+    if run.task == "report_generation":
+        if not hasattr(model, "llama_model"):
+            found.notes.append("the writing of reports by this model is not counted")
+            return
+        tokens = run.generate.max_new_tokens
+        token = training.without_gradient(next_token(model, size), {})
+        seconds += tokens * time_step(token, training.device, budget / 2).total
+        found.notes.append(
+            f"writing a report is taken to be {tokens} tokens (run.generate.max_new_tokens) of one beam, "
+            "without the attention to those before; reports that end earlier take less"
+        )
+    together = found.processes if run.use_dist_eval_sampler else 1
+    for name, place in (("validation", found.each_epoch), ("test", found.once)):
+        if sizes.get(name):
+            place[name] = sizes[name] * (seconds / size + loading) / together
 
 
 class DryTraining:
@@ -234,6 +342,16 @@ class DryTraining:
             del loss, samples
         return step
 
+    def without_gradient(self, run: Callable[[Any], object], batch: Mapping[str, Any]) -> Step:
+        """Run something on a batch as it runs in an evaluation."""
+        self.model.eval()
+        with self.dry, torch.no_grad():
+            samples: Any = without_pixels(batch, self.device)
+            with self.dry.recording(self.model) as step, self.precision.autocast():
+                run(samples)
+        self.model.train()
+        return step
+
     def memory(self, batch: Mapping[str, Any], program: int) -> Memory:
         """Return what a step with this batch takes; `program` is what there is before."""
         peak = self.step(batch).peak_bytes
@@ -259,23 +377,21 @@ def _stream(cfg: Config, model: BaseModel, datasets: dict[str, Splits], processe
     )
 
 
-def _batches(
+def _load(
     cfg: Config, stream: TrainStream | None, found: Examination, budget: float
-) -> tuple[Mapping[str, Any], Mapping[str, Any], float]:
-    """Return a batch of middling length, one with the longest report throughout, and the rest of `budget`.
+) -> tuple[Mapping[str, Any], float]:
+    """Return a batch of middling length, from those loaded in the time, and the seconds that a sample takes.
 
-    Sets `found.loading`, from batches loaded for a fifth of the time at most.
+    Sets `found.loading`.
     """
     size = cfg.run_cfg.batch_size_train
     if stream is None:
-        batch = invented_batch(cfg, size)
         found.notes.append("no training data: time and memory are those of the longest reports allowed")
-        longest = with_length(batch, LONG_REPORT * LONG_REPEATS)
-        return longest, longest, budget
+        return with_length(invented_batch(cfg, size), LONG_REPORT * LONG_REPEATS), 0.0
     seconds: list[float] = []
     batches: list[Batch] = []
     began = time.perf_counter()
-    while len(seconds) < 2 or time.perf_counter() - began < budget / 5:
+    while len(seconds) < 2 or time.perf_counter() - began < budget:
         started = time.perf_counter()
         loaded = stream[len(seconds)]
         if isinstance(loaded, Exception):
@@ -283,14 +399,20 @@ def _batches(
         seconds.append(time.perf_counter() - started)
         batches.append(loaded)
     found.loading = statistics.median(seconds[1:])
+    batches.sort(key=lambda batch: max(map(len, batch["caption"])))
+    return batches[len(batches) // 2], found.loading / size
+
+
+def _longest(stream: TrainStream | None, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the batch with the longest report throughout."""
+    if stream is None:
+        return batch
     captions = [
         data.caption(index)
         for data in stream.datasets
         for index in range(0, len(data), -(-len(data) // MOST_REPORTS))
     ]
-    longest = with_length(batches[0], max(captions, key=len))
-    batches.sort(key=lambda batch: max(map(len, batch["caption"])))
-    return batches[len(batches) // 2], longest, max(budget - (time.perf_counter() - began), 1.0)
+    return with_length(batch, max(captions, key=len))
 
 
 def _largest_batch(training: DryTraining, longest: Mapping[str, Any], found: Examination) -> int:

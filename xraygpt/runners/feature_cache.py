@@ -36,6 +36,7 @@ from xraygpt.common.precision import DTYPES, Precision
 from xraygpt.common.registry import registry
 from xraygpt.common.run_config import FeatureCacheConfig
 from xraygpt.common.run_record import writing
+from xraygpt.common.utils import format_bytes
 from xraygpt.datasets.batch import images_of, to_device
 from xraygpt.datasets.builders import BaseDatasetBuilder
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
@@ -62,7 +63,6 @@ ADVICE = (
     "Free some space, name a folder on another disk (run.feature_cache.folder), set dtype to fp16 or bf16, "
     "take fewer crops, or leave run.feature_cache out."
 )
-UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 BATCH_SIZE = 32
 """Images that are encoded together, on which rounding depends."""
 
@@ -215,11 +215,6 @@ class Cache:
         """The folder under the name that it has until it is whole."""
         return self.folder.with_name(f".{self.folder.name}.part")
 
-    @property
-    def bytes(self) -> int:
-        """Size on the disk."""
-        return self.index.rows * self.index.row_bytes
-
     def features(self) -> CachedFeatures:
         """Return the features, computed if need be."""
         if not in_main_process(self._is_there):
@@ -254,7 +249,8 @@ class Cache:
         except (XrayGPTError, OSError) as error:
             logger.warning("the feature cache of %s is damaged and is made again: %s", self.name, error)
             return False
-        logger.info("features of %s: using those in %s (%s)", self.name, self.folder, _size(self.bytes))
+        size = format_bytes(self.index.nbytes)
+        logger.info("features of %s: using those in %s (%s)", self.name, self.folder, size)
         return True
 
     def _make(self) -> None:
@@ -285,21 +281,21 @@ class Cache:
         free = shutil.disk_usage(self.folder.parent).free
         what = (
             f"{len(self.images.dataset)} images x {self.images.crops} crop(s) of {self.index.shape[0]} x "
-            f"{self.index.shape[1]} numbers in {self.index.dtype} need {_size(self.bytes)}"
+            f"{self.index.shape[1]} numbers in {self.index.dtype} need {format_bytes(self.index.nbytes)}"
         )
-        if self.bytes > free:
+        if self.index.nbytes > free:
             raise ConfigError(
-                f"run.feature_cache: {what} for {self.name}, and {self.folder.parent} has {_size(free)} "
-                f"free. {ADVICE}"
+                f"run.feature_cache: {what} for {self.name}, and {self.folder.parent} has "
+                f"{format_bytes(free)} free. {ADVICE}"
             )
         logger.info(
             "features of %s, by the %s: %s in %s, where %s are free",
-            *(self.name, self.part.name, what, self.folder, _size(free)),
+            *(self.name, self.part.name, what, self.folder, format_bytes(free)),
         )
         with self._disk_errors():
             self.unfinished.mkdir()
             with (self.unfinished / FEATURE_FILE).open("wb") as file:
-                file.truncate(self.bytes)
+                file.truncate(self.index.nbytes)
 
     def _compute(self) -> Share:
         """Write this process's share of the features."""
@@ -361,7 +357,7 @@ class Cache:
         except OSError as error:
             raise ConfigError(
                 f"run.feature_cache: {error.filename}: {error.strerror}; nothing of this cache is kept. "
-                f"It needs {_size(self.bytes)}. {ADVICE}"
+                f"It needs {format_bytes(self.index.nbytes)}. {ADVICE}"
             ) from error
 
     def _not_shared(self, path: Path) -> DataError:
@@ -369,9 +365,3 @@ class Cache:
             f"run.feature_cache: {path} is not there for every process; processes on several machines have "
             "to share run.feature_cache.folder"
         )
-
-
-def _size(count: int) -> str:
-    """Return a number of bytes as people write it."""
-    unit, name = next(((unit, name) for unit, name in UNITS if count >= unit), UNITS[-1])
-    return f"{count / unit:.1f} {name}"
