@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from xraygpt.common.checkpoint import save_checkpoint
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
-from xraygpt.models.adapters import AdapterConfig, is_adapter_key
+from xraygpt.models.adapters import AdapterConfig, is_adapter_key, merge_adapter
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.runners.train_state import make_manifest, trainable_state
 
@@ -186,3 +186,14 @@ def test_the_vision_encoder_has_one_too(load: Load, batch: dict[str, Any], tmp_p
     path = AdapterConfig(path=str(tmp_path / "vit_adapter"))
     third = load(vit_adapter=path, ckpt=str(tmp_path / "projection.pth")).eval()
     assert torch.equal(third(batch)["loss"], model(batch)["loss"])
+
+
+def test_an_adapter_is_merged_in_place(load: Load, batch: dict[str, Any]) -> None:
+    adapter = AdapterConfig(r=2, alpha=4, dropout=0.0)
+    model = train_a_little(load(adapter=LORA, vit_adapter=adapter), batch)
+    before = model(batch)["loss"]
+    plain = set(load().state_dict())
+    for part in (model.llama_model, model.visual_encoder):
+        merge_adapter(part)
+    assert set(model.state_dict()) == plain
+    torch.testing.assert_close(model(batch)["loss"], before, rtol=1e-5, atol=0)
