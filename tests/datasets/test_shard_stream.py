@@ -341,6 +341,15 @@ def test_unusable_patterns(shards: Any, words: str) -> None:
         build({"train": shards})
 
 
+def test_shards_take_the_place_of_storage_and_belong_to_a_split() -> None:
+    info = BuildInfo(storage="dataset/openi", shards=["a.tar"])
+    assert info.storage is None
+    assert info.shards_by_split() == {"train": ["a.tar"]}
+    assert BuildInfo(shards={"validate": "a.tar"}).shards_by_split() == {"val": ["a.tar"]}
+    with pytest.raises(ValueError, match="of the splits train, val, test, not trian"):
+        BuildInfo(shards={"trian": "a.tar"})
+
+
 def test_reports_alone_and_txt_members(server: Any, folder: Path) -> None:
     (folder / "index.json").unlink()
     (batch,) = load(stream(f"{server.url}train-000000.tar", data_type="text"), 1)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
-from xraygpt.common.tables import normalise_split
+from xraygpt.common.tables import SPLITS, normalise_split
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotations, read_annotations
 from xraygpt.datasets.datasets.base_dataset import BaseDataset, ReportDataset
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
@@ -37,6 +37,8 @@ class BuildInfo:
             raise ValueError(f"shuffle_buffer must be at least 1, got {self.shuffle_buffer}")
         if self.shards is not None:
             self.storage = None  # the default of the data set, or that of a file below
+            if unknown := sorted(self.shards_by_split().keys() - {*SPLITS}):
+                raise ValueError(f"shards are of the splits {', '.join(SPLITS)}, not {', '.join(unknown)}")
 
     def shards_by_split(self) -> dict[str, list[str]]:
         """Return the patterns of the shards of each split."""

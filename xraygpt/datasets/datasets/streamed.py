@@ -142,7 +142,7 @@ class _Source:
         self._tail = (self._tail + data)[-tarfile.BLOCKSIZE :]
         if not data and not self._ended:
             self._ended = True
-            if status := self.close(patience=5.0):
+            if status := self.close(patience=60.0):
                 raise OSError(f"status {status}")
             if self._head[257:262] == b"ustar" and self._tail.strip(b"\0"):
                 raise EOFError("the end of the tar is missing")
