@@ -178,6 +178,20 @@ def test_without_an_index_a_new_pass_begins(server: Any, folder: Path, caplog: A
     assert stream(server.url + TRAIN, data_type="text").dataset.extent() == "4 shards"
 
 
+@pytest.mark.parametrize("content", [None, b"<!DOCTYPE html><html>Log in</html>"])
+def test_what_answers_in_place_of_an_index(server: Any, folder: Path, content: bytes | None) -> None:
+    assert stream(server.url + TRAIN + "?signed=1").dataset.extent() == "16 in 4 shards"
+    (folder / "index.json").unlink()
+    if content is not None:
+        (folder / "index.json").write_bytes(content)
+    assert stream(server.url + TRAIN).dataset.extent() == "4 shards"
+
+
+def test_index_that_cannot_be_asked_for_is_not_taken_for_none() -> None:
+    with pytest.raises(DataError, match=r"^http://127\.0\.0\.1:9/index\.json: curl: \(7\) [^\n]*$"):
+        build("http://127.0.0.1:9/train-000.tar")
+
+
 def test_index_says_how_long_a_pass_is(server: Any) -> None:
     source = stream(server.url + TRAIN)
     assert (source.one_pass(), source.dataset.extent()) == (8, "16 in 4 shards")
@@ -283,8 +297,6 @@ def test_what_is_no_shard_of_samples_is_named_in_one_line(
     url = f"{server.url}train-000000.tar"
     with pytest.raises(DataError, match=f"^{url}: {words}[^\n]*$"):
         load(stream(url), 3)
-    with pytest.raises(DataError, match=f"^{url}: {words}[^\n]*$"):
-        load(stream(url), 3, workers=1)
 
 
 def test_shard_with_other_samples_than_its_index_says(server: Any, folder: Path) -> None:

@@ -46,6 +46,8 @@ PAUSE = 2.0
 CURL = ("curl", "--connect-timeout", "30", "--retry", "3", "--retry-delay", "2", "-fsSL")
 REFUSED = 22
 """What curl ends with when the server answers with an error."""
+NOT_THERE = (" 401", " 403", " 404", " 410")
+"""What curl's words about that end with where there is no such file, or none that may be read."""
 UNREAD = (0, 23, 141, -signal.SIGPIPE)
 """What a command ends with that could not write any further because nobody reads on."""
 BROKEN = (OSError, ValueError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
@@ -82,12 +84,12 @@ def shard_sizes(urls: Sequence[str]) -> dict[str, int] | None:
     """Return how many samples each shard has, from the indices beside them; None where there is none.
 
     Raises:
-        DataError: an index is damaged or does not list a shard.
+        DataError: an index cannot be read, is damaged or does not list a shard.
     """
     listed: dict[str, dict[str, int] | None] = {}
     sizes: dict[str, int] = {}
     for url in urls:
-        folder, _, name = url.rpartition("/")
+        folder, _, name = url.partition("?")[0].rpartition("/")
         if folder not in listed:
             listed[folder] = _listed(f"{folder}/{INDEX_FILE}" if folder else INDEX_FILE)
         shards = listed[folder]
@@ -102,11 +104,18 @@ def shard_sizes(urls: Sequence[str]) -> dict[str, int] | None:
 def _listed(index: str) -> dict[str, int] | None:
     """Return the number of samples by the shard's name; None where no index can be had."""
     if index.startswith(("http:", "https:")):
-        answer = subprocess.run([*CURL, index], capture_output=True, check=False)
-        if answer.returncode:
-            logger.info("%s: not there (%s)", index, _first_line(answer.stderr.decode(errors="replace")))
-            return None
+        try:
+            answer = subprocess.run([*CURL, index], capture_output=True, check=False)
+        except OSError as error:
+            raise DataError(f"{index}: cannot be read without the program curl ({error})") from error
+        words = _first_line(answer.stderr.decode(errors="replace"))
+        # Nothing but a refusal means that there is none: all processes have to come to the same answer.
+        if answer.returncode and not words.endswith(NOT_THERE):
+            raise DataError(f"{index}: {words}")
         content = answer.stdout
+        if answer.returncode or mistaken_download(content[:HEAD_BYTES], "an index"):
+            logger.info("%s: there is no index (%s)", index, words or "but a web page")
+            return None
     elif not urlsplit(index).scheme and Path(index).is_file():
         content = Path(index).read_bytes()
     else:
@@ -250,7 +259,7 @@ def annotation_of(raw: RawSample, split: str, with_image: bool) -> tuple[Annotat
     caption = "" if is_missing(row.get("caption")) else str(row["caption"])
     if not caption and split != WITHOUT_REPORTS:
         _refuse(place, f"has {', '.join(there)}, in its report {', '.join(map(str, row)) or 'nothing'}")
-    own = normalise_split(str(row.get("split") or split))
+    own = normalise_split(str(row.get("split") or split).lower())
     if own != split:
         raise DataError(
             f"{place} is of the split '{own}', and its shard is named for '{split}': name shards of one "
