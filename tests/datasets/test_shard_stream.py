@@ -416,7 +416,7 @@ def test_what_cannot_be_done_with_a_stream_is_refused(folder: Path) -> None:
         train_stream([data], [1.0], 2, 0, lengths_of=lambda texts: [1])
     with pytest.raises(ConfigError, match=r"run\.feature_cache: datasets\.mimic is streamed"):
         data.with_processor(None)
-    with pytest.raises(DataError, match="'train' of datasets.mimic is streamed, so it cannot be evaluated"):
+    with pytest.raises(DataError, match="'train' of datasets.mimic is streamed and cannot be evaluated"):
         list(BatchLoader(EvalStream(data, 2, 0)))
     assert isinstance(train_stream([data], [1.0], 2, 0), ShardStream)
     assert not isinstance(train_stream([data], [1.0], 2, 0), TrainStream)

@@ -339,8 +339,8 @@ class StreamedDataset(ReportDataset):
 
     def __getitem__(self, index: int) -> Sample:
         raise DataError(
-            f"the split '{self.split}' of datasets.{self.name} is streamed, so it cannot be evaluated: name "
-            "the same shards as another split of build_info.shards"
+            f"the split '{self.split}' of datasets.{self.name} is streamed and cannot be evaluated; that "
+            "needs build_info.storage, a folder on this machine"
         )
 
     def extent(self) -> str:
