@@ -29,7 +29,7 @@ from xraygpt.common.logger import progress
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Sample
-from xraygpt.datasets.datasets.annotations import WITHOUT_REPORTS, Annotation
+from xraygpt.datasets.datasets.annotations import WITHOUT_REPORTS, Annotation, Annotations
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.images import HeldImages, SkippedImageError
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, parse_index
@@ -282,7 +282,7 @@ def _refuse(place: str, there: str) -> NoReturn:
     )
 
 
-def fetch_split(urls: Sequence[str], split: str, with_images: bool) -> tuple[list[Annotation], HeldImages]:
+def fetch_split(urls: Sequence[str], split: str, with_images: bool) -> tuple[Annotations, HeldImages]:
     """Read all samples of a split, in order.
 
     Raises:
@@ -298,7 +298,7 @@ def fetch_split(urls: Sequence[str], split: str, with_images: bool) -> tuple[lis
                 raise DataError(f"{row.place}: the image {row.image_id} has come before")
             annotations.append(row)
             files[row.image_id] = image
-    return annotations, HeldImages(files, {row.image_id: row.place for row in annotations})
+    return Annotations(annotations), HeldImages(files, {row.image_id: row.place for row in annotations})
 
 
 class StreamedDataset(ReportDataset):
