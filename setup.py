@@ -73,6 +73,7 @@ setup(
         "torchvision>=0.26",
         "tqdm>=4.66",
         "transformers>=5.17,<6",
+        "webdataset>=1.0",  # writes shards, and streams those that lie elsewhere
     ],
     extras_require={
         "demo": ["gradio>=6,<7"],
@@ -109,7 +110,6 @@ setup(
             "setuptools>=68",  # builds the wheel that a test installs
             "tensorboard>=2.19",
             "wandb>=0.19",
-            "webdataset>=1.0",  # reads the shards that are written here
         ],
     },
 )

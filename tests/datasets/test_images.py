@@ -130,22 +130,22 @@ def test_shards_without_index_are_unfinished(storage: Path) -> None:
 
 
 def test_all_damaged_tars_are_named_at_the_start(storage: Path) -> None:
-    os.truncate(storage / "shards" / "shard-000001.tar", 1000)
-    (storage / "shards" / "shard-000002.tar").unlink()
+    os.truncate(storage / "shards" / "train-000001.tar", 1000)
+    (storage / "shards" / "train-000002.tar").unlink()
     with pytest.raises(DataError, match="2 damaged shards") as caught:
         ShardedImages(storage / "shards")
-    assert "shard-000001.tar: 1000 bytes, the index says" in str(caught.value)
-    assert "shard-000002.tar: no such file" in str(caught.value)
+    assert "train-000001.tar: 1000 bytes, the index says" in str(caught.value)
+    assert "train-000002.tar: no such file" in str(caught.value)
 
 
 def test_damage_after_the_start_is_an_error_that_names_tar_and_image(storage: Path) -> None:
     images = ShardedImages(storage / "shards")
-    (storage / "shards" / "shard-000000.tar").unlink()
-    with pytest.raises(DataError, match=r"shard-000000\.tar: x0: cannot be read \("):
+    (storage / "shards" / "train-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"train-000000\.tar: x0: cannot be read \("):
         images.read("x0")
-    os.truncate(images.folder / "shard-000001.tar", 700)
+    os.truncate(images.folder / "train-000001.tar", 700)
     (image_id, *_) = (row for row in images._rows if "000001" in images.place(row))
-    with pytest.raises(DataError, match=rf"shard-000001\.tar: {image_id}: cannot be decoded"):
+    with pytest.raises(DataError, match=rf"train-000001\.tar: {image_id}: cannot be decoded"):
         images.read(image_id)
     with pytest.raises(DataError, match="no image 'x99'"):
         images.read("x99")
@@ -158,13 +158,13 @@ def test_damage_after_the_start_is_an_error_that_names_tar_and_image(storage: Pa
         ('"version":1', '"version":2', "version 2"),
         ('"shards"', '"tars"', "key 'shards' is missing"),
         ('"sha256"', '"sha1"', "key 'sha256' is missing"),
-        ('"shard-000001.tar"', '"../shard-000001.tar"', "not the name of a file beside"),
-        ('"shard-000001.tar"', "7", "damaged"),
+        ('"train-000001.tar"', '"../train-000001.tar"', "not the name of a file beside"),
+        ('"train-000001.tar"', "7", "damaged"),
         ('["x3",', '["x4",', "x4 is listed twice"),
         ('["x3",', '["x3",9,', "damaged"),
         ('["x3",', '["x3","', "damaged"),
         ('["x3",', '["x3",-', "x3 lies outside"),
-        ('["x3",', '["x3",9', "x3 lies outside"),
+        ('["x3",', '["x3",99', "x3 lies outside"),
         ('"samples":', '"samples":9', "images listed of 9"),
     ],
 )

@@ -89,7 +89,7 @@ def test_corrupt_image_in_a_shard_is_named_and_may_be_left_out(tmp_path: Path) -
     (storage / "image" / "x2.png").write_bytes(b"no image at all")
     write_shards(storage)
     shutil.rmtree(storage / "image")
-    place = r"row \[2\]: .*shard-000000\.tar: x2: is none of DICOM, JPEG"
+    place = r"row \[2\]: .*train-000000\.tar: x2: is none of DICOM, JPEG"
     with pytest.raises(DataError, match=place + r".*skip_corrupt: true"):
         dataset(storage)[2]
     skipped: list[str] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from zlib import crc32
 
@@ -20,6 +20,11 @@ def derive_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> np.random.Generator:
     """Return a numpy generator seeded from `parts`."""
     return np.random.default_rng(derive_seed(*parts))
+
+
+def drawn(options: Sequence[str], *parts: int | str) -> str:
+    """Return one of `options`, chosen by `parts`; "" if there are none."""
+    return options[int(generator(*parts).integers(len(options)))] if options else ""
 
 
 def seed_cpu(*parts: int | str) -> None:

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from xraygpt.common.errors import DataError, XrayGPTError
+from xraygpt.common.errors import ConfigError, DataError, XrayGPTError
 from xraygpt.common.logger import progress
 from xraygpt.datasets.batch import Batch, Sample, collate
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.images import SkippedImageError
-from xraygpt.datasets.seeding import generator, preserved, seed_cpu
+from xraygpt.datasets.datasets.streamed import StreamedDataset
+from xraygpt.datasets.seeding import drawn, generator, preserved, seed_cpu
+from xraygpt.datasets.shard_stream import ShardStream
 
 LengthsOf = Callable[[Sequence[str]], Sequence[int]]
 
@@ -86,6 +88,10 @@ class TrainStream(Dataset[Batch | Exception]):
         self._lengths = [caption_lengths(data, lengths_of) for data in datasets] if lengths_of else []
         self._windows: dict[int, tuple[range, np.ndarray]] = {}
 
+    def one_pass(self) -> int:
+        """Return the number of steps in which all processes together read as many samples as there are."""
+        return -(-sum(map(len, self.datasets)) // (self.batch_size * self.world_size))
+
     def __getitem__(self, step: int) -> Batch | Exception:
         which, turn = self._draw(step)
         skipped: list[str] = []
@@ -94,7 +100,7 @@ class TrainStream(Dataset[Batch | Exception]):
                 samples = [self._sample(which, place, skipped) for place in self._places(which, turn)]
         except (XrayGPTError, OSError) as error:
             return error
-        batch = collate(samples, self._prompt(step))
+        batch = collate(samples, drawn(self.prompts, self.seed, "prompt", step))
         if skipped:
             batch["skipped"] = skipped
         return batch
@@ -158,10 +164,36 @@ class TrainStream(Dataset[Batch | Exception]):
             cached = self._orders[which] = (turn, order)
         return cached[1]
 
-    def _prompt(self, step: int) -> str:
-        if not self.prompts:
-            return ""
-        return self.prompts[int(generator(self.seed, "prompt", step).integers(len(self.prompts)))]
+
+def train_stream(
+    datasets: Sequence[ReportDataset],
+    ratios: Sequence[float],
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    prompts: Sequence[str] = (),
+    lengths_of: LengthsOf | None = None,
+) -> TrainStream | ShardStream:
+    """Return the stream over data sets (see `TrainStream`), a `ShardStream` if the one there is streamed.
+
+    Raises:
+        ConfigError: a data set that is streamed is one of several, or is to be put together by length.
+    """
+    streamed = next((data for data in datasets if isinstance(data, StreamedDataset)), None)
+    if streamed is None:
+        return TrainStream(datasets, ratios, batch_size, seed, rank, world_size, prompts, lengths_of)
+    if len(datasets) > 1:
+        raise ConfigError(
+            f"datasets.{streamed.name} is streamed from shards and cannot be mixed with others: set those to "
+            "null, or name its storage folder"
+        )
+    if lengths_of is not None:
+        raise ConfigError(
+            f"run.group_by_length: datasets.{streamed.name} is streamed from shards, whose lengths are not "
+            "known before; set it to false"
+        )
+    return ShardStream(streamed, batch_size, seed, rank, world_size, prompts)
 
 
 def caption_lengths(dataset: ReportDataset, lengths_of: LengthsOf) -> np.ndarray:
@@ -267,14 +299,15 @@ class BatchLoader:
 
     Args:
         first: step to begin at.
-        num_workers: loading processes; the batches are the same with any number.
+        num_workers: loading processes; the batches are the same with any number, but for a `ShardStream`,
+            which has no more of them than shards.
         pin_memory: put tensors into page-locked memory, from which a GPU copies in the background.
         on_skipped: told about corrupt images that were left out.
     """
 
     def __init__(
         self,
-        stream: TrainStream | EvalStream,
+        stream: TrainStream | ShardStream | EvalStream,
         first: int = 0,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -282,10 +315,16 @@ class BatchLoader:
     ) -> None:
         self.stream = stream
         self.on_skipped = on_skipped
+        self._passed_over = 0
         numbers: Iterable[int]
         if isinstance(stream, EvalStream):
             numbers = stream.numbers[first:]
             num_workers = min(num_workers, len(numbers))
+        elif isinstance(stream, ShardStream):
+            stream.announce(first)
+            num_workers = min(num_workers, stream.most_workers)
+            self._passed_over = first % max(num_workers, 1)  # so that each has the steps it always has
+            numbers = _CountFrom(first - self._passed_over)
         else:
             numbers = _CountFrom(first)
         self._loader = DataLoader(
@@ -307,7 +346,7 @@ class BatchLoader:
         return len(self.stream)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        for batch in itertools.islice(self._loader, self._passed_over, None):
             if isinstance(batch, Exception):
                 raise batch
             skipped = batch.pop("skipped", None)

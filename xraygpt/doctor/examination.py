@@ -22,7 +22,8 @@ from xraygpt.common.run_config import RunConfig
 from xraygpt.common.utils import available_cores
 from xraygpt.datasets.batch import Batch, images_of
 from xraygpt.datasets.feature_cache import FeatureIndex
-from xraygpt.datasets.stream import TrainStream
+from xraygpt.datasets.shard_stream import ShardStream
+from xraygpt.datasets.stream import TrainStream, train_stream
 from xraygpt.doctor.calibration import Durations, time_step
 from xraygpt.doctor.dry_run import DryRun, Step
 from xraygpt.doctor.machine import device_name, resident_bytes, total_memory
@@ -219,6 +220,8 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         model, notes = build_skeleton(cfg, device, dry)
         stream = _stream(cfg, model, datasets, processes) if datasets else None
         part = model.frozen_part() if run.feature_cache is not None else None
+        if part is not None and isinstance(stream, ShardStream):
+            stream.dataset.with_processor(None)  # says that it cannot be cached
     except XrayGPTError as error:
         found.problems.append(str(error))
         return found
@@ -230,19 +233,17 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     batch, longest = images, _longest(stream, images)
     fill: Step | None = None
     if part is not None and run.feature_cache is not None:
-        settings, sets = run.feature_cache, stream.datasets if stream is not None else []
+        settings, sets = run.feature_cache, stream.datasets if isinstance(stream, TrainStream) else []
         rows = [len(data) * settings.crops for data in sets]
         indices = [FeatureIndex(count, part.shape, settings.dtype, "fp32") for count in rows]
         found.cache_bytes = sum(index.nbytes for index in indices)
         many = of_size(images, BATCH_SIZE)
         fill = training.without_gradient(lambda samples: part.encode(images_of(samples)), many)
-        if stream is not None:
+        if isinstance(stream, TrainStream):
             stream.datasets = [data.with_processor(None) for data in sets]
             batch, _ = _load(cfg, stream, found, budget / 10)
         batch, longest = (with_features(each, part.shape) for each in (batch, longest))
-    samples = sum(map(len, stream.datasets)) if stream is not None else 0
-    one_pass = -(-samples // (run.batch_size_train * processes))
-    found.steps = run.max_epoch * (run.iters_per_epoch or one_pass)
+    found.steps = run.max_epoch * (run.iters_per_epoch or (stream.one_pass() if stream is not None else 0))
 
     typical = training.step(batch)
     program = GPU_CONTEXT if device.type == "cuda" else resident_bytes()
@@ -363,10 +364,12 @@ class DryTraining:
         return Memory(program, self.weights, self.trained, state, rest)
 
 
-def _stream(cfg: Config, model: BaseModel, datasets: dict[str, Splits], processes: int) -> TrainStream:
+def _stream(
+    cfg: Config, model: BaseModel, datasets: dict[str, Splits], processes: int
+) -> TrainStream | ShardStream:
     """Return what process 0 would train on."""
     chosen = [data for split in cfg.run_cfg.train_splits for data in datasets_of(datasets, split)]
-    return TrainStream(
+    return train_stream(
         chosen,
         [1.0] * len(chosen),
         batch_size=cfg.run_cfg.batch_size_train,
@@ -378,7 +381,7 @@ def _stream(cfg: Config, model: BaseModel, datasets: dict[str, Splits], processe
 
 
 def _load(
-    cfg: Config, stream: TrainStream | None, found: Examination, budget: float
+    cfg: Config, stream: TrainStream | ShardStream | None, found: Examination, budget: float
 ) -> tuple[Mapping[str, Any], float]:
     """Return a batch of middling length, from those loaded in the time, and the seconds that a sample takes.
 
@@ -403,13 +406,13 @@ def _load(
     return batches[len(batches) // 2], found.loading / size
 
 
-def _longest(stream: TrainStream | None, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def _longest(stream: TrainStream | ShardStream | None, batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the batch with the longest report throughout."""
     if stream is None:
         return batch
-    captions = [
+    captions = batch["caption"] + [
         data.caption(index)
-        for data in stream.datasets
+        for data in (stream.datasets if isinstance(stream, TrainStream) else ())
         for index in range(0, len(data), -(-len(data) // MOST_REPORTS))
     ]
     return with_length(batch, max(captions, key=len))

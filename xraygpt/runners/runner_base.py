@@ -26,7 +26,9 @@ from xraygpt.common.run_config import RunConfig
 from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
-from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream
+from xraygpt.datasets.datasets.streamed import StreamedDataset
+from xraygpt.datasets.shard_stream import ShardStream
+from xraygpt.datasets.stream import BatchLoader, EvalStream, TrainStream, train_stream
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.prompted_model import PromptedModel
 from xraygpt.runners.compiling import compile_blocks, use_liger
@@ -100,7 +102,7 @@ class RunnerBase:
     eval_batch_size: int | Literal["auto"]
 
     # Training; not there when only evaluating
-    stream: TrainStream
+    stream: TrainStream | ShardStream
     iters_per_epoch: int
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler | None
@@ -134,9 +136,7 @@ class RunnerBase:
             datasets_of(datasets, split)
         if not self.run.evaluate:
             self.stream = self._build_stream()
-            samples = sum(map(len, self.stream.datasets))
-            one_pass = -(-samples // (self.run.batch_size_train * self.world_size))
-            self.iters_per_epoch = self.run.iters_per_epoch or one_pass
+            self.iters_per_epoch = self.run.iters_per_epoch or self.stream.one_pass()
             self.progress = TrainProgress(iters_per_epoch=self.iters_per_epoch, world_size=self.world_size)
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
@@ -245,6 +245,12 @@ class RunnerBase:
     def _resume(self, checkpoint: Path) -> None:
         saved = read_training(checkpoint)
         check_settings(saved, self.progress, self.config.to_dict()["run"])
+        workers = saved.config["run"].get("num_workers")
+        if isinstance(self.stream, ShardStream) and workers != self.run.num_workers:
+            logger.warning(
+                "run.num_workers was %s and is now %s, which changes the order of streamed samples",
+                *(workers, self.run.num_workers),
+            )
         restore_training(saved, model=self.model, optimizer=self.optimizer, scaler=self.scaler)
         self.progress = saved.progress
         best = find_best(checkpoint, self.output_dir, self.progress)
@@ -389,7 +395,7 @@ class RunnerBase:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _build_stream(self) -> TrainStream:
+    def _build_stream(self) -> TrainStream | ShardStream:
         """Return the stream over the training splits of all data sets, mixed by their `sample_ratio`.
 
         Raises:
@@ -413,7 +419,7 @@ class RunnerBase:
                 device=self.device,
                 precision=self.precision,
             )
-        return TrainStream(
+        return train_stream(
             datasets,
             ratios,
             batch_size=self.run.batch_size_train,
@@ -436,7 +442,7 @@ class RunnerBase:
             warmup_steps=self.run.warmup_steps,
         )
 
-    def _loader(self, stream: TrainStream | EvalStream, first: int = 0) -> BatchLoader:
+    def _loader(self, stream: TrainStream | ShardStream | EvalStream, first: int = 0) -> BatchLoader:
         return BatchLoader(
             stream,
             first=first,
@@ -451,7 +457,7 @@ def log_cut_captions(model: BaseModel, datasets: Mapping[str, Splits], splits: S
     for name, parts in datasets.items():
         for split in dict.fromkeys(map(normalise_split, splits)):
             data = parts.get(split)
-            if data is None:
+            if data is None or isinstance(data, StreamedDataset):
                 continue
             counted = range(len(data))[:: -(-len(data) // MAX_COUNTED)]
             if cut := model.cut_captions([data.caption(index) for index in counted]):

@@ -158,7 +158,7 @@ class BaseTask:
             builder = registry.get_builder_class(name, BaseDatasetBuilder)
             built = builder(cfg.datasets_cfg[name], preprocessing).build_datasets()
             datasets[name] = {normalise_split(split): data for split, data in built.items()}
-            sizes = ", ".join(f"{split} {len(data)}" for split, data in datasets[name].items())
+            sizes = ", ".join(f"{split} {data.extent()}" for split, data in datasets[name].items())
             logger.info("data set %s: %s", name, sizes)
 
         require_all(partial(build, name) for name in cfg.datasets_cfg)

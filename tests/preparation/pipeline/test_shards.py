@@ -20,7 +20,7 @@ from xraygpt.datasets.datasets.shard_index import read_index
 from xraygpt.preparation.pipeline import shards as module
 from xraygpt.preparation.pipeline.shards import write_shards
 
-SMALL = 8 * 1024
+SMALL = 2 * tarfile.RECORDSIZE
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -83,14 +83,30 @@ def test_size_bound_and_a_sample_that_is_larger(tmp_path: Path) -> None:
     alone = [shard for shard in shards if shard.bytes > SMALL]
     assert [[image.image_id for image in shard.images] for shard in alone] == [["x4"]]
     for shard, following in itertools.pairwise(shards):
-        later = following.images[1:]
-        next_sample = later[0].offset - 512 if later else following.bytes - 1024
-        assert shard.bytes + next_sample > SMALL, "the next sample would have gone in"
+        with tarfile.open(folder / "shards" / shard.name) as tar:
+            end = tar.getmembers()[-1].offset_data + tarfile.BLOCKSIZE
+        with tarfile.open(folder / "shards" / following.name) as tar:
+            next_sample = tar.getmembers()[1].offset_data + tarfile.BLOCKSIZE
+        if shard.name[:5] == following.name[:5]:
+            assert end + next_sample + 2 * tarfile.BLOCKSIZE > SMALL, "the next sample would have gone in"
+
+
+def test_a_shard_has_samples_of_one_split(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "d", train=4, val=0)
+    rows = rows_of(folder)
+    for row, split in zip(rows, ("test", "train", "validate", "train"), strict=True):
+        row["split"] = split
+    rewrite(folder, rows)
+    listed = {shard.name: [image.image_id for image in shard.images] for shard in write_shards(folder)}
+    assert listed == {"train-000000.tar": ["x1", "x3"], "val-000000.tar": ["x2"], "test-000000.tar": ["x0"]}
+    rewrite(folder, [*rows[1:], {**rows[0], "split": "a/b"}])
+    with pytest.raises(DataError, match=r"row \[3\]: the split 'a/b' is none of train, val, test"):
+        write_shards(folder)
 
 
 def test_members_tell_nothing_of_when_and_by_whom(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d")
-    (shard,) = write_shards(folder)
+    shard, _ = write_shards(folder)
     with tarfile.open(folder / "shards" / shard.name) as tar:
         facts = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.isfile()) for m in tar}
     assert facts == {(0, 0, 0, "", "", 0o644, True)}
@@ -118,13 +134,13 @@ def test_killed_writer_leaves_no_index_and_is_made_up_for(tmp_path: Path) -> Non
 import os, signal, sys
 from pathlib import Path
 from xraygpt.preparation.pipeline import shards
-write, calls = shards._filled, []
-def dying(content):
+note, calls = shards.Member, []
+def dying(*facts):
     calls.append(1)
-    if len(calls) == 15:
+    if len(calls) == 11:
         os.kill(os.getpid(), signal.SIGKILL)
-    return write(content)
-shards._filled = dying
+    return note(*facts)
+shards.Member = dying
 shards.write_shards(Path({str(folder)!r}), {SMALL})
 """
     root = Path(module.__file__).parents[3]

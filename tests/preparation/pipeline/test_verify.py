@@ -40,13 +40,13 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sharded(folder: Path) -> Path:
-    """The same images in two shards."""
-    write_shards(folder, 6000)
+    """The same images in shards, one for each split."""
+    write_shards(folder)
     for file in (folder / "image").iterdir():
         file.unlink()
     (folder / "image").rmdir()
     shards = sorted(path.relative_to(folder).as_posix() for path in (folder / "shards").iterdir())
-    assert len(shards) == 3
+    assert len(shards) == 4
     write_sums(folder, ["filter_cap.json", "studies.jsonl", *shards])
     return folder
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from xraygpt.common.errors import ConfigError, MissingFileError
 from xraygpt.common.paths import package_root, resolve_path
+from xraygpt.common.tables import SPLITS, normalise_split
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotations, read_annotations
 from xraygpt.datasets.datasets.base_dataset import BaseDataset, ReportDataset
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, ImageStore, open_storage
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
+from xraygpt.datasets.datasets.streamed import StreamedDataset, expand_shards, fetch_split
 from xraygpt.processors import BaseProcessor, Preprocessing, load_processor
 
 
@@ -21,7 +23,30 @@ class BuildInfo:
     """Where a data set lies."""
 
     storage: str | None = None
-    """Folder with ``filter_cap.json`` and the folder ``image`` or ``shards``; has to be set."""
+    """Folder with ``filter_cap.json`` and the folder ``image`` or ``shards``; this or `shards` has to be
+    set."""
+    shards: dict[str, list[str] | str] | list[str] | str | None = None
+    """webdataset shards, which hold images and reports, in place of `storage`. Web addresses, ``pipe:`` with
+    a command that writes a tar, or local paths, with ``{000..059}`` for many; of the split ``train``, or
+    ``{train: ..., val: ..., test: ...}``. ``train`` is streamed, others are fetched into memory."""
+    shuffle_buffer: int = 1000
+    """Samples, as they are stored in `shards`, among which each loading process draws the next one."""
+
+    def __post_init__(self) -> None:
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, got {self.shuffle_buffer}")
+        if self.shards is not None:
+            self.storage = None  # the default of the data set, or that of a file below
+            if unknown := sorted(self.shards_by_split().keys() - {*SPLITS}):
+                raise ValueError(f"shards are of the splits {', '.join(SPLITS)}, not {', '.join(unknown)}")
+
+    def shards_by_split(self) -> dict[str, list[str]]:
+        """Return the patterns of the shards of each split."""
+        given = self.shards if isinstance(self.shards, dict) else {"train": self.shards or []}
+        return {
+            normalise_split(split): [patterns] if isinstance(patterns, str) else list(patterns)
+            for split, patterns in given.items()
+        }
 
 
 @dataclass
@@ -91,19 +116,41 @@ class BaseDatasetBuilder:
 
     def build(self) -> dict[str, ReportDataset]:
         """Return {split: data set}."""
+        if self.config.build_info.shards is not None:
+            return {
+                split: self._from_shards(split, patterns)
+                for split, patterns in self.config.build_info.shards_by_split().items()
+            }
         annotations, images = self.read()
-        datasets: dict[str, ReportDataset] = {}
-        for split in annotations.splits():
-            kind = "train" if split == "train" else "eval"
-            datasets[split] = self.train_dataset_cls(
-                vis_processor=self.vis_processors[kind],
-                text_processor=self.text_processors[kind],
-                vis_root=images,
-                annotations=annotations,
-                split=split,
-                skip_corrupt=self.config.skip_corrupt,
-            )
-        return datasets
+        return {split: self._split(split, annotations, images) for split in annotations.splits()}
+
+    def _split(self, split: str, annotations: Annotations, images: ImageStore | None) -> BaseDataset:
+        kind = "train" if split == "train" else "eval"
+        return self.train_dataset_cls(
+            vis_processor=self.vis_processors[kind],
+            text_processor=self.text_processors[kind],
+            vis_root=images,
+            annotations=annotations,
+            split=split,
+            skip_corrupt=self.config.skip_corrupt,
+        )
+
+    def _from_shards(self, split: str, patterns: Sequence[str]) -> ReportDataset:
+        """Return a split that is streamed, or fetched because it is read in order and looked up in."""
+        name, with_images = self.train_dataset_cls.name, self.config.data_type == "images"
+        urls = expand_shards(patterns, f"datasets.{name}.build_info.shards")
+        if split != "train":
+            annotations, images = fetch_split(urls, split, with_images)
+            return self._split(split, annotations, images if with_images else None)
+        return StreamedDataset(
+            name,
+            urls,
+            self.vis_processors["train"],
+            self.text_processors["train"],
+            images=with_images,
+            skip_corrupt=self.config.skip_corrupt,
+            shuffle_buffer=self.config.build_info.shuffle_buffer,
+        )
 
     def read(self) -> tuple[Annotations, ImageStore | None]:
         """Read ``<storage>/filter_cap.json`` and open ``<storage>/image`` or ``<storage>/shards``.
@@ -129,7 +176,7 @@ class BaseDatasetBuilder:
         if not self.config.build_info.storage:
             raise ConfigError(
                 f"{key} is not set; it names the folder with {ANNOTATION_FILE} and {IMAGE_FOLDER}/ "
-                f"(or {SHARD_FOLDER}/)"
+                f"(or {SHARD_FOLDER}/); build_info.shards names shards that lie elsewhere"
             )
         folder = Path(resolve_path(self.config.build_info.storage))
         if not folder.is_dir():

@@ -55,6 +55,9 @@ class CaptionBuildInfo(BuildInfo):
     """Which of their columns holds what."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shards is not None and (self.images is not None or self.annotations is not None):
+            raise ValueError("shards hold images and reports; set them or images and annotations, not both")
         if self.storage is not None and (self.images is not None or self.annotations is not None):
             raise ValueError("storage already holds images and annotations; set it or those two, not both")
 

@@ -47,6 +47,10 @@ class ReportDataset(Dataset[Sample]):
         """
         raise NotImplementedError(f"{type(self).__name__} has to read its samples.")
 
+    def extent(self) -> str:
+        """Return how much there is, for people."""
+        return str(len(self))
+
     def caption(self, index: int) -> str:
         """Return the report of a sample, processed, without opening its image."""
         raise NotImplementedError(f"{type(self).__name__} has to give the report of a sample.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -225,6 +226,44 @@ class ShardedImages:
 
     def _tar(self, row: int) -> Path:
         return self.folder / self._names[self._shard_of[row]]
+
+
+class HeldImages:
+    """Images whose files are held in memory, in the bytes that they were stored in.
+
+    Args:
+        files: image id -> content.
+        places: image id -> where it came from.
+    """
+
+    def __init__(self, files: Mapping[str, bytes], places: Mapping[str, str]) -> None:
+        self.files, self.places = files, places
+
+    def __str__(self) -> str:
+        return f"{len(self.files)} images in memory"
+
+    def __contains__(self, image_id: str) -> bool:
+        return image_id in self.files
+
+    def image_ids(self) -> list[str]:
+        """Return the ids of all images, as they came."""
+        return list(self.files)
+
+    def place(self, image_id: str) -> str:
+        """Return where the image came from."""
+        if image_id not in self.places:
+            raise DataError(f"{self}: there is no image '{image_id}'")
+        return self.places[image_id]
+
+    def stamp(self, image_id: str) -> str:
+        """Return the hash of the image's content."""
+        self.place(image_id)
+        return f"{image_id} {hashlib.sha256(self.files[image_id]).hexdigest()}"
+
+    def read(self, image_id: str, decode_size: int | None = None) -> Image.Image:
+        """Decode an image; see `ImageStore.read`."""
+        place = self.place(image_id)
+        return read_image(self.files[image_id], decode_size, place)
 
 
 class _OpenFile:

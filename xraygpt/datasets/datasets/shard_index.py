@@ -1,6 +1,6 @@
 """Which shard holds which image, and where in it: ``shards/index.json``.
 
-    {"version": 1, "shards": [{"name": "shard-000000.tar", "bytes": ..., "sha256": "...", "samples": 2,
+    {"version": 1, "shards": [{"name": "train-000000.tar", "bytes": ..., "sha256": "...", "samples": 2,
                                "images": [["s50414267", 512, 30123], ["s59500013", 31232, 28001]]}, ...]}
 
 An entry of ``images`` is an image's id and, in bytes, where its file begins in the tar and how long it is.
@@ -43,7 +43,7 @@ class Shard:
     bytes: int
     sha256: str
     images: tuple[Member, ...]
-    """In the order of the annotations."""
+    """In the order in which they lie there."""
 
 
 def has_index(folder: Path) -> bool:
@@ -64,7 +64,18 @@ def read_index(folder: Path) -> list[Shard]:
             f"missing file: the index of the shards\n  expected at: {path}\n"
             "  comes from:  the end of the preparation; run its command again"
         )
-    content = load_json(path)
+    return parse_index(load_json(path), str(path))
+
+
+def parse_index(content: Any, place: str) -> list[Shard]:
+    """Return what the content of an index lists.
+
+    Args:
+        place: where it was, for messages.
+
+    Raises:
+        DataError: it is damaged.
+    """
     try:
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']!r}; this program reads version {VERSION}")
@@ -73,9 +84,9 @@ def read_index(folder: Path) -> list[Shard]:
         if counts and (most := counts.most_common(1)[0])[1] > 1:
             raise ValueError(f"{most[0]} is listed twice")
     except KeyError as error:
-        raise DataError(f"{path}: damaged (the key {error} is missing); prepare the shards again") from error
+        raise DataError(f"{place}: damaged (the key {error} is missing); prepare the shards again") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: damaged ({error}); prepare the shards again") from error
+        raise DataError(f"{place}: damaged ({error}); prepare the shards again") from error
     return shards
 
 
