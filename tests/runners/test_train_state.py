@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from tests.toy import ToyModel
 from xraygpt.common.errors import CheckpointError
 from xraygpt.common.optims import build_optimizer
+from xraygpt.common.run_config import RunConfig
 from xraygpt.runners.train_state import TrainProgress, read_training, restore_training, save_training
 
 NAN = float("nan")
@@ -24,9 +24,7 @@ Change = Callable[[dict[str, Any]], Any]
 def parts(optimizer: str = "adamw") -> tuple[ToyModel, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = ToyModel()
-    settings = SimpleNamespace(
-        optimizer=optimizer, init_lr=0.1, weight_decay=0.1, beta2=0.9, lr_layer_decay=1.0
-    )
+    settings = RunConfig(optimizer=optimizer, init_lr=0.1, weight_decay=0.1, beta2=0.9)
     return model, build_optimizer(model, settings)
 
 
