@@ -203,12 +203,13 @@ def build_optimizer(model: nn.Module, run_cfg: RunConfig) -> Optimizer:
     """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     parts = {_part(name) for name in trained}
-    if unknown := sorted(set(run_cfg.learning_rates) - parts):
+    rates = {part: rate for part, rate in run_cfg.learning_rates.items() if rate is not None}
+    if unknown := sorted(set(rates) - parts):
         raise ConfigError(
             f"run.learning_rates: {', '.join(unknown)}: no part that is trained; these are: "
             f"{', '.join(sorted(parts))}"
         )
-    scales = {part: rate / run_cfg.init_lr for part, rate in run_cfg.learning_rates.items()}
+    scales = {part: rate / run_cfg.init_lr for part, rate in rates.items()}
     groups = param_groups(model, run_cfg.weight_decay, run_cfg.lr_layer_decay, scales)
     if not any(group["params"] for group in groups):
         raise ValueError("the model has no trainable parameter: everything is frozen")

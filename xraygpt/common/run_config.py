@@ -100,10 +100,11 @@ class RunConfig:
     """"muon" orthogonalises the updates of hidden 2-D weights and uses AdamW for all others."""
     init_lr: float = 1e-4
     """Learning rate after the warm-up."""
-    learning_rates: dict[str, float] = field(default_factory=dict)
+    learning_rates: dict[str, float | None] = field(default_factory=dict)
     """Rates of parts that take another one than `init_lr`, e.g. {llama_proj: 1e-3, adapter: 2e-4}: children
     of the model by name (llama_proj, Qformer, visual_encoder, llama_model, ...), and "adapter" for all
-    adapters. The schedule is the same: `min_lr` and `warmup_lr` are scaled likewise. Only for "adamw"."""
+    adapters; null takes one of a file back. The schedule is the same: `min_lr` and `warmup_lr` are scaled
+    likewise. Only for "adamw"."""
     weight_decay: float = 0.05
     """Decoupled weight decay of weights with two or more dimensions; biases and norms have none."""
     beta2: float = 0.999
@@ -190,7 +191,7 @@ class RunConfig:
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
         for name, rate in self.learning_rates.items():
-            if rate <= 0:
+            if rate is not None and rate <= 0:
                 raise ValueError(f"learning_rates: {name} must be positive, got {rate}")
         if self.learning_rates and self.init_lr == 0:
             raise ValueError("learning_rates need an init_lr above 0")
