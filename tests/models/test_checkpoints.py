@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.models.pinned_keys import pinned_keys
 from tests.models.tiny import tiny_config
+from xraygpt.models.adapters import AdapterConfig
 from xraygpt.models.blip2_qformer import Blip2Qformer, Blip2QformerConfig
 from xraygpt.models.llm import load_llm, load_tokenizer
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
@@ -77,6 +78,20 @@ def test_our_checkpoints_hold_nothing_that_the_reference_does_not_know(
         "vit": ("llama_proj.", "visual_encoder.", "ln_vision."),
     }[trained]
     assert set(state) == {n for n, e in pinned.items() if n.startswith(prefixes) and not e.is_buffer}
+
+
+def test_an_adapter_of_the_full_size_model_is_all_that_is_new(tokenizer_folder: Path) -> None:
+    """160 MB of adapter beside 13.5 GB of language model in bf16, which are not in a checkpoint."""
+    adapter = AdapterConfig(r=16)
+    model = full_size(tokenizer_folder, adapter=adapter)
+    with torch.device("meta"):
+        model.add_adapters(model.config)
+    matrices = {name: value for name, value in trainable_state(model).items() if "lora_" in name}
+    layer = 4 * (4096 + 4096) + 3 * (4096 + 11008)
+    assert sum(value.numel() for value in matrices.values()) == 32 * adapter.r * layer == 39_976_960
+    assert set(trainable_state(model)) - set(matrices) == {"llama_proj.weight", "llama_proj.bias"}
+    frozen = {name.replace(".base_layer", "") for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen < set(full_size(tokenizer_folder).state_dict())
 
 
 # ---- released checkpoints of MiniGPT-4 and XrayGPT
