@@ -8,6 +8,7 @@ import torch
 
 from tests.models.tiny import TEMPLATE, byte_level
 from xraygpt.common.errors import ConfigError
+from xraygpt.models.adapters import AdapterConfig
 from xraygpt.models.causal_lm import CausalLM, CausalLMConfig, LlamaSizes, cut_conversation
 from xraygpt.models.generation import IGNORE_INDEX, GenerationConfig
 
@@ -160,6 +161,18 @@ def test_it_answers_the_last_question_and_forgets_the_oldest(tmp_path: Path) -> 
     model.max_txt_len = 60
     asked = model.llama_tokenizer.decode(model._inputs({"turns": [LONG]})[0][0])
     assert asked == "<s>Be brief.###Patient: Lungs? ###Doctor: "
+
+
+def test_an_adapter_alone_learns_conversations(tmp_path: Path) -> None:
+    language_model(tmp_path / "tokenizer").export(tmp_path / "llm")
+    config = CausalLMConfig(
+        llama_model=str(tmp_path / "llm"), adapter=AdapterConfig(r=2, alpha=4), prompt_template=TEMPLATE
+    )
+    model = CausalLM.from_config(config)
+    model({"turns": TALKS})["loss"].backward()
+    learning = {name for name, value in model.named_parameters() if value.grad is not None}
+    assert learning
+    assert all("lora_" in name for name in learning)
 
 
 def test_a_length_beyond_the_model_s_positions_is_refused(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import random
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from xraygpt.common.tables import SPLITS
-from xraygpt.datasets.batch import Turn
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import FINDING_NAMES, Truth, draw_truth
 from xraygpt.preparation.synthetic.phantoms import Phantoms
@@ -47,11 +47,10 @@ def write_dialogues(output: Path, studies: int, phantoms: Phantoms) -> None:
             rng = phantoms.rng("dialogue", index)
             truth = draw_truth(phantoms.rng("truth", index))
             report = write_report(truth, phantoms.rng("report", index))
-            for kind, pairs in (
-                ("patients", patient_dialogue(truth, rng)),
-                ("radiology", about(report, truth, rng)),
-            ):
-                line = json.dumps({"messages": as_messages(pairs)})
+            talks = {"patients": patient_dialogue(truth, rng), "radiology": about(report, truth, rng)}
+            for kind, pairs in talks.items():
+                said = zip(("user", "assistant") * len(pairs), chain(*pairs), strict=True)
+                line = json.dumps({"messages": [{"role": role, "content": text} for role, text in said]})
                 files[kind, SPLIT_OF[index % len(SPLIT_OF)]].write(f"{line}\n")
 
 
@@ -78,9 +77,3 @@ def about(report: str, truth: Truth, rng: random.Random) -> list[tuple[str, str]
 def _answer(name: str, truth: Truth) -> str:
     phrases = [finding.phrase for finding in truth if finding.name == name]
     return f"Yes, {' and '.join(phrases)}." if phrases else f"No {name}."
-
-
-def as_messages(pairs: list[tuple[str, str]]) -> list[Turn]:
-    """Return questions with their answers as the turns of a conversation."""
-    roles = ("user", "assistant")
-    return [{"role": role, "content": text} for pair in pairs for role, text in zip(roles, pair, strict=True)]
