@@ -34,7 +34,7 @@ from xraygpt.models.llm import (
 from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
 from xraygpt.models.prompts import prompt_row
 
-OWN_TEMPLATE = "model.prompt_template: chat: set a template of your own; that of the tokenizer"
+BAD_TEMPLATE = "model.prompt_template: chat: set a template of your own; that of the tokenizer"
 
 logger = logging.getLogger(__name__)
 
@@ -178,11 +178,11 @@ class CausalLM(PromptedModel):
                 try:
                     new = prompt = conversation.get_prompt()
                 except Exception as error:  # a template is a program, which may raise anything
-                    raise ConfigError(f"{OWN_TEMPLATE} refuses a conversation: {error}") from error
+                    raise ConfigError(f"{BAD_TEMPLATE} refuses a conversation: {error}") from error
                 if exchanges:
                     before, found, new = prompt.removeprefix(asked).partition(answer + self.end_sym)
                     if before.strip() or not found:
-                        raise ConfigError(f"{OWN_TEMPLATE} changes an answer once the conversation goes on")
+                        raise ConfigError(f"{BAD_TEMPLATE} changes an answer once the conversation goes on")
                 asked, answer = prompt, turn["content"]
                 ids = prompt_row(self.llama_tokenizer, new, slots=0, bos=not exchanges)
                 exchanges.append((list(ids), self._caption_rows([answer], self.max_txt_len)[0]))

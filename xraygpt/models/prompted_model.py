@@ -148,7 +148,9 @@ class PromptedModel(BaseModel):
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
         self.llama_model, self.llama_tokenizer, self._llm_folder = llm, tokenizer, str(folder)
-        if config.packing and not embedding_table(llm).weight.is_meta:
+        # Weights without content, whatever device they say they are on, as the doctor has them.
+        empty = embedding_table(llm).weight.untyped_storage().device.type == "meta"
+        if config.packing and not empty:
             check_packing(llm)
         if not config.weights_are_trained():
             freeze(llm)

@@ -142,8 +142,10 @@ class DialogueDataset(ReportDataset):
     def __init__(self, files: Sequence[Path], text_processor: BaseProcessor) -> None:
         self.dialogues = [dialogue for file in files for dialogue in read_dialogues(file)]
         self.text_processor = text_processor
-        said = json.dumps([dialogue.turns for dialogue in self.dialogues]).encode()
-        self.identity = f"dialogues of SHA-256 {hashlib.sha256(said).hexdigest()}"
+        digest = hashlib.sha256()
+        for dialogue in self.dialogues:
+            digest.update(json.dumps(dialogue.turns).encode())
+        self.identity = f"dialogues of SHA-256 {digest.hexdigest()}"
 
     def __len__(self) -> int:
         return len(self.dialogues)
