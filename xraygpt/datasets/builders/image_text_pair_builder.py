@@ -4,7 +4,7 @@ radiographs."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.paths import require_file
@@ -129,17 +129,10 @@ class DialogueBuildInfo(BuildInfo):
 
 @dataclass
 class DialogueConfig(DatasetConfig):
-    """The section ``datasets.dialogues`` of a configuration."""
+    """The section ``datasets.dialogues`` of a configuration; ``data_type`` is not used, all is text."""
 
     build_info: DialogueBuildInfo = field(default_factory=DialogueBuildInfo)
     """Where they lie."""
-    data_type: Literal["images", "text"] = "text"
-    """Conversations are of text."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data_type == "images":
-            raise ValueError("dialogues have no images; leave data_type out")
 
 
 @registry.register_builder("dialogues")
