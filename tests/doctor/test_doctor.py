@@ -68,6 +68,7 @@ def test_missing_weights_are_all_named_and_the_released_sizes_assumed() -> None:
     ("config", "options"),
     [
         ("tiny/1_llm.yaml", ["model.tokenizer=package:weights/tiny/llama"]),
+        ("text/tiny/radiology.yaml", ["model.llama_model=package:weights/tiny/llama"]),
         ("tiny/2_vit.yaml", []),
         ("tiny/3_stage1.yaml", ["model.bert_tokenizer=package:weights/tiny/bert/vocab.txt"]),
     ],

@@ -206,3 +206,47 @@ def test_bands_of_fractions_and_of_negative_numbers() -> None:
 def test_too_many_values_are_no_groups() -> None:
     with pytest.raises(DataError, match="subgroups by 'name': there are 60 different values"):
         groups_of("name", [f"name {i}" for i in range(60)])
+
+
+def swift(response: str, images: list[Any], **values: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": "<image>Report."}, {"role": "assistant", "content": response}]
+    return {
+        "response": response,
+        "labels": "No effusion.",
+        "logprobs": None,
+        "messages": turns,
+        "images": images,
+        **values,
+    }
+
+
+def test_predictions_of_ms_swift_are_called_by_their_images(tmp_path: Path) -> None:
+    paths = ["/data/image/p1/a.jpg", "/data/image/b.1.jpg"]
+    rows = [swift("Clear.", [{"bytes": None, "path": paths[0]}]), swift("", [paths[1]])]
+    found = read_predictions(json_lines(tmp_path, *rows))
+    assert [(row.image_id, row.study_id, row.generated, row.reference) for row in found] == [
+        ("p1/a", "p1/a", "Clear.", "No effusion."),
+        ("b.1", "b.1", "", "No effusion."),
+    ]
+
+
+def test_predictions_of_llama_factory_are_called_by_their_lines(tmp_path: Path) -> None:
+    rows = [{"prompt": "user Report.", "predict": text, "label": "Clear."} for text in ("A.", "B.")]
+    found = read_predictions(json_lines(tmp_path, *rows))
+    assert [(row.image_id, row.generated, row.reference) for row in found] == [
+        ("line 1", "A.", "Clear."),
+        ("line 2", "B.", "Clear."),
+    ]
+
+
+def test_other_frameworks_rows_are_checked_like_any(tmp_path: Path) -> None:
+    twice = json_lines(tmp_path, swift("A", ["a.jpg"]), swift("B", ["a.jpg"]))
+    assert "line 2: the image 'a' stands in line 1 already" in refused(twice)
+    unlike = json_lines(tmp_path, swift("A", ["a.jpg"]), {"response": "B"})
+    assert "line 2: columns are missing: 'labels'" in refused(unlike)
+    without = json_lines(tmp_path, swift("A", ["a.jpg"], labels=None), swift("B", ["b.jpg"]))
+    assert "line 1: no reference" in refused(without)
+    # Named columns are those of the table, whatever its other keys are.
+    named = PredictionColumns(image_id="messages_id", generated="response", reference="labels")
+    file = json_lines(tmp_path, {**swift("A", ["a.jpg"]), "messages_id": "m"})
+    assert [row.image_id for row in read_predictions(file, named)] == ["m"]

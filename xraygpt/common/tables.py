@@ -23,7 +23,8 @@ from xraygpt.common.files import HEAD_BYTES, is_missing, mistaken_download, pars
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
-ENDINGS = (*DELIMITERS, *JSON_LINES, ".json")
+JSON_ENDINGS = (*JSON_LINES, ".json")
+ENDINGS = (*DELIMITERS, *JSON_ENDINGS)
 """Of the files that `read_table` knows; each may be followed by ``.gz``."""
 
 MAX_LINE_BYTES = 16 << 20
@@ -85,19 +86,31 @@ def read_table(path: Path, columns: Sequence[str] = (), each: str | None = None)
         MissingFileError: no such file.
         DataError: not such a table, damaged, or without a needed column; names the file and the line.
     """
-    if not path.is_file():
-        kind = "is a folder; name the table in it" if path.is_dir() else "no such file"
-        raise MissingFileError(f"{path}: {kind}")
-    ending = Path(path.name.lower().removesuffix(".gz")).suffix
-    if ending not in ENDINGS:
-        raise DataError(f"{path}: not known as a table; one of {', '.join(ENDINGS)} (or with .gz) is")
+    ending = _ending(path, ENDINGS)
+    if ending not in DELIMITERS:
+        for position, value in read_objects(path):
+            yield from _object_rows(path, position, value, columns, each)
+        return
     with _open(path) as file:
-        if ending in DELIMITERS:
-            yield from _csv_rows(path, file, DELIMITERS[ending], columns)
-        else:
-            values = _json_lines(path, file) if ending in JSON_LINES else _json_elements(path, file)
-            for position, value in values:
-                yield from _object_rows(path, position, value, columns, each)
+        yield from _csv_rows(path, file, DELIMITERS[ending], columns)
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Go through the rows of a JSON Lines or JSON file with all that is in them; see `read_table`.
+
+    Yields:
+        Position (`Row.position`) and object.
+
+    Raises:
+        MissingFileError, DataError: as `read_table`.
+    """
+    ending = _ending(path, JSON_ENDINGS)
+    with _open(path) as file:
+        rows = _json_lines(path, file) if ending in JSON_LINES else _json_elements(path, file)
+        for position, value in rows:
+            if not isinstance(value, dict):
+                raise DataError(f"{path}: {position}: expected an object, found {type(value).__name__}")
+            yield position, value
 
 
 def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -> None:
@@ -110,6 +123,17 @@ def check_columns(place: str, columns: Collection[str], needed: Iterable[str]) -
         raise DataError(
             f"{place}: columns are missing: {named} (there are: {', '.join(columns) or 'none'}){hint}"
         )
+
+
+def _ending(path: Path, known: Collection[str]) -> str:
+    """Return which of the known endings a file has."""
+    if not path.is_file():
+        kind = "is a folder; name the table in it" if path.is_dir() else "no such file"
+        raise MissingFileError(f"{path}: {kind}")
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix
+    if ending not in known:
+        raise DataError(f"{path}: not known as a table; one of {', '.join(known)} (or with .gz) is")
+    return ending
 
 
 def _open(path: Path) -> BufferedIOBase:
@@ -326,11 +350,9 @@ class _JsonStream:
 
 
 def _object_rows(
-    path: Path, position: str, value: Any, needed: Sequence[str], each: str | None
+    path: Path, position: str, value: Mapping[str, Any], needed: Sequence[str], each: str | None
 ) -> Iterator[Row]:
     """Yield what an object of a JSON file gives: one row, or one for each text in its column `each`."""
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: {position}: expected an object, found {type(value).__name__}")
     listed = value.get(each) if each is not None else None
     if isinstance(listed, list) and all(isinstance(entry, str | int | float) for entry in listed):
         if not listed:

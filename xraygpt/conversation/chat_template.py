@@ -6,7 +6,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from xraygpt.common.errors import ConfigError
-from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT, Turn
+from xraygpt.conversation.messages import CHAT, IMAGE_PLACEHOLDER, TEMPLATE_SLOT
+from xraygpt.datasets.batch import Turn
 
 
 def chat_format(tokenizer: PreTrainedTokenizerBase, config: Any, folder: object) -> tuple[str, str, str]:

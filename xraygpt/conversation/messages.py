@@ -7,15 +7,14 @@ from enum import Enum, auto
 from itertools import groupby
 from typing import Any, Self
 
+from xraygpt.datasets.batch import Turn
+
 IMAGE_PLACEHOLDER = "<ImageHere>"
 """Where the embeddings of an image go."""
 IMAGE_MARK = f"<Img>{IMAGE_PLACEHOLDER}</Img>"
 TEMPLATE_SLOT = "{}"
 CHAT = "chat"
 """The `prompt_template` that stands for the tokenizer's own chat template."""
-
-Turn = dict[str, str]
-"""For a chat template: ``role`` (user or assistant) and ``content``."""
 
 
 def check_template(template: str) -> None:
@@ -69,7 +68,7 @@ class Conversation:
         if self.sep_style is SeparatorStyle.TEMPLATE:
             # The mark that closes an answer often opens the next question too; it is written once then.
             closing = "" if self.template.startswith(self.sep) else self.sep
-            text = self.system
+            text = self.system + closing if self.system else ""
             for role, message in self.messages:
                 if role == self.roles[0]:
                     text += fill_template(self.template, str(message))
@@ -125,7 +124,8 @@ class Conversation:
     def _turns(self) -> list[Turn]:
         """What was said, by turns: chat templates refuse two of the same role in succession."""
         said = [(role, text) for role, text in self.messages if text]
-        return [
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return system + [
             {
                 "role": "user" if role == self.roles[0] else "assistant",
                 "content": " ".join(str(text) for _, text in texts),

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from xraygpt.common.errors import DataError
 
+Turn = dict[str, str]
+"""What one side says in a conversation: ``role`` (system, user or assistant) and ``content``."""
+
 
 class Sample(TypedDict, total=False):
     """One item of a data set."""
@@ -22,7 +25,9 @@ class Sample(TypedDict, total=False):
     features: Tensor
     """(N, D), what frozen parts of the model make of the image, in its place (`run.feature_cache`)."""
     caption: Required[str]
-    """The report."""
+    """The report; of a conversation its last answer."""
+    turns: list[Turn]
+    """A whole conversation; only in data sets of these."""
     image_id: Required[str]
     """Names the sample in its data set."""
     source: Required[str]
@@ -43,6 +48,8 @@ class Batch(TypedDict, total=False):
     features: Tensor
     """(B, N, D), what frozen parts of the model make of the images, in their place (`run.feature_cache`)."""
     caption: Required[list[str]]
+    turns: list[list[Turn]]
+    """Whole conversations, whose last answers are the captions; only in data sets of these."""
     image_id: Required[list[str]]
     prompt: Required[str]
     """The instruction of the whole batch, template applied; "" for none."""
@@ -69,6 +76,8 @@ def collate(samples: Sequence[Sample], prompt: str = "") -> Batch:
     }
     if samples:
         batch["source"] = samples[0]["source"]
+    if samples and "turns" in samples[0]:
+        batch["turns"] = [sample["turns"] for sample in samples]
     if samples and "image" in samples[0]:
         batch["image"] = torch.stack([sample["image"] for sample in samples])
     if samples and "features" in samples[0]:

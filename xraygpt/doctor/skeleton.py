@@ -173,8 +173,9 @@ def next_token(model: Any, rows: int) -> Callable[[Any], object]:
 
 
 def with_length(batch: Mapping[str, Any], caption: str) -> dict[str, Any]:
-    """Return a batch all of whose reports are this one."""
-    return {**batch, "caption": [caption] * len(batch["caption"])}
+    """Return a batch all of whose reports are this one, in place of conversations too."""
+    others = {key: value for key, value in batch.items() if key != "turns"}
+    return {**others, "caption": [caption] * len(batch["caption"])}
 
 
 def of_size(batch: Mapping[str, Any], size: int) -> dict[str, Any]:

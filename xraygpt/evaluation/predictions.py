@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import is_missing
-from xraygpt.common.tables import Row, check_columns, read_table
+from xraygpt.common.tables import Row, check_columns, read_objects, read_table
 
 PREDICTIONS_FILES = "predictions*.jsonl"
 """What the output folder of a run is searched for: ``predictions.jsonl``, ``predictions_test.jsonl``."""
+FRAMEWORKS = {"ms-swift": ("response", "labels"), "LLaMA-Factory": ("predict", "label")}
+"""Whose files of predictions are known by their keys: those of the generated report and the reference."""
 STUDY_COLUMN = "study_id"
 MOST_PROBLEMS = 20
 """How many of a file's problems are listed; of the others there is the number."""
@@ -57,7 +60,8 @@ class Prediction:
 def read_predictions(
     path: Path, columns: PredictionColumns | None = None, *, need_references: bool = True
 ) -> list[Prediction]:
-    """Read a table of predictions (`xraygpt.common.tables`) or that of a run's folder (`predictions_file`).
+    """Read a table of predictions (`xraygpt.common.tables`), also one that ms-swift or LLaMA-Factory wrote
+    (`framework_rows`), or that of a run's folder (`predictions_file`).
 
     Args:
         columns: how the table calls its columns; None for the usual names.
@@ -81,7 +85,8 @@ def read_predictions(
     seen: dict[str, str] = {}
     without = 0
     try:
-        for row in read_table(path, needed):
+        named = framework_rows(path) if columns == PredictionColumns() else None
+        for row in named or read_table(path, needed):
             prediction = _prediction(row, columns)
             without += not prediction.reference
             problems += _problems(row, columns, seen, need_references)
@@ -105,6 +110,40 @@ def read_predictions(
     if not predictions:
         raise DataError(f"{path}: there are no predictions in it")
     return predictions
+
+
+def framework_rows(path: Path) -> Iterable[Row] | None:
+    """Return the rows of another framework's predictions under this project's names; None for other files.
+
+    An image is called by its path below the folder that all images share, or by its line, as LLaMA-Factory
+    names no images.
+
+    Raises:
+        DataError: a row is unlike the first, or is not JSON.
+    """
+    if path.suffix != ".jsonl" or not path.is_file():
+        return None
+    rows: list[Row] = []
+    images: list[str] = []
+    keys: tuple[str, str] | None = None
+    for position, value in read_objects(path):
+        keys = keys or next((pair for pair in FRAMEWORKS.values() if {*pair} <= value.keys()), None)
+        if keys is None:
+            return None
+        check_columns(f"{path}: {position}", value, keys)
+        generated, reference = (str(value[key] or "") for key in keys)
+        rows.append(Row({"generated": generated, "reference": reference}, path, position))
+        image = next(iter(value.get("images") or ()), None)
+        image = image.get("path") if isinstance(image, Mapping) else image
+        images += [image] if isinstance(image, str) else []
+    if not images or len(images) < len(rows):
+        ids = [row.position for row in rows]
+    else:
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(image)) for image in images])
+        ids = [os.path.relpath(os.path.splitext(image)[0], root) for image in images]
+    return [
+        row._replace(values={"image_id": name, **row.values}) for row, name in zip(rows, ids, strict=True)
+    ]
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,27 +1,31 @@
-"""Training of the language model itself on report text: the counterpart of fine-tuning Vicuna on radiology.
+"""Training of the language model itself on reports and conversations: as Vicuna is fine-tuned on radiology.
 
 The model starts from sizes and a tokenizer (a small LLaMA from nothing) or from a Hugging Face folder, and
 is written as such a folder at the end, which `MiniGPT4` reads.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from xraygpt.common.errors import CheckpointError
+from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.paths import Check, require_file
 from xraygpt.common.registry import registry
 from xraygpt.conversation.messages import IMAGE_PLACEHOLDER
-from xraygpt.datasets.batch import source_of
+from xraygpt.datasets.batch import Turn, source_of
 from xraygpt.models.adapters import adapter_checks
+from xraygpt.models.generation import IGNORE_INDEX
 from xraygpt.models.llm import (
     LanguageModelConfig,
     check_llm,
+    check_positions,
     check_tokenizer,
     load_llm,
     load_tokenizer,
@@ -29,6 +33,8 @@ from xraygpt.models.llm import (
 )
 from xraygpt.models.prompted_model import PromptedConfig, PromptedModel
 from xraygpt.models.prompts import prompt_row
+
+BAD_TEMPLATE = "model.prompt_template: chat: set a template of your own; that of the tokenizer"
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +80,10 @@ class CausalLMConfig(PromptedConfig, LanguageModelConfig):
     ckpt: str | None = None
     """Checkpoint of such a training."""
     max_txt_len: int = 256
-    """Most tokens of a text; a longer one is cut and loses its end symbol."""
+    """Most tokens of a report; a longer one is cut and loses its end symbol. Also most tokens of a whole
+    conversation: of a longer one as many questions with their answers are kept, from the first on, as fit. If
+    not even the first fits, its answer is cut at the end; a question that leaves it less than half of the
+    tokens is cut at its beginning. With `packing`, rows are filled up to this length."""
     end_sym: str = "###"
     """As in `PromptedConfig`."""
 
@@ -89,10 +98,12 @@ class CausalLMConfig(PromptedConfig, LanguageModelConfig):
 
 @registry.register_model("causal_lm")
 class CausalLM(PromptedModel):
-    """Text -> text: next-token loss on captions, after an optional prompt text.
+    """Text -> text: next-token loss on captions, after an optional prompt text, or on answers.
 
     In a batch are ``caption``, B reports, and optionally ``prompt``, one text for all, and ``image_text``, B
-    texts in place of the images; without these a prompt that holds ``<ImageHere>`` is left out.
+    texts in place of the images; without these a prompt that holds ``<ImageHere>`` is left out. With
+    ``turns``, B conversations, the assistant's turns are learnt, each behind all that was said before, and
+    generation answers the last question.
 
     Args:
         llm: the language model; all of it is trained.
@@ -114,6 +125,7 @@ class CausalLM(PromptedModel):
     ) -> None:
         super().__init__()
         self.take_language_model(config, llm, tokenizer, tokenizer_folder)
+        self.packed_length = config.max_txt_len
         self._without_prompt: set[str] = set()
         """Data sets whose reports go without a prompt; each is said once."""
 
@@ -141,7 +153,56 @@ class CausalLM(PromptedModel):
         """Write the language model as a Hugging Face folder, or its adapter as one of peft's."""
         self.export_language_model(folder / "adapter" if self.config.adapter else folder)
 
-    def _inputs(self, samples: Any) -> tuple[list[tuple[int, ...]], None]:
+    def _rows(self, samples: Any) -> tuple[list[list[int]], list[list[int]], Tensor | None]:
+        if "turns" not in samples:
+            return super()._rows(samples)
+        check_positions(self.llama_model, 0, self.max_txt_len, "model.max_txt_len")
+        cut = [cut_conversation(self._exchanges(turns), self.max_txt_len) for turns in samples["turns"]]
+        return [row for row, _ in cut], [labels for _, labels in cut], None
+
+    def _exchanges(self, turns: Sequence[Turn]) -> list[tuple[list[int], list[int]]]:
+        """Return, for each answer, the ids of what is new before it, and its own with what ends it.
+
+        Raises ConfigError if the chat template refuses the conversation, or writes an answer differently once
+        the conversation goes on.
+        """
+        conversation = self.new_conversation()
+        exchanges: list[tuple[list[int], list[int]]] = []
+        asked = answer = ""
+        for turn in turns:
+            if turn["role"] == "system":
+                conversation.system = turn["content"]
+            elif turn["role"] == "user":
+                conversation.append_message(conversation.roles[0], turn["content"])
+            else:
+                try:
+                    new = prompt = conversation.get_prompt()
+                except Exception as error:  # a template is a program, which may raise anything
+                    raise ConfigError(f"{BAD_TEMPLATE} refuses a conversation: {error}") from error
+                if exchanges:
+                    before, found, new = prompt.removeprefix(asked).partition(answer + self.end_sym)
+                    if before.strip() or not found:
+                        raise ConfigError(f"{BAD_TEMPLATE} changes an answer once the conversation goes on")
+                asked, answer = prompt, turn["content"]
+                ids = prompt_row(self.llama_tokenizer, new, slots=0, bos=not exchanges)
+                exchanges.append((list(ids), self._caption_rows([answer], self.max_txt_len)[0]))
+                conversation.append_message(conversation.roles[1], answer)
+        return exchanges
+
+    def _asked(self, turns: Sequence[Turn]) -> list[int]:
+        """Return the ids of a conversation up to its last answer, at most `max_txt_len` if leaving out the
+        oldest questions with their answers makes it so."""
+        exchanges = self._exchanges(turns)
+        ids = [number for exchange in exchanges for part in exchange for number in part]
+        ids = ids[: len(ids) - len(exchanges[-1][1])]
+        if len(ids) <= self.max_txt_len or len(exchanges) == 1:
+            return ids
+        first = turns[0]["role"] == "system"
+        return self._asked([*turns[:first], *turns[first + 2 :]])
+
+    def _inputs(self, samples: Any) -> tuple[Sequence[Sequence[int]], None]:
+        if "turns" in samples:
+            return [self._asked(turns) for turns in samples["turns"]], None
         # Pieces are cut where `MiniGPT4` cuts them, so that a model trained here meets the same ids there,
         # with image embeddings between them.
         tokenizer, prompt, source = self.llama_tokenizer, samples.get("prompt", ""), source_of(samples)
@@ -158,6 +219,27 @@ class CausalLM(PromptedModel):
         start, end = prompt_row(tokenizer, before, 0), prompt_row(tokenizer, after, 0, bos=False)
         texts = [prompt_row(tokenizer, text, 0, bos=False) for text in samples["image_text"]]
         return [(*start, *text, *end) for text in texts], None
+
+
+def cut_conversation(
+    exchanges: Sequence[tuple[Sequence[int], Sequence[int]]], longest: int
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a conversation, cut to `longest` (`CausalLMConfig.max_txt_len`), and their labels.
+
+    Args:
+        exchanges: ids before each answer, and of the answer.
+    """
+    before, answer = exchanges[0]
+    room = max(longest - len(answer), longest // 2)
+    if len(before) > room:  # what comes first may be the begin-of-text token
+        before = [*before[:1], *before[len(before) - room + 1 :]]
+    row, labels = [*before, *answer], [IGNORE_INDEX] * len(before) + [*answer]
+    for before, answer in exchanges[1:]:
+        if len(row) + len(before) + len(answer) > longest:
+            break
+        row += [*before, *answer]
+        labels += [IGNORE_INDEX] * len(before) + [*answer]
+    return row[:longest], labels[:longest]
 
 
 def _source_folder(cfg: CausalLMConfig) -> Path:

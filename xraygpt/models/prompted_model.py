@@ -127,6 +127,8 @@ class PromptedModel(BaseModel):
     static_cache = False
     """Write with a cache of the full length from the start, with which transformers compiles the language
     model on a GPU."""
+    packed_length = 0
+    """Positions up to which ``packing`` fills rows; those of the longest sample of a batch at least."""
 
     def take_language_model(
         self, config: Any, llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: object
@@ -146,7 +148,9 @@ class PromptedModel(BaseModel):
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
         self.llama_model, self.llama_tokenizer, self._llm_folder = llm, tokenizer, str(folder)
-        if config.packing and not embedding_table(llm).weight.is_meta:
+        # Weights without content, whatever device they say they are on, as the doctor has them.
+        empty = embedding_table(llm).weight.untyped_storage().device.type == "meta"
+        if config.packing and not empty:
             check_packing(llm)
         if not config.weights_are_trained():
             freeze(llm)
@@ -328,19 +332,12 @@ class PromptedModel(BaseModel):
         Also ``num_positions`` of all rows, and how many of these are ``num_padded``, both on the CPU. What
         else is in a batch, the classes of the models say; ``image_id`` names the reports in messages.
         """
-        prompts, images = self._inputs(samples)
-        check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
-        captions = self._caption_rows(samples["caption"], self.max_txt_len)
-        if not any(captions):
-            source = samples.get("image_id", "unknown reports")
-            raise DataError(f"no text to learn from in the batch of {source}")
-        pairs = list(zip(prompts, captions, strict=True))
-        rows = [[*prompt, *caption] for prompt, caption in pairs]
-        # Nothing comes before the first id of a report, so that it is not learnt even without a prompt.
-        labels = [[IGNORE_INDEX, *([IGNORE_INDEX] * len(prompt) + caption)[1:]] for prompt, caption in pairs]
+        rows, labels, images = self._rows(samples)
+        # Nothing comes before the first id of a row, so that it is not learnt even without a prompt.
+        labels = [[IGNORE_INDEX, *row[1:]] for row in labels]
         apart: dict[str, Tensor] = {}
         if self.config.packing:
-            shared = share_rows([len(row) for row in rows])
+            shared = share_rows([len(row) for row in rows], self.packed_length)
             apart = separate([[len(rows[n]) for n in row] for row in shared], self.device)
             rows, labels = ([[i for n in row for i in ids[n]] for row in shared] for ids in (rows, labels))
             images = None if images is None else images[[n for row in shared for n in row]]
@@ -349,6 +346,21 @@ class PromptedModel(BaseModel):
         padded = targets.numel() - sum(map(len, rows))
         found = lm_loss(self.llama_model, embeds, apart.pop("attention_mask", mask), targets, **apart)
         return found | {"num_positions": torch.tensor(targets.numel()), "num_padded": torch.tensor(padded)}
+
+    def _rows(self, samples: Any) -> tuple[list[list[int]], list[list[int]], Tensor | None]:
+        """Return the ids of each sample, those that are learnt (for others `IGNORE_INDEX`), and the images.
+
+        Raises ConfigError if they do not fit into the language model, DataError if there is no text.
+        """
+        prompts, images = self._inputs(samples)
+        check_positions(self.llama_model, max(map(len, prompts)), self.max_txt_len, "model.max_txt_len")
+        captions = self._caption_rows(samples["caption"], self.max_txt_len)
+        if not any(captions):
+            source = samples.get("image_id", "unknown reports")
+            raise DataError(f"no text to learn from in the batch of {source}")
+        pairs = list(zip(prompts, captions, strict=True))
+        rows = [[*prompt, *caption] for prompt, caption in pairs]
+        return rows, [[IGNORE_INDEX] * len(prompt) + caption for prompt, caption in pairs], images
 
     def _caption_rows(self, captions: Sequence[str], longest: int) -> list[list[int]]:
         texts = [self.answer_start + caption for caption in captions]

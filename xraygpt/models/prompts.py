@@ -76,15 +76,17 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "right") ->
     return pad_sequence(tensors, batch_first=True, padding_value=pad_id, padding_side=side), mask
 
 
-def share_rows(lengths: Sequence[int]) -> list[list[int]]:
-    """Tell which samples share a row, none longer than the longest sample (first fit, the longest first)."""
+def share_rows(lengths: Sequence[int], full: int = 0) -> list[list[int]]:
+    """Tell which samples share a row (first fit, the longest first), none longer than `full` or, if that is
+    more, the longest sample."""
+    full = max(full, *lengths)
     rows: list[list[int]] = []
     room: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda sample: -lengths[sample]):
         place = next((row for row, free in enumerate(room) if free >= lengths[number]), len(rows))
         if place == len(rows):
             rows.append([])
-            room.append(max(lengths))
+            room.append(full)
         rows[place].append(number)
         room[place] -= lengths[number]
     return rows

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the sources, ``verify``, ``phantom``, ``contact-sheet``, ``tokenizers`` and ``tiny-parts``."""
+    """Add each of `COMMANDS`."""
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add_arguments, text, description in COMMANDS:
         add_arguments(subparsers.add_parser(name, help=text, description=description))
@@ -99,14 +99,24 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
     verify.set_defaults(run=commands.verify)
 
 
+def _add_export(export: argparse.ArgumentParser) -> None:
+    add = export.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="the prepared folder, with its images in image/")
+    add("--as", dest="form", choices=["messages"], required=True, help="form of the rows")
+    add("--out", type=Path, required=True, metavar="DIR", help="new folder to write")
+    prompt = "Describe this chest x-ray in detail."
+    add("--prompt", default=prompt, metavar="TEXT", help=f"what is said to each image (default: {prompt})")
+    export.set_defaults(run=commands.export)
+
+
 def _add_phantom(phantom: argparse.ArgumentParser) -> None:
     add = phantom.add_argument
     add("--studies", type=_whole_number(1), default=100, help="number of studies (default: 100)")
     # 301: of no phantom that a shipped configuration trains or tests on.
     add("--seed", type=int, default=301, help="another seed gives other patients")
     add("--size", type=_whole_number(MIN_SIZE), default=MIN_SIZE, help="side of an image in pixels")
-    shapes = ["mimic-cxr", "mimic-cxr-dicom", "openi", "folder"]
-    add("--as", dest="shape", choices=shapes, help="write raw data in this shape instead of preparing it")
+    shapes = ["mimic-cxr", "mimic-cxr-dicom", "openi", "folder", "dialogues"]
+    add("--as", dest="shape", choices=shapes, help="write raw data, or text alone, instead of preparing it")
     distinct = "with --as: draw only so many different images and use them again, which is much faster"
     add("--distinct-images", type=_whole_number(1), help=distinct)
     _add_common(phantom, commands.phantom)
@@ -174,6 +184,13 @@ COMMANDS: tuple[tuple[str, Callable[[argparse.ArgumentParser], None], str, str |
         "check that a prepared folder holds what a training needs",
         "Check annotations, images, shards, checksums and splits of a prepared folder, and list "
         "every problem. The exit status is 1 if there is one.",
+    ),
+    (
+        "export",
+        _add_export,
+        "write a prepared folder as other frameworks read it",
+        "Write a prepared folder as JSON Lines of messages with images, a file for each split, as ms-swift "
+        "and LLaMA-Factory read them. `evaluate.py score` reads the predictions of both.",
     ),
     (
         "phantom",

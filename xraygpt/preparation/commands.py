@@ -62,6 +62,16 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if result.problems else 0
 
 
+def export(args: argparse.Namespace) -> None:
+    """Write a prepared folder for another framework."""
+    from xraygpt.common.run_record import writing
+    from xraygpt.preparation.messages import write_messages
+
+    with writing(args.out):
+        written = write_messages(args.folder, args.out, args.prompt)
+    print(f"{', '.join(f'{name} {number}' for name, number in written.items())}; written to {args.out}")
+
+
 def phantom(args: argparse.Namespace) -> None:
     """Prepare phantoms, or write them as raw data."""
     from xraygpt.common.run_record import writing

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from xraygpt.evaluation.metrics.surface import (
+    EXACT_MATCH,
     SURFACE,
     is_normal,
     repeated_ngrams,
@@ -14,6 +15,10 @@ from xraygpt.evaluation.metrics.surface import (
 )
 
 BY_NAME = {metric.name: metric for metric in SURFACE}
+
+
+def test_exact_match_leaves_white_space_aside() -> None:
+    assert EXACT_MATCH(["No nodule.", "Yes.", "Yes."], [" No  nodule.\n", "yes.", ""]) == pytest.approx(1 / 3)
 
 
 def test_words() -> None:

@@ -9,6 +9,7 @@ from xraygpt.common.registry import registry
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
 from xraygpt.datasets.builders.image_text_pair_builder import (
     CaptionBuilder,
+    DialogueBuilder,
     MIMICBuilder,
     OpenIBuilder,
     PhantomBuilder,
@@ -21,6 +22,7 @@ __all__ = [
     "CaptionBuilder",
     "DatasetConfig",
     "DatasetZoo",
+    "DialogueBuilder",
     "MIMICBuilder",
     "OpenIBuilder",
     "PhantomBuilder",

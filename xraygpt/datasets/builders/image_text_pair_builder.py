@@ -1,4 +1,5 @@
-"""The builders: the released recipe's two data sets, anyone's images and reports, synthetic radiographs."""
+"""The builders: the released recipe's two data sets, anyone's images and reports or conversations, synthetic
+radiographs."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import ClassVar
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.paths import require_file
 from xraygpt.common.registry import registry
+from xraygpt.common.tables import normalise_split
 from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, BuildInfo, DatasetConfig
 from xraygpt.datasets.datasets.annotations import (
     Annotations,
@@ -17,6 +19,7 @@ from xraygpt.datasets.datasets.annotations import (
 )
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.datasets.caption_datasets import CaptionDataset
+from xraygpt.datasets.datasets.dialogue_dataset import DialogueDataset
 from xraygpt.datasets.datasets.images import ImageStore, open_folder
 from xraygpt.datasets.datasets.mimic_dataset import MIMICDataset
 from xraygpt.datasets.datasets.openi_dataset import OpenIDataset
@@ -114,6 +117,49 @@ def _not_set() -> ConfigError:
         f"{CAPTION_KEY}: set images (a folder) and annotations (a table), or storage (a prepared folder); "
         "images without annotations are for writing reports"
     )
+
+
+@dataclass
+class DialogueBuildInfo(BuildInfo):
+    """Where the conversations lie; ``storage`` is not used."""
+
+    files: dict[str, list[str]] = field(default_factory=dict)
+    """Split name -> files, .jsonl or .json, in any of the forms of `dialogue_dataset`."""
+
+
+@dataclass
+class DialogueConfig(DatasetConfig):
+    """The section ``datasets.dialogues`` of a configuration; ``data_type`` is not used, all is text."""
+
+    build_info: DialogueBuildInfo = field(default_factory=DialogueBuildInfo)
+    """Where they lie."""
+
+
+@registry.register_builder("dialogues")
+class DialogueBuilder(BaseDatasetBuilder):
+    """Conversations and question-answer pairs for a language model."""
+
+    config_class = DialogueConfig
+
+    def build(self) -> dict[str, ReportDataset]:
+        """Return {split: data set}.
+
+        Raises:
+            ConfigError: no files are named.
+            MissingFileError, DataError: files are absent or malformed.
+        """
+        key = "datasets.dialogues.build_info.files"
+        if not any(self.config.build_info.files.values()):
+            raise ConfigError(
+                f"{key} is not set; it names the files of each split, e.g. {{train: [chats.jsonl]}}"
+            )
+        return {
+            (name := normalise_split(split)): DialogueDataset(
+                [require_file(file, "a file of conversations", "your own data", key) for file in files],
+                self.text_processors["train" if name == "train" else "eval"],
+            )
+            for split, files in self.config.build_info.files.items()
+        }
 
 
 @dataclass

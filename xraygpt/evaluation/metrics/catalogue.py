@@ -15,12 +15,13 @@ from xraygpt.evaluation.metrics.meteor import METEOR
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
 from xraygpt.evaluation.metrics.phantom import PHANTOM
-from xraygpt.evaluation.metrics.surface import PRIOR_STATEMENTS, SURFACE
+from xraygpt.evaluation.metrics.surface import EXACT_MATCH, PRIOR_STATEMENTS, SURFACE
 
 CLINICAL = (*RULE_F1, LATERALITY_F1)
 TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
 OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
-"""The metrics for reports of any kind, in the order in which tables show them."""
+"""The metrics for reports of any kind, in the order in which tables show them; `EXACT_MATCH`, for short
+answers, is computed where it is named."""
 _OWN: list[Metric] = []
 
 
@@ -37,7 +38,7 @@ def register_metric(metric: Metric) -> Metric:
 
 
 def _known() -> dict[str, Metric]:
-    return {metric.name: metric for metric in (*PHANTOM, *OFFLINE, *_OWN)}
+    return {metric.name: metric for metric in (*PHANTOM, *OFFLINE, EXACT_MATCH, *_OWN)}
 
 
 def metric_named(name: str) -> Metric:

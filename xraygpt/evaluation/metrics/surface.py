@@ -137,6 +137,14 @@ SURFACE: tuple[Metric, ...] = (
 )
 
 
+EXACT_MATCH = Metric(
+    name="exact_match",
+    title="exact match",
+    equals="share of generated texts that are their references, white space aside; for short answers",
+    statistics=mean_over_pairs(lambda reference, hypothesis: reference.split() == hypothesis.split()),
+)
+
+
 @lru_cache(maxsize=CACHED_TEXTS)
 def count_prior_statements(text: str) -> tuple[int, int]:
     """Return how many sentences of a report compare with an earlier examination, and how many it has."""

@@ -1,4 +1,5 @@
-"""Synthetic raw data in the shape of a collection: OpenI, a folder of images with a table, MIMIC-CXR."""
+"""Synthetic raw data in the shape of a collection: OpenI, a folder of images with a table, MIMIC-CXR; and
+conversations."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from xraygpt.common.errors import DataError
 from xraygpt.datasets.phantom.truth import Truth
+from xraygpt.preparation.synthetic.dialogues import write_dialogues
 from xraygpt.preparation.synthetic.mimic import write_mimic_tree
 from xraygpt.preparation.synthetic.phantoms import PhantomReport, Phantoms, encode, packed
 
@@ -119,12 +121,21 @@ def write_tree(
     phantoms = Phantoms(seed, image_size, distinct_images)
     if studies < 1:
         raise DataError(f"a synthetic collection needs at least one study, not {studies}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"{output}: is there and not an empty folder; name a new one")
-    output.mkdir(parents=True, exist_ok=True)
+    make_new_folder(output)
     collection, write = SHAPES[shape]
     (output / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")
     write(output, studies, phantoms)
+
+
+def make_new_folder(folder: Path) -> None:
+    """Make a folder, which may be there already if it is empty.
+
+    Raises:
+        DataError: it is there and not an empty folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: is there and not an empty folder; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _write_openi(output: Path, studies: int, phantoms: Phantoms) -> None:
@@ -207,5 +218,6 @@ SHAPES: dict[str, tuple[str, Callable[[Path, int, Phantoms], None]]] = {
     "mimic-cxr-dicom": ("MIMIC-CXR", partial(write_mimic_tree, dicom=True)),
     "openi": ("OpenI", _write_openi),
     "folder": ("no collection", _write_folder),
+    "dialogues": ("no collection", write_dialogues),
 }
 """Name on the command line -> name in the notice, and what writes the files."""
