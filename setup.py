@@ -55,6 +55,7 @@ setup(
         ]
     },
     install_requires=[
+        "accelerate>=1.0",  # run.parallel: language models that are read once they are sharded; peft too
         "defusedxml>=0.7.1",  # OpenI's reports are XML from elsewhere
         "httpx>=0.27",  # huggingface_hub needs it too
         "huggingface_hub>=1.0",

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import socket
 from multiprocessing.queues import Queue
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ import torch
 
 from xraygpt.common import dist_utils
 from xraygpt.common.errors import ConfigError
+from xraygpt.common.run_config import RunConfig
 
-SETTINGS: Any = SimpleNamespace(device="cpu", distributed=True, dist_url="env://")
+SETTINGS = RunConfig(device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_half_set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_several_processes_against_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)
-    settings: Any = SimpleNamespace(device="cpu", distributed=False, dist_url="env://")
+    settings = RunConfig(device="cpu", distributed=False)
     with pytest.raises(ConfigError, match="torchrun started 2"):
         dist_utils.init_distributed_mode(settings)
 

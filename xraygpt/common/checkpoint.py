@@ -10,7 +10,8 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -256,16 +257,23 @@ def _weights_in(folder: Path) -> Path:
     raise MissingFileError(f"{folder}: no weights in it (none of {', '.join(_FOLDER_WEIGHTS)})")
 
 
-def _load_safetensors(path: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
+@contextmanager
+def reading_safetensors(path: Path) -> Iterator[Any]:
+    """Open a file of safetensors, whose tensors are read one by one; CheckpointError if it is damaged."""
     check_weight_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
-            prefix = _wrapper_prefix(names, path)
-            kept = [name for name in names if not name.removeprefix(prefix).startswith(skip)]
-            tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in kept}
+            yield file
     except Exception as error:  # its header may be any bytes
         raise CheckpointError(f"{path}: {_damaged(path)} ({_first_line(error)})") from error
+
+
+def _load_safetensors(path: Path, skip: tuple[str, ...]) -> dict[str, Tensor]:
+    with reading_safetensors(path) as file:
+        names = list(file.keys())
+        prefix = _wrapper_prefix(names, path)
+        kept = [name for name in names if not name.removeprefix(prefix).startswith(skip)]
+        tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in kept}
     if not names:
         raise CheckpointError(_without_tensors(path, names))
     for name, tensor in tensors.items():

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xraygpt.common.errors import ConfigError, XrayGPTError
 from xraygpt.common.precision import resolve_device
@@ -48,9 +49,16 @@ def init_distributed_mode(run_cfg: RunConfig) -> DistInfo:
     NCCL carries GPU tensors, gloo those of the CPU.
 
     Raises:
-        ConfigError: the device does not exist, or torchrun's variables are incomplete or contradicted.
+        ConfigError: the device does not exist, torchrun's variables are incomplete or contradicted, or there
+            is nothing to shard a model over.
     """
     present = [name for name in TORCHRUN_VARIABLES if name in os.environ]
+    sharded = run_cfg.parallel.strategy == "fsdp" and not run_cfg.evaluate
+    if sharded and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        raise ConfigError(
+            "run.parallel.strategy is fsdp, which shards a model over several processes, and this is the "
+            "only one; start more (torchrun --nproc-per-node), or set it to ddp"
+        )
     if not present:
         return DistInfo(0, 1, 0, resolve_device(run_cfg.device))
     if len(present) < len(TORCHRUN_VARIABLES):
@@ -183,6 +191,57 @@ def all_gather_with_grad(tensors: Tensor) -> Tensor:
     if get_world_size() == 1:
         return tensors
     return torch.cat(GatherLayer.apply(tensors))
+
+
+def stand_in(like: Tensor, read: Callable[[], Tensor]) -> nn.Parameter:
+    """Return a parameter of the size and type of `like`, on the CPU, that takes no memory.
+
+    Args:
+        read: gives its values, see `whole`.
+    """
+    zeros = torch.zeros((), dtype=like.dtype).expand(like.shape)
+    parameter = nn.Parameter(zeros, requires_grad=like.requires_grad)
+    parameter.read = read  # type: ignore[attr-defined]
+    return parameter
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Return all values of a weight: those in its file if it is a `stand_in`, those of all shards if it is
+    sharded, for which all processes have to call this."""
+    if isinstance(weight, DTensor):
+        return weight.full_tensor()
+    read: Callable[[], Tensor] | None = getattr(weight, "read", None)
+    return weight if read is None else read()
+
+
+def whole_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's state, of which every process has shards, whole: one tensor after the other, on the
+    CPU of process 0, empty in the others. All processes have to call this."""
+    found: dict[str, Tensor] = {}
+    for name, weight in state.items():
+        value = whole(weight.detach())
+        if is_main_process():
+            found[name] = value.cpu()
+    return found
+
+
+def replace_parameters(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put others in the place of parameters, given by name; a tied one is replaced wherever it is."""
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            owners.setdefault(parameter, []).append((part, name))
+    for path, new in parameters.items():
+        for part, name in owners[module.get_parameter(path)]:
+            setattr(part, name, new)
+
+
+def sharded_like(like: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, which every process holds, in the shards of `like`; as it is if that has none."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.detach().to(like.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
 def cleanup() -> None:

@@ -260,19 +260,19 @@ class MuonAdamW(Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
-        self._parts: dict[str, Optimizer] = {}
+        self.parts: dict[str, Optimizer] = {}
         if hidden:
-            self._parts["muon"] = Muon(
+            self.parts["muon"] = Muon(
                 hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
             )
         if any(group["params"] for group in adamw_groups):
-            self._parts["adamw"] = AdamW(adamw_groups, lr=lr, betas=betas)
-        super().__init__([group for part in self._parts.values() for group in part.param_groups], {})
-        self._share_groups()
+            self.parts["adamw"] = AdamW(adamw_groups, lr=lr, betas=betas)
+        super().__init__([group for part in self.parts.values() for group in part.param_groups], {})
+        self.share_groups()
 
-    def _share_groups(self) -> None:
+    def share_groups(self) -> None:
         """Make this object's groups the parts' own, so that a rate set here is the one they use."""
-        self.param_groups = [group for part in self._parts.values() for group in part.param_groups]
+        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -284,13 +284,13 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.step()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of both parts, by name."""
-        return {name: part.state_dict() for name, part in self._parts.items()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -298,10 +298,10 @@ class MuonAdamW(Optimizer):
         Raises:
             ValueError: the state is of another optimizer, or of other parameters.
         """
-        if set(state_dict) != set(self._parts):
+        if set(state_dict) != set(self.parts):
             raise ValueError(
-                f"the optimizer state has the parts {sorted(state_dict)}, expected {sorted(self._parts)}"
+                f"the optimizer state has the parts {sorted(state_dict)}, expected {sorted(self.parts)}"
             )
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
-        self._share_groups()
+        self.share_groups()

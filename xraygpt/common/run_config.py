@@ -30,6 +30,16 @@ class FeatureCacheConfig:
 
 
 @dataclass
+class ParallelConfig:
+    """The section ``run.parallel``: how several training processes share a model."""
+
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """"ddp": each process holds the whole model. "fsdp": each holds a part of the language model, of what is
+    trained, and of the optimizer's state (PyTorch's FSDP2); for a language model that does not fit on one
+    GPU beside what its training needs. Evaluation holds the whole model in each process with both."""
+
+
+@dataclass
 class RunConfig:
     """What every run has; keys and meanings of the reference where it has them.
 
@@ -66,6 +76,8 @@ class RunConfig:
     """Accepted for the reference's files; torchrun decides the number of processes."""
     dist_url: str = "env://"
     """Rendezvous address of the processes; "env://" reads torchrun's environment variables."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    """How they share a model, e.g. {strategy: fsdp}."""
 
     # Data
     train_splits: list[str] = field(default_factory=lambda: ["train"])

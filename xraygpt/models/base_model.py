@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from xraygpt.common.checkpoint import load_state, load_weights_and_manifest
 from xraygpt.common.config import MODEL_SELECTORS, build_typed, default_layer, without_selectors
@@ -206,7 +207,8 @@ class BaseModel(nn.Module):
     def manifest(self) -> dict[str, Any]:
         """Facts that tell later which model a checkpoint belongs to; plain values only."""
         trainable = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        facts: dict[str, Any] = {"model": type(self).__name__, "trainable": trainable}
+        name = next(cls.__name__ for cls in type(self).__mro__ if not issubclass(cls, FSDPModule))
+        facts: dict[str, Any] = {"model": name, "trainable": trainable}
         for part, setting in ADAPTED.items():
             if has_adapter(getattr(self, part, nn.Identity())):
                 lora = adapter_settings(getattr(self, part))

@@ -6,9 +6,13 @@ how to generate is the configuration's to say.
 """
 
 import json
+import logging
 import math
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -19,6 +23,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -27,7 +32,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from xraygpt.common.checkpoint import check_tensor, check_weight_file, refuse_adapter, weight_files
+from xraygpt.common.checkpoint import (
+    check_tensor,
+    check_weight_file,
+    reading_safetensors,
+    refuse_adapter,
+    weight_files,
+)
+from xraygpt.common.dist_utils import replace_parameters, stand_in, whole
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.common.hf_folder import fetched, from_folder, misfit, read_settings, refuse_code
 from xraygpt.common.paths import HUB_PREFIX, install_hint, require_file
@@ -36,10 +48,13 @@ from xraygpt.models.adapters import AdapterConfig, is_adapter_key
 from xraygpt.models.key_translation import COMPUTED
 from xraygpt.models.llama_tokenizer import LlamaSentencePieceTokenizer, padding_without_row
 
+logger = logging.getLogger(__name__)
+
 LLM_SOURCE = (
     "a Hugging Face folder with config.json, weights and tokenizer; for XrayGPT the Vicuna-7B fine-tuned on "
     "radiology text that its authors publish (https://github.com/mbzuai-oryx/XrayGPT)"
 )
+_left_in_files = ContextVar("left_in_files", default=False)
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")
 _TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".vocab", ".bpe", ".tiktoken")
 _NOT_TOKENIZERS = [f"{part}config.json" for part in ("", "generation_", "processor_", "preprocessor_")]
@@ -113,6 +128,19 @@ def check_llm(folder: str, where: str) -> None:
         check_tokenizer(path)
 
 
+@contextmanager
+def weights_left_in_files() -> Iterator[None]:
+    """Within it, `load_llm` reads no weights where it can: its parameters are a `stand_in` each.
+
+    For models that are sharded before they are filled, so that no process holds all of a language model.
+    """
+    token = _left_in_files.set(True)
+    try:
+        yield
+    finally:
+        _left_in_files.reset(token)
+
+
 def load_llm(folder: Path, precision: str = "auto", device: str | torch.device = "cpu") -> PreTrainedModel:
     """Read a decoder with its weights: onto the CPU, or where they are quantised, onto `device`.
 
@@ -129,6 +157,25 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
     files = _weight_files(folder)
     for file in files:
         check_weight_file(file)
+    number_format = _number_format(folder, precision, device)
+    if _left_in_files.get() and "device_map" in number_format:
+        raise ConfigError(
+            f"run.parallel.strategy is fsdp, which cannot shard the quantised weights of {folder}: set it to "
+            "ddp, or model.llm_precision to bf16"
+        )
+    if (model := _empty_llm(folder, files, **number_format) if _left_in_files.get() else None) is None:
+        model = _filled_llm(folder, files, number_format)
+    model.eval()
+    bos, eos = (getattr(model.config, name, None) for name in ("bos_token_id", "eos_token_id"))
+    named = read_settings(folder / "generation_config.json").get("eos_token_id", eos)
+    rows = embedding_table(model).num_embeddings
+    ids = [n for n in _as_list(named) if isinstance(n, int) and 0 <= n < rows]
+    model.generation_config = GenerationConfig(eos_token_id=ids or None, bos_token_id=bos)
+    return model
+
+
+def _filled_llm(folder: Path, files: list[Path], number_format: Mapping[str, Any]) -> PreTrainedModel:
+    """The language model with its weights."""
     model: PreTrainedModel
     report: dict[str, Any]
     model, report = from_folder(
@@ -136,7 +183,7 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
         folder,
         "the language model",
         output_loading_info=True,
-        **_number_format(folder, precision, device),
+        **number_format,
         # Else it is read from the folder, and what is in it would change or forbid what a user asks for.
         generation_config=GenerationConfig(),
     )
@@ -146,11 +193,6 @@ def load_llm(folder: Path, precision: str = "auto", device: str | torch.device =
     places = {name: folder / file for shard in shards for name, file in shard.items()}
     for name, weight in model.named_parameters():
         check_tensor(name, weight, files[0] if len(files) == 1 else places.get(name, folder))
-    bos, eos = (getattr(model.config, name, None) for name in ("bos_token_id", "eos_token_id"))
-    named = read_settings(folder / "generation_config.json").get("eos_token_id", eos)
-    rows = embedding_table(model).num_embeddings
-    ids = [n for n in _as_list(named) if isinstance(n, int) and 0 <= n < rows]
-    model.generation_config = GenerationConfig(eos_token_id=ids or None, bos_token_id=bos)
     return model
 
 
@@ -180,6 +222,52 @@ def _number_format(folder: Path, precision: str, device: str | torch.device) -> 
     bits = {"load_in_4bit": True, **nf4} if precision == "nf4" else {"load_in_8bit": True}
     asked = {} if there else {"quantization_config": BitsAndBytesConfig(**bits)}
     return {"dtype": wide, "device_map": {"": str(device)}, **asked}
+
+
+def _empty_llm(folder: Path, files: list[Path], dtype: torch.dtype) -> PreTrainedModel | None:
+    """The language model with a `stand_in` for each weight; None if its files have other names for them.
+
+    Tables that follow from the sizes (rotary frequencies) have their values.
+    """
+    from accelerate import init_empty_weights  # takes a second
+
+    config = from_folder(AutoConfig, folder, "the language model")
+    places: dict[str, Path] = {}
+    sizes: dict[str, list[int]] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            with reading_safetensors(file) as tensors:
+                for name in list(tensors.keys()):
+                    places[name], sizes[name] = file, tensors.get_slice(name).get_shape()
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()
+    names: dict[nn.Parameter, list[str]] = {}  # a tied weight has several, one of which is in the file
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(weight, []).append(name)
+    stored = {weight: next(filter(places.__contains__, owners), "") for weight, owners in names.items()}
+    known = {name for owners in names.values() for name in owners}
+    others = [name for name in places if name not in known and not re.match(COMPUTED, name)]
+    if others or not all(stored.values()):
+        logger.warning("%s cannot be read weight by weight: every process reads all of them", folder)
+        return None
+    wrong = [name for weight, name in stored.items() if list(weight.shape) != sizes[name]]
+    if wrong:
+        problems = f"of another size {sorted(wrong)[:8]}"
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: {problems}.")
+    stand_ins = {
+        names[weight][0]: stand_in(weight, partial(_read_weight, places[name], name, dtype))
+        for weight, name in stored.items()
+    }
+    replace_parameters(model, stand_ins)
+    return model
+
+
+def _read_weight(file: Path, name: str, dtype: torch.dtype) -> Tensor:
+    with reading_safetensors(file) as tensors:
+        weight: Tensor = tensors.get_tensor(name)
+    check_tensor(name, weight, file)
+    return weight.to(dtype)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -300,7 +388,7 @@ def llm_facts(llm: PreTrainedModel, folder: str) -> dict[str, Any]:
     last = matrices[-8:]  # in LLaMA those of the last layer and the output layer
 
     def probes(weight: Tensor, number: int) -> list[float]:  # evenly spread over the weight
-        flat = weight.detach().flatten()
+        flat = whole(weight).detach().flatten()
         step = max(len(flat) // number, 1)
         return flat[step // 2 :: step][:number].float().tolist()
 

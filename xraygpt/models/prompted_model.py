@@ -148,10 +148,11 @@ class PromptedModel(BaseModel):
         self.prompt_template, self.end_sym = config.prompt_template, config.end_sym
         self.max_txt_len, self.prompt_list = config.max_txt_len, config.prompts()
         self.llama_model, self.llama_tokenizer, self._llm_folder = llm, tokenizer, str(folder)
-        # Weights without content, whatever device they say they are on, as the doctor has them.
-        empty = embedding_table(llm).weight.untyped_storage().device.type == "meta"
+        # Weights without content: of the doctor, whatever device they say they are on; or still in files.
+        table = embedding_table(llm).weight
+        empty = table.untyped_storage().device.type == "meta" or hasattr(table, "read")
         if config.packing and not empty:
-            check_packing(llm)
+            self.check_packing()
         if not config.weights_are_trained():
             freeze(llm)
         elif config.freeze_embeddings:
@@ -197,6 +198,10 @@ class PromptedModel(BaseModel):
                 self.llama_model.save_pretrained(str(folder))
                 if source.resolve() != folder.resolve():
                     copy_tokenizer(source, folder)
+
+    def check_packing(self) -> None:
+        """Raise ConfigError if the language model cannot keep the reports of a row apart."""
+        check_packing(self.llama_model)
 
     @property
     def max_positions(self) -> int:
@@ -265,6 +270,7 @@ class PromptedModel(BaseModel):
             ),
             stopping_criteria=StoppingCriteriaList([StopOnText(tokenizer, stops)] if any(stops) else []),
             streamer=streamer,
+            synced_gpus=False,  # sharded weights are whole while reports are written: no process waits
         )
         texts = tokenizer.batch_decode(ids.tolist(), skip_special_tokens=True)
         return [cut_at_stop(text, stops) for text in texts], ids

@@ -25,7 +25,7 @@ def compile_blocks(model: nn.Module, device: torch.device, backend: str = "induc
         ConfigError: this machine cannot compile.
     """
     _try(device, backend)
-    blocks = [block for blocks in _block_lists(model) for block in blocks]
+    blocks = [block for blocks in block_lists(model) for block in blocks]
     for block in blocks:
         block.compile(backend=backend)
     logger.info("compiling %d blocks; the first steps take longer", len(blocks))
@@ -60,7 +60,7 @@ def use_liger(model: nn.Module, device: torch.device) -> None:
     logger.info("fused kernels of liger-kernel for the language model")
 
 
-def _block_lists(model: nn.Module) -> list[nn.ModuleList]:
+def block_lists(model: nn.Module) -> list[nn.ModuleList]:
     """Return the innermost lists of like blocks."""
     lists = [
         module

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from xraygpt.common.utils import now
 from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
 from xraygpt.models.base_model import BaseModel
+from xraygpt.models.llm import weights_left_in_files
 from xraygpt.runners.run_folder import BEST, resumable
 from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
@@ -177,7 +179,9 @@ def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, A
     seed_everything(cfg.run_cfg.seed)
     task = setup_task(cfg)
     datasets = _build_datasets(task, cfg)
-    model = task.build_model(cfg)
+    sharded = cfg.run_cfg.parallel.strategy == "fsdp" and not cfg.run_cfg.evaluate
+    with weights_left_in_files() if sharded else nullcontext():
+        model = task.build_model(cfg)
     runner_cls = registry.get_runner_class(cfg.run_cfg.runner, RunnerBase)
     metrics = runner_cls(cfg=cfg, job_id=now(), task=task, model=model, datasets=datasets).train()
     if not is_main_process():

@@ -15,7 +15,7 @@ from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.paths import resolve_path
 from xraygpt.common.run_record import replacing, write_text, writing
 from xraygpt.runners.trackers import TENSORBOARD_FOLDER, WANDB_FOLDER
-from xraygpt.runners.train_state import TrainProgress, read_training
+from xraygpt.runners.train_state import SHARDS, TrainProgress, read_training
 from xraygpt.tasks.timing import TRACE_FILE
 
 AUTO = "auto"
@@ -82,10 +82,27 @@ def truncate_metrics(path: Path, progress: TrainProgress) -> None:
 def remove_unfinished_saves(output_dir: Path) -> None:
     """Delete what a process left that was killed while it wrote a checkpoint."""
     for leftover in output_dir.glob(".checkpoint_*.part"):
-        leftover.unlink()
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    remove_unused_shards(output_dir)
 
 
-EVERYTHING = ("checkpoint_*.pth", METRICS_FILE, SKIPPED_FILE, TENSORBOARD_FOLDER, WANDB_FOLDER, TRACE_FILE)
+def remove_unused_shards(output_dir: Path) -> None:
+    """Delete the folders of shards that no checkpoint names (any more)."""
+    folders = set(output_dir.glob(f"checkpoint_*{SHARDS}"))
+    if folders:
+        used = {read_training(path, mmap=True).shards for path in resumable(output_dir)}
+        for folder in folders:
+            if folder.name not in used:
+                shutil.rmtree(folder)
+
+
+EVERYTHING = (
+    *("checkpoint_*.pth", f"checkpoint_*{SHARDS}", METRICS_FILE, SKIPPED_FILE),
+    *(TENSORBOARD_FOLDER, WANDB_FOLDER, TRACE_FILE),
+)
 """Patterns of what a training leaves: checkpoints, metrics wherever they are kept, skipped images, trace."""
 
 

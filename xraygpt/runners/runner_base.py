@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,11 +42,21 @@ from xraygpt.runners.run_folder import (
     find_best,
     find_resume_checkpoint,
     remove_unfinished_saves,
+    remove_unused_shards,
     set_aside,
     take_over,
 )
+from xraygpt.runners.sharding import (
+    gathered,
+    load_shards,
+    move_all_but_llm,
+    save_shards,
+    shard_model,
+    unsharded,
+)
 from xraygpt.runners.trackers import open_trackers
 from xraygpt.runners.train_state import (
+    SHARDS,
     TrainProgress,
     check_settings,
     load_trainable_state,
@@ -94,8 +105,10 @@ class RunnerBase:
     world_size: int
     device: torch.device
     precision: Precision
+    sharded: bool
 
-    # The bare model, and the same as it is trained (wrapped when there are several processes)
+    # The bare model, and the same as it is trained (wrapped when there are several processes that each hold
+    # it whole; sharded, it is the same)
     model: BaseModel
     wrapped_model: nn.Module
     prompts: list[str]
@@ -122,7 +135,12 @@ class RunnerBase:
         info = init_distributed_mode(self.run)  # joins the other processes unless that is done already
         self.rank, self.world_size, self.device = info.rank, info.world_size, info.device
         self.precision = resolve_precision(self.run.precision, self.run.amp, self.device)
-        self.model = self.wrapped_model = model.to(self.device)
+        self.sharded = self.run.parallel.strategy == "fsdp" and not self.run.evaluate
+        self.model = self.wrapped_model = model
+        if self.sharded:
+            move_all_but_llm(model, self.device)
+        else:
+            model.to(self.device)
         if self.run.kernels == "liger":
             use_liger(self.model, self.device)
         if isinstance(model, PromptedModel):
@@ -138,12 +156,14 @@ class RunnerBase:
             self.stream = self._build_stream()
             self.iters_per_epoch = self.run.iters_per_epoch or self.stream.one_pass()
             self.progress = TrainProgress(iters_per_epoch=self.iters_per_epoch, world_size=self.world_size)
+            if self.sharded:
+                shard_model(self.model, self.device)
             self.optimizer = build_optimizer(self.model, self.run)
             self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.needs_scaler else None
             self.lr_scheduler = self._build_lr_scheduler()
             if self.run.compile:
                 compile_blocks(self.model, self.device)
-            if self.world_size > 1:
+            if self.world_size > 1 and not self.sharded:
                 # init_sync would send the frozen weights, maybe 14 GB that each process has read itself;
                 # _start_or_resume sends what is trained. Frozen buffers need no sending either.
                 self.wrapped_model = DistributedDataParallel(
@@ -216,8 +236,9 @@ class RunnerBase:
             )
         if self.progress.best_epoch is not None:
             self._reload_best_model()
-        if is_main_process():
-            self.model.export(self.output_dir)
+        with gathered(self.model):
+            if is_main_process():
+                self.model.export(self.output_dir)
 
     def train_epoch(self, epoch: int, batches: Iterator[Batch], context: TrainContext) -> dict[str, float]:
         """Train the rest of one epoch; return its mean losses."""
@@ -235,7 +256,7 @@ class RunnerBase:
         else:
             self._resume(checkpoint)
         barrier()
-        if self.world_size > 1:
+        if self.world_size > 1 and not self.sharded:
             for value in trainable_state(self.model).values():
                 dist.broadcast(value, src=0)
         names, step = self.run.log_with if is_main_process() else [], self.progress.global_step
@@ -243,7 +264,7 @@ class RunnerBase:
         return MetricsWriter(self.output_dir / METRICS_FILE, trackers)
 
     def _resume(self, checkpoint: Path) -> None:
-        saved = read_training(checkpoint)
+        saved = read_training(checkpoint, mmap=self.sharded)
         check_settings(saved, self.progress, self.config.to_dict()["run"])
         workers = saved.config["run"].get("num_workers")
         if isinstance(self.stream, ShardStream) and workers != self.run.num_workers:
@@ -251,8 +272,14 @@ class RunnerBase:
                 "run.num_workers was %s and is now %s, which changes the order of streamed samples",
                 *(workers, self.run.num_workers),
             )
-        restore_training(saved, model=self.model, optimizer=self.optimizer, scaler=self.scaler)
-        self.progress = saved.progress
+        if saved.shards is not None:
+            self.model.check_origin(saved.model, saved.manifest, where=str(checkpoint))
+            load_shards(checkpoint.with_name(saved.shards), self.model, self.optimizer)
+            if self.scaler is not None and saved.scaler:
+                self.scaler.load_state_dict(saved.scaler)
+        else:
+            restore_training(saved, model=self.model, optimizer=self.optimizer, scaler=self.scaler)
+        self.progress = replace(saved.progress, world_size=self.world_size)
         best = find_best(checkpoint, self.output_dir, self.progress)
         barrier()  # all have looked before files are moved
         if is_main_process():
@@ -299,11 +326,16 @@ class RunnerBase:
         self._save_checkpoint(epoch, self.output_dir / epoch_file(epoch))
         if is_main_process():
             (self.output_dir / epoch_file(epoch - 1)).unlink(missing_ok=True)
+            remove_unused_shards(self.output_dir)
 
     def _save_checkpoint(self, cur_epoch: int, path: Path) -> None:
-        if not is_main_process():
+        if not (is_main_process() or self.sharded):
             return
+        shards: str | None = None
         with self.timer.phase("checkpoint"):
+            if self.sharded and path.name != BEST:
+                shards = f"{path.stem}_{self.progress.global_step}{SHARDS}"
+                save_shards(path.with_name(shards), path, self.model, self.optimizer)
             save_training(
                 path,
                 model=self.model,
@@ -313,7 +345,10 @@ class RunnerBase:
                 epoch=cur_epoch,
                 progress=self.progress,
                 job_id=self.job_id,
+                shards=shards,
             )
+            if shards is not None and is_main_process():
+                remove_unused_shards(self.output_dir)
 
     # Evaluation
 
@@ -352,9 +387,10 @@ class RunnerBase:
         rows: list[dict[str, Any]] = []
         part = (self.rank, self.world_size) if divided else (0, 1)
         for dataset in datasets_of(self.datasets, split_name):
-            size = self._eval_batch_size(dataset, context)
-            stream = EvalStream(dataset, size, run.seed, *part, prompt=self.prompts[0])
-            rows += self.task.evaluate_split(self.model, stream, self._loader, context=context)
+            with unsharded(self.model):
+                size = self._eval_batch_size(dataset, context)
+                stream = EvalStream(dataset, size, run.seed, *part, prompt=self.prompts[0])
+                rows += self.task.evaluate_split(self.model, stream, self._loader, context=context)
         if not rows:
             raise DataError(f"no sample of the split '{split_name}' could be read; see {self.skipped.path}")
         metrics = self.task.after_evaluation(rows, split_name, cur_epoch, context=context)

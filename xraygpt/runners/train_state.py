@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from xraygpt.common.checkpoint import is_plain, load_checkpoint, load_state, save_checkpoint
+from xraygpt.common.dist_utils import is_main_process, sharded_like, whole_state
 from xraygpt.common.errors import CheckpointError, ConfigError
 from xraygpt.common.run_record import git_hash
 from xraygpt.common.typed import Problem, collect
@@ -31,6 +33,9 @@ WATCHED = (
     "feature_cache",
 )
 """Keys that take effect at once, so that the training is no longer the one that was begun."""
+
+SHARDS = ".shards"
+"""Suffix of the folder that holds the state of a sharded training."""
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +93,12 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], where: str)
     if missing := sorted(set(expected) - set(state)):
         shown = ", ".join(missing[:12]) + (", ..." if len(missing) > 12 else "")
         raise CheckpointError(f"{where}: {len(missing)} trained weights of the model are missing: {shown}")
-    load_state(model, state, where=where, ignore=[COMPUTED], expect_missing=[".*"])
+    shards = {
+        name: sharded_like(expected[name], value)
+        for name, value in state.items()
+        if name in expected and expected[name].shape == value.shape
+    }
+    load_state(model, state | shards, where=where, ignore=[COMPUTED], expect_missing=[".*"])
 
 
 def save_training(
@@ -101,14 +111,20 @@ def save_training(
     epoch: int,
     progress: TrainProgress,
     job_id: str,
+    shards: str | None = None,
 ) -> None:
     """Write a checkpoint in the reference's layout, with what exact resume needs beside it.
 
     No state of a random generator is in it: all random numbers are functions of `run.seed` and the step.
+
+    Args:
+        model: if it is sharded, all processes have to call this, and the optimizer's state is left out.
+        shards: name of the folder that it is in then.
     """
-    payload = {
-        "model": trainable_state(model),
-        "optimizer": optimizer.state_dict(),
+    sharded = isinstance(model, FSDPModule)
+    payload: dict[str, Any] = {
+        "model": whole_state(trainable_state(model)) if sharded else trainable_state(model),
+        "optimizer": {} if sharded else optimizer.state_dict(),
         "config": config,
         "scaler": scaler.state_dict() if scaler is not None else None,
         "epoch": epoch,
@@ -116,7 +132,10 @@ def save_training(
         "progress": asdict(progress),
         "manifest": {**make_manifest(model), "job_id": job_id},
     }
-    save_checkpoint(path, payload)
+    if sharded:
+        payload["shards"] = shards
+    if is_main_process():
+        save_checkpoint(path, payload)
 
 
 @dataclass
@@ -132,8 +151,12 @@ class SavedTraining:
     progress: TrainProgress
     manifest: dict[str, Any]
     path: Path
+    shards: str | None = None
+    """Name of the folder beside it with the state of a sharded training, which `optimizer` does not hold."""
 
     def __post_init__(self) -> None:
+        if self.shards is not None and not self.shards.endswith(SHARDS):
+            raise ValueError(f"shards must be the name of a folder {SHARDS}, got {self.shards!r}")
         if self.global_step != self.progress.global_step:
             raise ValueError(f"global_step {self.global_step} is not that of progress")
         if not isinstance(self.config.get("run"), dict):
@@ -296,7 +319,18 @@ def check_settings(saved: SavedTraining, progress: TrainProgress, run: Mapping[s
             f"run.batch_size_train and the number of processes); set run.iters_per_epoch to "
             f"{saved.progress.iters_per_epoch}, or the others back"
         )
-    if saved.progress.world_size != progress.world_size:
+    kept, now = (section.get("parallel", {"strategy": "ddp"})["strategy"] for section in (before, run))
+    if kept != now:
+        problems.append(
+            f"run.parallel.strategy: {saved.path} is of a training with {kept}, and this is one with {now}; "
+            "set it back, or start a new training from the weights (model.ckpt)"
+        )
+    if kept == now == "fsdp" and saved.shards is None:
+        problems.append(
+            f"{saved.path}: cannot resume from it, it holds the weights alone; to start from these, "
+            "name it in model.ckpt instead"
+        )
+    if now == "ddp" and saved.progress.world_size != progress.world_size:
         problems.append(
             f"{saved.path} is of a training in {saved.progress.world_size} process(es), and this is one in "
             f"{progress.world_size}; start as many as before (torchrun --nproc-per-node)"

@@ -15,7 +15,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from xraygpt.common.dist_utils import all_reduce_mean, get_world_size, is_dist_avail_and_initialized
+from xraygpt.common.dist_utils import (
+    all_reduce_mean,
+    get_world_size,
+    is_dist_avail_and_initialized,
+    whole,
+)
 from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter, SmoothedValue
 from xraygpt.datasets.batch import Batch
@@ -107,7 +112,7 @@ def update(
     if grad_clip is not None:
         if scaler is not None:
             scaler.unscale_(optimizer)
-        numbers["grad_norm"] = nn.utils.clip_grad_norm_(parameters, grad_clip)
+        numbers["grad_norm"] = whole(nn.utils.clip_grad_norm_(parameters, grad_clip))
     if scaler is not None:
         scaler.step(optimizer)
         scaler.update()
