@@ -28,6 +28,7 @@ from xraygpt.common.precision import DTYPES, Precision, frozen_dtype, vision_pre
 from xraygpt.convert.blip2 import Blip2
 from xraygpt.convert.hf_tokenizer import image_token_id, processor_tokenizer
 from xraygpt.convert.to_hf import counterpart
+from xraygpt.models.llm import compute_alike
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 
 END = "###"
@@ -219,6 +220,7 @@ def in_4_bits(llm: LlamaForCausalLM) -> None:
             )
             packed.weight = weight.to(layer.weight.device)  # which quantises it
             llm.set_submodule(name, packed)
+    compute_alike(llm)
 
 
 def build_theirs(

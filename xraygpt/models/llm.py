@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -193,7 +193,20 @@ def _filled_llm(folder: Path, files: list[Path], number_format: Mapping[str, Any
     places = {name: folder / file for shard in shards for name, file in shard.items()}
     for name, weight in model.named_parameters():
         check_tensor(name, weight, files[0] if len(files) == 1 else places.get(name, folder))
+    compute_alike(model)
     return model
+
+
+def compute_alike(llm: PreTrainedModel) -> None:
+    """Let layers in 4 bits compute the same on every CPU, in training and evaluation.
+
+    Where there is AVX-512 for bf16, bitsandbytes packs their weights anew for evaluation, in which they round
+    differently and widths have to be multiples of 32.
+    """
+    layers: Iterable[Any] = llm.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _number_format(folder: Path, precision: str, device: str | torch.device) -> dict[str, Any]:
@@ -217,6 +230,8 @@ def _number_format(folder: Path, precision: str, device: str | torch.device) -> 
             f"model.llm_precision: {kind if there else precision} needs the package {_BY_US}: "
             f"{install_hint('quantization')}"
         )
+    # It warns, as it is imported, of a kernel that is not used here, see `compute_alike`.
+    logging.getLogger(_BY_US).setLevel(logging.ERROR)
     wide = frozen_dtype("auto", device)
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": wide}
     bits = {"load_in_4bit": True, **nf4} if precision == "nf4" else {"load_in_8bit": True}
