@@ -12,9 +12,10 @@ import torch
 
 import xraygpt.models.llm as llm_module
 from xraygpt.common.checkpoint import save_checkpoint
+from xraygpt.common.dist_utils import whole
 from xraygpt.common.errors import CheckpointError, ConfigError, MissingFileError
 from xraygpt.models.adapters import AdapterConfig
-from xraygpt.models.llm import load_llm
+from xraygpt.models.llm import load_llm, weights_left_in_files
 from xraygpt.models.mini_gpt4 import MiniGPT4, MiniGPT4Config
 from xraygpt.runners.train_state import make_manifest, trainable_state
 
@@ -148,6 +149,22 @@ def test_all_of_the_language_model_is_trained(
     save_checkpoint(file, {"model": state, "manifest": make_manifest(model)})
     with pytest.raises(CheckpointError, match="missing from the file"):
         load(ckpt=str(file))
+
+
+def test_a_checkpoint_is_loaded_over_weights_that_are_still_in_files(
+    load: Callable[..., MiniGPT4], tmp_path: Path
+) -> None:
+    """As a sharded model does it, whose language model is not read before it is sharded."""
+    model = load(freeze_llm=False)
+    with torch.no_grad():
+        for parameter in model.llama_model.parameters():
+            parameter.mul_(1.1)
+    file = tmp_path / "checkpoint.pth"
+    save_checkpoint(file, {"model": trainable_state(model), "manifest": make_manifest(model)})
+    with weights_left_in_files():
+        waiting = load(freeze_llm=False, ckpt=str(file))
+    for name, parameter in waiting.named_parameters():
+        assert torch.equal(whole(parameter), model.get_parameter(name)), name
 
 
 @pytest.mark.parametrize("settings", [{}, {"adapter": LORA}, {"freeze_llm": False}])

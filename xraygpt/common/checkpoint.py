@@ -19,6 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from xraygpt.common.dist_utils import replace_parameters, stand_in
 from xraygpt.common.errors import CheckpointError, DataError, MissingFileError
 from xraygpt.common.files import HEAD_BYTES, load_json, mistaken_download
 from xraygpt.common.run_record import replacing, writing
@@ -246,6 +247,8 @@ def load_state(
     problems = [f"{len(names)} {label}: {_listed(names)}" for label, names in found.items() if names]
     if problems:
         raise CheckpointError(f"{where} does not fit {type(module).__name__}:\n  " + "\n  ".join(problems))
+    unread = {name: p for name, p in module.named_parameters() if hasattr(p, "read") and name in kept}
+    replace_parameters(module, {name: stand_in(p, kept.pop(name).detach) for name, p in unread.items()})
     module.load_state_dict(kept, strict=False)
 
 
