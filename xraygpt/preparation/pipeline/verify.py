@@ -20,7 +20,7 @@ from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, s
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, read_image
-from xraygpt.preparation.pipeline.studies import (
+from xraygpt.preparation.pipeline.record import (
     CHECKSUM_FILE,
     RECORD_FILE,
     WORK_FOLDER,
