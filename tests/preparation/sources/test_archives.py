@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.sources import archives
-from xraygpt.preparation.sources.archives import Limits, Member, printable, read_members
+from xraygpt.preparation.sources import files
+from xraygpt.preparation.sources.files import Limits, Member, printable, read_members
 from xraygpt.preparation.study import Unusable
 
 FILES = {"top/1.xml": b"<one/>", "top/deep/2.xml": b"<two/>" * 900, "top/notes.txt": b"not wanted"}
@@ -144,7 +144,7 @@ def test_sparse_member_is_left_out(tmp_path: Path) -> None:
 
 
 def test_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "FREE_BYTES", 1_000_000)
+    monkeypatch.setattr(files, "FREE_BYTES", 1_000_000)
     path = write_tar(tmp_path / "t.tgz", files={"good.xml": b"<x/>", "zeros.bin": bytes(8_000_000)})
     entries = read_members(path, is_xml, LIMITS)
     assert isinstance(next(entries), Member)

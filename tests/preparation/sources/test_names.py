@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.sources.names import image_ids, is_safe_id, stem
+from xraygpt.preparation.sources.files import image_ids, is_safe_id, stem
 
 
 @pytest.mark.parametrize("name", ["a", "CXR1_1_IM-0001-3001", "02aa804e-bde0afdd", "a.b", "_x"])

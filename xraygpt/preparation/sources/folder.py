@@ -17,8 +17,7 @@ from xraygpt.common.errors import ConfigError, DataError, summarise
 from xraygpt.common.files import is_missing
 from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import ENDINGS, SPLITS, Row, check_columns, normalise_split, read_table
-from xraygpt.preparation.sources.archives import printable
-from xraygpt.preparation.sources.names import image_ids
+from xraygpt.preparation.sources.files import image_ids, printable
 from xraygpt.preparation.sources.sections import split_report
 from xraygpt.preparation.study import Picture, Study, Unusable
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import is_missing
 from xraygpt.common.tables import SPLITS, normalise_split, read_table
-from xraygpt.preparation.sources.archives import DAMAGES, printable
+from xraygpt.preparation.sources.files import DAMAGES, printable
 from xraygpt.preparation.sources.sections import parse_sections
 from xraygpt.preparation.study import Picture, Study, Unusable
 

@@ -28,8 +28,16 @@ from defusedxml.ElementTree import fromstring
 from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.tables import SPLITS, check_columns, normalise_split, read_table
-from xraygpt.preparation.sources.archives import MEBIBYTE, Limits, printable, read_members, walk_files
-from xraygpt.preparation.sources.names import is_image, is_safe_id, stem
+from xraygpt.preparation.sources.files import (
+    MEBIBYTE,
+    Limits,
+    is_image,
+    is_safe_id,
+    printable,
+    read_members,
+    stem,
+    walk_files,
+)
 from xraygpt.preparation.study import Picture, Study, Unusable
 
 ROOT = "eCitation"
