@@ -113,13 +113,13 @@ class Tally(Counter[str]):
         super().__init__()
         self.first: defaultdict[str, list[str]] = defaultdict(list)
 
-    def note(self, key: str, place: str) -> None:
-        """Count one more `key`, at `place`."""
+    def note(self, key: str, *places: str) -> None:
+        """Count `key` once more at each of `places`."""
         if key not in self and len(self) >= self.MAX_KEYS:
             key = self.OTHERS
-        self[key] += 1
-        if len(self.first[key]) < NAMED:
-            self.first[key].append(place)
+        if places:
+            self[key] += len(places)
+            self.first[key] += places[: NAMED - len(self.first[key])]
 
     def ranked(self) -> list[tuple[str, int]]:
         """Return the counts, largest first."""

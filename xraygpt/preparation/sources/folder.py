@@ -19,7 +19,7 @@ from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import ENDINGS, SPLITS, Row, check_columns, normalise_split, read_table
 from xraygpt.preparation.sources.files import image_ids, printable
 from xraygpt.preparation.sources.sections import split_report
-from xraygpt.preparation.study import Picture, Study, Unusable
+from xraygpt.preparation.study import Picture, Study, Unusable, in_several_splits
 
 USUAL_COLUMNS = {
     **{name: name for name in ("image", "findings", "impression", "split", "view")},
@@ -308,11 +308,6 @@ def _check_splits(table: Path, images: Sequence[_Image]) -> None:
         unknown = [f"{image.row.place}: '{image.texts.get('split', '')}'" for image in wrong]
         raise DataError(f"{table}: " + summarise(f"splits are none of {', '.join(SPLITS)}", unknown))
     for field, what in (("study", "studies"), ("patient", "patients")):
-        splits: dict[str, set[str]] = defaultdict(set)
-        for image in images:
-            name = image.study if field == "study" else image.texts.get(field)
-            if name:
-                splits[name].add(image.split)
-        torn = [f"{name}: {', '.join(sorted(found))}" for name, found in splits.items() if len(found) > 1]
-        if torn:
+        named = ((image.study if field == "study" else image.texts.get(field), image) for image in images)
+        if torn := in_several_splits((name, image.split) for name, image in named if name):
             raise DataError(f"{table}: " + summarise(f"{what} are in more than one split", torn))

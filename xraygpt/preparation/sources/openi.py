@@ -38,7 +38,7 @@ from xraygpt.preparation.sources.files import (
     stem,
     walk_files,
 )
-from xraygpt.preparation.study import Picture, Study, Unusable
+from xraygpt.preparation.study import Picture, Study, Unusable, in_several_splits
 
 ROOT = "eCitation"
 TEXTS = "MedlineCitation/Article/Abstract/AbstractText"
@@ -269,17 +269,17 @@ def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]
     Raises:
         DataError: a study is in two splits, or none is in any.
     """
-    found = {study_id: sorted({splits[n] for n in known if n in splits}) for study_id, known in names.items()}
-    torn = [f"{study_id}: {', '.join(several)}" for study_id, several in found.items() if len(several) > 1]
-    if torn:
+    found = [
+        (study_id, splits[name]) for study_id, known in names.items() for name in known if name in splits
+    ]
+    if torn := in_several_splits(found):
         raise DataError(summarise("studies are in more than one split of the split file", torn))
-    assigned = {study_id: only[0] for study_id, only in found.items() if only}
-    if not assigned:
+    if not found:
         raise DataError(
             f"the split file names none of the {len(names)} studies; its ids are such as "
             f"'{next(iter(splits))}', the studies are called such as '{next(iter(names), '')}'"
         )
-    return assigned
+    return dict(found)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:
