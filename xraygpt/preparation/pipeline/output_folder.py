@@ -67,7 +67,7 @@ class OutputFolder:
         return Progress.open(self.work / PROGRESS_FILE, self.settings)
 
     def close(self) -> None:
-        """Remove what was needed to go on."""
+        """Remove what was needed to resume."""
         shutil.rmtree(self.work)
 
     def discard(self) -> None:
@@ -142,11 +142,11 @@ class Progress:
         return None if found is None else found[0]
 
     def is_complete(self, stage: str) -> bool:
-        """Tell whether a stage has come to its end."""
+        """Tell whether a stage is complete."""
         return self._value("SELECT 1 FROM facts WHERE key = ?", f"{stage} complete") is not None
 
     def mark_complete(self, stage: str) -> None:
-        """Note that a stage has come to its end."""
+        """Note that a stage is complete."""
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, '')", (f"{stage} complete",))
 

@@ -22,7 +22,7 @@ CHECKSUM_FILE = "SHA256SUMS"
 REPORT_FILE = "preparation.json"
 PAGE_FILE = "preparation.html"
 WORK_FOLDER = ".preparing"
-"""Holds what is needed to go on after an interruption; removed at the end."""
+"""Holds what is needed to resume after an interruption; removed at the end."""
 
 OUTCOMES = ("kept", "dropped", "rejected")
 WRITTEN_KEYS = {"width", "height", "original_width", "original_height", "bytes", "pixels"}

@@ -139,7 +139,7 @@ class Job:
 
 
 def prepare(job: Job) -> Summary | None:
-    """Write the prepared folder, going on where an earlier start of the same job has stopped.
+    """Write the prepared folder, resuming where an earlier start of the same job has stopped.
 
     Returns:
         What was done; None if the folder was finished already.
