@@ -199,12 +199,8 @@ class OpenISource:
         if not reports:
             reasons = "".join(f"\n  {entry.place}: {entry.reason}" for entry in unusable[:5])
             raise DataError(f"{self.reports}: there is no OpenI report (.xml) in it{reasons}")
-
-        def number(report: OpenIReport) -> tuple[int, str]:
-            digits = re.search(r"\d+", report.study_id)
-            return int(digits[0]) if digits else 0, report.study_id
-
-        return sorted(reports.values(), key=number), unusable
+        numbers = {name: int((re.findall(r"\d+", name) or "0")[0]) for name in reports}
+        return [reports[name] for name in sorted(reports, key=lambda name: (numbers[name], name))], unusable
 
     def _find_images(self, reports: list[OpenIReport]) -> dict[str, Path] | None:
         """Return key (see `image_key`) -> file of all images in a folder; None if they are not in a folder.
