@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -64,3 +65,11 @@ class PictureStream(Protocol):
 
     def picture_files(self, wanted: frozenset[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (image id, content of the file) for the ids in `wanted` that there are."""
+
+
+def in_several_splits(named: Iterable[tuple[str, str]]) -> list[str]:
+    """Return ``name: test, train`` for each name of (name, split) that has more than one split."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for name, split in named:
+        splits[name].add(split)
+    return [f"{name}: {', '.join(sorted(found))}" for name, found in splits.items() if len(found) > 1]

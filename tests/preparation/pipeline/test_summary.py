@@ -9,11 +9,11 @@ import pytest
 
 from tests.preparation.prepared import change, picture, refused, study, write_record
 from xraygpt.common.errors import DataError, MissingFileError
-from xraygpt.preparation.pipeline.summary import Summary, summarise_preparation
+from xraygpt.preparation.pipeline.summary import Summary
 
 
 def summarise(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> Summary:
-    return summarise_preparation(write_record(tmp_path / "studies.jsonl", rows), **options)
+    return Summary(write_record(tmp_path / "studies.jsonl", rows), **options)
 
 
 def counts_of(summary: Summary) -> dict[str, int]:
@@ -236,10 +236,10 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     text = json.dumps(study("a")) + "\n" + line + "\n"
     path.write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(DataError, match="studies.jsonl: line 2: ") as caught:
-        summarise_preparation(path)
+        Summary(path)
     assert said in str(caught.value)
 
 
 def test_an_absent_record_is_an_error_for_people(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="missing file"):
-        summarise_preparation(tmp_path / "studies.jsonl")
+        Summary(tmp_path / "studies.jsonl")

@@ -12,8 +12,13 @@ from PIL import Image
 
 from tests.preparation.prepared import change, picture, refused, study, write_folder
 from xraygpt.preparation.pipeline.shards import write_shards
-from xraygpt.preparation.pipeline.summary import ShownPicture, summarise_preparation
-from xraygpt.preparation.pipeline.summary_page import marked_change, picture_tiles, write_page
+from xraygpt.preparation.pipeline.summary import (
+    ShownPicture,
+    Summary,
+    marked_change,
+    picture_tiles,
+    write_page,
+)
 from xraygpt.preparation.reports.cleaning import KEPT_FOR_LABEL
 
 VOID = {"meta", "br", "img"}
@@ -21,7 +26,7 @@ VOID = {"meta", "br", "img"}
 
 def page_of(folder: Path, rows: list[dict[str, Any]], **options: Any) -> str:
     write_folder(folder, rows)
-    summary = summarise_preparation(folder / "studies.jsonl", source="openi", **options)
+    summary = Summary(folder / "studies.jsonl", source="openi", **options)
     path = write_page(summary, folder, "cleaning:\n  rule: <script>\n", "python prepare.py openi --out x")
     assert path == folder / "preparation.html"
     return path.read_text(encoding="utf-8")

@@ -311,7 +311,7 @@ def test_a_shard_may_differ_from_the_checksums(sharded: Path) -> None:
 
 def test_neither_verification_nor_summary_needs_torch() -> None:
     code = (
-        "import sys, xraygpt.preparation.pipeline.verify, xraygpt.preparation.pipeline.summary_page\n"
+        "import sys, xraygpt.preparation.pipeline.verify, xraygpt.preparation.pipeline.summary\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

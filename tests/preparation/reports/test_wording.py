@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.reports.wording import CUT, breaks_off, mend, says_something, sentence_case
+from xraygpt.preparation.reports.wording import CUT, breaks_off, close_cuts, says_something, sentence_case
 
 
 @pytest.mark.parametrize(
-    ("text", "mended"),
+    ("text", "closed"),
     [
         (f"{CUT}cardiomegaly.", "Cardiomegaly."),
         (f"Heart size normal, {CUT}aortic contour.", "Heart size normal."),
@@ -25,8 +25,8 @@ from xraygpt.preparation.reports.wording import CUT, breaks_off, mend, says_some
         (f"The cardiopulmonary silhouettes {CUT}.", ""),
     ],
 )
-def test_mend(text: str, mended: str) -> None:
-    assert mend(text) == mended
+def test_close_cuts(text: str, closed: str) -> None:
+    assert close_cuts(text) == closed
 
 
 @pytest.mark.parametrize(

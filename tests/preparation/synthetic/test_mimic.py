@@ -8,12 +8,12 @@ import re
 import zipfile
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from xraygpt.common.errors import DataError
+from xraygpt.preparation.cli import main
 from xraygpt.preparation.sources.mimic_cxr import MimicCXRSource
 from xraygpt.preparation.study import Study
 from xraygpt.preparation.synthetic.mimic import LABELS, PRIOR_SENTENCES, TABLES
@@ -154,16 +154,15 @@ def test_dicom_files_and_reports_in_a_zip_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"studies": 0}, "at least one study"),
-        ({"image_size": 63}, "64 pixels or more"),
-        ({"distinct_images": 0}, "at least 1"),
-    ],
+    ("argument", "message"),
+    [("--studies=0", "1 or more"), ("--size=63", "64 or more"), ("--distinct-images=0", "1 or more")],
 )
-def test_wrong_numbers(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        write_tree("mimic-cxr", tmp_path / "a", **{"studies": 1, **arguments})
+def test_wrong_numbers(
+    tmp_path: Path, argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["phantom", "--as", "mimic-cxr", "--out", str(tmp_path / "a"), argument])
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

@@ -15,7 +15,7 @@ from xraygpt.common.files import load_json
 from xraygpt.common.run_record import writing
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER
 from xraygpt.datasets.datasets.shard_index import SHARD_FOLDER
-from xraygpt.preparation.pipeline.studies import REPORT_FILE, WORK_FOLDER, Row
+from xraygpt.preparation.pipeline.record import REPORT_FILE, WORK_FOLDER, Row, row_json
 
 PROGRESS_FILE = "progress.sqlite"
 TABLES = """
@@ -67,7 +67,7 @@ class OutputFolder:
         return Progress.open(self.work / PROGRESS_FILE, self.settings)
 
     def close(self) -> None:
-        """Remove what was needed to go on."""
+        """Remove what was needed to resume."""
         shutil.rmtree(self.work)
 
     def discard(self) -> None:
@@ -142,11 +142,11 @@ class Progress:
         return None if found is None else found[0]
 
     def is_complete(self, stage: str) -> bool:
-        """Tell whether a stage has come to its end."""
+        """Tell whether a stage is complete."""
         return self._value("SELECT 1 FROM facts WHERE key = ?", f"{stage} complete") is not None
 
     def mark_complete(self, stage: str) -> None:
-        """Note that a stage has come to its end."""
+        """Note that a stage is complete."""
         with self._db:
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, '')", (f"{stage} complete",))
 
@@ -160,7 +160,7 @@ class Progress:
         """Append the next items; an image id that an earlier study has taken stays that study's."""
         with self._db:
             for row, wanted in rows:
-                number = self._db.execute("INSERT INTO studies (row) VALUES (?)", (_to_json(row),)).lastrowid
+                number = self._db.execute("INSERT INTO studies (row) VALUES (?)", (row_json(row),)).lastrowid
                 self._db.executemany(
                     "INSERT OR IGNORE INTO pictures VALUES (?, ?, ?, NULL)",
                     ((name, number, None if file is None else str(file)) for name, file in wanted),
@@ -174,7 +174,7 @@ class Progress:
     def replace_study(self, number: int, row: Row) -> None:
         """Put another row in place of one."""
         with self._db:
-            self._db.execute("UPDATE studies SET row = ? WHERE number = ?", (_to_json(row), number))
+            self._db.execute("UPDATE studies SET row = ? WHERE number = ?", (row_json(row), number))
             if row["outcome"] != "kept":
                 self._db.execute("DELETE FROM pictures WHERE study = ?", (number,))
 
@@ -200,7 +200,7 @@ class Progress:
         with self._db:
             self._db.executemany(
                 "UPDATE pictures SET row = ? WHERE image_id = ?",
-                ((_to_json(row), row["image_id"]) for row in rows),
+                ((row_json(row), row["image_id"]) for row in rows),
             )
 
     def picture(self, image_id: str, study: int) -> Row | None:
@@ -220,10 +220,6 @@ class Progress:
                 lost.append((row["image_id"],))
         with self._db:
             self._db.executemany("UPDATE pictures SET row = NULL WHERE image_id = ?", lost)
-
-
-def _to_json(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False)
 
 
 def _changed_settings(path: Path, stored: dict[str, Any], settings: dict[str, Any]) -> str:

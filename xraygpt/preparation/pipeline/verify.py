@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 import tarfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
@@ -20,7 +19,7 @@ from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE, Annotation, s
 from xraygpt.datasets.datasets.images import IMAGE_FOLDER, LooseImages
 from xraygpt.datasets.datasets.shard_index import INDEX_FILE, SHARD_FOLDER, Shard, file_problems, read_index
 from xraygpt.pictures.reading import IMAGE_SUFFIXES, read_image
-from xraygpt.preparation.pipeline.studies import (
+from xraygpt.preparation.pipeline.record import (
     CHECKSUM_FILE,
     RECORD_FILE,
     WORK_FOLDER,
@@ -30,6 +29,7 @@ from xraygpt.preparation.pipeline.studies import (
     read_record,
 )
 from xraygpt.preparation.pipeline.workers import map_chunks
+from xraygpt.preparation.study import in_several_splits
 
 CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 FILES_AT_ONCE = 64
@@ -46,6 +46,7 @@ class Verification:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.problems = Tally()  # what is wrong -> with what; empty for a folder that is in order
+        self._note = self.problems.note
         self.checked: list[str] = []  # what was looked at, with numbers
         self.nothing: list[str] = []  # checks that had nothing to check, with the reason
         self._annotations: Sequence[Annotation] | None = None  # the usable ones; None if they cannot be read
@@ -56,9 +57,8 @@ class Verification:
         lines: list[str] = []
         for what, count in self.problems.items():
             first = self.problems.first[what]
-            lines += [f"{what}: {count:,}", *(f"  {place}" for place in first)]
-            if count > len(first):
-                lines.append(f"  ... and {count - len(first):,} more")
+            more = [f"... and {count - len(first):,} more"] if count > len(first) else []
+            lines.append("\n  ".join((f"{what}: {count:,}", *first, *more)))
         lines += [f"checked: {what}" for what in self.checked]
         lines += [f"not checked: {what}" for what in self.nothing]
         kinds = len(self.problems)
@@ -67,18 +67,16 @@ class Verification:
 
     def check_annotations(self) -> None:
         """Search the annotations for what no training can use."""
-        note, path = self.problems.note, self.folder / ANNOTATION_FILE
+        note, path = self._note, self.folder / ANNOTATION_FILE
         try:
             annotations, problems = scan_annotations(path)
         except XrayGPTError as error:
             note(f"{ANNOTATION_FILE} cannot be read", str(error))
             return
-        for problem in problems:
-            note("unusable annotations", problem)
+        note("unusable annotations", *problems)
         if not annotations and not problems:
             note("no annotation", str(path))
         seen: set[str] = set()
-        splits: dict[str, set[str]] = defaultdict(set)
         for row in annotations:
             if row.image_id in seen:
                 note("image ids that are annotated twice", f"{row.image_id} ({row.place})")
@@ -87,10 +85,8 @@ class Verification:
                 note("empty captions", f"{row.image_id} ({row.place})")
             if row.split not in SPLITS:
                 note(f"splits that are none of {', '.join(SPLITS)}", f"'{row.split}' ({row.place})")
-            splits[row.study_id].add(row.split)
-        for study_id, names in splits.items():
-            if len(names) > 1:
-                note("studies in more than one split", f"{study_id}: {', '.join(sorted(names))}")
+        torn = in_several_splits((row.study_id, row.split) for row in annotations)
+        note("studies in more than one split", *torn)
         self.checked.append(f"{len(annotations):,} annotations")
         self._annotations = annotations
 
@@ -104,18 +100,16 @@ class Verification:
         left = {row.image_id: row for row in self._annotations or ()}
         try:
             for row in read_record(path):
-                if row.get("outcome") != "kept":
-                    continue
-                studies += 1
-                search.add(row)
-                if self._annotations is not None:
-                    self._compare(annotations_of(row, with_images), left)
+                if row.get("outcome") == "kept":
+                    studies += 1
+                    search.add(row)
+                    if self._annotations is not None:
+                        self._compare(annotations_of(row, with_images), left)
         except XrayGPTError as error:
-            self.problems.note(f"{path.name} cannot be read", str(error))
+            self._note(f"{path.name} cannot be read", str(error))
             return
-        for unknown in left.values():
-            place = f"{unknown.image_id} ({unknown.place})"
-            self.problems.note(f"annotations that {path.name} does not know", place)
+        unknown = [f"{row.image_id} ({row.place})" for row in left.values()]
+        self._note(f"annotations that {path.name} does not know", *unknown)
         leakage = search.result()
         for what, shared in (
             ("patients in more than one split", leakage["patients_in_splits"]),
@@ -131,15 +125,13 @@ class Verification:
         """Compare the annotations of a study with those of its row, and take them out of `left`."""
         for row in expected:
             found = left.pop(str(row["image_id"]), None)
+            row["split"] = normalise_split(row["split"])
             if found is None:
                 place = f"{row['image_id']} (study {row['study_id']})"
-                self.problems.note("kept studies without their annotation", place)
-                continue
-            row["split"] = normalise_split(row["split"])
-            names = ("study_id", "split", "caption")
-            if differing := [name for name in names if row[name] != getattr(found, name)]:
+                self._note("kept studies without their annotation", place)
+            elif differing := [n for n in ("study_id", "split", "caption") if row[n] != getattr(found, n)]:
                 place = f"{found.image_id}: {', '.join(differing)} ({found.place})"
-                self.problems.note("annotations that differ from the record", place)
+                self._note("annotations that differ from the record", place)
 
     def check_files(self, quick: bool, workers: int) -> None:
         """Compare images, shards and checksums with each other, and read all files."""
@@ -148,22 +140,29 @@ class Verification:
         named = self._check_image_folder(images) if images.is_dir() else set()
         listed = self._check_index(shards) if shards.is_dir() else []
         decoded = set() if quick else named
-        files = [
+        files: list[Callable[[], Found]] = [
             functools.partial(_check_file, self.folder / name, self._sums.get(name), name in decoded)
             for name in sorted(self._sums.keys() | decoded)
         ]
-        tars = [
+        tars: list[Callable[[], Found]] = [
             functools.partial(_check_shard, shards / shard.name, shard, not quick)
             for shard in listed
             if not file_problems(shards, [shard])
         ]
-        self._run(files, FILES_AT_ONCE, workers)
-        self._run(tars, 1, workers)
-        done = "there; not decoded, as asked" if quick else "decoded"
+        with tqdm(
+            desc="checking", unit=" files", total=len(files) + len(tars), delay=3, mininterval=1
+        ) as bar:
+            for checks, chunk in ((files, FILES_AT_ONCE), (tars, 1)):
+                processes = workers if len(checks) > chunk else 1
+                for done, problems in map_chunks(_run, checks, chunk, processes):
+                    for what, place in problems:
+                        self._note(what, place)
+                    bar.update(done)
+        state = "there; not decoded, as asked" if quick else "decoded"
         if named:
-            self.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {done}")
+            self.checked.append(f"{len(named):,} files in {IMAGE_FOLDER}/: {state}")
         if packed := sum(len(shard.images) for shard in listed):
-            self.checked.append(f"{packed:,} images in {SHARD_FOLDER}/: {done}; checksums of the index")
+            self.checked.append(f"{packed:,} images in {SHARD_FOLDER}/: {state}; checksums of the index")
         if self._sums:
             self.checked.append(f"{len(self._sums):,} checksums of {CHECKSUM_FILE}")
 
@@ -177,65 +176,54 @@ class Verification:
             match = CHECKSUM_LINE.fullmatch(line)
             name = PurePosixPath(match[2]) if match else None
             if match is None or name is None or name.is_absolute() or ".." in name.parts:
-                self.problems.note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
+                self._note(f"unusable lines of {CHECKSUM_FILE}", f"line {number}: {line[:100]}")
             elif not (self.folder / name).is_file():
-                self.problems.note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
+                self._note(f"files that {CHECKSUM_FILE} names and that are absent", str(name))
             else:
                 self._sums[str(name)] = match[1]
         if self._sums and ANNOTATION_FILE not in self._sums:
-            self.problems.note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
+            self._note(f"files that {CHECKSUM_FILE} does not name", ANNOTATION_FILE)
 
     def _check_image_folder(self, folder: Path) -> set[str]:
         """Return the paths of the images below the prepared folder."""
-        store, note = LooseImages(folder), self.problems.note
-        present = {
-            path.relative_to(self.folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-        }
+        store = LooseImages(folder)
         named: set[str] = set()
         for row in self._annotations or ():
-            file = store.find(row.image_id)
-            if file is None:
-                note(f"annotated images that are not in {IMAGE_FOLDER}/", f"{row.image_id} ({row.place})")
-            else:
+            if file := store.find(row.image_id):
                 named.add(file.relative_to(self.folder).as_posix())
-        for name in sorted(present - named) if self._annotations is not None else ():
-            note(f"files in {IMAGE_FOLDER}/ that no annotation names", name)
-        for name in sorted(named - self._sums.keys()) if self._sums else ():
-            note(f"files that {CHECKSUM_FILE} does not name", name)
+            else:
+                place = f"{row.image_id} ({row.place})"
+                self._note(f"annotated images that are not in {IMAGE_FOLDER}/", place)
+        files = (path for path in folder.rglob("*") if not path.is_dir())
+        present = {path.relative_to(self.folder).as_posix() for path in files}
+        if self._annotations is not None:
+            self._note(f"files in {IMAGE_FOLDER}/ that no annotation names", *sorted(present - named))
+        if self._sums:
+            self._note(f"files that {CHECKSUM_FILE} does not name", *sorted(named - self._sums.keys()))
         return named | {name for name in present if name.endswith(IMAGE_SUFFIXES)}
 
     def _check_index(self, folder: Path) -> list[Shard]:
         """Return what the index lists; its tars are taken out of the checksums, so that each is read once."""
-        note = self.problems.note
+        note = self._note
         try:
             shards = read_index(folder)
         except XrayGPTError as error:
             note("the index of the shards cannot be read", str(error))
             return []
-        for problem in file_problems(folder, shards):
-            note("shards that are absent or of another size than the index says", problem)
-        listed = {shard.name for shard in shards} | {INDEX_FILE}
-        for name in sorted({file.name for file in folder.iterdir()} - listed):
-            note(f"files in {SHARD_FOLDER}/ that the index does not name", name)
+        problems = file_problems(folder, shards)
+        note("shards that are absent or of another size than the index says", *problems)
+        unlisted = {file.name for file in folder.iterdir()} - {INDEX_FILE, *(shard.name for shard in shards)}
+        note(f"files in {SHARD_FOLDER}/ that the index does not name", *sorted(unlisted))
         if self._annotations is not None:
             indexed = {member.image_id for shard in shards for member in shard.images}
             places = {row.image_id: row.place for row in self._annotations}
-            for image_id in sorted(places.keys() - indexed):
-                note("annotated images that are in no shard", f"{image_id} ({places[image_id]})")
-            for image_id in sorted(indexed - places.keys()):
-                note("images in shards that no annotation names", image_id)
+            absent = [f"{image_id} ({places[image_id]})" for image_id in sorted(places.keys() - indexed)]
+            note("annotated images that are in no shard", *absent)
+            note("images in shards that no annotation names", *sorted(indexed - places.keys()))
         for shard in shards:
             if self._sums.pop(f"{SHARD_FOLDER}/{shard.name}", shard.sha256) != shard.sha256:
                 note(f"shards with another checksum in {CHECKSUM_FILE} than in the index", shard.name)
         return shards
-
-    def _run(self, checks: Sequence[Callable[[], Found]], chunk: int, workers: int) -> None:
-        processes = workers if len(checks) > chunk else 1
-        with tqdm(desc="checking", unit=" files", total=len(checks), delay=3, mininterval=1) as bar:
-            for problems in map_chunks(_problems, checks, chunk, processes):
-                for what, place in problems:
-                    self.problems.note(what, place)
-                bar.update(min(chunk, len(checks) - bar.n))
 
 
 def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Verification:
@@ -265,8 +253,9 @@ def verify_folder(folder: Path, *, quick: bool = False, workers: int = 1) -> Ver
     return result
 
 
-def _problems(checks: Sequence[Callable[[], Found]]) -> list[tuple[str, str]]:
-    return [problem for check in checks for problem in check()]
+def _run(checks: Sequence[Callable[[], Found]]) -> tuple[int, list[tuple[str, str]]]:
+    """Return how many checks were made, and what they found."""
+    return len(checks), [problem for check in checks for problem in check()]
 
 
 def _check_file(path: Path, digest: str | None, is_image: bool) -> Found:
@@ -303,23 +292,19 @@ def _check_shard(path: Path, shard: Shard, decode: bool) -> Found:
 
 
 def _check_members(path: Path, file: BinaryIO, shard: Shard) -> Found:
-    images: dict[str, tuple[int, int]] = {}
-    annotations: set[str] = set()
+    found: dict[str, dict[str, tuple[int, int]]] = {"images": {}, "annotations": {}}
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 name = PurePosixPath(member.name)
-                image_id = unquote(str(name.with_suffix("")))
-                if name.suffix == ".json":
-                    annotations.add(image_id)
-                else:
-                    images[image_id] = (member.offset_data, member.size)
+                kind = "annotations" if name.suffix == ".json" else "images"
+                found[kind][unquote(str(name.with_suffix("")))] = (member.offset_data, member.size)
     except tarfile.TarError as error:
         yield "shards that are no tars", f"{path} ({error})"
         return
-    indexed = {member.image_id: (member.offset, member.size) for member in shard.images}
+    images, indexed = found["images"], {row.image_id: (row.offset, row.size) for row in shard.images}
     for image_id in sorted(images.keys() | indexed.keys()):
         if images.get(image_id) != indexed.get(image_id):
             yield "images that lie elsewhere in the shard than the index says", f"{path}: {image_id}"
-    for image_id in sorted(images.keys() ^ annotations):
+    for image_id in sorted(images.keys() ^ found["annotations"].keys()):
         yield "images without annotation in the shard, or the reverse", f"{path}: {image_id}"

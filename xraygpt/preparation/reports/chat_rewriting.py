@@ -86,7 +86,7 @@ class ChatRewriter:
     """Sends one report after the other, and never the same twice.
 
     Args:
-        cache: JSONL file of the answers so far; a later run goes on from it.
+        cache: JSONL file of the answers so far; a later run resumes from it.
         sleep, clock: of the rate limit, in seconds; for tests.
 
     Raises:
@@ -129,7 +129,7 @@ class ChatRewriter:
         """Return the summary of a report, from the cache or the server.
 
         Raises:
-            RewritingError: no use in going on: no key, wrong address, key or model refused, server away, or
+            RewritingError: no use in continuing: no key, wrong address, key or model refused, server away, or
                 the very first answer cannot be used.
             RefusedAnswerError: the answer to this text is empty, cut off, or no answer of a chat model.
         """

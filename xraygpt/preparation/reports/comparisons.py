@@ -1,7 +1,7 @@
 """Take the comparison with earlier examinations out of a sentence, and leave what it finds.
 
 The work is done by tables of patterns and replacements, applied one after the other. What they take out is
-replaced by `CUT`, so that later patterns, and `mend`, know where something is missing.
+replaced by `CUT`, so that later patterns, and `close_cuts`, know where something is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xraygpt.evaluation.priors import (
     SEEN,
     tells_only_of_prior,
 )
-from xraygpt.preparation.reports.wording import CUT, Steps, mend, rewriter
+from xraygpt.preparation.reports.wording import CUT, Steps, close_cuts, rewriter
 
 _VERB = (
     r"(?:is|are|was|were|has|have|had|appears?|appeared|remains?|remained|looks?|seems?)"
@@ -217,4 +217,4 @@ def remove_comparison(sentence: str) -> str:
     if tells_only_of_prior(sentence):
         return ""
     text = _without_comparisons(sentence)
-    return mend(text) if text != sentence else sentence
+    return close_cuts(text) if text != sentence else sentence

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from xraygpt.evaluation.priors import MARK
-from xraygpt.preparation.reports.wording import CUT, Steps, mend, rewriter
+from xraygpt.preparation.reports.wording import CUT, Steps, close_cuts, rewriter
 
 _TOKEN = rf"(?:(?<![\w'<>-])(?=[\w'<>-]*{MARK})[\w'<>-]++|\[\*\*[^\]]*+\*\*\])"
 """A word with a mark: ``XXXX``, ``dual-XXXX``, ``XXXX's``."""
@@ -177,5 +177,5 @@ def remove_marks(sentence: str) -> str:
         return ""
     text = _without_marks(restore_words(sentence)).rstrip(".")
     clauses = (CUT if _LOST_NOUN.search(clause) else clause for clause in re.split(r"(?<=[,;]) ", text))
-    text = mend(_ATTRIBUTE.sub(" ", " ".join(clauses)))
+    text = close_cuts(_ATTRIBUTE.sub(" ", " ".join(clauses)))
     return _SINGULAR.sub(lambda found: f"{found[1]} {_VERBS_OF_ONE[found[2].lower()]}", text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from xraygpt.evaluation.priors import MARK
-from xraygpt.preparation.reports.wording import CUT, Steps, mend, rewriter, says_something
+from xraygpt.preparation.reports.wording import CUT, Steps, close_cuts, rewriter, says_something
 
 _VIEW = (
     r"(?:PA|AP|posteroanterior|anteroposterior|frontal|lateral|decubitus|lordotic|oblique|swimmer'?s"
@@ -84,4 +84,4 @@ def remove_view(sentence: str) -> str:
     if not says_something(_VIEW_WORDS.sub(" ", sentence)):
         return ""
     text = _without_views(sentence)
-    return mend(text) if text != sentence else sentence
+    return close_cuts(text) if text != sentence else sentence

@@ -9,7 +9,7 @@ from xraygpt.evaluation.priors import MARK
 from xraygpt.evaluation.sentences import NO_END
 
 CUT = "\x00"
-"""Stands where a rule took words out, until `mend` has put the sentence in order."""
+"""Stands where a rule took words out, until `close_cuts` has put the sentence in order."""
 
 Replacement = str | Callable[[re.Match[str]], str]
 """What a rule puts in the place of what its pattern finds, as `re.sub` takes it."""
@@ -130,7 +130,7 @@ def says_something(text: str) -> bool:
     return any(word not in _EMPTY_WORDS and word.rstrip("s") not in _EMPTY_WORDS for word in words)
 
 
-def mend(sentence: str) -> str:
+def close_cuts(sentence: str) -> str:
     """Return a sentence with cuts as a whole one, or "" if nothing worth saying is left.
 
     Clauses between commas that have lost their point go too: of "Heart size normal, stable aorta." the

@@ -17,10 +17,9 @@ from xraygpt.common.errors import ConfigError, DataError, summarise
 from xraygpt.common.files import is_missing
 from xraygpt.common.paths import leads_outside
 from xraygpt.common.tables import ENDINGS, SPLITS, Row, check_columns, normalise_split, read_table
-from xraygpt.preparation.sources.archives import printable
-from xraygpt.preparation.sources.names import image_ids
+from xraygpt.preparation.sources.files import image_ids, printable
 from xraygpt.preparation.sources.sections import split_report
-from xraygpt.preparation.study import Picture, Study, Unusable
+from xraygpt.preparation.study import Picture, Study, Unusable, in_several_splits
 
 USUAL_COLUMNS = {
     **{name: name for name in ("image", "findings", "impression", "split", "view")},
@@ -29,7 +28,8 @@ USUAL_COLUMNS = {
 }
 """Field -> the column that is read where none is named. The field ``report``, which holds findings and
 impression in one piece (see `split_report`), is read in place of both, if a column is named for it."""
-AGREED = ("findings", "impression", "report", "patient")
+TEXTS = ("findings", "impression", "report")
+AGREED = (*TEXTS, "patient")
 """What the rows of a study must not contradict each other in; a row may leave it empty."""
 
 
@@ -53,6 +53,8 @@ class _Image:
         """Without ``./``."""
         self.study = self.texts.get("study") or self.path
         self.split = normalise_split(self.texts.get("split", "").lower())
+        self.problem = ""
+        """Why its file cannot be used."""
         self.left_out = ""
         """The first condition that it does not meet."""
         for name, wish in where.items():
@@ -123,26 +125,25 @@ class FolderSource:
 
         named: dict[str, _Image] = {}
         groups: dict[str, list[_Image]] = defaultdict(list)
-        left_out: dict[str, list[_Image]] = defaultdict(list)
         for image in wanted:
             if not image.path:
                 unusable.append(_refused(image.row, "names no image"))
             elif named.setdefault(image.path, image) is not image:
                 unusable.append(_refused(image.row, f"its image is that of {named[image.path].row.position}"))
             else:
+                image.problem = _file_problem(self.images, image.path)
                 groups[image.study].append(image)
         for image in images:
             if image.left_out and image.path and image.path not in named and image.study in groups:
-                left_out[image.study].append(image)
+                groups[image.study].append(image)
             elif image.left_out:
                 unusable.append(_refused(image.row, image.left_out))
 
         # Of all rows, so that an image has the same id whichever view is asked for.
         ids = image_ids(image.path for image in images if image.path)
-        problems = {path: problem for path in named if (problem := _file_problem(self.images, path))}
-        studies = [self._study(ids, problems, group, left_out[name]) for name, group in groups.items()]
+        studies = [self._study(ids, group) for group in groups.values()]
         if not any(isinstance(study, Study) and study.pictures for study in studies):
-            reasons = [f"'{printable(path)}': {problem}" for path, problem in problems.items()]
+            reasons = [f"'{printable(path)}': {named[path].problem}" for path in named if named[path].problem]
             entries = [*unusable, *(study for study in studies if isinstance(study, Unusable))]
             reasons += [f"{entry.place}: {entry.reason}" for entry in entries]
             raise DataError(
@@ -153,13 +154,8 @@ class FolderSource:
         yield from unusable
         yield from studies
 
-    def _study(
-        self,
-        ids: Mapping[str, str],
-        problems: Mapping[str, str],
-        images: Sequence[_Image],
-        left_out: Sequence[_Image],
-    ) -> Study | Unusable:
+    def _study(self, ids: Mapping[str, str], group: Sequence[_Image]) -> Study | Unusable:
+        images = [image for image in group if not image.left_out]
         agreed: dict[str, str] = {}
         for field in AGREED:
             # Rows may be wrapped differently: what counts is the words.
@@ -174,9 +170,8 @@ class FolderSource:
             sections = {n: " ".join(agreed[n].split()) for n in ("findings", "impression") if agreed[n]}
         pictures: list[Picture] = []
         skipped: dict[str, str] = {}
-        for image in (*left_out, *images):
-            reason = image.left_out or problems.get(image.path)
-            if reason:
+        for image in sorted(group, key=lambda image: not image.left_out):
+            if reason := image.left_out or image.problem:
                 skipped[ids[image.path]] = reason
             else:
                 view = image.texts.get("view", "")
@@ -206,7 +201,7 @@ class FolderSource:
         if self.join is None:
             return columns, read[0], []
         images, reports = read if image in firsts[0].values else reversed(read)
-        texts = {columns[field] for field in ("findings", "impression", "report") if field in columns}
+        texts = {columns[field] for field in TEXTS if field in columns}
         if "study" not in columns and texts <= reports[0].values.keys():
             columns["study"] = self.join.on
         return columns, *_joined(images, reports, self.join.on, self.table)
@@ -221,7 +216,7 @@ class FolderSource:
         parts = ("findings", "impression") if "report" in self.columns else ()
         usual = {f: name for f, name in USUAL_COLUMNS.items() if name in there and f not in parts}
         columns = usual | self.columns
-        if not {"findings", "impression", "report"} & columns.keys():
+        if not columns.keys() & TEXTS:
             raise DataError(
                 f"{place}: no column with reports: neither 'findings' nor 'impression' is there; name others "
                 "for them or one for the whole report, or add the table that has them by --join (there are: "
@@ -309,11 +304,6 @@ def _check_splits(table: Path, images: Sequence[_Image]) -> None:
         unknown = [f"{image.row.place}: '{image.texts.get('split', '')}'" for image in wrong]
         raise DataError(f"{table}: " + summarise(f"splits are none of {', '.join(SPLITS)}", unknown))
     for field, what in (("study", "studies"), ("patient", "patients")):
-        splits: dict[str, set[str]] = defaultdict(set)
-        for image in images:
-            name = image.study if field == "study" else image.texts.get(field)
-            if name:
-                splits[name].add(image.split)
-        torn = [f"{name}: {', '.join(sorted(found))}" for name, found in splits.items() if len(found) > 1]
-        if torn:
+        named = ((image.study if field == "study" else image.texts.get(field), image) for image in images)
+        if torn := in_several_splits((name, image.split) for name, image in named if name):
             raise DataError(f"{table}: " + summarise(f"{what} are in more than one split", torn))

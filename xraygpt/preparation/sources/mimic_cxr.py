@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import is_missing
 from xraygpt.common.tables import SPLITS, normalise_split, read_table
-from xraygpt.preparation.sources.archives import DAMAGES, printable
+from xraygpt.preparation.sources.files import DAMAGES, printable
 from xraygpt.preparation.sources.sections import parse_sections
 from xraygpt.preparation.study import Picture, Study, Unusable
 
@@ -95,10 +95,9 @@ class MimicCXRSource:
             if conflict:
                 yield Unusable(f"study {study} of patient {subject}", conflict)
                 continue
-            try:
-                sections = parse_sections(self.reports.read(subject, study))
-            except UnusableFileError as error:
-                yield Unusable(self.reports.place(subject, study), str(error))
+            text = self.reports.report(subject, study)
+            if isinstance(text, Unusable):
+                yield text
                 continue
             pictures: list[Picture] = []
             skipped: dict[str, str] = {}
@@ -111,11 +110,7 @@ class MimicCXRSource:
                     skipped[dicom_id] = file
                 else:
                     pictures.append(Picture(dicom_id, file, view))
-            yield Study(str(study), sections, tuple(pictures), str(subject), split, skipped)
-
-
-class UnusableFileError(DataError):
-    """A file of one study that cannot be used; the message is the reason."""
+            yield Study(str(study), parse_sections(text), tuple(pictures), str(subject), split, skipped)
 
 
 class Tree:
@@ -144,25 +139,17 @@ class Tree:
                 return problem or path
         return NO_FILE
 
-    def place(self, subject: int, study: int) -> str:
-        """Name the report, for the record."""
-        return f"{_folder(subject)}/s{study}.txt"
-
-    def read(self, subject: int, study: int) -> str:
-        """Return the text of a report.
-
-        Raises:
-            UnusableFileError: there is none, or it is no text.
-        """
-        path = self.root / self.place(subject, study)
-        problem = self._problem(path)
-        if problem:
-            raise UnusableFileError(NO_REPORT if problem == NO_FILE else f"{path.name} {problem}")
+    def report(self, subject: int, study: int) -> str | Unusable:
+        """Return the text of a report, or why there is none."""
+        path = self.root / f"{_folder(subject)}/s{study}.txt"
+        place = path.relative_to(self.root).as_posix()
+        if problem := self._problem(path):
+            return Unusable(place, NO_REPORT if problem == NO_FILE else f"{path.name} {problem}")
         try:
             with path.open("rb") as file:
-                return _text(file.read(MAX_REPORT_BYTES + 1))
+                return _text(file, place)
         except OSError as error:
-            raise UnusableFileError(f"the report cannot be read ({error.strerror})") from error
+            return Unusable(place, f"the report cannot be read ({error.strerror})")
 
     def _problem(self, path: Path) -> str:
         """Return why a file cannot be used; "" if it can."""
@@ -208,30 +195,30 @@ class ReportZip:
         if not self.entries:
             raise DataError(f"{path}: has no reports (files/p10/p10000032/s50414267.txt and the like)")
 
-    def place(self, subject: int, study: int) -> str:
-        return f"{self.path.name}: p{subject}/s{study}.txt"
-
-    def read(self, subject: int, study: int) -> str:
+    def report(self, subject: int, study: int) -> str | Unusable:
+        """Return the text of a report, or why there is none."""
+        place = f"{self.path.name}: p{subject}/s{study}.txt"
         if study not in self.entries:
-            raise UnusableFileError(NO_REPORT)
+            return Unusable(place, NO_REPORT)
         try:
             with self.archive.open(self.entries[study]) as file:
-                return _text(file.read(MAX_REPORT_BYTES + 1))
+                return _text(file, place)
         except DAMAGES as error:
-            raise UnusableFileError(f"the report cannot be unpacked ({error})") from error
+            return Unusable(place, f"the report cannot be unpacked ({error})")
 
 
 def _folder(subject: int) -> str:
     return f"files/p{subject // 1_000_000}/p{subject}"
 
 
-def _text(data: bytes) -> str:
+def _text(file: IO[bytes], place: str) -> str | Unusable:
+    data = file.read(MAX_REPORT_BYTES + 1)
     if len(data) > MAX_REPORT_BYTES:
-        raise UnusableFileError(f"the report is larger than {MAX_REPORT_BYTES >> 20} MiB")
+        return Unusable(place, f"the report is larger than {MAX_REPORT_BYTES >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnusableFileError(f"the report is not UTF-8 text ({error.reason})") from error
+        return Unusable(place, f"the report is not UTF-8 text ({error.reason})")
 
 
 class Entry(NamedTuple):

@@ -28,9 +28,17 @@ from defusedxml.ElementTree import fromstring
 from xraygpt.common.errors import DataError, summarise
 from xraygpt.common.files import is_missing, load_json
 from xraygpt.common.tables import SPLITS, check_columns, normalise_split, read_table
-from xraygpt.preparation.sources.archives import MEBIBYTE, Limits, printable, read_members, walk_files
-from xraygpt.preparation.sources.names import is_image, is_safe_id, stem
-from xraygpt.preparation.study import Picture, Study, Unusable
+from xraygpt.preparation.sources.files import (
+    MEBIBYTE,
+    Limits,
+    is_image,
+    is_safe_id,
+    printable,
+    read_members,
+    stem,
+    walk_files,
+)
+from xraygpt.preparation.study import Picture, Study, Unusable, in_several_splits
 
 ROOT = "eCitation"
 TEXTS = "MedlineCitation/Article/Abstract/AbstractText"
@@ -191,12 +199,8 @@ class OpenISource:
         if not reports:
             reasons = "".join(f"\n  {entry.place}: {entry.reason}" for entry in unusable[:5])
             raise DataError(f"{self.reports}: there is no OpenI report (.xml) in it{reasons}")
-
-        def number(report: OpenIReport) -> tuple[int, str]:
-            digits = re.search(r"\d+", report.study_id)
-            return int(digits[0]) if digits else 0, report.study_id
-
-        return sorted(reports.values(), key=number), unusable
+        numbers = {name: int((re.findall(r"\d+", name) or "0")[0]) for name in reports}
+        return [reports[name] for name in sorted(reports, key=lambda name: (numbers[name], name))], unusable
 
     def _find_images(self, reports: list[OpenIReport]) -> dict[str, Path] | None:
         """Return key (see `image_key`) -> file of all images in a folder; None if they are not in a folder.
@@ -261,17 +265,17 @@ def assign_splits(splits: Mapping[str, str], names: Mapping[str, Collection[str]
     Raises:
         DataError: a study is in two splits, or none is in any.
     """
-    found = {study_id: sorted({splits[n] for n in known if n in splits}) for study_id, known in names.items()}
-    torn = [f"{study_id}: {', '.join(several)}" for study_id, several in found.items() if len(several) > 1]
-    if torn:
+    found = [
+        (study_id, splits[name]) for study_id, known in names.items() for name in known if name in splits
+    ]
+    if torn := in_several_splits(found):
         raise DataError(summarise("studies are in more than one split of the split file", torn))
-    assigned = {study_id: only[0] for study_id, only in found.items() if only}
-    if not assigned:
+    if not found:
         raise DataError(
             f"the split file names none of the {len(names)} studies; its ids are such as "
             f"'{next(iter(splits))}', the studies are called such as '{next(iter(names), '')}'"
         )
-    return assigned
+    return dict(found)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, str]]:

@@ -15,13 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from xraygpt.common.errors import DataError
 from xraygpt.datasets.phantom.render import phantom_rng, phantom_truth, render, render_phantom
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
 from xraygpt.preparation.study import Picture, Study, Unusable
 
-SMALLEST_SIZE = 64
 MOST_RENDERED = 500
 RENDERED_BYTES = 128 << 20
 """Rendered phantoms are kept in memory; no more of them than this unless a number is asked for."""
@@ -53,18 +51,11 @@ class Phantoms:
         distinct: number of phantoms that are rendered; None for 500, or fewer if they are large. Study
             ``i`` shows phantom ``i % distinct``; its report is phrased anew, and each of its images has noise
             of its own, so that no two have equal pixels.
-
-    Raises:
-        DataError: `size` or `distinct` is too small.
     """
 
     def __init__(self, seed: int, size: int, distinct: int | None = None) -> None:
-        if size < SMALLEST_SIZE:
-            raise DataError(f"phantoms need a side of {SMALLEST_SIZE} pixels or more, not {size}")
         if distinct is None:
             distinct = max(1, min(MOST_RENDERED, RENDERED_BYTES // size**2))
-        if distinct < 1:
-            raise DataError(f"the number of distinct images must be at least 1, not {distinct}")
         self.seed = seed
         self.size = size
         self.distinct = distinct

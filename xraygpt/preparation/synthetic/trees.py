@@ -115,12 +115,10 @@ def write_tree(
         distinct_images: see `Phantoms`; that many are rendered, which takes most of the time.
 
     Raises:
-        DataError: the folder is not empty, or a number is too small.
+        DataError: the folder is not empty.
         MissingFileError: DICOM files are asked for, and pydicom is not installed.
     """
     phantoms = Phantoms(seed, image_size, distinct_images)
-    if studies < 1:
-        raise DataError(f"a synthetic collection needs at least one study, not {studies}")
     make_new_folder(output)
     collection, write = SHAPES[shape]
     (output / NOTICE_FILE).write_text(NOTICE % collection, encoding="utf-8")

@@ -8,7 +8,7 @@ import pytest
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.common.typed import build_typed
-from xraygpt.preparation.pipeline.stages import SplitConfig, split_of
+from xraygpt.preparation.pipeline.run import SplitConfig, split_of
 from xraygpt.preparation.study import Study
 
 

@@ -6,8 +6,9 @@ it is searched for what occurs more than once: patients, studies, images, captio
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -21,7 +22,7 @@ CHECKSUM_FILE = "SHA256SUMS"
 REPORT_FILE = "preparation.json"
 PAGE_FILE = "preparation.html"
 WORK_FOLDER = ".preparing"
-"""Holds what is needed to go on after an interruption; removed at the end."""
+"""Holds what is needed to resume after an interruption; removed at the end."""
 
 OUTCOMES = ("kept", "dropped", "rejected")
 WRITTEN_KEYS = {"width", "height", "original_width", "original_height", "bytes", "pixels"}
@@ -30,6 +31,11 @@ NAMED = 5
 MAX_CAPTION = 100
 
 Row = dict[str, Any]
+
+
+def row_json(row: Row) -> str:
+    """Return a row as a line of the record has it."""
+    return json.dumps(row, ensure_ascii=False)
 
 
 def read_record(path: Path) -> Iterator[Row]:
@@ -63,9 +69,9 @@ def _problem_of(row: Any) -> str | None:
     if not isinstance(pictures, list) or not all(isinstance(p, dict) and "image_id" in p for p in pictures):
         return '"pictures" must be a list of objects with the key "image_id"'
     for picture in pictures:
-        if picture.get("outcome") == "written" and not picture.keys() >= WRITTEN_KEYS:
-            missing = ", ".join(sorted(WRITTEN_KEYS - picture.keys()))
-            return f"the image {picture['image_id']} was written, but lacks {missing}"
+        missing = sorted(WRITTEN_KEYS - picture.keys())
+        if missing and picture.get("outcome") == "written":
+            return f"the image {picture['image_id']} was written, but lacks {', '.join(missing)}"
     return None
 
 
@@ -88,7 +94,8 @@ def annotations_of(row: Row, with_images: bool) -> Iterator[dict[str, str]]:
     common = {key: row[key] for key in ("caption", "split", "study_id")}
     if not with_images:
         yield {"image_id": row["study_id"], **common}
-    for picture in written_pictures(row) if with_images else ():
+        return
+    for picture in written_pictures(row):
         view = {"view": picture["view"]} if picture.get("view") else {}
         yield {"image_id": picture["image_id"], **common, **view}
 
@@ -106,17 +113,24 @@ class Tally(Counter[str]):
         super().__init__()
         self.first: defaultdict[str, list[str]] = defaultdict(list)
 
-    def note(self, key: str, place: str) -> None:
-        """Count one more `key`, at `place`."""
+    def note(self, key: str, *places: str) -> None:
+        """Count `key` once more at each of `places`."""
         if key not in self and len(self) >= self.MAX_KEYS:
             key = self.OTHERS
-        self[key] += 1
-        if len(self.first[key]) < NAMED:
-            self.first[key].append(place)
+        if places:
+            self[key] += len(places)
+            self.first[key] += places[: NAMED - len(self.first[key])]
 
     def ranked(self) -> list[tuple[str, int]]:
         """Return the counts, largest first."""
         return sorted(self.items(), key=lambda item: (-item[1], item[0]))
+
+    def lines(self) -> tuple[str, ...]:
+        """Return a line for each count, largest first: ``3 × no such file: a, b, c``."""
+        return tuple(
+            f"{count:,} × {key}: {', '.join(self.first[key])}{', …' * (count > len(self.first[key]))}"
+            for key, count in self.ranked()
+        )
 
     def plain(self) -> dict[str, Any]:
         """Return counts and first places as plain values, for JSON."""
@@ -207,7 +221,7 @@ class LeakageSearch:
         return Shared(values, members, tuple(first))
 
 
-def _describe(kind: str, value: str, named: Sequence[Place], places: Sequence[Place]) -> str:
+def _describe(kind: str, value: str, named: list[Place], places: list[Place]) -> str:
     """Name a value and where it is found: the places named, or all images of their rows."""
     if kind == "study":
         text = f"study {value}: {', '.join(place.split for place in named)}"
