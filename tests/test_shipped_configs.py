@@ -87,7 +87,9 @@ def test_shipped_file_opens_with_its_command(path: Path) -> None:
     relative = path.relative_to(ROOT)
     lines = path.read_text(encoding="utf-8").splitlines()
     opening = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
-    commands = {f"python {program} --cfg-path {relative}" for program in PROGRAMS[relative.parts[0]]}
+    sharded = "parallel: {strategy: fsdp}" in path.read_text(encoding="utf-8")
+    start = "torchrun --nproc-per-node 4" if sharded else "python"
+    commands = {f"{start} {program} --cfg-path {relative}" for program in PROGRAMS[relative.parts[0]]}
     assert commands & set(opening)
 
 
