@@ -47,13 +47,8 @@ def as_dict(found: Examination) -> dict[str, Any]:
     """Return the figures as plain values, those that follow from others included."""
     figures = asdict(found)
     if found.memory is not None and found.durations is not None:
-        figures |= {
-            "flop": found.flop,
-            "step_seconds": found.step_seconds,
-            "run_seconds": found.run_seconds,
-            "images_per_second": found.images_per_second,
-            "peak_bytes": found.memory.peak,
-        }
+        follow = ("flop", "step_seconds", "run_seconds", "images_per_second")
+        figures |= {name: getattr(found, name) for name in follow} | {"peak_bytes": found.memory.peak}
         figures["durations"]["rates"]["matrix"] = {
             str(dtype).removeprefix("torch."): rate for dtype, rate in found.durations.rates.matrix.items()
         }
@@ -106,14 +101,10 @@ def _parts(found: Examination) -> str:
 def _memory(found: Examination) -> str:
     memory = found.memory
     assert memory is not None
-    rows = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "activations": memory.activations,
-        "program and data": memory.program,
-    }
-    text = ", ".join(f"{name} {format_bytes(value)}" for name, value in rows.items())
+    text = ", ".join(
+        f"{name.replace('program', 'program and data')} {format_bytes(value)}"
+        for name, value in asdict(memory).items()
+    )
     most = f"the largest batch that fits is {found.largest_batch:,}"
     if not found.largest_batch:
         most = "not even one image fits"

@@ -108,6 +108,8 @@ class DryRun(TorchDispatchMode):
         self._stage = ""
         self._parents: Callable[[], set[str]] = set
         self._prefixes: dict[str, str] = {}
+        self._entered: list[str] = []
+        """Keys of `_prefixes` of the parts that are running, the last one on top."""
 
     def __enter__(self) -> DryRun:
         self._fake.__enter__()
@@ -164,10 +166,9 @@ class DryRun(TorchDispatchMode):
                 return self._note(func, args, kwargs, func(*args, **kwargs))
         if func is aten._local_scalar_dense.default:
             return 0.0 if args[0].dtype.is_floating_point else 0
-        fake_args, fake_kwargs = (
-            tree_map_only(Tensor, self._as_fake, each)
-            for each in (_with_positions(args) if func in INDEXING else args, kwargs)
-        )
+        fake_args, fake_kwargs = _with_positions(args) if func in INDEXING else args, kwargs
+        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            fake_args, fake_kwargs = tree_map_only(Tensor, self._as_fake, (fake_args, fake_kwargs))
         output = func(*fake_args, **fake_kwargs)
         if not tensors and isinstance(output, Tensor) and not output.dtype.is_floating_point:
             with unset_fake_temporarily():
@@ -218,12 +219,11 @@ class DryRun(TorchDispatchMode):
     def _part(self) -> str:
         if self._stage:
             return self._stage
-        for parent in self._parents():
-            names = parent.split(".", 2)
-            part = self._prefixes.get(".".join(names[:2]))
-            if part is not None:
-                return part
-        return OUTSIDE
+        inside = {".".join(parent.split(".", 2)[:2]) for parent in self._parents()}
+        # The tracker leaves a part without gradients of its inputs only when the backward pass is over.
+        stayed = [name for name in self._entered if name in inside]
+        self._entered = stayed + [name for name in self._prefixes if name in inside and name not in stayed]
+        return self._prefixes[self._entered[-1]] if self._entered else OUTSIDE
 
 
 def _with_positions(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -244,10 +244,8 @@ def _call(func: Any, args: Any, kwargs: Any, output: Any, outputs: list[Tensor])
     """Describe an operation; None for one that only looks at its input in another way."""
     if func.is_view or not outputs:
         return None
-    specs = tuple(tree_map_only(Tensor, TensorSpec.of, _hashable(arg)) for arg in args)
-    named = tuple(
-        (name, tree_map_only(Tensor, TensorSpec.of, _hashable(kwargs[name]))) for name in sorted(kwargs)
-    )
+    arguments = _hashable((args, sorted(kwargs.items())))
+    specs, named = tree_map_only(Tensor, TensorSpec.of, arguments)
     formula = flop_registry.get(func.overloadpacket)
     flop = int(formula(*args, **kwargs, out_val=output)) if formula is not None else 0
     inputs = [leaf for leaf in tree_leaves((specs, named)) if isinstance(leaf, TensorSpec)]
