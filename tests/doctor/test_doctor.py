@@ -11,6 +11,7 @@ from torch import nn
 
 from xraygpt.cli import main
 from xraygpt.common.config import Config
+from xraygpt.common.errors import ConfigError
 from xraygpt.doctor.cli import describe
 from xraygpt.doctor.examination import OPTIMIZER, examine
 from xraygpt.models.mini_gpt4 import MiniGPT4
@@ -175,6 +176,26 @@ def test_an_adapter_is_a_trained_part_of_a_quantised_language_model(
     # Rows of so few weights are rounded up to whole numbers of the wide format.
     narrow = sum(weight.numel() * bits / 8 + len(weight) * scales for weight in layers)
     assert llm.nbytes - 4 * llm.trained == pytest.approx(wide + narrow, rel=0.03)
+
+
+def test_shards_of_the_language_model_and_of_what_is_trained_are_counted(quickstart: MiniGPT4) -> None:
+    sharded = "run.parallel.strategy=fsdp"
+    options = [*SMALL_DATA, "run.batch_size_train=2"]
+    whole, half = (
+        examine(arguments(QUICKSTART, *options, *more), budget=0.0, processes=2).memory
+        for more in ([], [sharded])
+    )
+    assert whole is not None
+    assert half is not None
+    parts = (quickstart.llama_model, quickstart.llama_proj)
+    divided = sum(weight.nbytes for part in parts for weight in part.parameters())
+    assert whole.weights - half.weights == divided // 2
+    assert whole.gradients == 2 * half.gradients
+    assert whole.optimizer == pytest.approx(2 * half.optimizer, abs=1)
+    # Blocks that are put together, two at once, the embeddings and the output layer.
+    assert 0 < half.activations - whole.activations < divided // 2
+    with pytest.raises(ConfigError, match="--processes"):
+        examine(arguments(QUICKSTART, sharded))
 
 
 def test_no_process_is_one_error(capsys: pytest.CaptureFixture[str]) -> None:

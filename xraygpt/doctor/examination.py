@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ from xraygpt.doctor.skeleton import (
 )
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.vision_tower import preprocessing_for
+from xraygpt.runners.compiling import block_lists
 from xraygpt.runners.feature_cache import BATCH_SIZE
 from xraygpt.tasks import setup_task
 from xraygpt.tasks.base_task import BaseTask, Splits, datasets_of
@@ -179,6 +180,9 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         raise ConfigError(f"--processes must be at least 1, got {processes}")
     cfg = Config(args)
     run = cfg.run_cfg
+    sharded = run.parallel.strategy == "fsdp"
+    if sharded and processes == 1:
+        raise ConfigError("run.parallel.strategy is fsdp: tell over how many processes (--processes N)")
     device = resolve_device(run.device)
     precision = resolve_precision(run.precision, run.amp, device)
     cores = available_cores()
@@ -209,7 +213,9 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     except XrayGPTError as error:
         found.problems.append(str(error))
         return found
-    training = DryTraining(run, task, model, dry, precision)
+    if sharded:
+        found.notes.append("run.parallel: memory is that of a shard, time is without sending weights about")
+    training = DryTraining(run, task, model, dry, precision, shards=processes if sharded else 1)
     calibration = Calibration(device)
 
     began = time.perf_counter()
@@ -318,12 +324,22 @@ def _scoring_seconds(
 
 
 class DryTraining:
-    """Training steps of a skeleton, whose optimizer has its state already."""
+    """Training steps of a skeleton, whose optimizer has its state already.
+
+    Args:
+        shards: processes that share the language model, what is trained, and the optimizer (FSDP2).
+    """
 
     def __init__(
-        self, settings: RunConfig, task: BaseTask, model: BaseModel, dry: DryRun, precision: Precision
+        self,
+        settings: RunConfig,
+        task: BaseTask,
+        model: BaseModel,
+        dry: DryRun,
+        precision: Precision,
+        shards: int = 1,
     ) -> None:
-        self.task, self.model, self.dry, self.precision = task, model, dry, precision
+        self.task, self.model, self.dry, self.precision, self.shards = task, model, dry, precision, shards
         self.weights = dry.live_bytes
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.gradients = sum(weight.nbytes for weight in trained)
@@ -336,6 +352,14 @@ class DryTraining:
             self.optimizer.zero_grad(set_to_none=True)
         leaves = tree_leaves(self.optimizer.state_dict())
         self.state = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+        named = model.named_parameters()
+        sharded = {
+            weight for name, weight in named if weight.requires_grad or name.startswith("llama_model.")
+        }
+        blocks = [_nbytes(sharded & {*block.parameters()}) for each in block_lists(model) for block in each]
+        self.sharded = _nbytes(sharded)
+        # A block is put together when its turn comes, and the next one meanwhile; the rest stays whole.
+        self.gathered = self.sharded - sum(blocks) + 2 * max(blocks, default=0)
 
     def step(self, batch: Mapping[str, Any]) -> Step:
         """Make one step."""
@@ -365,8 +389,10 @@ class DryTraining:
     def memory(self, step: Step, program: int) -> Memory:
         """Return what a step takes; `program` is what there is before."""
         rest = max(step.peak_bytes - self.weights - self.gradients - self.state, 0)
-        rest = int(rest * SCATTERED[self.dry.device.type])
-        return Memory(self.weights, self.gradients, self.state, rest, program)
+        elsewhere = 1 - 1 / self.shards
+        rest = int(rest * SCATTERED[self.dry.device.type] + self.gathered * elsewhere)
+        weights = self.weights - int(self.sharded * elsewhere)
+        return Memory(weights, self.gradients // self.shards, self.state // self.shards, rest, program)
 
     def _without_pixels(self, batch: Mapping[str, Any]) -> Any:
         """Return the batch with new tensors of the same shapes, which take no memory."""
@@ -429,6 +455,11 @@ def _largest_batch(training: DryTraining, longest: Mapping[str, Any], found: Exa
     return max(int(size + (usable - one) / each), 0)
 
 
+def _nbytes(weights: Iterable[Tensor]) -> int:
+    """Return the bytes that weights lie in, which are fewer than those of their elements if quantised."""
+    return sum(weight.untyped_storage().nbytes() for weight in weights)
+
+
 def _parts(model: BaseModel, step: Step, durations: Durations) -> list[Part]:
     """Return the children of the model and weights of its own, and the rest of the step."""
     weights: dict[str, list[nn.Parameter]] = {name: [] for name, _ in model.named_children()}
@@ -439,7 +470,7 @@ def _parts(model: BaseModel, step: Step, durations: Durations) -> list[Part]:
             name,
             parameters=sum(weight.numel() for weight in own),
             trained=sum(weight.numel() for weight in own if weight.requires_grad),
-            nbytes=sum(weight.untyped_storage().nbytes() for weight in own),
+            nbytes=_nbytes(own),
             flop=step.flop.get(name, 0),
             seconds=durations.parts.get(name, 0.0),
         )
