@@ -126,7 +126,11 @@ def test_validation_and_the_writing_of_reports_count_towards_the_run() -> None:
     ("config", "options", "missing"),
     [
         ("tiny/1_llm.yaml", ["model.tokenizer=nowhere/at/all"], "nowhere/at/all"),
-        ("text/tiny/radiology.yaml", ["model.llama_model=package:weights/tiny/llama"], None),
+        (
+            "text/tiny/radiology.yaml",
+            ["model.llama_model=package:weights/tiny/llama"],
+            "radiology_train.jsonl",
+        ),
         ("tiny/2_vit.yaml", [], None),
         (
             "tiny/3_stage1.yaml",

@@ -105,18 +105,18 @@ def _memory(found: Examination) -> str:
         f"{name.replace('program', 'program and data')} {format_bytes(value)}"
         for name, value in asdict(memory).items()
     )
-    most = f"the largest batch that fits is {found.largest_batch:,}"
-    if not found.largest_batch:
-        most = "not even one image fits"
-    several = (
-        f" a process, {format_bytes(found.processes * memory.peak)} in all" if found.processes > 1 else ""
-    )
-    return (
-        f"Memory: {format_bytes(memory.peak)}{several} at the peak, with the longest report throughout "
-        f"({text}).\n"
-        f"There is {format_bytes(found.total_memory)}; {most}."
-        + (f"\nDisk: the feature cache needs {format_bytes(found.cache_bytes)}." if found.cache_bytes else "")
-    )
+    many = found.largest_batch
+    most = f"the largest batch that fits is {many:,}" if many else "not even one image fits"
+    peak = format_bytes(memory.peak)
+    if found.processes > 1:
+        peak += f" a process, {format_bytes(found.processes * memory.peak)} in all"
+    lines = [
+        f"Memory: {peak} at the peak, with the longest report throughout ({text}).",
+        f"There is {format_bytes(found.total_memory)}; {most}.",
+    ]
+    if found.cache_bytes:
+        lines.append(f"Disk: the feature cache needs {format_bytes(found.cache_bytes)}.")
+    return "\n".join(lines)
 
 
 def _time(found: Examination) -> str:

@@ -102,7 +102,8 @@ class DryRun(TorchDispatchMode):
         super().__init__()
         self.device = device
         self._fake = FakeTensorMode()
-        self._live = 0
+        self.live_bytes = 0
+        """Bytes of the tensors that live now."""
         self._known: set[int] = set()
         self._step: Step | None = None
         self._stage = ""
@@ -119,11 +120,6 @@ class DryRun(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._fake.__exit__(*error)
-
-    @property
-    def live_bytes(self) -> int:
-        """Bytes of the tensors that live now."""
-        return self._live
 
     def count(self, model: nn.Module) -> None:
         """Count the memory of a model that was built outside, too."""
@@ -144,7 +140,7 @@ class DryRun(TorchDispatchMode):
         """Record what runs inside, by the children of `model`."""
         root = type(model).__name__
         self._prefixes = {f"{root}.{name}": name for name, _ in model.named_children()}
-        step = self._step = Step(peak_bytes=self._live)
+        step = self._step = Step(peak_bytes=self.live_bytes)
         try:
             with ModuleTracker() as tracker:
                 self._parents = lambda: tracker.parents
@@ -195,7 +191,7 @@ class DryRun(TorchDispatchMode):
         for tensor in outputs:
             self._count(tensor)
         if self._step is not None:
-            self._step.peak_bytes = max(self._step.peak_bytes, self._live)
+            self._step.peak_bytes = max(self._step.peak_bytes, self.live_bytes)
             call = _call(func, args, kwargs, output, outputs)
             if call is not None:
                 self._step.calls[self._part(), call] += 1
@@ -209,12 +205,12 @@ class DryRun(TorchDispatchMode):
             return
         self._known.add(number)
         size = storage.nbytes()
-        self._live += size
+        self.live_bytes += size
         weakref.finalize(storage, self._free, number, size).atexit = False
 
     def _free(self, number: int, size: int) -> None:
         self._known.discard(number)
-        self._live -= size
+        self.live_bytes -= size
 
     def _part(self) -> str:
         if self._stage:

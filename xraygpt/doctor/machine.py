@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,22 +20,17 @@ COPIED_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 """Size of the tensor whose copy gives the bandwidth; larger than the caches."""
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 Clock = Callable[[], float]
 """Tells seconds: `time.perf_counter`, or on a CPU that others use too `time.process_time`."""
 
 
 def timed(run: Callable[[], object], device: torch.device, clock: Clock = time.perf_counter) -> float:
     """Return the seconds that a call takes, the work that it leaves to a GPU included."""
-    synchronize(device)
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     start = clock()
     run()
-    synchronize(device)
+    wait()
     return clock() - start
 
 
