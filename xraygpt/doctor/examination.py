@@ -216,7 +216,6 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     if sharded:
         found.notes.append("run.parallel: memory is that of a shard, time is without sending weights about")
     training = DryTraining(run, task, model, dry, precision, shards=processes if sharded else 1)
-    calibration = Calibration(device)
 
     began = time.perf_counter()
     if stream is None:
@@ -227,6 +226,8 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     loading = found.loading_seconds / found.batch  # of one image
     found.steps = run.max_epoch * (run.iters_per_epoch or (stream.one_pass() if stream is not None else 0))
     batch = images
+    rows: list[int] = []
+    fill: Step | None = None
     if frozen is not None and run.feature_cache is not None:
         sets = stream.datasets if isinstance(stream, TrainStream) else []
         rows = [len(data) * run.feature_cache.crops for data in sets]
@@ -234,8 +235,6 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         found.cache_bytes = sum(index.nbytes for index in indices)
         many = of_size(images, BATCH_SIZE)
         fill = training.without_gradient(lambda samples: frozen.encode(images_of(samples)), many)
-        seconds = calibration.measure(fill, budget / 10).total / BATCH_SIZE + loading
-        found.once["the features are computed"] = sum(rows) * seconds / processes
         if isinstance(stream, TrainStream):
             stream.datasets = [data.with_processor(None) for data in sets]
             batch = _load(stream, found, budget / 10)
@@ -247,11 +246,15 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
     found.memory = training.memory(step, GPU_CONTEXT if device.type == "cuda" else resident_bytes())
     found.largest_batch = _largest_batch(training, longest, found)
     left = max(budget - (time.perf_counter() - began), budget / 2)
-    found.durations = calibration.measure(typical, left * 0.7)
+    calibration = Calibration(device)  # after the memory of this process was asked for
+    found.durations = calibration.measure(typical, left * 0.6)
     found.parts = _parts(model, typical, found.durations)
+    if fill is not None:
+        seconds = calibration.measure(fill, left * 0.2).total / BATCH_SIZE + loading
+        found.once["the features are computed"] = sum(rows) * seconds / processes
     sizes = _sizes_of_splits(run, datasets, found)
     if any(sizes.values()):
-        scoring = _scoring_seconds(run, training, images, calibration, found, left * 0.3)
+        scoring = _scoring_seconds(run, training, images, calibration, found, left * 0.2)
         together = processes if run.use_dist_eval_sampler else 1
         for name, place in (("validation", found.each_epoch), ("test", found.once)):
             if sizes.get(name) and scoring is not None:
