@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.measuring import PeakMemory
 from xraygpt.datasets.batch import Sample
 from xraygpt.datasets.builders import BuildInfo, DatasetConfig, MIMICBuilder
 from xraygpt.datasets.datasets.annotations import ANNOTATION_FILE
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import BatchLoader, EvalStream
-from xraygpt.doctor.machine import PeakMemory, resident_bytes
+from xraygpt.doctor.machine import resident_bytes
 
 BATCH, WORKERS = 64, 2
 TEXT = (

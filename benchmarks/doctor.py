@@ -30,7 +30,7 @@ from benchmarks.report_models import SIZES, Data, build_ours
 from benchmarks.training_step import step
 from xraygpt.common.precision import Precision
 from xraygpt.common.run_config import RunConfig
-from xraygpt.doctor.calibration import Durations, time_step
+from xraygpt.doctor.calibration import Calibration, Durations
 from xraygpt.doctor.dry_run import DryRun
 from xraygpt.doctor.examination import DryTraining, examine
 from xraygpt.doctor.machine import Clock, timed
@@ -80,10 +80,9 @@ def compare_size(name: str, clock: Clock) -> tuple[str, Durations]:
     with dry, torch.device(CPU):
         skeleton = build_ours(size, CPU, FLOAT32)
     dry.count(skeleton)
-    training = DryTraining(RunConfig(), BaseTask(), skeleton, dry, CPU, FLOAT32)
-    training.step(samples)
+    training = DryTraining(RunConfig(), BaseTask(), skeleton, dry, FLOAT32)
     expected = training.step(samples)
-    memory = training.memory(samples, 0)
+    memory = training.memory(expected, 0)
 
     ours = build_ours(size, CPU, FLOAT32)
     ours.train()
@@ -91,7 +90,7 @@ def compare_size(name: str, clock: Clock) -> tuple[str, Durations]:
     flop = counted_flop(run)
     peak = peak_bytes(lambda: [run() for _ in range(ROUNDS)], CPU)
     before = [timed(run, CPU, clock) for _ in range(ROUNDS)]
-    durations = time_step(expected, CPU, 10.0, clock)
+    durations = Calibration(CPU, clock).measure(expected, 10.0)
     after = [timed(run, CPU, clock) for _ in range(ROUNDS)]
     found = statistics.median(before + after)
     gflop = sum(expected.flop.values()) / 1e9

@@ -38,7 +38,7 @@ from xraygpt.datasets.builders.base_dataset_builder import BaseDatasetBuilder, B
 from xraygpt.datasets.stream import BatchLoader, TrainStream
 from xraygpt.doctor.dry_run import DryRun
 from xraygpt.doctor.examination import DryTraining
-from xraygpt.doctor.machine import GIB, device_name, timed
+from xraygpt.doctor.machine import device_name, timed
 from xraygpt.preparation.cli import main as prepare
 from xraygpt.runners.compiling import compile_blocks, use_liger
 from xraygpt.tasks.base_task import BaseTask
@@ -207,13 +207,12 @@ def _memory(
     with dry, torch.device(device):
         skeleton = build_ours(SIZES[plan.size], device, precision)
     dry.count(skeleton)
-    training = DryTraining(RunConfig(), BaseTask(), skeleton, dry, device, precision)
+    training = DryTraining(RunConfig(), BaseTask(), skeleton, dry, precision)
     data = Data.draw(SIZES[plan.size], batch, torch.device("cpu"), tokens)
-    training.step(data.samples())
-    memory = training.memory(data.samples(), 0)
+    memory = training.memory(training.step(data.samples()), 0)
     expected = memory.gradients + memory.activations
-    found = "not measured" if measured is None else f"{measured / GIB:.2f} GiB"
-    return f"Memory beside weights and optimizer: {found}; the doctor expects {expected / GIB:.2f} GiB."
+    found = "not measured" if measured is None else f"{measured / 2**30:.2f} GiB"
+    return f"Memory beside weights and optimizer: {found}; the doctor expects {expected / 2**30:.2f} GiB."
 
 
 def _generation(plan: Plan, device: torch.device, precision: Precision) -> str:

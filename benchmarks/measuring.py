@@ -7,20 +7,24 @@ medians of ratios within a round. The matrix product that gives the ceiling take
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from xraygpt.common.precision import DTYPES, Precision, resolve_device, resolve_precision
-from xraygpt.doctor.machine import MatrixProduct, PeakMemory, device_name, timed
+from xraygpt.doctor.machine import device_name, matrix_product, resident_bytes, timed
 
 LONGEST_PRODUCT = 1.0
 """Seconds of matrix products in a round, at most."""
@@ -138,7 +142,7 @@ def measure(
     title: str, ways: Sequence[Way], device: torch.device, precision: Precision, rounds: int
 ) -> Results:
     """Run all ways in turns; the first run of each counts operations, the second one memory."""
-    product = MatrixProduct(device, precision.dtype)
+    product, product_flop = matrix_product(device, precision.dtype)
     flops = [counted_flop(way.run) for way in ways]
     peaks = [peak_bytes(way.run, device) for way in ways]
     timed(product, device)
@@ -159,7 +163,7 @@ def measure(
             Measured(way.name, way.images, way.tokens, times, flop, peak)
             for way, times, flop, peak in zip(ways, of_ways, flops, peaks, strict=True)
         ],
-        ceiling=Measured("matrix product", 1, 1, of_product, repeats * product.flop, None),
+        ceiling=Measured("matrix product", 1, 1, of_product, repeats * product_flop, None),
         device=device_name(device),
         precision=next(name for name, dtype in DTYPES.items() if dtype == precision.dtype),
     )
@@ -170,6 +174,46 @@ def counted_flop(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+class PeakMemory:
+    """The most memory that what runs inside ``with`` takes beside what was there before, such as weights.
+
+    On a GPU it is that of PyTorch's tensors, on the CPU what the process grows by; None where the system does
+    not tell (only Linux does).
+    """
+
+    bytes: int | None = None
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> Self:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = int(torch.cuda.memory_allocated(self.device))
+        else:
+            release_free_memory()
+            self._before = resident_bytes()
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.device.type == "cuda":
+            self.bytes = int(torch.cuda.max_memory_allocated(self.device)) - self._before
+        elif sys.platform == "linux":
+            status = Path("/proc/self/status").read_text().splitlines()
+            peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+            self.bytes = peak - self._before
+
+
+def release_free_memory() -> None:
+    """Give memory that was freed back to the system, where its C library can be asked to."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:

@@ -6,7 +6,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from xraygpt.doctor.calibration import run_alone, time_step
+from xraygpt.doctor.calibration import Calibration, run_alone
 from xraygpt.doctor.dry_run import OUTSIDE, DryRun, Step
 
 CPU = torch.device("cpu")
@@ -45,6 +45,24 @@ def test_operations_are_those_of_a_real_step() -> None:
     assert sum(step.flop.values()) == counter.get_total_flops()
     assert {part for part, flop in step.flop.items() if flop} == {"layers", "head"}
     assert OUTSIDE in step.flop
+
+
+def test_the_backward_pass_of_a_part_counts_there() -> None:
+    rows, width = 3, 64
+    layer = 2 * 20 * rows * width * 4 * width
+    head = 2 * 10 * rows * width * 50
+    # Forward, gradients of the weights and of the inputs, each as much.
+    assert dry_step(rows, width).flop == {"table": 0, "layers": 6 * layer, "head": 3 * head, OUTSIDE: 0}
+
+
+def test_what_stays_behind_does_not_take_the_backward_pass_of_others() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    dry = DryRun(CPU)
+    with dry, dry.recording(net) as step:
+        # Nothing is learnt of the inputs, so nothing tells when the first layer's backward pass is over.
+        sum(net(torch.rand(2, 8)).sum() for _ in range(2)).backward()
+    first, last = 2 * 2 * 8 * 16, 2 * 2 * 16 * 4
+    assert step.flop == {"0": 2 * 2 * first, "1": 0, "2": 2 * 3 * last, OUTSIDE: 0}
 
 
 def test_memory_grows_with_the_batch_and_is_given_back() -> None:
@@ -93,7 +111,7 @@ def test_operations_can_be_run_alone() -> None:
 
 @pytest.mark.parametrize("budget", [0.0, 5.0])
 def test_every_part_takes_time(budget: float) -> None:
-    durations = time_step(dry_step(2, width=8), CPU, budget)
+    durations = Calibration(CPU).measure(dry_step(2, width=8), budget)
     assert durations.measured == pytest.approx(1.0 if budget else 0.0)
     assert durations.total == pytest.approx(sum(durations.parts.values()))
     assert all(durations.parts[part] > 0 for part in ("table", "layers", "head"))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -24,26 +23,18 @@ OVERHEAD_LAYERS, OVERHEAD_WIDTH, OVERHEAD_STEPS = 4, 8, 7
 """Of the small model that tells how long Python takes between two operations."""
 LONG = 0.1
 """Seconds after which one run of an operation is enough."""
-
 FLUSHED_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """What is written between two runs of an operation: a step finds its operands in the outer caches at most."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rates:
     """What this machine reaches."""
 
-    matrix: dict[torch.dtype, float]
-    """Operations a second of a large matrix product, by number format."""
     copy: float
     """Bytes a second, read and written, of a large copy."""
-
-    @classmethod
-    def measure(cls, device: torch.device, dtypes: Iterable[torch.dtype]) -> Rates:
-        """Measure this machine."""
-        return cls(
-            {dtype: matrix_rate(device, dtype) for dtype in sorted(dtypes, key=str)}, copy_rate(device)
-        )
+    matrix: dict[torch.dtype, float] = field(default_factory=dict)
+    """Operations a second of a large matrix product, by number format."""
 
     def arithmetic(self, call: Call) -> float:
         """Return the seconds that the arithmetic of an operation takes at these rates; 0 without any."""
@@ -72,71 +63,85 @@ class Durations:
         return sum(self.parts.values())
 
 
-def time_step(step: Step, device: torch.device, budget: float, clock: Clock = time.perf_counter) -> Durations:
-    """Return how long a step takes, from running its operations one by one with random numbers.
-
-    The longest kinds are run first; what is left when the time is up is computed from the machine's rates.
+class Calibration:
+    """What is known of the speed of a device; whatever is measured is measured once.
 
     Args:
-        budget: seconds that this may take, about.
         clock: measures the operations.
     """
-    times: Counter[Call] = Counter()
-    for (_, call), number in step.calls.items():
-        times[call] += number
-    rates = Rates.measure(device, {call.dtype for call in times if call.flop})
-    cache = torch.ones(FLUSHED_BYTES[device.type] // 4, device=device)
-    seconds: dict[Call, float] = {}
-    between = call_overhead(clock) if device.type == "cpu" and budget > 0 else 0.0
-    end = time.perf_counter() + budget
-    for call in sorted(times, key=lambda call: rates.seconds(call) * times[call], reverse=True):
-        if time.perf_counter() + 2 * rates.seconds(call) < end:
-            found = run_alone(call, device, cache.zero_, clock)
-            if found is not None:
-                seconds[call] = found
-    parts: dict[str, float] = defaultdict(float)
-    ideal: dict[str, float] = defaultdict(float)
-    known = 0.0
-    for (part, call), number in step.calls.items():
-        parts[part] += number * (seconds.get(call, rates.seconds(call)) + between)
-        ideal[part] += number * rates.arithmetic(call)
-        known += number * (seconds[call] + between) if call in seconds else 0.0
-    total = sum(parts.values())
-    return Durations(dict(parts), dict(ideal), known / total if total else 1.0, rates)
 
+    def __init__(self, device: torch.device, clock: Clock = time.perf_counter) -> None:
+        self.device, self.clock = device, clock
+        self.rates = Rates(copy_rate(device))
+        self._seconds: dict[Call, float | None] = {}
+        self._cache = torch.ones(FLUSHED_BYTES[device.type] // 4, device=device)
 
-@cache
-def call_overhead(clock: Clock = time.perf_counter) -> float:
-    """Return the seconds that a step takes for each operation beside the operation itself: for the Python of
-    modules and the graph of the backward pass.
+    def measure(self, step: Step, budget: float) -> Durations:
+        """Return how long a step takes, from running its operations one by one with random numbers.
 
-    Found with a language model so small that its operations take next to no time: what a step of it takes
-    longer than its operations one by one. On a GPU, which computes meanwhile, this is nothing to wait for.
-    """
-    cpu = torch.device("cpu")
-    width = OVERHEAD_WIDTH
-    sizes: dict[str, Any] = {
-        "hidden_size": width,
-        "intermediate_size": width,
-        "num_attention_heads": 1,
-        "vocab_size": width,
-    }
-    config = LlamaConfig(**sizes, num_hidden_layers=OVERHEAD_LAYERS)
+        The longest kinds are run first; what is left when the time is up is computed from the device's rates.
 
-    def build() -> Callable[[], None]:
-        model = LlamaForCausalLM._from_config(config).requires_grad_(False)
-        embeds = torch.zeros(1, width, width, requires_grad=True)
-        return lambda: model(inputs_embeds=embeds, use_cache=False).logits.sum().backward()
+        Args:
+            budget: seconds that this may take, about.
+        """
+        rates, seconds = self.rates, self._seconds
+        times: Counter[Call] = Counter()
+        for (_, call), number in step.calls.items():
+            times[call] += number
+        for dtype in sorted({call.dtype for call in times if call.flop} - set(rates.matrix), key=str):
+            rates.matrix[dtype] = matrix_rate(self.device, dtype)
+        between = self.overhead if self.device.type == "cpu" and budget > 0 else 0.0
+        end = time.perf_counter() + budget
+        for call in sorted(times, key=lambda call: rates.seconds(call) * times[call], reverse=True):
+            if call not in seconds and time.perf_counter() + 2 * rates.seconds(call) < end:
+                seconds[call] = run_alone(call, self.device, self._cache.zero_, self.clock)
+        parts: dict[str, float] = defaultdict(float)
+        ideal: dict[str, float] = defaultdict(float)
+        known = 0.0
+        for (part, call), number in step.calls.items():
+            alone = seconds.get(call)
+            all_of_them = number * ((rates.seconds(call) if alone is None else alone) + between)
+            parts[part] += all_of_them
+            ideal[part] += number * rates.arithmetic(call)
+            known += all_of_them if alone is not None else 0.0
+        total = sum(parts.values())
+        return Durations(dict(parts), dict(ideal), known / total if total else 1.0, rates)
 
-    dry = DryRun(cpu)
-    with dry:
+    @cached_property
+    def overhead(self) -> float:
+        """Seconds that a step takes for each operation beside the operation itself: for the Python of modules
+        and the graph of the backward pass.
+
+        Found with a language model so small that its operations take next to no time: what a step of it
+        takes longer than its operations one by one. On a GPU, which computes meanwhile, this is nothing to
+        wait for.
+        """
+        width, cpu = OVERHEAD_WIDTH, torch.device("cpu")
+        config = LlamaConfig(
+            hidden_size=width,
+            intermediate_size=width,
+            num_attention_heads=1,
+            num_hidden_layers=OVERHEAD_LAYERS,
+            vocab_size=width,
+        )
+
+        def build() -> Callable[[], None]:
+            model = LlamaForCausalLM._from_config(config).requires_grad_(False)
+            embeds = torch.zeros(1, width, width, requires_grad=True)
+            return lambda: model(inputs_embeds=embeds, use_cache=False).logits.sum().backward()
+
+        dry = DryRun(cpu)
+        with dry:
+            run = build()
+            with dry.recording(torch.nn.Module()) as step:
+                run()
         run = build()
-        with dry.recording(torch.nn.Module()) as step:
-            run()
-    run = build()
-    whole = [timed(run, cpu, clock) for _ in range(OVERHEAD_STEPS)]
-    alone = sum((run_alone(c, cpu, lambda: None, clock) or 0.0) * n for (_, c), n in step.calls.items())
-    return max(statistics.median(whole) - alone, 0.0) / sum(step.calls.values())
+        whole = statistics.median(timed(run, cpu, self.clock) for _ in range(OVERHEAD_STEPS))
+        alone = sum(
+            (run_alone(call, cpu, lambda: None, self.clock) or 0.0) * number
+            for (_, call), number in step.calls.items()
+        )
+        return max(whole - alone, 0.0) / sum(step.calls.values())
 
 
 def run_alone(
@@ -171,6 +176,7 @@ def _filled(spec: TensorSpec, device: torch.device) -> Tensor:
         content: Tensor = spec.content.to(device)
         return content
     tensor = torch.empty_strided(spec.shape, spec.stride, dtype=spec.dtype, device=device)
-    if not all(spec.stride):  # an expanded tensor, which cannot be filled
-        return tensor
-    return tensor.uniform_(-1, 1) if spec.dtype.is_floating_point else tensor.zero_()
+    # All that lies there, since elements of an expanded tensor share their place and cannot be set.
+    flat = torch.empty(0, dtype=spec.dtype, device=device).set_(tensor.untyped_storage())
+    flat.uniform_(-1, 1) if spec.dtype.is_floating_point else flat.zero_()
+    return tensor

@@ -47,13 +47,8 @@ def as_dict(found: Examination) -> dict[str, Any]:
     """Return the figures as plain values, those that follow from others included."""
     figures = asdict(found)
     if found.memory is not None and found.durations is not None:
-        figures |= {
-            "flop": found.flop,
-            "step_seconds": found.step_seconds,
-            "run_seconds": found.run_seconds,
-            "images_per_second": found.images_per_second,
-            "peak_bytes": found.memory.peak,
-        }
+        follow = ("flop", "step_seconds", "run_seconds", "images_per_second")
+        figures |= {name: getattr(found, name) for name in follow} | {"peak_bytes": found.memory.peak}
         figures["durations"]["rates"]["matrix"] = {
             str(dtype).removeprefix("torch."): rate for dtype, rate in found.durations.rates.matrix.items()
         }
@@ -106,26 +101,22 @@ def _parts(found: Examination) -> str:
 def _memory(found: Examination) -> str:
     memory = found.memory
     assert memory is not None
-    rows = {
-        "weights": memory.weights,
-        "gradients": memory.gradients,
-        "optimizer": memory.optimizer,
-        "activations": memory.activations,
-        "program and data": memory.program,
-    }
-    text = ", ".join(f"{name} {format_bytes(value)}" for name, value in rows.items())
-    most = f"the largest batch that fits is {found.largest_batch:,}"
-    if not found.largest_batch:
-        most = "not even one image fits"
-    several = (
-        f" a process, {format_bytes(found.processes * memory.peak)} in all" if found.processes > 1 else ""
+    text = ", ".join(
+        f"{name.replace('program', 'program and data')} {format_bytes(value)}"
+        for name, value in asdict(memory).items()
     )
-    return (
-        f"Memory: {format_bytes(memory.peak)}{several} at the peak, with the longest report throughout "
-        f"({text}).\n"
-        f"There is {format_bytes(found.total_memory)}; {most}."
-        + (f"\nDisk: the feature cache needs {format_bytes(found.cache_bytes)}." if found.cache_bytes else "")
-    )
+    many = found.largest_batch
+    most = f"the largest batch that fits is {many:,}" if many else "not even one image fits"
+    peak = format_bytes(memory.peak)
+    if found.processes > 1:
+        peak += f" a process, {format_bytes(found.processes * memory.peak)} in all"
+    lines = [
+        f"Memory: {peak} at the peak, with the longest report throughout ({text}).",
+        f"There is {format_bytes(found.total_memory)}; {most}.",
+    ]
+    if found.cache_bytes:
+        lines.append(f"Disk: the feature cache needs {format_bytes(found.cache_bytes)}.")
+    return "\n".join(lines)
 
 
 def _time(found: Examination) -> str:

@@ -102,12 +102,15 @@ class DryRun(TorchDispatchMode):
         super().__init__()
         self.device = device
         self._fake = FakeTensorMode()
-        self._live = 0
+        self.live_bytes = 0
+        """Bytes of the tensors that live now."""
         self._known: set[int] = set()
         self._step: Step | None = None
         self._stage = ""
         self._parents: Callable[[], set[str]] = set
         self._prefixes: dict[str, str] = {}
+        self._entered: list[str] = []
+        """Keys of `_prefixes` of the parts that are running, the last one on top."""
 
     def __enter__(self) -> DryRun:
         self._fake.__enter__()
@@ -117,11 +120,6 @@ class DryRun(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._fake.__exit__(*error)
-
-    @property
-    def live_bytes(self) -> int:
-        """Bytes of the tensors that live now."""
-        return self._live
 
     def count(self, model: nn.Module) -> None:
         """Count the memory of a model that was built outside, too."""
@@ -142,7 +140,7 @@ class DryRun(TorchDispatchMode):
         """Record what runs inside, by the children of `model`."""
         root = type(model).__name__
         self._prefixes = {f"{root}.{name}": name for name, _ in model.named_children()}
-        step = self._step = Step(peak_bytes=self._live)
+        step = self._step = Step(peak_bytes=self.live_bytes)
         try:
             with ModuleTracker() as tracker:
                 self._parents = lambda: tracker.parents
@@ -164,10 +162,9 @@ class DryRun(TorchDispatchMode):
                 return self._note(func, args, kwargs, func(*args, **kwargs))
         if func is aten._local_scalar_dense.default:
             return 0.0 if args[0].dtype.is_floating_point else 0
-        fake_args, fake_kwargs = (
-            tree_map_only(Tensor, self._as_fake, each)
-            for each in (_with_positions(args) if func in INDEXING else args, kwargs)
-        )
+        fake_args, fake_kwargs = _with_positions(args) if func in INDEXING else args, kwargs
+        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            fake_args, fake_kwargs = tree_map_only(Tensor, self._as_fake, (fake_args, fake_kwargs))
         output = func(*fake_args, **fake_kwargs)
         if not tensors and isinstance(output, Tensor) and not output.dtype.is_floating_point:
             with unset_fake_temporarily():
@@ -194,7 +191,7 @@ class DryRun(TorchDispatchMode):
         for tensor in outputs:
             self._count(tensor)
         if self._step is not None:
-            self._step.peak_bytes = max(self._step.peak_bytes, self._live)
+            self._step.peak_bytes = max(self._step.peak_bytes, self.live_bytes)
             call = _call(func, args, kwargs, output, outputs)
             if call is not None:
                 self._step.calls[self._part(), call] += 1
@@ -208,22 +205,21 @@ class DryRun(TorchDispatchMode):
             return
         self._known.add(number)
         size = storage.nbytes()
-        self._live += size
+        self.live_bytes += size
         weakref.finalize(storage, self._free, number, size).atexit = False
 
     def _free(self, number: int, size: int) -> None:
         self._known.discard(number)
-        self._live -= size
+        self.live_bytes -= size
 
     def _part(self) -> str:
         if self._stage:
             return self._stage
-        for parent in self._parents():
-            names = parent.split(".", 2)
-            part = self._prefixes.get(".".join(names[:2]))
-            if part is not None:
-                return part
-        return OUTSIDE
+        inside = {".".join(parent.split(".", 2)[:2]) for parent in self._parents()}
+        # The tracker leaves a part without gradients of its inputs only when the backward pass is over.
+        stayed = [name for name in self._entered if name in inside]
+        self._entered = stayed + [name for name in self._prefixes if name in inside and name not in stayed]
+        return self._prefixes[self._entered[-1]] if self._entered else OUTSIDE
 
 
 def _with_positions(args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -244,10 +240,8 @@ def _call(func: Any, args: Any, kwargs: Any, output: Any, outputs: list[Tensor])
     """Describe an operation; None for one that only looks at its input in another way."""
     if func.is_view or not outputs:
         return None
-    specs = tuple(tree_map_only(Tensor, TensorSpec.of, _hashable(arg)) for arg in args)
-    named = tuple(
-        (name, tree_map_only(Tensor, TensorSpec.of, _hashable(kwargs[name]))) for name in sorted(kwargs)
-    )
+    arguments = _hashable((args, sorted(kwargs.items())))
+    specs, named = tree_map_only(Tensor, TensorSpec.of, arguments)
     formula = flop_registry.get(func.overloadpacket)
     flop = int(formula(*args, **kwargs, out_val=output)) if formula is not None else 0
     inputs = [leaf for leaf in tree_leaves((specs, named)) if isinstance(leaf, TensorSpec)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import astuple, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from xraygpt.common.config import Config
 from xraygpt.common.errors import ConfigError, XrayGPTError
@@ -24,7 +25,7 @@ from xraygpt.datasets.batch import Batch, images_of
 from xraygpt.datasets.feature_cache import FeatureIndex
 from xraygpt.datasets.shard_stream import ShardStream
 from xraygpt.datasets.stream import TrainStream, train_stream
-from xraygpt.doctor.calibration import Durations, time_step
+from xraygpt.doctor.calibration import Calibration, Durations
 from xraygpt.doctor.dry_run import DryRun, Step
 from xraygpt.doctor.machine import device_name, resident_bytes, total_memory
 from xraygpt.doctor.skeleton import (
@@ -34,12 +35,11 @@ from xraygpt.doctor.skeleton import (
     next_token,
     of_size,
     with_features,
-    with_known_encoder,
-    with_length,
-    without_pixels,
+    with_released_encoder,
 )
 from xraygpt.models.base_model import BaseModel
-from xraygpt.models.vision_tower import VisionTowerConfig
+from xraygpt.models.vision_tower import preprocessing_for
+from xraygpt.runners.compiling import block_lists
 from xraygpt.runners.feature_cache import BATCH_SIZE
 from xraygpt.tasks import setup_task
 from xraygpt.tasks.base_task import BaseTask, Splits, datasets_of
@@ -65,18 +65,18 @@ times were measured, see docs/performance.md; on a GPU PyTorch counts tensors.""
 class Memory:
     """Bytes of one process."""
 
-    program: int
-    """Before there is a model: libraries, data, on a GPU its context."""
     weights: int
     gradients: int
     optimizer: int
     activations: int
     """Whatever else lives at the peak of a step."""
+    program: int
+    """Before there is a model: libraries, data, on a GPU its context."""
 
     @property
     def peak(self) -> int:
         """All together."""
-        return self.program + self.weights + self.gradients + self.optimizer + self.activations
+        return sum(astuple(self))
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Part:
     """A part of the model, or what a step does outside of them."""
 
     name: str
-    parameters: int = 0
-    trained: int = 0
-    nbytes: int = 0
-    flop: int = 0
-    seconds: float = 0.0
+    parameters: int
+    trained: int
+    nbytes: int
+    flop: int
+    seconds: float
 
 
 @dataclass
@@ -180,6 +180,9 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         raise ConfigError(f"--processes must be at least 1, got {processes}")
     cfg = Config(args)
     run = cfg.run_cfg
+    sharded = run.parallel.strategy == "fsdp"
+    if sharded and processes == 1:
+        raise ConfigError("run.parallel.strategy is fsdp: tell over how many processes (--processes N)")
     device = resolve_device(run.device)
     precision = resolve_precision(run.precision, run.amp, device)
     cores = available_cores()
@@ -198,86 +201,91 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         total_memory=total_memory(device),
         epochs=run.max_epoch,
     )
-    model_class = registry.get_model_class(cfg.arch, BaseModel)
     task = setup_task(cfg)
-    if isinstance(cfg.model_cfg, VisionTowerConfig):
-        cfg.model_cfg, problem = with_known_encoder(cfg.model_cfg)
-        if problem is not None:
-            found.problems.append(problem)
-            found.notes.append(f"model.vit_model: {ASSUMED_ENCODER}")
-    datasets: dict[str, Splits] = {}
-    for check in (
-        lambda: model_class.check_files(cfg.model_cfg),
-        lambda: datasets.update(task.build_datasets(cfg)),
-    ):
-        try:
-            check()
-        except XrayGPTError as error:
-            found.problems += re.split(r"\n(?=missing )", str(error))
-
+    datasets = _datasets(cfg, task, found)
     dry = DryRun(device)
     try:
-        model, notes = build_skeleton(cfg, device, dry)
+        model = build_skeleton(cfg, device, dry, found.notes)
         stream = _stream(cfg, model, datasets, processes) if datasets else None
-        part = model.frozen_part() if run.feature_cache is not None else None
-        if part is not None and isinstance(stream, ShardStream):
+        frozen = model.frozen_part() if run.feature_cache is not None else None
+        if frozen is not None and isinstance(stream, ShardStream):
             stream.dataset.with_processor(None)  # says that it cannot be cached
     except XrayGPTError as error:
         found.problems.append(str(error))
         return found
-    found.notes += notes
-    training = DryTraining(run, task, model, dry, device, precision)
+    if sharded:
+        found.notes.append("run.parallel: memory is that of a shard, time is without sending weights about")
+    training = DryTraining(run, task, model, dry, precision, shards=processes if sharded else 1)
+
     began = time.perf_counter()
-    images, seconds_an_image = _load(cfg, stream, found, budget / 10)
-    workers = max(min(found.num_workers, cores), 1)
-    batch, longest = images, _longest(stream, images)
+    if stream is None:
+        found.notes.append("no training data: time and memory are those of the longest reports allowed")
+        images: Mapping[str, Any] = invented_batch(cfg.model_cfg, found.batch, LONG_REPORT * LONG_REPEATS)
+    else:
+        images = _load(stream, found, budget / 10)
+    loading = found.loading_seconds / found.batch  # of one image
+    found.steps = run.max_epoch * (run.iters_per_epoch or (stream.one_pass() if stream is not None else 0))
+    batch = images
+    rows: list[int] = []
     fill: Step | None = None
-    if part is not None and run.feature_cache is not None:
-        settings, sets = run.feature_cache, stream.datasets if isinstance(stream, TrainStream) else []
-        rows = [len(data) * settings.crops for data in sets]
-        indices = [FeatureIndex(count, part.shape, settings.dtype, "fp32") for count in rows]
+    if frozen is not None and run.feature_cache is not None:
+        sets = stream.datasets if isinstance(stream, TrainStream) else []
+        rows = [len(data) * run.feature_cache.crops for data in sets]
+        indices = [FeatureIndex(count, frozen.shape, run.feature_cache.dtype, "fp32") for count in rows]
         found.cache_bytes = sum(index.nbytes for index in indices)
         many = of_size(images, BATCH_SIZE)
-        fill = training.without_gradient(lambda samples: part.encode(images_of(samples)), many)
+        fill = training.without_gradient(lambda samples: frozen.encode(images_of(samples)), many)
         if isinstance(stream, TrainStream):
             stream.datasets = [data.with_processor(None) for data in sets]
-            batch, _ = _load(cfg, stream, found, budget / 10)
-        batch, longest = (with_features(each, part.shape) for each in (batch, longest))
-    found.steps = run.max_epoch * (run.iters_per_epoch or (stream.one_pass() if stream is not None else 0))
+            batch = _load(stream, found, budget / 10)
+        batch = with_features(batch, frozen.shape)
 
     typical = training.step(batch)
-    program = GPU_CONTEXT if device.type == "cuda" else resident_bytes()
-    found.memory = training.memory(longest, program)
+    longest = batch if stream is None else _longest(stream, batch)
+    step = typical if stream is None else training.step(longest)
+    found.memory = training.memory(step, GPU_CONTEXT if device.type == "cuda" else resident_bytes())
     found.largest_batch = _largest_batch(training, longest, found)
     left = max(budget - (time.perf_counter() - began), budget / 2)
-    found.durations = time_step(typical, device, left * 0.6)
+    calibration = Calibration(device)  # after the memory of this process was asked for
+    found.durations = calibration.measure(typical, left * 0.6)
     found.parts = _parts(model, typical, found.durations)
     if fill is not None:
-        encoding = time_step(fill, device, left * 0.2).total / BATCH_SIZE
-        each = encoding + seconds_an_image / workers
-        found.once["the features are computed"] = sum(rows) * each / processes
-    _evaluation(cfg, training, datasets, images, seconds_an_image / workers, found, left * 0.2)
+        seconds = calibration.measure(fill, left * 0.2).total / BATCH_SIZE + loading
+        found.once["the features are computed"] = sum(rows) * seconds / processes
+    sizes = _sizes_of_splits(run, datasets, found)
+    if any(sizes.values()):
+        scoring = _scoring_seconds(run, training, images, calibration, found, left * 0.2)
+        together = processes if run.use_dist_eval_sampler else 1
+        for name, place in (("validation", found.each_epoch), ("test", found.once)):
+            if sizes.get(name) and scoring is not None:
+                place[name] = sizes[name] * (scoring + loading) / together
     return found
 
 
-def _evaluation(
-    cfg: Config,
-    training: DryTraining,
-    datasets: dict[str, Splits],
-    images: Mapping[str, Any],
-    loading: float,
-    found: Examination,
-    budget: float,
-) -> None:
-    """Set what scoring takes: the validation after each epoch, the test at the end.
+def _datasets(cfg: Config, task: BaseTask, found: Examination) -> dict[str, Splits]:
+    """Return the data sets; none if files of theirs are missing, which is noted with all else that is."""
+    datasets: dict[str, Splits] = {}
 
-    Args:
-        loading: seconds that an image takes.
-    """
-    run, model = cfg.run_cfg, training.model
-    splits = {"validation": run.valid_splits, "test": run.test_splits}
+    def complete(check: Callable[[], object]) -> bool:
+        try:
+            check()
+        except XrayGPTError as error:
+            found.problems += re.split(r"\n(?=missing )", str(error))
+            return False
+        return True
+
+    if not complete(lambda: preprocessing_for(cfg.model_cfg)):
+        cfg.model_cfg = with_released_encoder(cfg.model_cfg)
+        found.notes.append(ASSUMED_ENCODER)
+    complete(lambda: registry.get_model_class(cfg.arch, BaseModel).check_files(cfg.model_cfg))
+    complete(lambda: datasets.update(task.build_datasets(cfg)))
+    return datasets
+
+
+def _sizes_of_splits(run: RunConfig, datasets: dict[str, Splits], found: Examination) -> dict[str, int]:
+    """Return the samples that the validation has and the test, as far as there is data."""
     sizes: dict[str, int] = {}
-    for name, chosen in splits.items():
+    for name, chosen in (("validation", run.valid_splits), ("test", run.test_splits)):
         try:
             sizes[name] = sum(len(data) for split in chosen for data in datasets_of(datasets, split))
         except XrayGPTError as error:
@@ -285,33 +293,45 @@ def _evaluation(
                 found.problems.append(str(error))
             else:
                 found.notes.append(f"{name} is not counted, as there is no data")
-    if not any(sizes.values()):
-        return
+    return sizes
+
+
+def _scoring_seconds(
+    run: RunConfig,
+    training: DryTraining,
+    images: Mapping[str, Any],
+    calibration: Calibration,
+    found: Examination,
+    budget: float,
+) -> float | None:
+    """Return what the model takes for an image of a validation or test; None where that is not known."""
+    model = training.model
     if run.task not in ("image_text_pretrain", "report_generation"):
         found.notes.append(f"validation and test of the task {run.task} are not counted")
-        return
+        return None
     size = run.batch_size_eval if run.batch_size_eval != "auto" else CPU_BATCH
     forward = training.without_gradient(model, of_size(images, size))
-    seconds = time_step(forward, training.device, budget / 2).total
+    seconds = calibration.measure(forward, budget / 2).total
     if run.task == "report_generation":
         if not hasattr(model, "llama_model"):
             found.notes.append("the writing of reports by this model is not counted")
-            return
+            return None
         tokens = run.generate.max_new_tokens
         token = training.without_gradient(next_token(model, size), {})
-        seconds += tokens * time_step(token, training.device, budget / 2).total
+        seconds += tokens * calibration.measure(token, budget / 2).total
         found.notes.append(
             f"writing a report is taken to be {tokens} tokens (run.generate.max_new_tokens) of one beam, "
             "without the attention to those before; reports that end earlier take less"
         )
-    together = found.processes if run.use_dist_eval_sampler else 1
-    for name, place in (("validation", found.each_epoch), ("test", found.once)):
-        if sizes.get(name):
-            place[name] = sizes[name] * (seconds / size + loading) / together
+    return seconds / size
 
 
 class DryTraining:
-    """Training steps of a skeleton."""
+    """Training steps of a skeleton, whose optimizer has its state already.
+
+    Args:
+        shards: processes that share the language model, what is trained, and the optimizer (FSDP2).
+    """
 
     def __init__(
         self,
@@ -319,19 +339,35 @@ class DryTraining:
         task: BaseTask,
         model: BaseModel,
         dry: DryRun,
-        device: torch.device,
         precision: Precision,
+        shards: int = 1,
     ) -> None:
-        self.task, self.model, self.dry, self.device, self.precision = task, model, dry, device, precision
+        self.task, self.model, self.dry, self.precision, self.shards = task, model, dry, precision, shards
         self.weights = dry.live_bytes
-        self.trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.gradients = sum(weight.nbytes for weight in trained)
         model.train()
         self.optimizer = build_optimizer(model, settings)
+        with dry:
+            for weight in trained:
+                weight.grad = torch.zeros_like(weight)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        leaves = tree_leaves(self.optimizer.state_dict())
+        self.state = sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+        named = model.named_parameters()
+        sharded = {
+            weight for name, weight in named if weight.requires_grad or name.startswith("llama_model.")
+        }
+        blocks = [_nbytes(sharded & {*block.parameters()}) for each in block_lists(model) for block in each]
+        self.sharded = _nbytes(sharded)
+        # A block is put together when its turn comes, and the next one meanwhile; the rest stays whole.
+        self.gathered = self.sharded - sum(blocks) + 2 * max(blocks, default=0)
 
     def step(self, batch: Mapping[str, Any]) -> Step:
-        """Make one step; the optimizer has its state from the first one on."""
+        """Make one step."""
         with self.dry:
-            samples: Any = without_pixels(batch, self.device)
+            samples = self._without_pixels(batch)
             with self.dry.recording(self.model) as step:
                 with self.precision.autocast():
                     loss = self.task.train_step(self.model, samples)
@@ -347,21 +383,24 @@ class DryTraining:
         """Run something on a batch as it runs in an evaluation."""
         self.model.eval()
         with self.dry, torch.no_grad():
-            samples: Any = without_pixels(batch, self.device)
+            samples = self._without_pixels(batch)
             with self.dry.recording(self.model) as step, self.precision.autocast():
                 run(samples)
         self.model.train()
         return step
 
-    def memory(self, batch: Mapping[str, Any], program: int) -> Memory:
-        """Return what a step with this batch takes; `program` is what there is before."""
-        peak = self.step(batch).peak_bytes
-        state = sum(
-            leaf.nbytes for leaf in tree_leaves(self.optimizer.state_dict()) if isinstance(leaf, Tensor)
-        )
-        rest = max(peak - self.weights - self.trained - state, 0)
-        rest = int(rest * SCATTERED[self.device.type])
-        return Memory(program, self.weights, self.trained, state, rest)
+    def memory(self, step: Step, program: int) -> Memory:
+        """Return what a step takes; `program` is what there is before."""
+        rest = max(step.peak_bytes - self.weights - self.gradients - self.state, 0)
+        elsewhere = 1 - 1 / self.shards
+        rest = int(rest * SCATTERED[self.dry.device.type] + self.gathered * elsewhere)
+        weights = self.weights - int(self.sharded * elsewhere)
+        return Memory(weights, self.gradients // self.shards, self.state // self.shards, rest, program)
+
+    def _without_pixels(self, batch: Mapping[str, Any]) -> Any:
+        """Return the batch with new tensors of the same shapes, which take no memory."""
+        empty = partial(torch.empty, device=self.dry.device)
+        return tree_map_only(Tensor, lambda each: empty(each.shape, dtype=each.dtype), dict(batch))
 
 
 def _stream(
@@ -380,17 +419,8 @@ def _stream(
     )
 
 
-def _load(
-    cfg: Config, stream: TrainStream | ShardStream | None, found: Examination, budget: float
-) -> tuple[Mapping[str, Any], float]:
-    """Return a batch of middling length, from those loaded in the time, and the seconds that a sample takes.
-
-    Sets `found.loading`.
-    """
-    size = cfg.run_cfg.batch_size_train
-    if stream is None:
-        found.notes.append("no training data: time and memory are those of the longest reports allowed")
-        return with_length(invented_batch(cfg, size), LONG_REPORT * LONG_REPEATS), 0.0
+def _load(stream: TrainStream | ShardStream, found: Examination, budget: float) -> Mapping[str, Any]:
+    """Return a batch of middling length, from those loaded in the time; set `found.loading`."""
     seconds: list[float] = []
     batches: list[Batch] = []
     began = time.perf_counter()
@@ -403,19 +433,18 @@ def _load(
         batches.append(loaded)
     found.loading = statistics.median(seconds[1:])
     batches.sort(key=lambda batch: max(map(len, batch["caption"])))
-    return batches[len(batches) // 2], found.loading / size
+    return batches[len(batches) // 2]
 
 
-def _longest(stream: TrainStream | ShardStream | None, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the batch with the longest report throughout."""
-    if stream is None:
-        return batch
+def _longest(stream: TrainStream | ShardStream, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the batch with the longest report throughout, in place of conversations too."""
     captions = batch["caption"] + [
         data.caption(index)
         for data in (stream.datasets if isinstance(stream, TrainStream) else ())
         for index in range(0, len(data), -(-len(data) // MOST_REPORTS))
     ]
-    return with_length(batch, max(captions, key=len))
+    others = {key: value for key, value in batch.items() if key != "turns"}
+    return {**others, "caption": [max(captions, key=len)] * len(batch["caption"])}
 
 
 def _largest_batch(training: DryTraining, longest: Mapping[str, Any], found: Examination) -> int:
@@ -423,35 +452,31 @@ def _largest_batch(training: DryTraining, longest: Mapping[str, Any], found: Exa
     assert found.memory is not None
     size = len(longest["image_id"])
     one = found.memory.peak
-    two = training.memory(of_size(longest, 2 * size), found.memory.program).peak
+    two = training.memory(training.step(of_size(longest, 2 * size)), found.memory.program).peak
     each = max((two - one) / size, 1.0)
-    usable = found.total_memory * USABLE[training.device.type]
+    usable = found.total_memory * USABLE[training.dry.device.type]
     return max(int(size + (usable - one) / each), 0)
 
 
+def _nbytes(weights: Iterable[Tensor]) -> int:
+    """Return the bytes that weights lie in, which are fewer than those of their elements if quantised."""
+    return sum(weight.untyped_storage().nbytes() for weight in weights)
+
+
 def _parts(model: BaseModel, step: Step, durations: Durations) -> list[Part]:
-    """Return the children of the model that hold or compute something, and the rest of the step."""
-    flop = step.flop
-    parts = []
-    for name, child in model.named_children():
-        weights = list(child.parameters())
-        part = Part(
-            name=name,
-            parameters=sum(p.numel() for p in weights),
-            trained=sum(p.numel() for p in weights if p.requires_grad),
-            nbytes=sum(p.nbytes for p in weights),
-            flop=flop.pop(name, 0),
+    """Return the children of the model and weights of its own, and the rest of the step."""
+    weights: dict[str, list[nn.Parameter]] = {name: [] for name, _ in model.named_children()}
+    for name, weight in model.named_parameters():
+        weights.setdefault(name.partition(".")[0], []).append(weight)
+    parts = [
+        Part(
+            name,
+            parameters=sum(weight.numel() for weight in own),
+            trained=sum(weight.numel() for weight in own if weight.requires_grad),
+            nbytes=_nbytes(own),
+            flop=step.flop.get(name, 0),
             seconds=durations.parts.get(name, 0.0),
         )
-        if part.parameters or part.seconds:
-            parts.append(part)
-    own = dict(model.named_parameters(recurse=False))
-    parts += [
-        Part(name, weight.numel(), weight.numel() if weight.requires_grad else 0, weight.nbytes)
-        for name, weight in own.items()
+        for name, own in (weights | {name: weights.get(name, []) for name in durations.parts}).items()
     ]
-    known = {part.name for part in parts}
-    for name, seconds in durations.parts.items():
-        if name not in known:
-            parts.append(Part(name, flop=flop.get(name, 0), seconds=seconds))
-    return parts
+    return [part for part in parts if part.parameters or part.seconds]
