@@ -16,8 +16,8 @@ from tests.toy import SIDE, ToyModel
 from xraygpt.common.errors import NonFiniteLossError
 from xraygpt.common.logger import MetricsWriter
 from xraygpt.common.precision import Precision
+from xraygpt.common.run_config import RunConfig
 from xraygpt.datasets.batch import Batch
-from xraygpt.models.generation import GenerationConfig
 from xraygpt.tasks import EvalContext, ImageTextPretrainTask, ReportGenerationTask, TrainContext
 from xraygpt.tasks.report_generation import ReportGenerationConfig
 from xraygpt.tasks.steps import StepLog
@@ -297,7 +297,7 @@ def test_validation_loss_does_not_depend_on_the_batches(tmp_path: Path) -> None:
 
 def test_reports_are_generated_written_and_scored(tmp_path: Path) -> None:
     cfg = SimpleNamespace(
-        run_cfg=SimpleNamespace(generate=GenerationConfig(), test_splits=[]),
+        run_cfg=RunConfig(),
         task_cfg=ReportGenerationConfig(best_metric="rouge_l"),
         datasets_cfg={"toy": None},
     )
