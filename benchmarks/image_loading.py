@@ -31,7 +31,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode
 
-from xraygpt.datasets.datasets.annotations import Annotation
+from xraygpt.datasets.datasets.annotations import Annotation, Annotations
 from xraygpt.datasets.datasets.base_dataset import BaseDataset
 from xraygpt.datasets.phantom.render import render_phantom
 from xraygpt.datasets.stream import BatchLoader, TrainStream
@@ -96,7 +96,9 @@ def measure(loads: dict[str, Load], rounds: int) -> dict[str, float]:
 def loader_rate(path: Path, processes: int) -> float:
     """Return the images/s that the loader of a training gives of copies of one file."""
     row = Annotation(path.stem, "The lungs are clear.", "train", path.stem, path.name)
-    data = BaseDataset(Blip2ImageTrainProcessor(image_size=224), vis_root=path.parent, annotations=[row])
+    data = BaseDataset(
+        Blip2ImageTrainProcessor(image_size=224), vis_root=path.parent, annotations=Annotations([row])
+    )
     batches = iter(BatchLoader(TrainStream([data], [1.0], BATCH, seed=0), num_workers=processes))
     for _ in range(2 * processes + 1):  # until the processes no longer hand over at the same time
         next(batches)

@@ -96,6 +96,7 @@ def file_sha256(path: Path) -> str:
 
 
 _MISSING = frozenset({"", "nan", "na", "n/a", "<na>", "null", "none"})
+_LONGEST = max(map(len, _MISSING))
 
 
 def is_missing(value: object) -> bool:
@@ -104,4 +105,6 @@ def is_missing(value: object) -> bool:
     That is None, blank text, or what pandas, R and SQL write for a missing value (``nan``, ``NA``, ``<NA>``,
     ``NULL``, ``None``, in any case). The one definition for every table and annotation file.
     """
+    if isinstance(value, str) and len(value) > _LONGEST and not (value[0].isspace() or value[-1].isspace()):
+        return False  # most texts: reports are long
     return value is None or str(value).strip().lower() in _MISSING

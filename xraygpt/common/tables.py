@@ -89,7 +89,10 @@ def read_table(path: Path, columns: Sequence[str] = (), each: str | None = None)
     ending = _ending(path, ENDINGS)
     if ending not in DELIMITERS:
         for position, value in read_objects(path):
-            yield from _object_rows(path, position, value, columns, each)
+            if each is not None and isinstance(value.get(each), list):
+                yield from _object_rows(path, position, value, columns, each)
+            else:
+                yield _row(path, position, value, columns)
         return
     with _open(path) as file:
         yield from _csv_rows(path, file, DELIMITERS[ending], columns)
@@ -350,11 +353,11 @@ class _JsonStream:
 
 
 def _object_rows(
-    path: Path, position: str, value: Mapping[str, Any], needed: Sequence[str], each: str | None
+    path: Path, position: str, value: Mapping[str, Any], needed: Sequence[str], each: str
 ) -> Iterator[Row]:
-    """Yield what an object of a JSON file gives: one row, or one for each text in its column `each`."""
-    listed = value.get(each) if each is not None else None
-    if isinstance(listed, list) and all(isinstance(entry, str | int | float) for entry in listed):
+    """Yield what an object of a JSON file with a list in its column `each` gives: one row for each text."""
+    listed = value[each]
+    if all(isinstance(entry, str | int | float) for entry in listed):
         if not listed:
             raise DataError(f"{path}: {position}: '{each}' is an empty list")
         for number, entry in enumerate(listed):

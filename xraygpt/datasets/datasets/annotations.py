@@ -54,10 +54,11 @@ class Annotations(Sequence[Annotation]):
     def __init__(self, rows: Iterable[Annotation]) -> None:
         self._packed, self._starts = bytearray(), array("q", [0])
         self._splits: list[str] = []
+        add, end, split = self._packed.extend, self._starts.append, self._splits.append
         for row in rows:
-            self._packed += marshal.dumps((*row[:5], dict(row.columns)))
-            self._starts.append(len(self._packed))
-            self._splits.append(sys.intern(row.split))
+            add(marshal.dumps((*row[:5], dict(row.columns))))
+            end(len(self._packed))
+            split(sys.intern(row.split))
         self._numbers: Sequence[int] = range(len(self._splits))
 
     def __len__(self) -> int:
