@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 logger = logging.getLogger(__name__)
+# It warns, whenever peft or transformers import it, of a kernel for CPUs that is not used here.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 SETTINGS_FILE, WEIGHTS_FILES = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 ALL_LINEAR: Literal["all-linear"] = "all-linear"

@@ -230,8 +230,6 @@ def _number_format(folder: Path, precision: str, device: str | torch.device) -> 
             f"model.llm_precision: {kind if there else precision} needs the package {_BY_US}: "
             f"{install_hint('quantization')}"
         )
-    # It warns, as it is imported, of a kernel that is not used here, see `compute_alike`.
-    logging.getLogger(_BY_US).setLevel(logging.ERROR)
     wide = frozen_dtype("auto", device)
     nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": wide}
     bits = {"load_in_4bit": True, **nf4} if precision == "nf4" else {"load_in_8bit": True}
