@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from xraygpt.convert.card import model_card
 from xraygpt.convert.hf_tokenizer import PROBES, check_same_ids, processor_prompt, processor_tokenizer
 from xraygpt.convert.to_hf import export_configuration, export_model, new_folder
 from xraygpt.datasets.phantom.render import render_phantom
+from xraygpt.models.adapters import AdapterConfig, is_adapter_key
 from xraygpt.models.generation import GenerationConfig
 from xraygpt.models.mini_gpt4 import MiniGPT4
 from xraygpt.processors import Blip2ImageEvalProcessor, IdentityProcessor
@@ -285,3 +287,38 @@ def test_a_failed_export_leaves_nothing_in_the_way_of_the_next(tmp_path: Path) -
     with pytest.raises(OSError, match=r"No space left on device: '.*hf'"):
         fail()
     assert not folder.exists()
+
+
+def demo(*options: str) -> SimpleNamespace:
+    return SimpleNamespace(cfg_path="eval_configs/demo_tiny.yaml", options=list(options))
+
+
+def test_adapters_are_merged_into_what_is_written(tmp_path: Path) -> None:
+    settings = {"adapter": AdapterConfig(r=2), "vit_adapter": AdapterConfig(r=2)}
+    model = MiniGPT4.from_config(replace(MiniGPT4.type_config("tiny"), **settings)).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if is_adapter_key(name):
+                parameter.normal_(std=0.1)
+    model.export(tmp_path)
+    prompt, image = model.prompt_list[0], torch.randn(1, 3, 64, 64)
+    expected = logits_of(model, prompt, image)
+    folder = tmp_path / "hf"
+    with pytest.raises(ConfigError, match="the model has an adapter"):
+        export_model(model, Blip2ImageEvalProcessor(image_size=64), folder)
+    options = [f"model.{name}.path={tmp_path / name}" for name in settings]
+    export_configuration(demo(*options, f"model.ckpt={tmp_path / 'projection.pth'}"), folder)
+    theirs, processor = load(folder)
+    text = processor_prompt(prompt, model.config.num_query_token)
+    ids = processor.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        found = theirs(pixel_values=image, **ids).logits[..., : expected.shape[-1]]
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ConfigError, match="weights are quantised"):
+        export_configuration(demo("model.llm_precision=int8"), tmp_path / "hf")
+    assert not (tmp_path / "hf").exists()

@@ -87,8 +87,10 @@ def test_a_folder_that_is_quantised_already(
         (quantised / file.name).write_bytes(file.read_bytes())
     made, read = load(llm_precision=NF4), load(llama_model=str(quantised))
     assert torch.equal(made(batch)["loss"], read(batch)["loss"])
-    with pytest.raises(ConfigError, match=r"llm_precision is fp32.*quantised to nf4"):
+    with pytest.raises(ConfigError, match=r"are quantised to nf4, and are asked for in fp32"):
         load(llama_model=str(quantised), llm_precision="fp32")
+    with pytest.raises(ConfigError, match="because they are trained"):
+        load(llama_model=str(quantised), freeze_llm=False)
 
 
 def test_without_bitsandbytes_it_says_what_to_install(

@@ -68,6 +68,7 @@ def export_configuration(args: CommandLine, folder: Path, max_shard_size: str = 
     if node is None:
         raise ConfigError(f"{args.cfg_path}: no image processor; set preprocess.vis_processor.eval")
     model = MiniGPT4.from_config(cfg.model_cfg).eval()
+    check_weights(model)
     for part in (model.llama_model, model.visual_encoder):
         if has_adapter(part):
             merge_adapter(part)
@@ -83,10 +84,14 @@ def export_model(
     Weights keep their number formats.
 
     Raises:
-        ConfigError: the folder is not empty; the model has something that its counterpart there has not; or
-            what was written computes something else, and was taken away again.
+        ConfigError: the folder is not empty; the model has something that its counterpart there has not, such
+            as an adapter (see `merge_adapter`) or quantised weights; or what was written computes something
+            else, and was taken away again.
     """
     require_new(folder)
+    check_weights(model)
+    if has_adapter(model):
+        raise ConfigError("the model has an adapter, which that format has no place for: merge it first")
     family = Blip2() if isinstance(model.bridge, QFormerBridge) else Llava()
     tokenizer = processor_tokenizer(model.llama_tokenizer)
     check_same_ids(model.llama_tokenizer, tokenizer, model.prompt_list, model.tokens_per_image)
@@ -99,6 +104,15 @@ def export_model(
         differences = compare(model, vis_processor, family, folder)
         (folder / "README.md").write_text(model_card(model, family, *differences), encoding="utf-8")
     return differences
+
+
+def check_weights(model: MiniGPT4) -> None:
+    """Raise ConfigError if the language model's weights are quantised, which is not exported."""
+    if getattr(model.llama_model, "is_quantized", False):
+        raise ConfigError(
+            "the language model's weights are quantised, and are exported whole only: set "
+            "model.llm_precision to fp16 or fp32, with a folder in model.llama_model that is not quantised"
+        )
 
 
 @contextmanager

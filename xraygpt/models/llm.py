@@ -220,8 +220,9 @@ def _number_format(folder: Path, precision: str, device: str | torch.device) -> 
         )
     if there and precision not in ("auto", kind):
         raise ConfigError(
-            f"model.llm_precision is {precision}, and the weights in {folder} are quantised to {kind}: "
-            "set it to auto, or name the folder of the model that they were made from"
+            f"the weights in {folder} are quantised to {kind}, and are asked for in {precision} "
+            "(model.llm_precision, or because they are trained): set that to auto with an adapter or frozen "
+            "weights, or name the folder of the model that they were made from"
         )
     if not there and precision not in QUANTISED:
         return {"dtype": "auto" if precision == "stored" else frozen_dtype(precision, device)}
