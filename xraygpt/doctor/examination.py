@@ -185,22 +185,9 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
         raise ConfigError("run.parallel.strategy is fsdp: tell over how many processes (--processes N)")
     device = resolve_device(run.device)
     precision = resolve_precision(run.precision, run.amp, device)
-    cores = available_cores()
+    found = _begun(cfg, args.cfg_path, device, precision, processes)
     if device.type == "cpu" and processes > 1:
-        torch.set_num_threads(max(cores // processes, 1))  # as torchrun's processes share them
-    found = Examination(
-        configuration=args.cfg_path,
-        arch=cfg.arch,
-        device=device_name(device),
-        precision=str(precision.dtype).removeprefix("torch."),
-        batch=run.batch_size_train,
-        steps=0,
-        processes=processes,
-        num_workers=run.loading_processes(),
-        cores=cores,
-        total_memory=total_memory(device),
-        epochs=run.max_epoch,
-    )
+        torch.set_num_threads(max(found.cores // processes, 1))  # as torchrun's processes share them
     task = setup_task(cfg)
     datasets = _datasets(cfg, task, found)
     dry = DryRun(device)
@@ -260,6 +247,24 @@ def examine(args: Any, *, budget: float = 10.0, processes: int = 1) -> Examinati
             if sizes.get(name) and scoring is not None:
                 place[name] = sizes[name] * (scoring + loading) / together
     return found
+
+
+def _begun(cfg: Config, path: str, device: torch.device, precision: Precision, processes: int) -> Examination:
+    """Return an examination that holds what configuration and machine say by themselves."""
+    run = cfg.run_cfg
+    return Examination(
+        configuration=path,
+        arch=cfg.arch,
+        device=device_name(device),
+        precision=str(precision.dtype).removeprefix("torch."),
+        batch=run.batch_size_train,
+        steps=0,
+        processes=processes,
+        num_workers=run.loading_processes(),
+        cores=available_cores(),
+        total_memory=total_memory(device),
+        epochs=run.max_epoch,
+    )
 
 
 def _datasets(cfg: Config, task: BaseTask, found: Examination) -> dict[str, Splits]:
