@@ -1,8 +1,10 @@
 """Measure the report labeller against the MeSH headings of OpenI and the labels inside ``radlabels``.
 
     python -m benchmarks.labeller --reports NLMCXR_reports.tgz [--radlabels radlabels-0.2.0-py3-none-any.whl]
+    python -m benchmarks.labeller --sentences tests/evaluation/labeller_sentences/held_back.jsonl
 
-prints Markdown tables; ``docs/labeller.md`` says what they mean.
+prints Markdown tables; ``docs/labeller.md`` says what they mean. The second form measures it on single hard
+sentences and prints totals and kinds only, so that a file may be scored that nobody has read.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from pathlib import Path
 
 from defusedxml import ElementTree
 
-from xraygpt.evaluation.labeller import Status, label_report
+from xraygpt.evaluation.labeller import Status, finding_sides, label_report
+from xraygpt.evaluation.labeller_lexicon import NO_FINDING
 
 MESH = {
     "Enlarged Cardiomediastinum": r"mediastinum/(?!.*(?:lymph|paratracheal)).*(?:prominent|enlarged)",
@@ -182,17 +185,87 @@ def _cells(counts: Counts) -> str:
     return f"{counts.both + counts.theirs} | {scores}"
 
 
+@dataclass(frozen=True, slots=True)
+class HardSentence:
+    """A sentence (or a few) with everything that it says of the classes."""
+
+    kind: str
+    """What is hard about it: ``doubt``, ``clearing``, ..."""
+    text: str
+    labels: frozenset[tuple[str, int]]
+    """Class and status, "No Finding" left out."""
+    sides: frozenset[tuple[str, str]]
+    """Positive class and side, where the file gives sides for the sentence."""
+
+
+def read_sentences(file: Path) -> list[HardSentence]:
+    """Read a file with one JSON object in a line: ``kind``, ``text``, ``labels`` and perhaps ``sides``."""
+    sentences = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            sides = {(name, side) for name, named in row.get("sides", {}).items() for side in named}
+            labels = frozenset(row["labels"].items())
+            sentences.append(HardSentence(row["kind"], row["text"], labels, frozenset(sides)))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{file}:{number}: no sentence with kind, text and labels: {error!r}") from None
+    return sentences
+
+
+def read_by_labeller(sentence: HardSentence) -> tuple[frozenset[tuple[str, int]], frozenset[tuple[str, str]]]:
+    """Return the labels of a sentence, and the sides of those classes for which its file gives some."""
+    labels = {
+        (name, int(status)) for name, status in label_report(sentence.text).items() if name != NO_FINDING
+    }
+    sided = {name for name, _ in sentence.sides}
+    sides = {(n, side) for n, named in finding_sides(sentence.text).items() if n in sided for side in named}
+    return frozenset(labels), frozenset(sides)
+
+
+def score_sentences(sentences: Iterable[HardSentence]) -> dict[str, Counts]:
+    """Count agreement on (class, status) pairs by kind and over all, on positive ones alone, and on sides."""
+    counts: dict[str, Counts] = {}
+    for sentence in sentences:
+        labels, sides = read_by_labeller(sentence)
+        positive = [
+            {pair for pair in pairs if pair[1] == Status.POSITIVE} for pairs in (labels, sentence.labels)
+        ]
+        for row, ours, theirs in (
+            (sentence.kind, labels, sentence.labels),
+            ("**all**", labels, sentence.labels),
+            ("**positive only**", *positive),
+            ("**sides of positive classes**", sides, sentence.sides),
+        ):
+            agreed = counts.setdefault(row, Counts())
+            agreed.both += len(ours & theirs)
+            agreed.ours += len(ours - theirs)
+            agreed.theirs += len(theirs - ours)
+    return dict(sorted(counts.items(), key=lambda item: (item[0].startswith("*"), item[0])))
+
+
+def print_sentences(sentences: list[HardSentence]) -> None:
+    """Print how many pairs are right, by kind and in total; never the sentences."""
+    print(f"\n{len(sentences)} sentences\n\n| kind | pairs | right | too many | F1 |\n|---|---|---|---|---|")
+    for kind, counts in score_sentences(sentences).items():
+        pairs = counts.both + counts.theirs
+        print(f"| {kind} | {pairs} | {counts.both} | {counts.ours} | {counts.scores()[2]:.3f} |")
+
+
 def main() -> None:
     """Read the command line and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--reports", type=Path, required=True, help="report archive of OpenI, as published")
+    parser.add_argument("--reports", type=Path, help="report archive of OpenI, as published")
     parser.add_argument("--radlabels", type=Path, help="wheel of radlabels 0.2.0")
+    parser.add_argument("--sentences", type=Path, help="hard sentences with labels, JSON lines")
     options = parser.parse_args()
+    if not any(vars(options).values()):
+        parser.error("give --reports, --radlabels or --sentences")
     oracles = (
         ("MeSH headings of OpenI", read_openi, options.reports),
         ("Labels inside radlabels", read_radlabels, options.radlabels),
+        ("Hard sentences", read_sentences, options.sentences),
     )
     for title, read, file in oracles:
         if file is None:
@@ -200,12 +273,22 @@ def main() -> None:
         if not file.is_file():
             parser.error(f"no such file: {file}")
         try:
-            reports = list(read(file))
-        except (tarfile.TarError, zipfile.BadZipFile, ElementTree.ParseError, EOFError, KeyError) as error:
+            found = list(read(file))
+        except (
+            tarfile.TarError,
+            zipfile.BadZipFile,
+            ElementTree.ParseError,
+            EOFError,
+            KeyError,
+            ValueError,
+        ) as error:
             parser.error(f"{file} is damaged or not what it should be: {error}")
-        if not reports:
-            parser.error(f"{file} holds no labelled report")
-        print_tables(title, reports)
+        if not found:
+            parser.error(f"{file} holds nothing that is labelled")
+        if file == options.sentences:
+            print_sentences(found)
+        else:
+            print_tables(title, found)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
+from benchmarks.labeller import read_by_labeller, read_sentences
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import Truth, all_findings, draw_truth
 from xraygpt.evaluation.labeller import (
@@ -16,7 +18,10 @@ from xraygpt.evaluation.labeller import (
     label_report,
     positive_findings,
 )
+from xraygpt.evaluation.labeller_lexicon import HINTS, MISTYPED, PATTERNS
 
+HARD_SENTENCES = Path(__file__).parent / "labeller_sentences"
+DEVELOPMENT = read_sentences(HARD_SENTENCES / "development.jsonl")
 PHANTOM_CLASSES = {
     "cardiomegaly": "Cardiomegaly",
     "pulmonary edema": "Edema",
@@ -361,6 +366,43 @@ def test_mentions_say_where_they_stand() -> None:
         ("Pleural Effusion", "effusion", ""),
         ("Consolidation", "consolidation", "left"),
     }
+
+
+@pytest.mark.parametrize("kind", sorted({sentence.kind for sentence in DEVELOPMENT}))
+def test_hard_sentences(kind: str) -> None:
+    sentences = [sentence for sentence in DEVELOPMENT if sentence.kind == kind]
+    read = [(s, *read_by_labeller(s)) for s in sentences]
+    wrong = [(s.text, *labels) for s, *labels in read if labels != [s.labels, s.sides]]
+    assert wrong == []
+
+
+def test_corrects_mistypings_and_keeps_their_places() -> None:
+    text = "No  pnuemothorax.\nSmall rigth  plueral efusion, cardiomegally."
+    found = [(m.label, m.status, text[m.start : m.end], m.side) for m in find_mentions(text)]
+    assert found == [
+        ("Pneumothorax", Status.NEGATIVE, "pnuemothorax", ""),
+        ("Pleural Effusion", Status.POSITIVE, "efusion", "right"),
+        ("Cardiomegaly", Status.POSITIVE, "cardiomegally", ""),
+    ]
+
+
+def test_real_words_are_no_mistypings() -> None:
+    words = (
+        "enlarge nodule opacity effusions module infusion heat chest lift felt formal cordial plural fluid"
+    )
+    assert [word for word in words.split() if word in MISTYPED] == ["plural"]
+
+
+def test_hints_lose_no_term() -> None:
+    texts = [sentence.text.lower() for sentence in DEVELOPMENT]
+    missed = {
+        (label, match.group())
+        for label, _, pattern in PATTERNS
+        for text in texts
+        for match in pattern.finditer(text)
+        if label in HINTS and not any(hint in text for hint in HINTS[label])
+    }
+    assert missed == set()
 
 
 def drawn(count: int) -> list[tuple[Truth, str]]:

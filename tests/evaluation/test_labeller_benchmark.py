@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.labeller import Counts, compare, main, read_openi, read_radlabels
+from benchmarks.labeller import (
+    Counts,
+    compare,
+    main,
+    read_openi,
+    read_radlabels,
+    read_sentences,
+    score_sentences,
+)
 from xraygpt.evaluation.labeller import CLASSES, Status, label_report
 
 
@@ -83,9 +91,44 @@ def test_prints_tables(
     assert "ms of processor time per report" in printed
 
 
+def test_hard_sentences_are_counted_by_kind_and_never_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sentences.jsonl"
+    rows = (
+        {
+            "kind": "a",
+            "text": "Left effusion.",
+            "labels": {"Pleural Effusion": 1},
+            "sides": {"Pleural Effusion": ["left"]},
+        },
+        {"kind": "b", "text": "No edema.", "labels": {"Edema": 1, "Fracture": 0}},
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert score_sentences(read_sentences(file)) == {
+        "a": Counts(both=1),
+        "b": Counts(ours=1, theirs=2),
+        "**all**": Counts(both=1, ours=1, theirs=2),
+        "**positive only**": Counts(both=1, theirs=1),
+        "**sides of positive classes**": Counts(both=1),
+    }
+    monkeypatch.setattr(sys, "argv", ["labeller", "--sentences", str(file)])
+    main()
+    printed = capsys.readouterr().out
+    assert "| **all** | 3 | 1 | 1 | 0.400 |" in printed
+    assert "edema" not in printed.lower()
+    file.write_text('{"kind": "a"}\n')
+    with pytest.raises(ValueError, match=r"sentences.jsonl:1: no sentence with kind, text and labels"):
+        read_sentences(file)
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [(None, "no such file"), (b"no archive", "damaged or not what it should be"), ({}, "no labelled report")],
+    [
+        (None, "no such file"),
+        (b"no archive", "damaged or not what it should be"),
+        ({}, "nothing that is labelled"),
+    ],
 )
 def test_unusable_files_are_said(
     content: bytes | dict[str, tuple[str, list[str]]] | None,

@@ -11,8 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from xraygpt.evaluation.labeller_context import Status, find_sides, judge, mask_changes
-from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING, SUPPORT_DEVICES, find_terms
+from xraygpt.evaluation.labeller_context import Status, find_sides, judge
+from xraygpt.evaluation.labeller_lexicon import (
+    CLASSES,
+    NO_FINDING,
+    SUPPORT_DEVICES,
+    correct_typing,
+    find_terms,
+)
 from xraygpt.evaluation.priors import tells_only_of_prior
 from xraygpt.evaluation.sentences import split_report
 
@@ -55,13 +61,13 @@ def find_mentions(text: str) -> tuple[Mention, ...]:
     over where the text has headers for them.
     """
     mentions = []
-    for sentence in split_report(text):
+    for sentence in map(correct_typing, split_report(text)):
         if tells_only_of_prior(sentence.text):
             continue
-        terms = find_terms(sentence.text)
-        masked = mask_changes(sentence.text)
-        for term, side in zip(terms, find_sides(sentence.text, terms), strict=True):
-            status = judge(masked, term)
+        if not (terms := find_terms(sentence.text)):
+            continue
+        sides = find_sides(sentence.text, terms)
+        for term, status, side in zip(terms, judge(sentence.text, terms), sides, strict=True):
             if status is not None:
                 start, end = sentence.places[term.start], sentence.places[term.end]
                 mentions.append(Mention(term.label, status, side, start, end))

@@ -12,108 +12,188 @@ from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
 BE = r"(?:is|are|was|were|has|have|had)"
 SEEN = (
     r"(?:seen|identified|present|visuali[sz]ed|evident|appreciated|demonstrated|noted|detected|found|"
-    r"apparent|visible|suspected|observed)"
+    r"apparent|visible|suspected|observed|confirmed|substantiated|reproduced|delineated|recogni[sz]ed|shown)"
+)
+CHANGE = (
+    r"(?:changed?s?|increased?|decreased?|improve(?:d|ment)|worsen(?:ed|ing)|progress(?:ion|ed)|difference)"
+)
+CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*)"
+PARTLY = (
+    r"(?:almost|further|all but|beginning|early|delayed|gradual(?:ly)?|initial|steady|steadily|near(?:ly)?"
+    r"|partial(?:ly)?|incomplete(?:ly)?|largely|mostly|somewhat|some|continu\w+|slow(?:ly)?|ongoing"
+    r"|progressive|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly|le)?)"
 )
 
 NOT_A_NEGATION = re.compile(
-    r"\b(?:no|without|not)\b"
-    r"(?: (?:any|definite|significant|interval|appreciable|substantial|new|evidence of|\w+ly|xxxx|or))*"
-    r" (?:changed?|increased?|decreased?|improve(?:d|ment)|worsening|progression|difference)\b"
-    r"|\bnot only\b|\bno doubt\b"
+    r"\b(?:no|without|not|neither|nor)\b(?! (?:\w+ )?new or\b)"
+    r"(?: (?:any|acute|definite|interval|substantial|new|real|obvious|further|overt|(?:evidence|signs?"
+    r"|suggestion) (?:of|for)"
+    r"|\w+(?:ly|[ai]ble|ant|ing)|xxxx|or))*"
+    rf" {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:or|nor)\b)"
+    r"|\bnot only\b|\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?doubt\b|\bno (?:\w+ )?reason to doubt\b"
+    r"|\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
+    r"|clear) (?:of|from))\b"
     rf"|\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)"
-    r"|\b(?:not|almost|near(?:ly)?|partial(?:ly)?|incomplete(?:ly)?|largely|mostly|somewhat"
-    r"|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly|le)?)"
-    r"(?:[ -](?:yet|entirely|fully|complete(?:ly)?|interval))* (?:resol\w+(?: of)?|cleared)\b"
+    r"|\bmore or less\b|\bno more than\b"
+    rf"|\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})"
+    rf"(?:[ -](?:yet|still|entirely|fully|complete(?:ly)?|interval|any|incomplete|signs? of|{PARTLY}))* "
+    rf"{CLEARED}(?: of)?\b|\b(?:did|does|do|has|have) not (?:\w+ )?clear\b"
+    rf"|\b{CLEARED} (?:of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete|slow"
+    rf"|ongoing))"
+    r"|(?:of (?:[\w-]+ )*?)?(?=(?:almost|nearly|partially|partly|incompletely|to a large extent|except"
+    r"|apart from)\b))"
+    rf"|\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b"
+    r"|\b(?:document|ensure|confirm|until|to|for|await\w*) (?:\w+ )?(?:resolution|clear(?:ing|ance)) of\b"
 )
-"""A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'."""
+"""A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'; or less
+than all of it is gone: 'partial clearing of the edema'."""
+
+NOT_ALL = re.compile(
+    r"\b(?P<not>neither|not all(?: of)?|no evidence that"
+    r"|nothing to suggest that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)?"
+    rf" (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}|grown))\b"
+)
+"""Such a denial with what is denied further behind: 'neither the effusion nor the edema has changed'."""
 
 DOUBT = "|".join(
     (
-        r"\b(?:may|might|could|can)\b(?! be seen)",
-        r"\bpossib(?:le|ly|ility)\b|\bperhaps\b|\bquestion(?:able|ed)?\b|\bequivocal\b",
-        r"\bpotential(?:ly)?\b|\bdoubtful\b|\bpresum\w+|\bunclear\b|\bborderline\b",
-        r"\b(?:cannot|can ?not|not) (?:be )?(?:\w+ )?(?:exclude|rule out)",
-        r"\brule out\b|\br/o\b|\bexclude\b|\bdifficult to exclude\b",
-        r"\bversus\b|\bvs\b|\beither\b|\bdifferential\b",
-        r"\bsuspect(?:ed)?\b|\bif (?:any|there is)\b|\bless likely\b|\bunlikely\b|\bfavor",
+        r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|perhaps|potential(?:ly)?|indeterminate for"
+        r"|presum\w+)\b",
+        r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*|unlikely)\b"
+        r"(?!$|,| (?:and|but|at|in|on|given)\b)",
+        r"\b(?:doubt(?:s|ed|ful)?|whether)\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
+        r"\b(?:cannot|can ?not|could not|not|unable to) (?:be )?(?:\w+ )?(?:exclude|rule out)",
+        r"\b(?:cannot|can ?not|could not|unable to) (?:\w+ )?(?:confirm|verify)\b",
+        r"\brule out\b|\br/o\b|\bexclude\b|\b(?:difficult|hard) to exclude\b",
+        r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|certain|sure"
+        r"|definitely an?)\b",
+        r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic) (?:for|of)\b",
+        r"\bversus\b|\bvs\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view))|\bddx\b",
+        r"\bdifferential\b(?! (?:for|of) th)|\bdifferential (?:for|of)\b.*?\b(?:includes?|is|are)\b",
+        r"\bif (?:any|there is)\b|\bmore likely\b.*\bthan\b|\bless likely\b",
+        r"\bfavou?r|\bconsider\b|\bcorrelat\w+(?: \w+){0,2} for\b|\?",
     )
 )
-LINK = r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for"
+LINK = (
+    r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for"
+    r"|\bquestion(?:ed)?\b|\bpossibility\b|\bsuspect(?:ed)?\b"
+)
 """Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
 DENIAL = "|".join(
     (
-        rf"\b(?:no|without|nor|neither|none|denies)\b|\bnot\b(?! (?:been |be )?(?:\w+ly )?{SEEN})",
-        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )\b(?:absent|resolved)\b",
-        r"\b(?:negative for|free (?:of|from)|clear of|rather than|failed to)\b",
-        r"\b(?:absence|lack|resolution|removal) of\b",
+        rf"\bnot\b(?! (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely)",
+        r"\b(?:no|without|nor|neither|none|denies|nothing|excludes|lacking)\b",
+        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!now )(?<!all )\b(?:absent|resolved)\b",
+        r"\b(?:negative for|(?:free|devoid) (?:of|from)|clear(?:ed)? of|rather than|instead of|fail(?:s"
+        r"|ed) to)\b",
+        r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
+        r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development"
+        r"|complications?) (?:of|for|such as)\b"
+        r"|#[^#]*?\bn?or (?:for|of)\b",
     )
 )
+"""The last: 'no change in the effusion or evidence of edema', the change blanked out."""
 BEFORE = re.compile(rf"(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<denial>{DENIAL})")
 
 DOUBT_AFTER = "|".join(
     (
-        r"\b(?:cannot|can ?not|could not|may not)\b[^,;]{0,30}\b(?:excluded|ruled out)",
-        r"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bdifficult to exclude",
-        r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|a possibility|questioned|considered)|\bsuspected\b",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,2}consideration|\bshould be considered",
-        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)",
-        r"\bdifferential\b|\bimpossible\b|\bpresumed\b|\bif (?:any|present)\b|\bless likely|\bunlikely",
+        r"\b(?:cannot|can ?not|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded|ruled out|r/o"
+        r"|confirmed|verified)",
+        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude"
+        rf"|\bnot yet (?:been )?{SEEN}",
+        r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
+        r"|suggested)",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential)|\bshould be considered",
+        r"\b(?:in|on|within|of|enters|leads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) (?:question"
+        r"|doubt)\b|\bimpossible\b",
+        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)|\bsuspected\b(?!.*\bnot confirm)",
+        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\?$|\bunconfirmed\b",
+        r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
+        r"|dubious|debatable)\b",
+        r"\b(?:doubtful|questionable|uncertain|equivocal|dubious)(?=$|,)",
     )
+)
+GONE_WORDS = (
+    r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|melted away|re-?absorbed|re-?expanded"
+    r"|no more"
+    r"|now clear)"
 )
 DENIAL_AFTER = "|".join(
     (
-        rf"(?:\w+ly )?(?:not|no longer) (?:been |be )?(?:\w+ly )?(?:{SEEN}|enlarged|widened)",
-        r"\b(?:been |interval )?removed\b|\bresolved\b|\bcleared\b|\b(?:is|are) absent\b",
-        r"\b(?:excluded|ruled out)\b",
-        r"\bwithin (?:normal limits|limits of normal)|: ?(?:no|none|absent|negative)\b",
+        r"(?:\w+ly )?(?:not|no longer) (?:an? )?(?:been |be )?(?:\w+ly |well[ -])?"
+        rf"(?:{SEEN}|enlarged|widened|persist|consideration|in question|borne out)",
+        rf"\b(?:cannot|can ?not|could not|can no longer) (?:any longer )?be (?:\w+ly )?{SEEN}",
+        r"\b(?:suspected|questioned|suggested)\b[^,;]{0,25}\bnot (?:\w+ )?confirmed",
+        rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out)\b",
+        r"\b(?:shows?|showed|with) (?:complete |interval |full )*(?:resolution|clear(?:ing|ance))\b(?! of)",
+        r"\bwithin (?:normal limits|limits of normal)|: ?(?:all )?(?:no|none|absent|negative|not seen)\b",
     )
 )
-AFTER = re.compile(
-    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))"
-)
+ADVERBS = r"(?:(?:also|now|since|both|all|thought|felt|deemed|considered|\w+ly) )*"
+HELPERS = rf"(?:\b{BE} )?\b{ADVERBS}(?:been )?"
+AFTER = re.compile(rf"{HELPERS}(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
 AFTER_DEVICE = re.compile(
-    rf"(?:\b{BE} (?:(?:also|now|since) )*(?:been )?)?(?:(?P<doubt>\bquestioned\b)"
-    r"|(?P<denial>(?:interval |since )?removed\b|\bno longer\b|: ?(?:no|none|absent)\b))"
+    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)"
+    r"|(?P<denial>(?:interval |since )?removed\b(?<!can be removed)|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
 ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
 """Behind a term: it is one of two readings."""
 ASIDE = re.compile(r"\([^)]*\)|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
-OTHER_SUBJECT = re.compile(r",[^,]*\w[^,]*$")
+OTHER_SUBJECT = re.compile(
+    r",[^,]*\w[^,]*$| with |(?:[,:]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the "
+    r"|that on the )?(?:left|right)(?: one| side)? $"
+)
 """Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
 OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
 """The same where the term holds a verb: 'heart is enlarged[ and vascularity] is within normal limits'."""
-VERB = re.compile(rf"\b{BE}\b")
-LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b")
+VERB = re.compile(rf"\b(?:{BE}|remains?|appears?)\b")
+LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b|: ?\w+$")
 """From a term to the end of a cue that is said of all before: 'effusion[, edema and scars are not seen]'."""
 
 CLAUSE = (
-    r"\b(?:but|however|although|though|except|other than|apart from|aside from|despite|otherwise|"
+    r"\b(?:but|yet|however|although|though|while|whereas|except|other than|apart from|aside from|besides"
+    r"|save for|despite|otherwise|"
     r"there (?:is|are|has|have|remains?))\b"
 )
 AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
-DOUBT_END = re.compile(CLAUSE)
+DOUBT_END = re.compile(
+    rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith bilateral\b"
+    rf"|\bafter\b"
+)
 DENIAL_END = re.compile(
-    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because)\b"
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence"
+    rf"|to (?:explain|account for)|after|(?<!the )following|status post|s/p)\b"
     rf"|(?:\b(?:is|are) (?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
-    rf"|(?:,| and) (?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
-    rf"|\bwith (?:an? )?(?:{AMOUNT}|bilateral|left|right)\b"
+    rf"|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
+    rf"|\bwith (?:the |an? )?(?:{AMOUNT}|bilateral|left|right)\b|, and the\b|#"
 )
-GOES_ON = re.compile(
-    r"[^,;]{0,20} (?:is|are|has|have|remains?)\b[^,;]{0,20}"
-    r"(?:unchanged|stable|persist|increas|decreas|improv|worse|larger|smaller)"
-    r"|[^,;]{0,20} (?:persists?|remains?)\b"
+NEW_CLAUSE = re.compile(r"(?:, |\band )(?![^,]*\bn?or\b)(?P<article>(?:and )?(?:the|an?) )?[^,]*$")
+"""The last part of what stands between a denial and a term, where it is not the end of a list."""
+OWN_VERB = re.compile(
+    rf"(?:(?!\b(?:n?or|to)\b)[^,;]){{0,40}}? (?P<verb>{BE}|remains?|persists?|appears?|continues?|likely"
+    rf"|represents?|can|may|could|should)\b"
+    rf"(?P<seen> (?:\w+ly )?{SEEN}\b)?"
 )
-"""Behind a term: it is there; 'no edema, the effusion is unchanged'."""
+"""Behind a term: it has a verb of its own; 'no edema, the effusion is unchanged'."""
 STATEMENT = re.compile(
     rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b"
     r"|\brepresent|\bsuggest"
 )
 """What a cue behind a term cannot reach back over."""
 
+ANOTHER = re.compile(
+    r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may"
+    r"|might) )|there is one\b)"
+)
+"""Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
 NOT_SAID_BEFORE = re.compile(
-    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $"
-    r"|\b(?:sensitiv\w+ (?:in|for|to)|mistaken for|evaluat\w+ (?:for|of)|(?:to|please) (?:assess|evaluate))"
+    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $|\btreat(?:ment|ed) for(?: \w+){0,2} $"
+    r"|(?<!unclear )(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) ){0,2}$"
+    r"|\b(?:if|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $"
+    r"|\b(?:sensitiv\w+ (?:in|for|to)|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to"
+    r"|please) (?:assess|evaluate))"
     r"(?: [\w-]+){0,6} $"
 )
 NOT_SAID_AFTER = re.compile(
@@ -121,19 +201,78 @@ NOT_SAID_AFTER = re.compile(
 )
 """The past, a question, or what the method could not show: 'fractures may not be seen on radiographs'."""
 
+OPERAND = (
+    r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
+    r"|granulomas?|"
+    r"bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?|soft tissues?)"
+)
+OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
+OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
+OR_AFTER = re.compile(rf"(?: \w+)?{OR} (?:[\w-]+ ){{0,3}}?{OPERAND}\b")
+"""One of two readings where the other is of no class: 'edema or hemorrhage'."""
+OR_BETWEEN = re.compile(
+    rf"(?: (?:in|at|of|on|within|involving)\b(?:(?!\bwith|\band\b|\b{BE}\b)[^,;]){{0,30}}?)?"
+    rf"{OR} (?:(?!(?:no|without|{BE})\b)[\w-]+ ){{0,4}}"
+)
+COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}")
+PARENCHYMAL = frozenset({"Edema", "Consolidation", "Pneumonia", "Atelectasis", "Lung Lesion"})
+"""An opacity is there whichever of these it is: an alternative to them leaves `Lung Opacity` asserted."""
+DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
+"""In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
+HEDGE = (
+    r"(?: [^,;]{0,40})?,? (?:which |that |and |but )?"
+    r"(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely|may|might|could|suspect|favou?r|either|versus"
+    r"|vs)\b"
+)
+HARMLESS = re.compile(
+    HEDGE + r"(?: [\w-]+){0,7}? "
+    r"(?:nipple|arti?e?fact|skin|summation|composite|vessel|vascular structure|bone island|\w*cartilage"
+    r"|soft tissue"
+    r"|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
+    r"|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|shadow|bon|structure|telemetry"
+    r"|lead|density))"
+)
+"""Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
+TECHNIQUE = re.compile(
+    HEDGE + r"(?! (?:be )?(?:accentuat|exaggerat))(?: [\w-]+){0,6}? "
+    r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure)"
+)
+SHAPED_BY_TECHNIQUE = frozenset(
+    {"Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis"}
+)
+SCAR = re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|(?:pleural )?thickening|old change)")
+MAYBE_SCAR = frozenset({"Atelectasis", "Pleural Effusion"})
+
 
 NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main))"
 SIDE = re.compile(
-    r"(?P<bilateral>\bbilateral|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|"
+    r"(?P<bilateral>\bbilat|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|"
     r"\bleft and (?:\w+ )?right\b|\bright and (?:\w+ )?left\b)"
-    rf"|(?P<left>\bleft\b{NOT_A_SIDE}|\blingul)|(?P<right>\bright\b{NOT_A_SIDE}|\bmiddle lobe\b)"
+    rf"|(?P<left>\b(?:left|lt?|l[lu]l|lij)\b(?!/|-spine){NOT_A_SIDE}|\blingul)"
+    rf"|(?P<right>\b(?:right|rt?|r[lmu]l|rij)\b(?!/){NOT_A_SIDE}|\bmiddle lobe\b)"
 )
+ONE = r"\b(?:left|right)(?: one| side)?"
+STAYS = re.compile(
+    rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|(?:is|has) (?:still |been |\w+ly |not )*"
+    r"(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened"
+    r"|resolved(?<=not resolved)))"
+    r"|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at|in) the (?:left|right)\b"
+)
+GONE = re.compile(
+    rf"{ONE} (?:is|has) (?:now |since |\w+ly )*(?:resolved|cleared|clear|gone|disappeared)\b"
+    r"|\b(?:none|no longer|not|nothing|resolved|cleared|gone|absent)(?: (?:seen|present|identified|visible"
+    r"|definitely))*"
+    r" (?:on|at|in) the (?:left|right)\b"
+)
+"""Of a pair, named by the side alone: 'the right has resolved, the left persists', 'none on the left'."""
 NEXT_THING = re.compile(
-    r",|\b(?:and|or|with|versus|vs|may|could|might|represent\w*|reflect\w*|consistent|compatible|likely)\b"
+    r",|\b(?:and|or|with|no|without|versus|vs|may|could|might|represent\w*|reflect\w*|consistent"
+    r"|compatible|likely)\b"
 )
 """Between two terms: what stands in front of it tells of the first, what stands behind of the second."""
 JOINT = re.compile(
-    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable|pleural|subsegmental)\b)*"
+    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable"
+    r"|pleural|subsegmental)\b)*"
     r"|.*\b(?:represent\w*|reflect\w*|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
 )
 """What joins a term to the one before: they are in the same place."""
@@ -150,29 +289,48 @@ class Status(IntEnum):
 
 def mask_changes(sentence: str) -> str:
     """Blank out negations of a change, which deny no finding; the length stays."""
+    for match in NOT_ALL.finditer(sentence):
+        for start, end in map(match.span, ("not", "nor", "changed")):
+            sentence = sentence[: max(start, 0)] + "#" * (end - start) + sentence[max(end, 0) :]
     return NOT_A_NEGATION.sub(lambda match: "#" * len(match.group()), sentence)
 
 
-def judge(sentence: str, term: Term) -> Status | None:
-    """Return what a sentence (see `mask_changes`) says of the term; None where it says nothing of now."""
+def judge(sentence: str, terms: Sequence[Term]) -> list[Status | None]:
+    """Return what a sentence says of each of its terms; None where it says nothing of now."""
+    sentence = mask_changes(sentence)
+    alternatives = _alternatives(sentence, terms)
+    cues = list(BEFORE.finditer(sentence))
+    statuses = [
+        _judge(sentence, cues, term, next((t.start for t in terms if t.start > term.end + 1), len(sentence)))
+        for term in terms
+    ]
+    return [
+        Status.UNCERTAIN if status == Status.POSITIVE and i in alternatives else status
+        for i, status in enumerate(statuses)
+    ]
+
+
+def _judge(sentence: str, cues: Sequence[re.Match[str]], term: Term, next_start: int) -> Status | None:
+    if "#" in sentence[term.start : term.end]:
+        return None
     if NOT_SAID_BEFORE.search(sentence, 0, term.start) or NOT_SAID_AFTER.match(sentence, term.end):
         return None
     if term.kind != "finding":
         return Status.UNCERTAIN if term.kind == "borderline" else Status.NEGATIVE
-    before = _status_before(sentence, term)
-    after = None if before == Status.NEGATIVE else _status_after(sentence, term)
+    before = _status_before(sentence, [cue for cue in cues if cue.end() <= term.end], term)
+    if before == Status.NEGATIVE and (one := ANOTHER.search(sentence, term.end, next_start)):
+        return Status.UNCERTAIN if one["doubt"] else Status.POSITIVE
+    after = None if before == Status.NEGATIVE else _status_after(sentence, term, next_start)
     return next((status for status in (after, before) if status is not None), Status.POSITIVE)
 
 
-def _status_before(sentence: str, term: Term) -> Status | None:
+def _status_before(sentence: str, cues: Sequence[re.Match[str]], term: Term) -> Status | None:
     """Return what the nearest cue in front of the term, or within it, makes of it."""
     status = None
-    for cue in reversed(list(BEFORE.finditer(sentence, 0, term.end))):
+    for cue in reversed(cues):
         if cue["denial"]:
-            ended = DENIAL_END.search(sentence, cue.end(), term.start)
-            another = "," in sentence[cue.end() : term.start] and GOES_ON.match(sentence, term.end)
-            return status if ended or another else Status.NEGATIVE
-        if DOUBT_END.search(sentence, cue.end(), term.start):
+            return status if _denial_ended(sentence, cue.end(), term) else Status.NEGATIVE
+        if _begins_between(DOUBT_END, sentence, cue.end(), term.start):
             return status
         status = Status.UNCERTAIN
         if cue["doubt"]:
@@ -180,18 +338,70 @@ def _status_before(sentence: str, term: Term) -> Status | None:
     return status
 
 
-def _status_after(sentence: str, term: Term) -> Status | None:
+def _begins_between(pattern: re.Pattern[str], sentence: str, start: int, end: int) -> bool:
+    """Tell whether a match begins there; what it looks at may lie behind."""
+    found = pattern.search(sentence, start)
+    return found is not None and found.start() < end
+
+
+def _denial_ended(sentence: str, start: int, term: Term) -> bool:
+    """Tell whether what lies between a denial and a term ends the denial."""
+    if _begins_between(DENIAL_END, sentence, start, term.start):
+        return True
+    clause = NEW_CLAUSE.search(sentence, start, term.start)
+    if clause is None:
+        return False
+    verb = OWN_VERB.match(sentence, term.end)
+    if verb is None:
+        return VERB.search(sentence, clause.start(), term.end) is not None
+    return clause["article"] is not None or verb["seen"] is None  # 'no edema, effusion is seen' is a list
+
+
+def _status_after(sentence: str, term: Term, next_start: int) -> Status | None:
+    """Return what a cue behind the term makes of it; the next term begins at ``next_start``."""
     if ALTERNATIVE.match(sentence, term.end):
+        return Status.UNCERTAIN
+    if term.label != SUPPORT_DEVICES and HARMLESS.match(sentence, term.end, next_start):
+        return Status.UNCERTAIN
+    if term.label in SHAPED_BY_TECHNIQUE and TECHNIQUE.match(sentence, term.end, next_start):
+        return Status.UNCERTAIN
+    if term.label in MAYBE_SCAR and SCAR.match(sentence, term.end):
         return Status.UNCERTAIN
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
     if (
         cue is None
+        or (cue["denial"] and STAYS.search(sentence, cue.end(), next_start))
         or STATEMENT.search(sentence, term.end, cue.start())
         or _has_other_subject(sentence, term, cue)
     ):
         return None
     return Status.UNCERTAIN if cue["doubt"] else Status.NEGATIVE
+
+
+def _alternatives(sentence: str, terms: Sequence[Term]) -> set[int]:
+    """Return which terms stand in 'A or B' and thus are asserted neither way."""
+    found: set[int] = set()
+    findings = [i for i, term in enumerate(terms) if term.kind == "finding" and term.label != SUPPORT_DEVICES]
+    if not re.search(OR, sentence):
+        return found
+    for i in findings:
+        start, end = terms[i].start, terms[i].end
+        if OR_BEFORE.search(sentence, 0, start) or OR_AFTER.match(sentence, end):
+            found.add(i)
+    for i, j in pairwise(findings):
+        labels = {terms[i].label, terms[j].label}
+        if terms[i].label != terms[j].label and OR_BETWEEN.fullmatch(sentence, terms[i].end, terms[j].start):
+            parenchymal = "Lung Opacity" in labels and labels & PARENCHYMAL
+            found |= {k for k in (i, j) if not (parenchymal and terms[k].label == "Lung Opacity")}
+    for i, j in reversed(list(pairwise(findings))):
+        if (
+            j in found
+            and terms[i].label not in DESCRIPTIONS
+            and COMMA_BETWEEN.fullmatch(sentence, terms[i].end, terms[j].start)
+        ):
+            found.add(i)
+    return {i for i in found if "#" not in sentence[: terms[i].start]}
 
 
 def _has_other_subject(sentence: str, term: Term, cue: re.Match[str]) -> bool:
@@ -212,18 +422,29 @@ def find_sides(sentence: str, terms: Sequence[Term]) -> list[str]:
 
     A side belongs to the term that it stands before ('left pleural effusion') or, failing that, behind
     ('effusion on the left'); a term joined to the one before, by 'and' or 'may represent', shares its side.
+    Where one of a pair is spoken of by its side alone, it stays or goes (`STAYS`, `GONE`).
     """
     marks = list(SIDE.finditer(sentence))
     if not marks or not terms:
         return [""] * len(terms)
+    stays, gone = list(STAYS.finditer(sentence)), list(GONE.finditer(sentence))
+    alone = [(phrase.start(), phrase.end()) for phrase in (*stays, *gone)]
+    plain = [mark for mark in marks if not any(start <= mark.start() < end for start, end in alone)]
     groups = _touching(terms)
     cuts = [0, *(_cut(sentence, first, second) for first, second in pairwise(groups)), len(sentence)]
+    ends = [*(group[0].start for group in groups[1:]), len(sentence)]
     sides: list[str] = []
     side, last_end = "", -1
-    for group, (start, end) in zip(groups, pairwise(cuts), strict=True):
-        own = _side(marks, start, group[0].start) or _side(marks, group[-1].end, end)
-        joined = last_end >= 0 and JOINT.fullmatch(sentence, last_end, group[0].start)
-        side, last_end = own or (side if joined else ""), group[-1].end
+    for group, (start, cut), end in zip(groups, pairwise(cuts), ends, strict=True):
+        first, last = group[0].start, group[-1].end
+        own = _sides(plain, start, last) or _sides(plain, last, cut)
+        if there := _within(stays, last, end):
+            resolved = AFTER.search(sentence, last, there[0].start())
+            own = (own if resolved is None or resolved["doubt"] else set()) | _of(there)
+        own -= _of(_within(gone, last, end))
+        own = own or _sides(marks, start, last) or _sides(marks, last, cut)
+        joined = last_end >= 0 and JOINT.fullmatch(sentence, last_end, first)
+        side, last_end = ("bilateral" if len(own) > 1 else own.pop()) if own else side if joined else "", last
         sides += ["" if term.label in WITHOUT_SIDE else side for term in group]
     return sides
 
@@ -244,8 +465,14 @@ def _cut(sentence: str, first: Sequence[Term], second: Sequence[Term]) -> int:
     return found.start() if found else first[-1].end
 
 
-def _side(marks: Sequence[re.Match[str]], start: int, end: int) -> str:
-    found = {str(mark.lastgroup) for mark in marks if start <= mark.start() and mark.end() <= end}
-    if len(found) > 1:
-        return "bilateral"
-    return found.pop() if found else ""
+def _within(phrases: Sequence[re.Match[str]], start: int, end: int) -> list[re.Match[str]]:
+    return [phrase for phrase in phrases if start <= phrase.start() and phrase.end() <= end]
+
+
+def _of(phrases: Sequence[re.Match[str]]) -> set[str]:
+    return {side for phrase in phrases for side in ("left", "right") if side in phrase.group()}
+
+
+def _sides(marks: Sequence[re.Match[str]], start: int, end: int) -> set[str]:
+    found = {str(mark.lastgroup) for mark in _within(marks, start, end)}
+    return {"left", "right"} if "bilateral" in found else found

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Literal
+
+from xraygpt.evaluation.sentences import Sentence
 
 NO_FINDING = "No Finding"
 SUPPORT_DEVICES = "Support Devices"
@@ -43,7 +46,7 @@ class Term:
 
 
 HEART_NAMES = (
-    r"cardiac (?:silhouette|shadow|size|contours?)"
+    r"cardiac (?:silhouette|shadow|size|contours?|outline|diameter)"
     r"|cardio-?(?:mediastinal|pericardial) (?:silhouette|contours?|size)"
 )
 HEART = rf"(?:heart(?: size)?|{HEART_NAMES})"
@@ -51,10 +54,19 @@ MEDIASTINUM = (
     r"(?:mediastin(?:um|al (?:contours?|silhouette|width|structures|size))"
     r"|cardio-?mediastin(?:um|al (?:silhouette|contours?|structures|size)))"
 )
-ENLARGED = r"(?:enlarged|enlargement|prominent|increased|widened|widening|large\b|generous)"
-NORMAL = r"(?:normal|unremarkable|not enlarged|within normal|wnl|not widened)"
+RATIO = r"(?:cardio-?thoracic (?:ratio|index)|ct ratio|\bctr\b)"
+ENLARGED = (
+    r"(?:enlarged|enlargement|prominent|increased|widened|widening|(?:large|bigg?)(?:r|er)?\b"
+    r"|wide\b|grown\b|generous)"
+)
+RAISED = (
+    r"(?:0?\.(?:5[1-9]|[6-9])|(?:5[1-9]|[6-9]\d) ?(?:%|percent)|increased|raised|elevated|enlarged"
+    r"|high|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
+)
+NORMAL = r"(?:(?<!ab)normal|unremarkable|not enlarged|within normal|wnl|not widened)"
 BORDERLINE = r"(?:borderline|upper limits?|upper normal|(?:top|high)[- ]normal)"
-JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion"
+JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen"
+LOBE = r"(?:lungs?|lobes?|lingula|[rl][lum]l)"
 OTHER_THING = r"\blungs?\b|pulmonary|aort|\bhila"
 IS = rf"(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
 """Between a thing and its size: 'heart [is mildly to moderately] enlarged'."""
@@ -74,7 +86,12 @@ FINDINGS = {
         r"cardiomegaly",
         rf"{HEART}{IS}{ENLARGED}",
         rf"(?:enlarged|prominent|increased|large|enlargement of the) (?:heart|{HEART_NAMES})",
-        r"(?:cardiac|heart) enlargement|enlargement of (?:the )?(?:heart|cardiac)",
+        r"(?:cardiac|heart|ventric(?:le|ular)|biventricular|chamber) (?:enlargement|dilat)",
+        rf"{HEART} [^,;:]{{0,40}}\bbut (?:(?:still|remains?|likely|is|\w+ly) )*{ENLARGED}",
+        rf"(?:larger|bigger|big|globular) heart\b|{RATIO}(?:(?!(?<!ab)normal|{OTHER_THING}"
+        rf"|,)[^;:]){{0,30}}?{RAISED}|{RAISED} {RATIO}",
+        r"(?:increase|enlargement) (?:in|of) (?:the )?(?:size of (?:the )?)?(?:heart|cardiac)",
+        r"\b(?:mild|moderate|severe|marked|stable|unchanged|no|borderline) cm\b",
     ),
     "Lung Opacity": (
         r"opaci|infiltrat|air[- ]?space (?:disease|process)|ground[- ]?glass|reticul",
@@ -92,36 +109,64 @@ FINDINGS = {
         r"(?:lung|pulmonary|cystic|parenchymal) lesions?\b",
     ),
     "Edema": (
-        r"(?<!tissue )(?<!subcutaneous )o?edema|heart failure|\bchf\b|\bcongesti(?:on|ve)\b",
+        r"(?<!tissue )(?<!subcutaneous )o?edema|\bchf\b|\bcongesti(?:on|ve)\b|kerley|(?:fluid"
+        r"|volume) overload",
+        r"(?<!respiratory )(?<!renal )(?<!kidney )(?<!liver )(?<!organ )(?<!hardware )\bfailure\b(?! (?:to"
+        r"|of)\b)",
+        r"(?:cardiac|heart) decompensation",
+        r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
         r"pulmonary venous hypertension|cephali[sz]ation",
         r"vascular (?:redistribution|prominence|engorgement|indistinctness)",
+        r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) "
+        r"(?:(?:is|are|appears?|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
         r"(?:prominent|prominence of(?: the)?|increased|engorged|indistinct) (?:central |lung |pulmonary )*"
         r"(?:vascularity|vasculature|vascular margin|vessels)",
     ),
     "Consolidation": (r"consolidat",),
-    "Pneumonia": (r"pneumonia|pneumonic|infectious|(?<!granulomatous )infection",),
+    "Pneumonia": (r"pneumonia|pneumonic|infectious|(?<!granulomatous )infection|\bpna\b",),
     "Atelectasis": (
-        r"atelecta|(?:lobar|lung|lobe) collapse|collapse of the (?:\w+ ){0,4}(?:lung|lobe)",
-        r"collapsed (?:(?:left|right|upper|middle|lower) ){0,2}(?:lung|lobe)",
+        r"atelecta|\batx\b|collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobe)s?\b|volume loss"
+        r"|lost (?:\w+ )?volume|loss of (?:lung )?volume",
+        r"(?:reduced|decreased|diminished) volume (?:of|in) (?:the )?(?:\w+ ){0,3}(?:lung|lobe)",
+        r"(?<!vertebral )(?<!body )(?<!tracheal )(?<!disc )\bcollapse\b"
+        r"(?! (?:deform|fracture|(?:of|at) (?:the )?(?:[\w-]+ ){0,3}(?:vertebra|body|trachea|[tl]\d)))",
+        rf"collapsed (?:(?:left|right|upper|middle|lower) ){{0,2}}{LOBE}",
+        rf"{LOBE} (?:(?:is|are|has|have|be|been|may|might|could|appears?|remains?|not|no longer|now|again"
+        rf"|\w+ly) )*collapsed",
     ),
-    "Pneumothorax": (r"pneumothora|\bptx\b",),
+    "Pneumothorax": (
+        r"pneumothora|\bptx\b|pleural (?:air|gas)\b|pleural line\b",
+        r"\b(?:air|gas)\b(?!-| fluid| bronch"
+        r"| space)(?: [\w-]+){0,4} (?:the )?(?:\w+ ){0,2}pleural (?:space|cavity)",
+        r"pleural (?:space|cavity) (?:\w+ ){0,3}(?:air|gas)\b|\b(?:air|gas) between (?:the )?(?:visceral"
+        r"|parietal|pleura)",
+    ),
     "Pleural Effusion": (
         r"(?<!pericardial )(?<!joint )effusion|pleural and pericardial effusion",
-        r"pleural fluid|hydrothorax|hydropneumothorax|ha?emothorax|empyema",
+        r"pleural (?:fluid|collection)|(?<=pleural air or )fluid|\bfluid (?:[\w-]+ ){0,3}(?:in|into|within"
+        r"|along) (?:the )?(?:\w+ ){0,2}(?:pleural (?:space|cavity)|hemithora)|hydrothorax"
+        r"|hydropneumothorax|ha?emothorax|empyema",
         r"fluid in the (?:\w+ )?fissure|fissural fluid",
     ),
     "Pleural Other": (
         r"(?:pleural(?:[- ](?!effusion|fluid)\w+){0,2}?|fissural)[- ]"
         r"(?:thickening|scar|plaque|calcif|reaction|retraction|abnormality)",
         r"thickening of the (?:\w+ )?pleura|apical cap|fibrothorax",
+        r"(?:(?<=effusion or )|(?<=effusions or )|(?<=effusion and/or )"
+        r"|(?<=effusion versus ))(?:pleural )?thickening",
     ),
     "Fracture": (
         r"(?<!catheter )(?<!lead )(?<!wire )(?<!screw is )fractur\w*+"
-        r"(?! (?:of the )?(?:[\w-]+ ){0,3}(?:wire|screw|lead|catheter))",
+        r"(?! (?:of the )?(?:[\w-]+ ){0,3}(?:wire|screw|lead|catheter))|\bfxs?\b",
     ),
     SUPPORT_DEVICES: (
-        r"pace ?maker|pacer|pacing|a?icds?\b|defibrillator|stimulator|generator|loop recorder|leads?\b",
-        r"(?:central|venous|picc|subclavian|jugular|ij|svc|arterial|infusion|dialysis) (?:venous )?lines?\b",
+        r"pace ?maker|pacer|pacing|a?icds?\b|defibrillator|stimulator|generator|loop recorder"
+        r"|leads?\b(?! (?:to|the))",
+        r"(?:central|venous|picc|subclavian|jugular|[lr]?ij|svc|arterial|infusion"
+        r"|dialysis) (?:venous )?lines?\b|cvcs?\b",
+        r"(?<!septal )(?<!kerley )(?<!pleural )(?<! b )lines? (?:position|placement|tips?|(?:is|are"
+        r"|remains?) (?:unchanged|stable|in))\b",
+        r"(?:unchanged|stable|support|monitoring) lines\b|lines (?:unchanged|stable)\b",
         r"(?:lines and tubes|tubes and lines)\b|catheter|picc\b|swan-?ganz|cannula",
         r"balloon pump|iabp\b|lvad\b",
         r"port\b|port-?a-?cath|mediport|tub(?:es?|ing)\b|(?:ett|ngt|ogt)\b|tracheostomy|drains?\b|pigtail",
@@ -138,10 +183,10 @@ NORMALS = {
         rf"{NORMAL_OTHERS_AND}(?:cardio-?)?mediastin",
     ),
     "Cardiomegaly": (
-        rf"{HEART}{AND_OTHERS_ARE}{NORMAL}",
+        rf"(?:{HEART}|{RATIO}){AND_OTHERS_ARE}{NORMAL}",
         rf"{NORMAL_OTHERS_AND}(?:heart|cardiac|cardio-?mediastinal)",
     ),
-    "Lung Opacity": (r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear",),
+    "Lung Opacity": (r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b",),
     "Pleural Effusion": (r"pleural spaces? (?:are|is) (?:\w+ )?clear",),
 }
 BORDERLINES = {
@@ -151,6 +196,55 @@ BORDERLINES = {
     ),
 }
 
+
+HINTS = {
+    "Enlarged Cardiomediastinum": ("mediast",),
+    "Cardiomegaly": ("heart", "cardi", "ventric", "chamber", "ctr", "ct ratio", " cm"),
+    "Lung Opacity": (
+        "opac",
+        "filtrat",
+        "space",
+        "ground",
+        "reticul",
+        "interstiti",
+        "densit",
+        "translucen",
+        "lung",
+    ),
+    "Lung Lesion": (
+        "nodul",
+        "mass",
+        "cavit",
+        "carcin",
+        "neopl",
+        "malign",
+        "tumo",
+        "metasta",
+        "cancer",
+        "lesion",
+    ),
+    "Edema": (
+        "edema",
+        "chf",
+        "congest",
+        "kerley",
+        "overload",
+        "failure",
+        "decomp",
+        "sept",
+        "venous",
+        "cephali",
+        "vas",
+        "vess",
+    ),
+    "Pneumonia": ("pneumoni", "infecti", "pna"),
+    "Atelectasis": ("atelecta", "atx", "collapse", "volume"),
+    "Pneumothorax": ("pneumothora", "ptx", "pleura"),
+    "Pleural Effusion": ("effusion", "fluid", "thora", "empyema", "pleural"),
+    "Pleural Other": ("pleura", "fissur", "thickening", "apical cap", "fibrothorax"),
+    "Fracture": ("fract", "fx"),
+}
+"""Every term of the class holds one of these, which are far quicker to look for."""
 
 KINDS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     "borderline": BORDERLINES,
@@ -165,10 +259,68 @@ PATTERNS = [
 ]
 
 
+OFTEN_MISTYPED = re.findall(
+    r"\w+",
+    """
+    effusion effusions pneumothorax pneumothoraces hydropneumothorax pneumonia pneumonias atelectasis
+    atelectases cardiomegaly consolidation consolidations consolidative opacity opacities opacification
+    infiltrate infiltrates edema fracture fractures nodule nodules congestion interstitial mediastinum
+    mediastinal silhouette enlarged pleural thickening pacemaker catheter vascular pulmonary cardiac
+    bilateral bibasilar evidence without resolved cleared possible borderline normal left right
+    """,
+)
+"""Words of reports that are understood with one mistake of typing as well."""
+
+
+def _mistypings(word: str) -> Iterator[str]:
+    """Yield the word with one mistake: letters swapped and, the longer it is, one dropped, doubled or wrong.
+
+    The last letter is not dropped: "enlarge" is a word.
+    """
+    others = ascii_lowercase if len(word) > 7 else "aeiou"
+    for i, letter in enumerate(word[:-1]):
+        yield word[:i] + word[i + 1] + letter + word[i + 2 :]
+        if len(word) > 4:
+            yield word[:i] + word[i + 1 :]
+            yield word[:i] + letter + word[i:]
+            if letter in others:
+                yield from (word[:i] + other + word[i + 1 :] for other in others)
+        if len(word) > 7:
+            yield from (word[: i + 1] + other + word[i + 1 :] for other in ascii_lowercase)
+
+
+MISTYPED = {
+    wrong: right
+    for right in sorted(OFTEN_MISTYPED)
+    for wrong in _mistypings(right)
+    if wrong not in OFTEN_MISTYPED
+}
+WORD = re.compile(r"[a-z]{4,}")
+
+
+def correct_typing(sentence: Sentence) -> Sentence:
+    """Return a sentence with mistyped words corrected; their places stay those of the report."""
+    text, end = "", 0
+    places: list[int] = []
+    for match in WORD.finditer(sentence.text):
+        right = MISTYPED.get(match.group())
+        if right is None:
+            continue
+        start, stop = match.span()
+        text += sentence.text[end:start] + right
+        places += sentence.places[end:start]
+        places += [sentence.places[min(start + i, stop - 1)] for i in range(len(right))]
+        end = stop
+    return Sentence(text + sentence.text[end:], [*places, *sentence.places[end:]]) if end else sentence
+
+
 def find_terms(sentence: str) -> list[Term]:
     """Return the terms in a sentence in lower case, in its order; those of one class never overlap."""
     found: list[Term] = []
+    hinted = {label for label, hints in HINTS.items() if any(hint in sentence for hint in hints)}
     for label, kind, pattern in PATTERNS:
+        if label in HINTS and label not in hinted:
+            continue
         for match in pattern.finditer(sentence):
             start, end = match.span()
             if not any(t.label == label and t.start < end and start < t.end for t in found):

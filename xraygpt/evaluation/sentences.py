@@ -77,7 +77,7 @@ HEADER = re.compile(
 )
 PARAGRAPH_END = re.compile(r"(?<=[^\s:])\s*\n\s*\n")
 SENTENCE_END = re.compile(
-    r"[.!?]+(?=\s|$|[A-Z])|;|\n\s*\n"
+    r"(?<!\bvs)[.!]+(?=\s|$|[A-Z])|(?<=\w\?)(?=\s)|;|\n\s*\n"
     r"|\n(?=\s*(?:[-*•]|[0-9]{1,2}[.)])\s)|(?<=\s)(?=[0-9]{1,2}[.)]\s+[A-Z])"  # items of a list
 )
 LONGEST = 1000
