@@ -7,14 +7,13 @@ Shapes: N reports, C classes.
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from importlib import import_module
 
 import numpy as np
 
@@ -36,8 +35,8 @@ MODELS: Mapping[str, tuple[str, str]] = {
     "ratescore": ("Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C", "ratescore"),
     "green": ("StanfordAIMI/GREEN-radllama2-7b", "green"),
     "crimson": ("rajpurkarlab/medgemma-4b-it-crimson", "crimson"),
-    "srr_bert": ("StanfordAIMI/SRR-BERT-Leaves-with-Statuses", ""),
-    "temporal": ("words of change, and stanza's English NER 'radiology'", "temporal_f1"),
+    "srr_bert": ("StanfordAIMI/SRR-BERT-Leaves-with-Statuses, microsoft/BiomedVLP-CXR-BERT-general", ""),
+    "temporal": ("stanza's English NER 'radiology', and a list of words of change", "temporal_f1"),
     "bertscore": ("distilbert-base-uncased (layer 5, rescaled)", "bertscore"),
     "bleu": ("BLEU-4 of each report by itself, no weights", "bleu"),
     "rouge": ("rouge_score with its stemmer, no weights", "rouge1 rouge2 rougeL"),
@@ -63,7 +62,8 @@ def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
             raise UnknownNameError("RadEval metric", name, MODELS)
     if names:
         with _explained(f"--radeval {' '.join(names)}"):
-            _module("radeval")
+            # In 2.2.1 RadGraph imports from the package's former name.
+            sys.modules.setdefault("RadEval", import_module("radeval"))
     return tuple(metric for name in dict.fromkeys(names) for metric in _metrics(name, *MODELS[name]))
 
 
@@ -76,7 +76,6 @@ def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
     elif name == "srr_bert":
         scores = {"srrbert_weighted_f1": partial(_class_f1, "weighted", ())}
         count = partial(_class_counts, _srr_labels)
-
     distance = name == "radcliq"
 
     def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
@@ -114,17 +113,10 @@ def _explained(what: str, model: str = "") -> Iterator[None]:
         raise UnavailableMetricError(f"{what} {problem} ({type(error).__name__}: {message})") from error
 
 
-def _module(name: str) -> Any:
-    module = importlib.import_module(name)
-    if name == "radeval":  # the copy of RadGraph in 2.2.1 imports from the package's former name
-        sys.modules.setdefault("RadEval", module)
-    return module
-
-
 def _report_values(name: str, keys: Sequence[str], references: list[str], hypotheses: list[str]) -> Array:
     """Return (value, 1) of each report by each of K keys, (N, 2 K); (0, 0) where RadEval has no value."""
     options = {"provider": "hf"} if name == "crimson" else {}  # no report is sent to a server
-    evaluator = _module("radeval").RadEval({name: options}, per_sample=True, show_progress=False)
+    evaluator = import_module("radeval").RadEval({name: options}, per_sample=True, show_progress=False)
     found = evaluator(refs=references, hyps=hypotheses)
     values = np.array([found[key] for key in keys], dtype=np.float64).T
     known = np.isfinite(values)
@@ -144,15 +136,16 @@ def _class_counts(
 
 
 def _chexbert_labels(texts: list[str]) -> Array:
-    device = "cuda" if _module("torch").cuda.is_available() else "cpu"  # RadEval's F1 asks for CUDA always
-    labeller = _module("radeval.metrics.f1chexbert").F1CheXbert(device=device)
+    # RadEval's own F1 asks for CUDA where there is none, and fails with scikit-learn 1.9.
+    device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
+    labeller = import_module("radeval.metrics.f1chexbert").F1CheXbert(device=device)
     return np.array(labeller.get_labels(texts))[:, [labeller.TARGET_NAMES.index(name) for name in CLASSES]]
 
 
 def _srr_labels(texts: list[str]) -> Array:
     """Return the labels that some sentence of each text has."""
-    labeller = _module("radeval").RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
-    sentences = _module("radeval.metrics.SRRBert.srr_bert").srr_bert_parse_sentences
+    labeller = import_module("radeval").RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
+    sentences = import_module("radeval.metrics.SRRBert.srr_bert").srr_bert_parse_sentences
     return np.array([labeller(sentences(text))[0].any(axis=0) for text in texts])
 
 
