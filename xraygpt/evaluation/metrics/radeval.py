@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -41,13 +41,7 @@ MODELS: Mapping[str, tuple[str, str]] = {
     "bleu": ("BLEU-4 of each report by itself, no weights", "bleu"),
     "rouge": ("rouge_score with its stemmer, no weights", "rouge1 rouge2 rougeL"),
 }
-"""Name -> what RadEval reads for it, and RadEval's keys for the values whose means are the scores."""
-_F1 = {
-    f"f1chexbert_{key}_{average}_f1": (average, classes)
-    for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
-    for average in ("micro", "macro", "weighted")
-} | {f"f1chexbert_{name.lower().replace(' ', '_')}": ("micro", (name,)) for name in CLASSES}
-"""RadEval's keys for averages of CheXbert's F1, and a name for each class, which it nests -> what it is."""
+"""Name -> what RadEval reads for it, and its keys for values whose means are the scores; "" as in `_F1`."""
 
 
 def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
@@ -68,19 +62,17 @@ def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
 
 
 def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
-    scores: dict[str, Score] = {key: partial(_mean, place) for place, key in enumerate(keys.split())}
-    count: Callable[..., Array] = partial(_report_values, name, tuple(scores))
-    if name == "chexbert":
-        scores = {key: partial(_class_f1, *f1) for key, f1 in _F1.items()}
-        count = partial(_class_counts, _chexbert_labels)
-    elif name == "srr_bert":
-        scores = {"srrbert_weighted_f1": partial(_class_f1, "weighted", ())}
-        count = partial(_class_counts, _srr_labels)
+    labels = {"chexbert": _chexbert_labels, "srr_bert": _srr_labels}.get(name)
+    means = {key: partial(_mean, place) for place, key in enumerate(keys.split())}
+    scores: Mapping[str, Score] = means or _F1[name]
     distance = name == "radcliq"
 
     def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
         with _explained(f"RadEval's {name}", model):
-            return count([*references], [*hypotheses])
+            if not labels:
+                return _report_values(name, [*scores], [*references], [*hypotheses])
+            truth, found = np.split(labels([*references, *hypotheses]).astype(bool), 2)
+            return sums_of.count_class_matches(truth, found).reshape(len(references), -1)  # (N, 3 C)
 
     for key, score in scores.items():
         yield Metric(
@@ -127,14 +119,6 @@ def _mean(place: int, sums: Array) -> Array:
     return sums_of.mean_of_values(sums[..., 2 * place : 2 * place + 2])
 
 
-def _class_counts(
-    labels: Callable[[list[str]], Array], references: list[str], hypotheses: list[str]
-) -> Array:
-    """Return each report's counts in each class, (N, 3 C), from the labels (N, C) of texts."""
-    truth, found = np.split(labels(references + hypotheses).astype(bool), 2)
-    return sums_of.count_class_matches(truth, found).reshape(len(references), -1)
-
-
 def _chexbert_labels(texts: list[str]) -> Array:
     # RadEval's own F1 asks for CUDA where there is none, and fails with scikit-learn 1.9.
     device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
@@ -159,3 +143,15 @@ def _class_f1(average: str, classes: Sequence[str], sums: Array) -> Array:
         return sums_of.macro_f1(counts.reshape(*counts.shape[:-2], -1))
     cases, f1 = counts[..., 0] + counts[..., 2], sums_of.micro_f1(counts, of_nothing=0.0)
     return sums_of.mean_of_values(np.stack([(cases * f1).sum(axis=-1), cases.sum(axis=-1)], axis=-1))
+
+
+_F1: Mapping[str, Mapping[str, Score]] = {
+    "chexbert": {
+        f"f1chexbert_{key}_{average}_f1": partial(_class_f1, average, classes)
+        for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
+        for average in ("micro", "macro", "weighted")
+    }
+    | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(_class_f1, "micro", (c,)) for c in CLASSES},
+    "srr_bert": {"srrbert_weighted_f1": partial(_class_f1, "weighted", ())},
+}
+"""Scores made of counts in each class, by RadEval's keys; it nests the F1 of each class, which has none."""
