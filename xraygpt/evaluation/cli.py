@@ -53,14 +53,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COLUMN",
         help="score the values of a column apart (bands, if they are numbers); may be given several times",
     )
-    score.add_argument(
-        "--radeval",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="also score by neural models through the package RadEval: chexbert, radgraph, ratescore, green, "
-        "bertscore; they have no intervals",
-    )
     _add_shared(score)
     score.set_defaults(run=run_score)
 
@@ -79,6 +71,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
+    )
+    parser.add_argument(
+        "--radeval",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="also score by the package RadEval: chexbert, radgraph, radcliq, ratescore, green, crimson, "
+        "srr_bert, temporal, bertscore, bleu, rouge",
     )
     parser.add_argument(
         "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
@@ -112,7 +112,7 @@ def run_score(args: argparse.Namespace) -> None:
         XrayGPTError: anything that the user can fix.
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
+    from xraygpt.evaluation.metrics.radeval import radeval_metrics
     from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.page.examples import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
@@ -120,22 +120,18 @@ def run_score(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
     from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
     from xraygpt.evaluation.scoring import score_predictions
-    from xraygpt.evaluation.statistics import plain
 
     for name, (_, words) in COLUMNS.items():
         if (column := getattr(args, f"{name}_column")) in args.subgroup:
             raise DataError(
                 f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
             )
-    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    metrics = (*choose_metrics(args.metrics, synthetic=args.synthetic), *radeval_metrics(args.radeval))
     pictures = PictureFolder(args.images) if args.images else None
     compared_runs = read_runs(args.curves)
     predictions = _read(args.file, args)
     file = predictions_file(args.file)
     generation = read_generation_facts(file)
-    # First, because its weights may be missing.
-    references, hypotheses = zip(*((row.reference, row.generated) for row in predictions), strict=True)
-    neural = radeval_scores(references, hypotheses, args.radeval) if args.radeval else {}
     _make_folder(args.out)
     scores = score_predictions(
         predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
@@ -146,9 +142,8 @@ def run_score(args: argparse.Namespace) -> None:
         file=file,
         command=args.command_line,
         generation=generation,
-        more_metrics=radeval_implementations(args.radeval),
     )
-    write_scores(scores, protocol, args.out, {"radeval": plain(neural)} if neural else None)
+    write_scores(scores, protocol, args.out)
     write_report_page(
         scores,
         predictions,
@@ -160,7 +155,7 @@ def run_score(args: argparse.Namespace) -> None:
     )
     reports, studies = counted(scores.reports, "report"), counted(scores.studies, "study")
     print(f"{reports} of {studies}, {scores.empty:,} without text\n")
-    print("\n".join([*score_lines(scores), *(f"{name}: {value:.3f}" for name, value in neural.items())]))
+    print("\n".join(score_lines(scores)))
     print(f"\nwritten to {args.out}: scores.json, protocol.txt, {PAGE_FILE}")
 
 
@@ -173,12 +168,13 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.common.run_record import write_json
     from xraygpt.evaluation.comparison import check_same_task, compare_predictions
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.metrics.radeval import radeval_metrics
     from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import comparison_protocol
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
     from xraygpt.evaluation.statistics import plain
 
-    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    metrics = (*choose_metrics(args.metrics, synthetic=args.synthetic), *radeval_metrics(args.radeval))
     a, b = (_read(path, args) for path in (args.a, args.b))
     check_same_task(a, b)
     if args.out:

@@ -122,6 +122,8 @@ class ProtocolCard:
             f"{self.text[0].upper()}{self.text[1:]}. Intervals are 95 % percentile bootstrap intervals of "
             f"{self.rounds:,} rounds that draw studies with replacement (seed {self.seed}).",
         ]
+        if models := dict.fromkeys(text for text in self.metrics.values() if text.startswith("RadEval's")):
+            sentences.append(f"Models of the scores radeval_...: {'; '.join(models)}.")
         if self.not_computed:
             sentences.append(f"Not computed: {_listed(list(self.not_computed))}.")
         sentences.append(
@@ -140,7 +142,6 @@ def make_protocol(
     file: Path,
     command: str,
     generation: GenerationFacts | None = None,
-    more_metrics: Mapping[str, str] | None = None,
 ) -> ProtocolCard:
     """Return the card of a result.
 
@@ -148,7 +149,6 @@ def make_protocol(
         file: that the predictions were read from or written to.
         command: as it was typed.
         generation: how the reports were made; None to know only the prompt, if the predictions name one.
-        more_metrics: implementations of what is computed beside `scores`, by name.
     """
     prompts = {row.columns.get("prompt") for row in predictions}
     generation = generation or GenerationFacts(prompt=prompts.pop() if len(prompts) == 1 else None)
@@ -161,7 +161,7 @@ def make_protocol(
         studies=scores.studies,
         empty_reports=scores.empty,
         generation=generation,
-        metrics={name: metric.equals for name, metric in scores.metrics.items()} | dict(more_metrics or {}),
+        metrics={name: metric.equals for name, metric in scores.metrics.items()},
         not_computed=scores.not_computed,
         seed=scores.seed,
         rounds=scores.rounds,

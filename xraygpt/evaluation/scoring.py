@@ -128,8 +128,8 @@ def score_predictions(
     readable, not_english = language.readable(metrics)
     constant = blind_report(references)
     exchanged = shuffled(hypotheses, studies, seed)
-    runs = [hypotheses, [constant] * len(rows), *([exchanged] if exchanged is not None else [])]
-    table, of_blind, *of_exchanged = make_tables(readable, references, runs)
+    controls = [[constant] * len(rows), *([exchanged] if exchanged is not None else [])]
+    table, of_blind, *of_exchanged = make_tables(readable, references, [hypotheses], controls)
     blind = of_blind.scores()
 
     def intervals(places: Sequence[int]) -> dict[str, Interval]:

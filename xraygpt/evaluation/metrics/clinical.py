@@ -25,6 +25,7 @@ from xraygpt.evaluation.metrics.metric import (
     Metric,
     blind_macro_f1,
     blind_micro_f1,
+    count_class_matches,
     f1_of_sets,
     macro_f1,
     micro_f1,
@@ -45,7 +46,7 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
     """Return each report's counts in each class, (N, 14, 3); they add up over reports."""
     truth = present_classes(references, uncertain=uncertain)
     found = present_classes(hypotheses, uncertain=uncertain)
-    return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
+    return count_class_matches(truth, found)
 
 
 def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:

@@ -69,6 +69,8 @@ class Metric:
     """The score that no constant report passes on these references (`blind_micro_f1`), where it is known."""
     outside_python: bool = False
     """Another program computes the statistics, of each report by itself, while Python goes on."""
+    slow: bool = False
+    """Too slow for controls, which go without it (NaN)."""
 
     def __call__(self, references: Sequence[str], hypotheses: Sequence[str]) -> float:
         """Return the score of all reports together."""
@@ -107,16 +109,27 @@ class MetricTable:
 
 
 def make_tables(
-    metrics: Sequence[Metric], references: Sequence[str], runs: Sequence[Sequence[str]]
+    metrics: Sequence[Metric],
+    references: Sequence[str],
+    runs: Sequence[Sequence[str]],
+    controls: Sequence[Sequence[str]] = (),
 ) -> list[MetricTable]:
-    """Let each metric look at several runs of reports on the same references; return a table of each run."""
+    """Let each metric look at runs and controls on the same references; return a table of each, in order."""
     outside = dict.fromkeys(metric.statistics for metric in metrics if metric.outside_python)
     functions = dict.fromkeys(metric.statistics for metric in metrics)
+    slow = {metric.statistics for metric in metrics if metric.slow}
+    everything = [*runs, *controls]
     with ThreadPoolExecutor(max_workers=1) as other_program:
-        waiting = {f: other_program.submit(_count, f, references, runs, together=True) for f in outside}
-        found = {f: _count(f, references, runs, together=False) for f in functions if f not in waiting}
+        waiting = {f: other_program.submit(_count, f, references, everything, together=True) for f in outside}
+        found = {
+            f: _count(f, references, runs if f in slow else everything, together=False)
+            for f in functions
+            if f not in waiting
+        }
         found |= {f: future.result() for f, future in waiting.items()}
     counts = {f: outcome for f, outcome in found.items() if not isinstance(outcome, str)}
+    for parts in counts.values():
+        parts += [np.full_like(parts[0], np.nan)] * (len(everything) - len(parts))
     ends = np.cumsum([0, *(parts[0].shape[1] for parts in counts.values())]).tolist()
     places = {f: slice(*ends[i : i + 2]) for i, f in enumerate(counts)}
     computed = tuple(metric for metric in metrics if metric.statistics in counts)
@@ -129,7 +142,7 @@ def make_tables(
             places={metric.name: places[metric.statistics] for metric in computed},
             not_computed={m.name: str(found[m.statistics]) for m in metrics if m not in computed},
         )
-        for number, texts in enumerate(runs)
+        for number, texts in enumerate(everything)
     ]
 
 
@@ -201,6 +214,11 @@ def count_set_matches(
     """Return the counts (N, 3) of each pair of sets: true positives, false positives, false negatives."""
     counts = [(len(r & h), len(h - r), len(r - h)) for r, h in zip(references, hypotheses, strict=True)]
     return np.array(counts, dtype=np.float64).reshape(len(references), 3)
+
+
+def count_class_matches(truth: NDArray[np.bool_], found: NDArray[np.bool_]) -> Array:
+    """Return the same counts of each report in each class, (N, C, 3), from its classes (N, C)."""
+    return np.stack([truth & found, ~truth & found, truth & ~found], axis=-1).astype(np.float64)
 
 
 def micro_f1(counts: Array, of_nothing: float = math.nan) -> Array:

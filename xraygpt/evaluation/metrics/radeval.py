@@ -1,85 +1,157 @@
-"""Scores by neural models through the package RadEval: CheXbert, RadGraph, RaTEScore, GREEN, BERTScore.
+"""Scores by neural models, computed by the package RadEval: CheXbert, RadGraph, RadCliQ, GREEN and others.
 
-Source: Xu et al., RadEval: A framework for radiology text evaluation, 2025. The package is an extra
-(``pip install radeval``) and fetches each model's weights from the Hugging Face Hub on first use; so nothing
-here is computed unless it is asked for by name.
+Source: Xu et al., RadEval: A framework for radiology text evaluation, EMNLP 2025; models as in the source of
+RadEval 2.2.1. The package is an extra and fetches weights on first use, so nothing is computed unless named.
+Shapes: N reports, C classes.
 """
 
 from __future__ import annotations
 
-import importlib
+import math
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 
-from xraygpt.common.errors import DataError, UnavailableMetricError, UnknownNameError
+from xraygpt.common.errors import UnavailableMetricError, UnknownNameError
+from xraygpt.common.paths import install_hint
+from xraygpt.evaluation.labeller import CLASSES
+from xraygpt.evaluation.metrics import metric as sums_of
+from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES
+from xraygpt.evaluation.metrics.metric import Array, Metric, Score
 
-NAMES: Mapping[str, str] = {
-    "chexbert": "f1chexbert",
-    "radgraph": "radgraph",
-    "ratescore": "ratescore",
-    "green": "green",
-    "bertscore": "bertscore",
+_HUB = "StanfordAIMI/RRG_scorers"
+MODELS: Mapping[str, tuple[str, str]] = {
+    "chexbert": (f"{_HUB} chexbert.pth with bert-base-uncased, uncertain as positive", ""),
+    "radgraph": (f"{_HUB} radgraph-xl.tar.gz", "radgraph_simple radgraph_partial radgraph_complete"),
+    "radcliq": (
+        f"{_HUB} radgraph.tar.gz and chexbert.pth with bert-base-uncased, distilroberta-base (layer 5, idf)",
+        "radcliq_v1",
+    ),
+    "ratescore": ("Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C", "ratescore"),
+    "green": ("StanfordAIMI/GREEN-radllama2-7b", "green"),
+    "crimson": ("rajpurkarlab/medgemma-4b-it-crimson", "crimson"),
+    "srr_bert": ("StanfordAIMI/SRR-BERT-Leaves-with-Statuses, microsoft/BiomedVLP-CXR-BERT-general", ""),
+    "temporal": ("stanza's English NER 'radiology', and a list of words of change", "temporal_f1"),
+    "bertscore": ("distilbert-base-uncased (layer 5, rescaled)", "bertscore"),
+    "bleu": ("BLEU-4 of each report by itself, no weights", "bleu"),
+    "rouge": ("rouge_score with its stemmer, no weights", "rouge1 rouge2 rougeL"),
 }
-"""Our name -> RadEval's name."""
+"""Name -> what RadEval reads for it, and its keys for values whose means are the scores; "" as in `_F1`."""
 
 
-def radeval_scores(
-    references: Sequence[str], hypotheses: Sequence[str], which: Sequence[str] = ("chexbert", "radgraph")
-) -> dict[str, float]:
-    """Return RadEval's scores of all reports under RadEval's names, such as ``radgraph_partial``.
-
-    Args:
-        references: N reports.
-        hypotheses: N generated reports.
-        which: keys of `NAMES`.
+def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
+    """Return the metrics of some of `MODELS`; missing weights show when they count.
 
     Raises:
-        UnknownNameError: a name in `which` is not in `NAMES`.
-        DataError: no reports, or not as many references as hypotheses.
-        UnavailableMetricError: the package is not installed, or a model's weights are not there; the message
-            says which.
+        UnknownNameError: there is no such name.
+        UnavailableMetricError: the package is not installed.
     """
-    for name in which:
-        if name not in NAMES:
-            raise UnknownNameError("RadEval metric", name, NAMES)
-    if not references or len(references) != len(hypotheses):
-        raise DataError(
-            f"RadEval needs as many references as hypotheses, at least one; there are {len(references)} and "
-            f"{len(hypotheses)}."
+    for name in names:
+        if name not in MODELS:
+            raise UnknownNameError("RadEval metric", name, MODELS)
+    if names:
+        with _explained(f"--radeval {' '.join(names)}"):
+            # In 2.2.1 RadGraph imports from the package's former name.
+            sys.modules.setdefault("RadEval", import_module("radeval"))
+    return tuple(metric for name in dict.fromkeys(names) for metric in _metrics(name, *MODELS[name]))
+
+
+def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
+    labels = {"chexbert": _chexbert_labels, "srr_bert": _srr_labels}.get(name)
+    means = {key: partial(_mean, place) for place, key in enumerate(keys.split())}
+    scores: Mapping[str, Score] = means or _F1[name]
+    distance = name == "radcliq"
+
+    def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+        with _explained(f"RadEval's {name}", model):
+            if not labels:
+                return _report_values(name, [*scores], [*references], [*hypotheses])
+            truth, found = np.split(labels([*references, *hypotheses]).astype(bool), 2)
+            return sums_of.count_class_matches(truth, found).reshape(len(references), -1)  # (N, 3 C)
+
+    for key, score in scores.items():
+        yield Metric(
+            name=f"radeval_{key}",
+            title=f"RadEval {key}",
+            equals=f"RadEval's {name} ({model})" + "; RadEval prints 1 / this mean" * distance,
+            statistics=statistics,
+            score=score,
+            heading="Wording" if name in ("bleu", "rouge", "bertscore") else "Findings",
+            higher_is_better=not distance,
+            highest=math.inf if distance else 1.0,
+            english_only=True,
+            slow=True,
         )
-    try:
-        package: Any = importlib.import_module("radeval")
-    except ImportError as error:
-        raise UnavailableMetricError(
-            f"{', '.join(which)} not computed: needs the package RadEval (pip install radeval); {error}."
-        ) from error
-    found: dict[str, Any] = {}
-    for name in which:  # one at a time, so that an error is told of the metric it belongs to
-        try:
-            with warnings.catch_warnings():  # RadEval turns all warnings of the process off
-                evaluator = package.RadEval(metrics=[NAMES[name]], detailed=True, show_progress=False)
-                found |= evaluator(refs=list(references), hyps=list(hypotheses))
-        except Exception as error:  # whatever its libraries raise for missing weights, memory or network
-            message = next(iter(str(error).strip().splitlines()), "no message")
-            raise UnavailableMetricError(
-                f"{name} not computed: RadEval could not load its weights or did not finish "
-                f"({type(error).__name__}: {message}). The weights come from the Hugging Face Hub on first "
-                "use; fetch them once where there is a network."
-            ) from error
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float | np.floating)}
 
 
-def radeval_implementations(which: Sequence[str]) -> dict[str, str]:
-    """Return for each of `NAMES` what computes it, for the protocol; keys such as ``radeval radgraph``."""
+@contextmanager
+def _explained(what: str, model: str = "") -> Iterator[None]:
+    """Say in a line what RadEval or its libraries raise for missing modules, weights, memory or network."""
     try:
-        version = metadata.version("radeval")
-    except metadata.PackageNotFoundError:
-        version = "of unknown version"
-    return {
-        f"radeval {name}": f"the package RadEval {version}, metric {NAMES[name]}; no interval"
-        for name in which
+        with warnings.catch_warnings():  # RadEval turns all warnings of the process off
+            yield
+    except Exception as error:
+        message = next(iter(str(error).strip().splitlines()), "no message")
+        problem = "did not finish"
+        if isinstance(error, ModuleNotFoundError):
+            problem = f"needs a module that is not installed; {install_hint('radeval')}"
+        elif isinstance(error, OSError) or "download" in message:
+            problem = f"could not fetch or read its weights, {model}"
+        raise UnavailableMetricError(f"{what} {problem} ({type(error).__name__}: {message})") from error
+
+
+def _report_values(name: str, keys: Sequence[str], references: list[str], hypotheses: list[str]) -> Array:
+    """Return (value, 1) of each report by each of K keys, (N, 2 K); (0, 0) where RadEval has no value."""
+    options = {"provider": "hf"} if name == "crimson" else {}  # no report is sent to a server
+    evaluator = import_module("radeval").RadEval({name: options}, per_sample=True, show_progress=False)
+    found = evaluator(refs=references, hyps=hypotheses)
+    values = np.array([found[key] for key in keys], dtype=np.float64).T
+    known = np.isfinite(values)
+    return np.stack([np.where(known, values, 0), known], axis=-1).reshape(len(references), 2 * len(keys))
+
+
+def _mean(place: int, sums: Array) -> Array:
+    return sums_of.mean_of_values(sums[..., 2 * place : 2 * place + 2])
+
+
+def _chexbert_labels(texts: list[str]) -> Array:
+    # RadEval's own F1 asks for CUDA where there is none, and fails with scikit-learn 1.9.
+    device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
+    labeller = import_module("radeval.metrics.f1chexbert").F1CheXbert(device=device)
+    return np.array(labeller.get_labels(texts))[:, [labeller.TARGET_NAMES.index(name) for name in CLASSES]]
+
+
+def _srr_labels(texts: list[str]) -> Array:
+    """Return the labels that some sentence of each text has."""
+    labeller = import_module("radeval").RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
+    sentences = import_module("radeval.metrics.SRRBert.srr_bert").srr_bert_parse_sentences
+    return np.array([labeller(sentences(text))[0].any(axis=0) for text in texts])
+
+
+def _class_f1(average: str, classes: Sequence[str], sums: Array) -> Array:
+    """Return scikit-learn's micro, macro or weighted average of F1, of some of `CLASSES` or of all C."""
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    counts = counts[..., [CLASSES.index(name) for name in classes], :] if classes else counts
+    if average == "micro":
+        return sums_of.micro_f1(counts.sum(axis=-2))
+    if average == "macro":
+        return sums_of.macro_f1(counts.reshape(*counts.shape[:-2], -1))
+    cases, f1 = counts[..., 0] + counts[..., 2], sums_of.micro_f1(counts, of_nothing=0.0)
+    return sums_of.mean_of_values(np.stack([(cases * f1).sum(axis=-1), cases.sum(axis=-1)], axis=-1))
+
+
+_F1: Mapping[str, Mapping[str, Score]] = {
+    "chexbert": {
+        f"f1chexbert_{key}_{average}_f1": partial(_class_f1, average, classes)
+        for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
+        for average in ("micro", "macro", "weighted")
     }
+    | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(_class_f1, "micro", (c,)) for c in CLASSES},
+    "srr_bert": {"srrbert_weighted_f1": partial(_class_f1, "weighted", ())},
+}
+"""Scores made of counts in each class, by RadEval's keys; it nests the F1 of each class, which has none."""
