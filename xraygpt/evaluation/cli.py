@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, UnavailableMetricError
 from xraygpt.evaluation.statistics import ROUNDS
 
 if TYPE_CHECKING:
@@ -81,6 +82,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
     )
     parser.add_argument(
+        "--protocol",
+        default="ours",
+        metavar="NAME",
+        help="how the wording is scored: ours (default), r2gen or rexrank, for numbers beside published ones",
+    )
+    parser.add_argument(
         "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
     )
     words = f"of the bootstrap; default {ROUNDS}"
@@ -111,7 +118,7 @@ def run_score(args: argparse.Namespace) -> None:
     Raises:
         XrayGPTError: anything that the user can fix.
     """
-    from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.metrics.catalogue import REXRANK_RADEVAL, choose_metrics
     from xraygpt.evaluation.metrics.radeval import radeval_implementations, radeval_scores
     from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.page.examples import PictureFolder
@@ -127,7 +134,7 @@ def run_score(args: argparse.Namespace) -> None:
             raise DataError(
                 f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
             )
-    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    metrics = choose_metrics(args.metrics, protocol=args.protocol, synthetic=args.synthetic)
     pictures = PictureFolder(args.images) if args.images else None
     compared_runs = read_runs(args.curves)
     predictions = _read(args.file, args)
@@ -135,7 +142,16 @@ def run_score(args: argparse.Namespace) -> None:
     generation = read_generation_facts(file)
     # First, because its weights may be missing.
     references, hypotheses = zip(*((row.reference, row.generated) for row in predictions), strict=True)
-    neural = radeval_scores(references, hypotheses, args.radeval) if args.radeval else {}
+    by_models = list(args.radeval)
+    neural = radeval_scores(references, hypotheses, by_models) if by_models else {}
+    if args.protocol == "rexrank" and find_spec("radeval"):
+        for name in (name for name in REXRANK_RADEVAL if name not in args.radeval):
+            try:
+                neural |= radeval_scores(references, hypotheses, [name])
+                by_models.append(name)
+            except UnavailableMetricError as error:
+                print(error)
+    metrics = tuple(metric for metric in metrics if metric.name not in {f"rexrank_{n}" for n in by_models})
     _make_folder(args.out)
     scores = score_predictions(
         predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
@@ -145,8 +161,9 @@ def run_score(args: argparse.Namespace) -> None:
         scores,
         file=file,
         command=args.command_line,
+        protocol=args.protocol,
         generation=generation,
-        more_metrics=radeval_implementations(args.radeval),
+        more_metrics=radeval_implementations(by_models),
     )
     write_scores(scores, protocol, args.out, {"radeval": plain(neural)} if neural else None)
     write_report_page(
@@ -178,7 +195,7 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
     from xraygpt.evaluation.statistics import plain
 
-    metrics = choose_metrics(args.metrics, synthetic=args.synthetic)
+    metrics = choose_metrics(args.metrics, protocol=args.protocol, synthetic=args.synthetic)
     a, b = (_read(path, args) for path in (args.a, args.b))
     check_same_task(a, b)
     if args.out:
@@ -187,7 +204,7 @@ def run_compare(args: argparse.Namespace) -> None:
     print("\n".join(comparison_lines(comparison, a=str(args.a), b=str(args.b))))
     if args.out:
         files = [predictions_file(path) for path in (args.a, args.b)]
-        protocol = comparison_protocol(a, *files, command=args.command_line)
+        protocol = comparison_protocol(a, *files, command=args.command_line, protocol=args.protocol)
         write_json(args.out / COMPARISON_FILE, plain(comparison) | {"protocol": protocol})
         print(f"\nwritten to {args.out / COMPARISON_FILE}")
 
