@@ -66,6 +66,7 @@ setup(
         "peft>=0.18",  # model.adapter
         "pillow>=10.3",
         "pyyaml>=6.0",
+        "sacrebleu>=2.4",  # counts its BLEU
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "timm>=1.0.20",  # vit_model: timm:NAME
@@ -103,12 +104,12 @@ setup(
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",
+            "nltk>=3.9",
             "pytest>=8.3",
             "pytest-xdist>=3.6",  # the suite on several cores
-            # rouge-score, sacrebleu and scikit-learn: what our own ROUGE, BLEU and F1 are held against
+            # nltk, rouge-score and scikit-learn: what our own ROUGE, BLEU and F1 are held against
             "rouge-score>=0.1.2",
             "ruff>=0.9",
-            "sacrebleu>=2.4",
             "scikit-learn>=1.5",
             "setuptools>=68",  # builds the wheel that a test installs
             "tensorboard>=2.19",

@@ -3,8 +3,9 @@
     python -m benchmarks.text_metrics --reports NLMCXR_reports.tgz [--pairs 500]
 
 prints a Markdown table. It needs what `make install` installs. Each of the drawn reports is the
-reference of seven hypotheses; each kind of hypothesis is a corpus. On the published side, COCO's metrics get
-the tokens of COCO's own PTBTokenizer (Java).
+reference of eight hypotheses; each kind of hypothesis is a corpus. On the published side, COCO's metrics get
+the tokens of COCO's own PTBTokenizer (Java), and those of the protocols r2gen and rexrank texts with spaced
+full stops. fast-bleu, which ReXrank calls, is NLTK's BLEU in C++; NLTK stands for it here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import importlib.metadata
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +22,21 @@ from pathlib import Path
 
 import numpy as np
 import sacrebleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from xraygpt.evaluation.metrics.meteor import METEOR
+from xraygpt.evaluation.metrics.meteor import METEOR, R2GEN_METEOR
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.metrics.overlap import BLEU, CIDER_D, ROUGE, SACREBLEU
+from xraygpt.evaluation.metrics.overlap import (
+    BLEU,
+    CIDER_D,
+    R2GEN_BLEU,
+    R2GEN_CIDER_D,
+    R2GEN_ROUGE_L,
+    REXRANK_BLEU_2,
+    ROUGE,
+    SACREBLEU,
+)
 from xraygpt.evaluation.metrics.tokens import coco_tokens
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.sources.openi import OpenISource
@@ -48,8 +60,8 @@ class Published:
     """Ours that equal it."""
     score: Callable[[Texts, Texts], tuple[Scores, ...]]
     """(references, hypotheses) -> scores for each of `metrics`."""
-    coco: bool = False
-    """It expects COCO's tokens, joined by spaces."""
+    prepare: Callable[[Texts], list[str]] | None = None
+    """What it is given of the texts; None: COCO's tokens, joined by spaces."""
 
 
 def _rouge(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
@@ -95,12 +107,41 @@ def _coco_meteor(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
     return ((reports, corpus),)
 
 
+def _coco_rouge(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    corpus, reports = Rouge().compute_score(
+        {index: [text] for index, text in enumerate(references)},
+        {index: [text] for index, text in enumerate(hypotheses)},
+    )
+    return ((list(reports), float(corpus)),)
+
+
+def _nltk_bleu_2(references: Texts, hypotheses: Texts) -> tuple[Scores, ...]:
+    smooth = SmoothingFunction().method1
+    reports = [
+        float(sentence_bleu([r.split()], h.split(), (0.5, 0.5), smooth))
+        for r, h in zip(references, hypotheses, strict=True)
+    ]
+    return ((reports, float(np.mean(reports))),)
+
+
+def spaced_full_stops(texts: Texts) -> list[str]:
+    """Return texts as the code of MLRG and SEI prepares them before it scores them with pycocoevalcap."""
+    return [re.sub(" +", " ", text.strip().lower().replace(".", " .")) for text in texts]
+
+
 PUBLISHED = (
-    Published("rouge-score", ROUGE, _rouge),
-    Published("sacrebleu", (SACREBLEU,), _sacrebleu),
-    Published("pycocoevalcap", BLEU, _coco_bleu, coco=True),
-    Published("pycocoevalcap", (CIDER_D,), _coco_cider, coco=True),
-    Published("pycocoevalcap", (METEOR,), _coco_meteor, coco=True),
+    Published("rouge-score", ROUGE, _rouge, list),
+    Published("sacrebleu", (SACREBLEU,), _sacrebleu, list),
+    Published("pycocoevalcap", BLEU, _coco_bleu),
+    Published("pycocoevalcap", (CIDER_D,), _coco_cider),
+    Published("pycocoevalcap", R2GEN_BLEU, _coco_bleu, spaced_full_stops),
+    Published("pycocoevalcap", (R2GEN_ROUGE_L,), _coco_rouge, spaced_full_stops),
+    Published("pycocoevalcap", (R2GEN_CIDER_D,), _coco_cider, spaced_full_stops),
+    Published("nltk", (REXRANK_BLEU_2,), _nltk_bleu_2, spaced_full_stops),
+    Published("pycocoevalcap", (METEOR,), _coco_meteor),
+    Published("pycocoevalcap", (R2GEN_METEOR,), _coco_meteor, spaced_full_stops),
 )
 
 
@@ -135,8 +176,10 @@ def hypotheses_for(reports: Texts, rng: random.Random) -> Mapping[str, list[str]
     """Return generated reports of every kind that a metric may meet, one for each report."""
     permuted = rng.sample(list(reports), len(reports))
     following = [*reports[1:], *reports, *reports]
+    neighbours = [*reports[1:], reports[0]]
     return {
         "permuted": permuted,
+        "neighbouring": neighbours,
         "itself": list(reports),
         "one sentence changed": list(map(_changed, reports, permuted)),
         "empty": ["" for _ in reports],
@@ -159,9 +202,9 @@ def compare(
     """Return the agreement of each metric, by its name; `tokenize` gives COCO's tokens, joined by spaces."""
     agreements = {metric.name: Agreement() for each in published for metric in each.metrics}
     for hypotheses in hypotheses_for(reports, random.Random(SEED)).values():
-        tokens = tokenize(reports), tokenize(hypotheses)
         for each in published:
-            all_scores = each.score(*tokens) if each.coco else each.score(reports, hypotheses)
+            prepare = each.prepare or tokenize
+            all_scores = each.score(prepare(reports), prepare(hypotheses))
             for metric, scores in zip(each.metrics, all_scores, strict=True):
                 agreements[metric.name].add(metric, metric.statistics(reports, hypotheses), scores)
     return agreements

@@ -2,26 +2,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
+import sacrebleu
 
 import xraygpt
 from tests.evaluation.runs import ABSENT, SAME, run
+from xraygpt.evaluation.metrics.catalogue import choose_metrics
+from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol, references_hash
 from xraygpt.evaluation.scoring import score_predictions
 
 COMMAND = "python evaluate.py score predictions.csv --out scores"
 
 
-def card(folder: Path, prompts: tuple[str, ...] = (), facts: GenerationFacts | None = None) -> ProtocolCard:
+def card(
+    folder: Path,
+    prompts: tuple[str, ...] = (),
+    facts: GenerationFacts | None = None,
+    metrics: Sequence[Metric] = (SAME, ABSENT),
+    **more: Any,
+) -> ProtocolCard:
     file = folder / "predictions.csv"
     file.write_text("content")
     rows = run(10, 2, columns=[{"prompt": prompt} for prompt in prompts] or [{}])
-    scores = score_predictions(rows, [SAME, ABSENT], seed=5, rounds=20)
-    return make_protocol(rows, scores, file=file, command=COMMAND, generation=facts)
+    scores = score_predictions(rows, metrics, seed=5, rounds=20)
+    return make_protocol(rows, scores, file=file, command=COMMAND, generation=facts, **more)
 
 
 def test_what_is_not_known_is_said_to_be(tmp_path: Path) -> None:
@@ -86,8 +97,45 @@ def test_weights_without_a_checkpoint_and_what_generated(tmp_path: Path) -> None
 
 
 def test_packages_that_are_only_compared_with_are_said_to_be(tmp_path: Path) -> None:
-    assert {"rouge_score", "sacrebleu", "nltk"}.isdisjoint(card(tmp_path).versions)
-    assert "checked against rouge_score, sacrebleu, nltk" in card(tmp_path).paragraph()
+    assert {"rouge_score", "scikit-learn", "nltk"}.isdisjoint(card(tmp_path).versions)
+    assert "checked against rouge_score, nltk, scikit-learn" in card(tmp_path).paragraph()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        (
+            "ours",
+            (
+                "rouge_1, rouge_2 and rouge_l: rouge_score 0.1.2, use_stemmer=False (lower case",
+                "bleu_1, bleu_2, bleu_3 and bleu_4: pycocoevalcap 1.2, Bleu(4), reference length 'closest', "
+                "lower case, tokens of its PTBTokenizer",
+                f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}: of the ",
+                "uncertain mentions count as absent, or as positive where the name says so",
+            ),
+        ),
+        (
+            "r2gen",
+            (
+                "r2gen_rouge_l: pycocoevalcap 1.2, Rouge (COCO's ROUGE-L: F with beta 1.2), lower case, full "
+                "stops spaced out as words, split at white space, no PTBTokenizer: mean over the reports",
+                "r2gen_bleu_4: pycocoevalcap 1.2, Bleu(4)",
+                "Cider, which is CIDEr-D",
+            ),
+        ),
+        (
+            "rexrank",
+            ("rexrank_bleu_2: fast-bleu as CXR-Report-Metric calls it", "Not computed: radeval_bertscore,"),
+        ),
+    ],
+)
+def test_the_paragraph_says_what_the_protocol_did(tmp_path: Path, protocol: str, said: Sequence[str]) -> None:
+    chosen = [metric for metric in choose_metrics([], protocol=protocol) if not metric.outside_python]
+    text = card(tmp_path, metrics=chosen, protocol=protocol).paragraph()
+    assert f'The protocol of the scores is "{protocol}".' in text
+    for words in said:
+        assert words in text
+    assert "seq-rep-4" not in text  # of errors and lengths the card alone says more
 
 
 @pytest.mark.parametrize(("prompts", "known"), [(("Write.",), "Write."), (("Write.", "Tell."), "unknown")])

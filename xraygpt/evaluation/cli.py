@@ -73,6 +73,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
     )
     parser.add_argument(
+        "--protocol",
+        default="ours",
+        metavar="NAME",
+        help="how the wording is scored: ours (default), r2gen or rexrank, for numbers beside published ones",
+    )
+    parser.add_argument(
         "--radeval",
         nargs="+",
         default=[],
@@ -112,7 +118,6 @@ def run_score(args: argparse.Namespace) -> None:
         XrayGPTError: anything that the user can fix.
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.metrics.radeval import radeval_metrics
     from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.page.examples import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
@@ -126,7 +131,9 @@ def run_score(args: argparse.Namespace) -> None:
             raise DataError(
                 f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
             )
-    metrics = (*choose_metrics(args.metrics, synthetic=args.synthetic), *radeval_metrics(args.radeval))
+    metrics = choose_metrics(
+        args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
+    )
     pictures = PictureFolder(args.images) if args.images else None
     compared_runs = read_runs(args.curves)
     predictions = _read(args.file, args)
@@ -141,6 +148,7 @@ def run_score(args: argparse.Namespace) -> None:
         scores,
         file=file,
         command=args.command_line,
+        protocol=args.protocol,
         generation=generation,
     )
     write_scores(scores, protocol, args.out)
@@ -168,13 +176,14 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.common.run_record import write_json
     from xraygpt.evaluation.comparison import check_same_task, compare_predictions
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.metrics.radeval import radeval_metrics
     from xraygpt.evaluation.predictions import predictions_file
     from xraygpt.evaluation.protocol import comparison_protocol
     from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
     from xraygpt.evaluation.statistics import plain
 
-    metrics = (*choose_metrics(args.metrics, synthetic=args.synthetic), *radeval_metrics(args.radeval))
+    metrics = choose_metrics(
+        args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
+    )
     a, b = (_read(path, args) for path in (args.a, args.b))
     check_same_task(a, b)
     if args.out:
@@ -183,7 +192,7 @@ def run_compare(args: argparse.Namespace) -> None:
     print("\n".join(comparison_lines(comparison, a=str(args.a), b=str(args.b))))
     if args.out:
         files = [predictions_file(path) for path in (args.a, args.b)]
-        protocol = comparison_protocol(a, *files, command=args.command_line)
+        protocol = comparison_protocol(a, *files, command=args.command_line, protocol=args.protocol)
         write_json(args.out / COMPARISON_FILE, plain(comparison) | {"protocol": protocol})
         print(f"\nwritten to {args.out / COMPARISON_FILE}")
 

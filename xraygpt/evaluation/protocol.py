@@ -21,13 +21,14 @@ from xraygpt.common.config import MODEL_SELECTORS
 from xraygpt.common.errors import DataError
 from xraygpt.common.files import file_sha256
 from xraygpt.common.run_record import git_hash, read_json
+from xraygpt.evaluation.metrics.catalogue import OURS
 from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.scoring import Scores
 
 UNKNOWN = "unknown"
-PACKAGES = ("numpy", "pycocoevalcap", "radeval")
+PACKAGES = ("numpy", "pycocoevalcap", "radeval", "sacrebleu")
 """Packages that compute scores or a part of them; those installed are named."""
-CHECKED_AGAINST = "rouge_score, sacrebleu, nltk and pycocoevalcap"
+CHECKED_AGAINST = "rouge_score, nltk, scikit-learn and pycocoevalcap"
 """Packages whose numbers the metrics are held against in this project's tests; they compute nothing here."""
 SHOWN_OF_HASH = 12
 TEXT_NOTE = "texts are scored as they stand in the file; casing and tokenisation are each metric's own"
@@ -80,8 +81,12 @@ class ProtocolCard:
     studies: int
     empty_reports: int
     generation: GenerationFacts
+    protocol: str
+    """Which chose the metrics of wording (`PROTOCOLS`)."""
     metrics: Mapping[str, str]
     """Name of a metric -> the implementation that it equals, or its definition."""
+    described: Sequence[str]
+    """Those of `metrics` that the paragraph describes: of findings and wording, and by models."""
     not_computed: Mapping[str, str]
     seed: int
     rounds: int
@@ -122,8 +127,11 @@ class ProtocolCard:
             f"{self.text[0].upper()}{self.text[1:]}. Intervals are 95 % percentile bootstrap intervals of "
             f"{self.rounds:,} rounds that draw studies with replacement (seed {self.seed}).",
         ]
-        if models := dict.fromkeys(text for text in self.metrics.values() if text.startswith("RadEval's")):
-            sentences.append(f"Models of the scores radeval_...: {'; '.join(models)}.")
+        names: dict[str, list[str]] = {}
+        for name in self.described:
+            names.setdefault(self.metrics[name], []).append(name)
+        scores = "; ".join(f"{_listed(same)}: {how}" for how, same in names.items())
+        sentences.append(f'The protocol of the scores is "{self.protocol}". They equal or are: {scores}.')
         if self.not_computed:
             sentences.append(f"Not computed: {_listed(list(self.not_computed))}.")
         sentences.append(
@@ -141,6 +149,7 @@ def make_protocol(
     *,
     file: Path,
     command: str,
+    protocol: str = OURS,
     generation: GenerationFacts | None = None,
 ) -> ProtocolCard:
     """Return the card of a result.
@@ -148,8 +157,10 @@ def make_protocol(
     Args:
         file: that the predictions were read from or written to.
         command: as it was typed.
+        protocol: by which the metrics were chosen.
         generation: how the reports were made; None to know only the prompt, if the predictions name one.
     """
+    described = [n for n, metric in scores.metrics.items() if metric.heading in ("Findings", "Wording")]
     prompts = {row.columns.get("prompt") for row in predictions}
     generation = generation or GenerationFacts(prompt=prompts.pop() if len(prompts) == 1 else None)
     return ProtocolCard(
@@ -161,7 +172,9 @@ def make_protocol(
         studies=scores.studies,
         empty_reports=scores.empty,
         generation=generation,
+        protocol=protocol,
         metrics={name: metric.equals for name, metric in scores.metrics.items()},
+        described=described,
         not_computed=scores.not_computed,
         seed=scores.seed,
         rounds=scores.rounds,
@@ -172,7 +185,7 @@ def make_protocol(
 
 
 def comparison_protocol(
-    predictions: Sequence[Prediction], file_a: Path, file_b: Path, *, command: str
+    predictions: Sequence[Prediction], file_a: Path, file_b: Path, *, command: str, protocol: str
 ) -> dict[str, Any]:
     """Return under which conditions two runs were compared; `predictions` are those of either one."""
     return {
@@ -180,6 +193,7 @@ def comparison_protocol(
         "b": {"predictions": file_b.name, "predictions_sha256": file_sha256(file_b)},
         "images_sha256": _hash_of(row.image_id for row in predictions),
         "references_sha256": references_hash(predictions),
+        "protocol": protocol,
         "versions": software_versions(),
         "command": command,
     }

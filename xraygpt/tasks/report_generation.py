@@ -59,6 +59,9 @@ class ReportGenerationConfig:
     "rule_f1_micro_14"; null: "phantom_f1" where all data are phantoms, else "rule_f1_micro_14"."""
     metrics: list[str] = field(default_factory=list)
     """Names of the metrics that are computed at the end; empty: all that need no weights."""
+    protocol: str = "ours"
+    """How the wording is scored at the end if no metrics are named: "ours", "r2gen" or "rexrank"
+    (``docs/metrics.md``)."""
     subgroups: list[str] = field(default_factory=list)
     """Columns of the annotations, such as "view", whose values are scored apart."""
     page: PageConfig = field(default_factory=PageConfig)
@@ -89,12 +92,14 @@ class ReportGenerationTask(ImageTextPretrainTask):
         super().__init__(cfg, **kwargs)
         assert isinstance(cfg.task_cfg, ReportGenerationConfig)
         self.cfg, self.settings = cfg, cfg.task_cfg
-        page, metrics = self.settings.page, self.settings.metrics
+        page, metrics, protocol = self.settings.page, self.settings.metrics, self.settings.protocol
         if page.enabled and not cfg.run_cfg.test_splits:
             raise ConfigError("run.page.enabled needs a split to report on in run.test_splits")
         with _setting("metrics"):
             choose_metrics(metrics)
-        self.results = ReportResults(page, metrics, self.settings.subgroups)
+        with _setting("protocol"):
+            choose_metrics(metrics, protocol=protocol)
+        self.results = ReportResults(page, metrics, self.settings.subgroups, protocol)
         with _setting("best_metric"):
             name = self.settings.best_metric or default_best_metric(cfg.datasets_cfg)
             self.best_metric = metric_named(name)

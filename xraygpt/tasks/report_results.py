@@ -14,7 +14,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.common.logger import METRICS_FILE
 from xraygpt.common.run_record import read_json, read_run_seconds
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
-from xraygpt.evaluation.metrics.catalogue import choose_metrics
+from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
 from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
 from xraygpt.evaluation.predictions import Prediction
@@ -52,16 +52,24 @@ class ReportResults:
         page: says which runs led to the model.
         metrics: names of those to compute; empty for all.
         subgroups: columns of the rows whose values are scored apart.
+        protocol: that chooses the metrics if none is named.
 
     Raises:
         MissingFileError, DataError: a run that `page` names has not come to its end, or its files are
             damaged. Found out here, before anything is generated.
     """
 
-    def __init__(self, page: PageConfig, metrics: Sequence[str] = (), subgroups: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        page: PageConfig,
+        metrics: Sequence[str] = (),
+        subgroups: Sequence[str] = (),
+        protocol: str = OURS,
+    ) -> None:
         self.page = page
         self.metrics = metrics
         self.subgroups = subgroups
+        self.protocol = protocol
         self.runs: list[RunSummary] = []
         self.untrained: dict[str, float] = {}
         """Scores of the same model before training, by metric."""
@@ -105,11 +113,16 @@ class ReportResults:
             sources = {row["image_id"]: known[row["source"]] for row in of_split}
             predictions = [_prediction(row) for row in of_split]
             synthetic = all(dataset.synthetic for dataset in sources.values())
-            metrics = choose_metrics(self.metrics, synthetic=synthetic)
+            metrics = choose_metrics(self.metrics, protocol=self.protocol, synthetic=synthetic)
             scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
             file = predictions_path(output_dir, split)
             protocol = make_protocol(
-                predictions, scores, file=file, command=command, generation=generation[split]
+                predictions,
+                scores,
+                file=file,
+                command=command,
+                protocol=self.protocol,
+                generation=generation[split],
             )
             scored[split] = ScoredSplit(predictions, scores, protocol, sources, synthetic)
         first, *others = scored.values()

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from xraygpt.evaluation.metrics.overlap import BLEU, SACREBLEU, tokens_13a
+from xraygpt.evaluation.metrics.overlap import (
+    BLEU,
+    R2GEN_BLEU,
+    REXRANK_BLEU_2,
+    SACREBLEU,
+    rexrank_bleu_2,
+    sacrebleu_statistics,
+)
 
 REFERENCE = "the lungs are clear and the heart is normal"
 BLEU_1, BLEU_2, BLEU_3, BLEU_4 = BLEU
@@ -50,5 +57,23 @@ def test_the_orders_share_their_counts() -> None:
     assert len({metric.statistics for metric in BLEU}) == 1
 
 
-def test_13a_keeps_numbers_together() -> None:
-    assert " ".join(tokens_13a("A 2.5-cm node (left), &lt;3 mm.\n")) == "A 2.5 - cm node ( left ) , < 3 mm ."
+def test_sacrebleu_keeps_numbers_together() -> None:
+    (counts,) = sacrebleu_statistics(["A 2.5-cm node (left), &lt;3 mm.\n"], ["A 2.5 - cm node"])
+    assert counts.tolist() == [5, 4, 3, 2, 5, 4, 3, 2, 5, 13]  # of: A 2.5 - cm node ( left ) , < 3 mm .
+
+
+def test_the_full_stop_is_a_word_in_other_protocols() -> None:
+    reference, hypothesis = "The lungs are clear. No effusion.", "No  EFFUSION. Lungs."
+    # Words: no effusion . lungs . are all there; pairs: no effusion, effusion . are two of four.
+    brevity = math.exp(1 - 8 / 5)
+    assert R2GEN_BLEU[0]([reference], [hypothesis]) == pytest.approx(brevity)
+    assert R2GEN_BLEU[1]([reference], [hypothesis]) == pytest.approx(brevity * math.sqrt(2 / 4))
+    assert BLEU_1([reference], [hypothesis]) == pytest.approx(math.exp(1 - 6 / 3))
+    assert REXRANK_BLEU_2([reference], [hypothesis]) == pytest.approx(brevity * math.sqrt(2 / 4))
+
+
+def test_rexrank_takes_the_mean_of_reports_and_a_tenth_of_a_pair_where_there_is_none() -> None:
+    references, hypotheses = ["clear lungs", "clear lungs", "clear"], ["clear lungs", "lungs clear", ""]
+    expected = [1, math.sqrt(1 * 0.1), 0]
+    assert rexrank_bleu_2(references, hypotheses) == pytest.approx(expected)
+    assert REXRANK_BLEU_2(references, hypotheses) == pytest.approx(sum(expected) / 3)

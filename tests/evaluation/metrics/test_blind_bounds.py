@@ -38,7 +38,7 @@ def test_no_constant_report_passes_the_bounds() -> None:
     bounds = bounds_on(REFERENCES)
     findings = ("Cardiomegaly.", "Left effusion.", "Bilateral effusions.", "Edema.", "Atelectasis.")
     constants = [" ".join(words) for n in range(6) for words in itertools.combinations(findings, n)]
-    for metric in (*RULE_F1, LATERALITY_F1):
+    for metric in (metric for metric in (*RULE_F1, LATERALITY_F1) if metric.blind_bound):
         best = max(metric(REFERENCES, [text] * 5) for text in [*constants, "The lungs are clear."])
         assert 0 < best <= bounds[metric.name] + 1e-12
 

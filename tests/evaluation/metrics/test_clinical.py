@@ -37,12 +37,8 @@ def score(name: str) -> float:
 
 
 def test_names() -> None:
-    assert set(BY_NAME) == {
-        f"rule_f1_{average}_{count}{suffix}"
-        for average in ("micro", "macro")
-        for count in (14, 5)
-        for suffix in ("", "_uncertain")
-    }
+    averages = ("micro_14", "macro_14", "micro_5", "macro_5", "example_14")
+    assert set(BY_NAME) == {f"rule_f1_{a}{suffix}" for a in averages for suffix in ("", "_uncertain")}
     assert all(metric.title.startswith("rule-F1") for metric in RULE_F1)
     assert not any("chexbert" in f"{m.name} {m.title} {m.equals}".lower() for m in RULE_F1)
 
@@ -52,6 +48,14 @@ def test_micro_by_hand() -> None:
     assert score("rule_f1_micro_5") == pytest.approx(2 * 2 / (2 * 2 + 2 + 2))
     assert score("rule_f1_micro_14_uncertain") == pytest.approx(2 * 5 / (2 * 5 + 1 + 1))
     assert score("rule_f1_micro_5_uncertain") == pytest.approx(2 * 4 / (2 * 4 + 1 + 1))
+
+
+def test_each_report_counts_alike_in_the_mean_over_reports() -> None:
+    each = [2 * 1 / (1 + 2), 1, 0, 2 * 1 / (1 + 2)]
+    assert score("rule_f1_example_14") == pytest.approx(sum(each) / 4)
+    metric = BY_NAME["rule_f1_example_14"]
+    assert metric.score(metric.statistics(REFERENCES, HYPOTHESES)) == pytest.approx(each)
+    assert metric(["", "Cardiomegaly."], ["", "Cardiomegaly."]) == 0.5  # as zero_division=0
 
 
 def test_macro_by_hand_counts_empty_classes_as_zero() -> None:
@@ -69,6 +73,7 @@ def test_equals_scikit_learn() -> None:
             present_classes(texts, uncertain=bool(uncertain))[:, columns]
             for texts in (REFERENCES, HYPOTHESES)
         )
+        average = "samples" if average == "example" else average
         expected = f1_score(truth, found, average=average, zero_division=0)
         assert metric(REFERENCES, HYPOTHESES) == pytest.approx(expected, abs=1e-12)
 
@@ -78,7 +83,8 @@ def test_the_same_report_is_perfect_and_nothing_at_all_undefined(metric: Metric)
     text = "Cardiomegaly, edema, consolidation, atelectasis and pleural effusion."
     if "micro" in metric.name:
         assert metric([text], [text]) == 1.0
-    assert math.isnan(metric(["", ""], ["", ""]))
+    of_nothing = metric(["", ""], ["", ""])
+    assert of_nothing == 0 if "example" in metric.name else math.isnan(of_nothing)
     assert metric([text], [""]) == 0.0
 
 

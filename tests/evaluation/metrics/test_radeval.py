@@ -21,8 +21,9 @@ import torch
 from tests.evaluation.runs import run
 from xraygpt.common.errors import UnavailableMetricError, UnknownNameError
 from xraygpt.evaluation.labeller import CLASSES
+from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
 from xraygpt.evaluation.metrics.metric import make_tables
-from xraygpt.evaluation.metrics.radeval import MODELS, radeval_metrics
+from xraygpt.evaluation.metrics.radeval import MODELS, radeval_metrics, require_radeval
 from xraygpt.evaluation.scoring import score_predictions
 
 REFERENCES = ["Edema. No effusion.", "Left effusion.", "Edema and effusion.", "Clear lungs."]
@@ -164,9 +165,9 @@ def test_what_is_missing_is_told(name: str, words: str) -> None:
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "radeval", None)
-    assert radeval_metrics([]) == ()
+    assert choose_metrics(["rouge_l"]) == (metric_named("rouge_l"),)
     with pytest.raises(UnavailableMetricError, match=r"--radeval radgraph needs .*pip install .*radeval"):
-        radeval_metrics(["radgraph"])
+        choose_metrics(["rouge_l"], radeval=["radgraph"])
 
 
 def test_unknown_name() -> None:
@@ -306,7 +307,8 @@ def test_srr_bert_f1_equals_that_of_the_package(
 def test_weights_that_the_package_cannot_fetch(
     package: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (metric, *_) = radeval_metrics(["radgraph"])  # makes the package's copy of RadGraph importable
+    (metric, *_) = radeval_metrics(["radgraph"])
+    require_radeval("radgraph")  # makes the package's copy of RadGraph importable
     from radeval.metrics.radgraph._vendor import core
 
     monkeypatch.setattr(core, "CACHE_DIR", str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from xraygpt.evaluation.metrics.overlap import (
+    R2GEN_ROUGE_L,
     ROUGE,
     longest_common_subsequence,
     rouge_l,
@@ -27,6 +28,12 @@ def test_f1_of_shared_words() -> None:
 
 def test_a_word_counts_as_often_as_both_have_it() -> None:
     assert rouge_n("the the heart", "the the the", 1) == pytest.approx(2 * 2 / 6)
+
+
+def test_recall_counts_more_in_cocos() -> None:
+    # 3 of 5 words of the reference ("." is one) and 3 of 3 that were written.
+    assert R2GEN_ROUGE_L([REFERENCE], ["The heart ."]) == pytest.approx(2.44 * 0.6 / (0.6 + 1.44))
+    assert R2GEN_ROUGE_L([REFERENCE, REFERENCE], [REFERENCE, ""]) == 0.5
 
 
 def test_longest_common_subsequence_keeps_the_order() -> None:

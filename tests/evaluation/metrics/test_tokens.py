@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.metrics.tokens import coco_tokens, r2gen_text, r2gen_tokens, rexrank_tokens
 
 EXPECTED = {
     "The heart is normal.": "the heart is normal",
@@ -25,6 +25,11 @@ EXPECTED = {
     "a --- b - c": "a b c",
     "line\none\ttwo\u00a0three": "line one two three",
     "😀 中文": "中文",
+    "Gonna, wanna, 'tis; gonnas": "gon na wan na 't is gonnas",
+    "see http://a.b/c?d=e, www.nih.gov or dr.who@hosp.example.com": (
+        "see http://a.b/c?d=e www.nih.gov or dr.who@hosp.example.com"
+    ),
+    "#3 and @home #tag": "# 3 and @home #tag",
     "": "",
 }
 
@@ -32,3 +37,15 @@ EXPECTED = {
 @pytest.mark.parametrize(("text", "tokens"), EXPECTED.items())
 def test_tokens(text: str, tokens: str) -> None:
     assert coco_tokens(text) == tokens.split()
+
+
+def test_protocols_space_out_the_full_stop_and_nothing_else() -> None:
+    text = " Heart, lungs: normal.\nNo 3.5 cm nodule. "
+    assert r2gen_text(text) == "heart, lungs: normal . no 3 .5 cm nodule ."
+    assert rexrank_tokens("Normal.\nNo  nodule.") == ["normal", ".\nno", "nodule", "."]
+
+
+def test_reports_that_r2gen_writes_stay_as_they_are() -> None:
+    cleaned = "the heart is normal . no effusion or <unk> seen ."
+    assert r2gen_text(cleaned) == cleaned
+    assert r2gen_tokens(cleaned) == cleaned.split()

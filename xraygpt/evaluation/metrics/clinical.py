@@ -3,17 +3,20 @@
 A class counts as present in a report where the labeller says positive; the metrics ``..._uncertain`` count
 uncertain as present too. The two conventions are the U-Zeros and U-Ones of Irvin et al. 2019
 (https://arxiv.org/abs/1901.07031); scores called F1-CheXbert mostly take the second (mode "rrg" in the
-package vilmedic). Denied and unmentioned classes are absent. The sums are those of
-``sklearn.metrics.f1_score(..., zero_division=0)``: a class that no report has counts 0 in a macro average.
-Where there is nothing at all, in no class, the F1 is not defined (NaN; scikit-learn would give 0).
+package vilmedic). Denied and unmentioned classes are absent. The scores are those of
+``sklearn.metrics.f1_score(..., zero_division=0)``: a class that no report has counts 0 in a macro average,
+and a pair of reports without any class counts 0 in the average over reports (``example``, scikit-learn's
+"samples"). Where there is nothing at all, in no class, micro and macro are not defined (NaN; scikit-learn
+would give 0).
 
-This is not CheXbert: its labels come from a network, these from rules, so neither number stands for the
-other. Shapes: N reports, 14 classes, 3 counts (true positives, false positives, false negatives).
+This is not CheXbert, whose labels come from a network, but it follows it: ``docs/metrics.md`` has both side
+by side. Shapes: N reports, 14 classes, 3 counts (true positives, false positives, false negatives).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +31,9 @@ from xraygpt.evaluation.metrics.metric import (
     count_class_matches,
     f1_of_sets,
     macro_f1,
+    mean_of_values,
     micro_f1,
+    with_counts,
 )
 
 FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -50,39 +55,50 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
 
 
 def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
-    count = len(classes)
     columns = [CLASSES.index(name) for name in classes]
 
-    def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-        counts = class_counts(references, hypotheses, uncertain=uncertain)[:, columns]
-        result: Array = counts.sum(axis=1) if average == "micro" else counts.reshape(len(counts), -1)
-        return result
+    def score(sums: Array) -> Array:
+        counts = sums.reshape(*sums.shape[:-1], len(CLASSES), 3)[..., columns, :]
+        return micro_f1(counts.sum(axis=-2)) if average == "micro" else macro_f1(counts)
 
     def blind_bound(references: Sequence[str]) -> float:
         cases = present_classes(references, uncertain=uncertain)[:, columns].sum(axis=0).tolist()
         return (blind_micro_f1 if average == "micro" else blind_macro_f1)(cases, len(references))
 
+    of_each_report = average == "example"
     return Metric(
-        name=f"rule_f1_{average}_{count}" + ("_uncertain" if uncertain else ""),
-        title=f"rule-F1 {average}-{count}" + (", uncertain as positive" if uncertain else ""),
-        equals=(
-            f"sklearn.metrics.f1_score(average='{average}', zero_division=0) on {count} CheXpert classes "
-            "as this project's rule labeller reads them, uncertain mentions counted as "
-            + ("positive" if uncertain else "absent")
-        ),
-        statistics=statistics,
-        score=micro_f1 if average == "micro" else macro_f1,
+        name=f"rule_f1_{average}_{len(classes)}" + ("_uncertain" if uncertain else ""),
+        title=f"rule-F1 {average}-{len(classes)}" + (", uncertain as positive" if uncertain else ""),
+        equals="sklearn.metrics.f1_score(zero_division=0) on 14 or 5 CheXpert classes as this project's rule "
+        "labeller reads them, averaged as named (example: over the reports, scikit-learn's 'samples'); "
+        "uncertain mentions count as absent, or as positive where the name says so",
+        statistics=(_EXAMPLE_STATISTICS if of_each_report else _CLASS_STATISTICS)[uncertain],
+        score=mean_of_values if of_each_report else score,
         heading="Findings",
         english_only=True,
-        blind_bound=blind_bound,
+        blind_bound=None if of_each_report else blind_bound,
     )
 
 
+def _class_statistics(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool) -> Array:
+    """Return the counts of each report in a row, (N, 42)."""
+    return class_counts(references, hypotheses, uncertain=uncertain).reshape(len(references), -1)
+
+
+def _example_statistics(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool) -> Array:
+    """Return the F1 of each report, of which none where neither text has a class counts 0, and 1, (N, 2)."""
+    counts = class_counts(references, hypotheses, uncertain=uncertain).sum(axis=1)
+    return with_counts(micro_f1(counts, of_nothing=0.0).tolist())
+
+
+# By `uncertain`; one function for all metrics that count the same, so that it counts once.
+_CLASS_STATISTICS = [partial(_class_statistics, uncertain=uncertain) for uncertain in (False, True)]
+_EXAMPLE_STATISTICS = [partial(_example_statistics, uncertain=uncertain) for uncertain in (False, True)]
 RULE_F1: tuple[Metric, ...] = tuple(
     _rule_f1(classes, average, uncertain)
     for uncertain in (False, True)
-    for classes in (CLASSES, FIVE_CLASSES)
-    for average in ("micro", "macro")
+    for classes, averages in ((CLASSES, ("micro", "macro", "example")), (FIVE_CLASSES, ("micro", "macro")))
+    for average in averages
 )
 
 

@@ -1,4 +1,4 @@
-"""METEOR 1.5 as COCO computes it: by the published Java program, on COCO's tokens.
+"""METEOR 1.5 as COCO computes it: by the published Java program.
 
 Source: Denkowski and Lavie, Meteor Universal: Language Specific Translation Evaluation for Any Target
 Language, 2014. The program and its tables of synonyms and paraphrases come with the package
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from xraygpt.common.errors import UnavailableMetricError
 from xraygpt.common.paths import install_hint
 from xraygpt.evaluation.metrics.metric import Array, Metric
-from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.metrics.tokens import PTB, R2GEN, Tokenize, Words, coco_tokens
 
 JAR = "meteor-1.5.jar"
 JVM_OPTIONS = ("-Xmx500m", "-Xmn48m", "-XX:+UseSerialGC", "-Dfile.encoding=UTF-8")
@@ -41,7 +42,9 @@ MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 """Of exact, stem, synonym and paraphrase matches."""
 
 
-def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+def meteor_statistics(
+    references: Sequence[str], hypotheses: Sequence[str], tokenize: Tokenize = coco_tokens
+) -> Array:
     """Return the counts (N, 23) of N reports.
 
     Raises:
@@ -50,8 +53,8 @@ def meteor_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> A
     if not references:
         return np.zeros((0, COUNTS))
     lines = [
-        " ".join(["SCORE", SEPARATOR, _words(reference), SEPARATOR, _words(hypothesis)])
-        for reference, hypothesis in zip(references, hypotheses, strict=True)
+        f" {SEPARATOR} ".join(["SCORE", *(" ".join(tokenize(text)).replace(SEPARATOR, "") for text in pair)])
+        for pair in zip(references, hypotheses, strict=True)
     ]
     counts = np.zeros((0, 0))
     with suppress(ValueError):  # words, or lines of different lengths
@@ -89,10 +92,6 @@ def meteor_score(sums: Array) -> Array:
         score = mean * (1 - GAMMA * fragmentation**BETA)
     result: Array = np.where(matched_words.sum(axis=-1) > 0, score, 0.0)
     return result
-
-
-def _words(text: str) -> str:
-    return " ".join(coco_tokens(text)).replace(SEPARATOR, "")
 
 
 def _run(lines: Sequence[str]) -> list[str]:
@@ -141,13 +140,17 @@ def _folders_of(package: str) -> list[Path]:
     return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
-METEOR = Metric(
-    name="meteor",
-    title="METEOR",
-    equals="METEOR 1.5 (meteor-1.5.jar, -l en -norm) as pycocoevalcap 1.2 runs it, tokens of its "
-    "PTBTokenizer: of the corpus, 0 to 1",
-    statistics=meteor_statistics,
-    score=meteor_score,
-    english_only=True,
-    outside_python=True,
-)
+def _meteor(words: Words) -> Metric:
+    return Metric(
+        name=f"{words.prefix}meteor",
+        title=f"METEOR{words.suffix}",
+        equals=f"METEOR 1.5 ({JAR}, -l en -norm) as pycocoevalcap 1.2 runs it, {words.how}: of the corpus, "
+        "0 to 1",
+        statistics=partial(meteor_statistics, tokenize=words.tokenize),
+        score=meteor_score,
+        english_only=True,
+        outside_python=True,
+    )
+
+
+METEOR, R2GEN_METEOR = _meteor(PTB), _meteor(R2GEN)

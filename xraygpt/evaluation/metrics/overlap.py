@@ -1,18 +1,21 @@
 """Scores by the sequences of words that two reports share: ROUGE, BLEU and CIDEr-D.
 
-Each equals its published implementation, which the tests hold it against; they differ in their tokens.
+Each equals its published implementation, which the tests hold it against. They differ in their tokens, which
+make the protocols (`xraygpt.evaluation.metrics.tokens`): the same BLEU of the same reports is .14 or .16.
 
 - ROUGE-1, ROUGE-2 and ROUGE-L (Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the F1 of
-  ``rouge_score`` 0.1.2, without stemming, which takes a quadratic table of Python lists for the longest
-  common subsequence; here it is a row of bits, so that thousands of reports take a second.
-- BLEU (Papineni et al., BLEU: a Method for Automatic Evaluation of Machine Translation, 2002) on its two
-  scales: COCO's BLEU-1 to BLEU-4 from 0 to 1, and sacrebleu from 0 to 100. Both are of the whole corpus:
-  counts are summed over the reports, never their scores.
+  ``rouge_score`` 0.1.2, without stemming, or COCO's F with beta 1.2. Both packages take a quadratic table of
+  Python lists for the longest common subsequence, five times as slow for 40 words; here it is a row of bits.
+- BLEU (Papineni et al., BLEU: a Method for Automatic Evaluation of Machine Translation, 2002): COCO's BLEU-1
+  to BLEU-4 from 0 to 1 and sacrebleu from 0 to 100 are of the whole corpus: counts are summed over the
+  reports, never their scores. ReXrank's BLEU-2 is a mean over reports.
 - CIDEr-D as COCO computes it (Vedantam, Zitnick and Parikh, CIDEr: Consensus-based Image Description
   Evaluation, 2015): sequences of 1 to 4 tokens weighted by how rare they are among the references; the
   weights of the hypothesis are clipped to those of the reference, and a Gaussian of the difference in length,
   sigma 6, is taken off. A report that is equal to its reference has 10. The value depends on the references
   given as a whole: values of different test sets, and of parts of one, do not compare.
+
+COCO's own package gives no sums that add up, and is an extra, since it brings METEOR's tables.
 """
 
 from __future__ import annotations
@@ -25,10 +28,20 @@ from functools import partial
 from itertools import chain, islice
 
 import numpy as np
+from sacrebleu import __version__ as SACREBLEU_VERSION
+from sacrebleu.metrics.bleu import BLEU as SacreBLEU
 
 from xraygpt.evaluation.language import is_latin
 from xraygpt.evaluation.metrics.metric import Array, Metric, mean_over_pairs, with_counts
-from xraygpt.evaluation.metrics.tokens import coco_tokens
+from xraygpt.evaluation.metrics.tokens import (
+    PTB,
+    R2GEN,
+    Tokenize,
+    Words,
+    coco_tokens,
+    r2gen_text,
+    rexrank_tokens,
+)
 
 ORDERS = 4
 """BLEU and CIDEr-D look at sequences of 1 to 4 tokens."""
@@ -61,13 +74,19 @@ def rouge_tokens(text: str) -> list[str]:
 def rouge_n(reference: str, hypothesis: str, order: int) -> float:
     """Return the F1 of the sequences of `order` words that two texts share."""
     expected, found = (count_ngrams(rouge_tokens(text), order) for text in (reference, hypothesis))
-    return _f1((expected & found).total(), expected.total(), found.total())
+    return _f((expected & found).total(), expected.total(), found.total())
 
 
 def rouge_l(reference: str, hypothesis: str) -> float:
     """Return the F1 of the longest common subsequence of two texts, each taken as one sentence."""
     expected, found = rouge_tokens(reference), rouge_tokens(hypothesis)
-    return _f1(longest_common_subsequence(expected, found), len(expected), len(found))
+    return _f(longest_common_subsequence(expected, found), len(expected), len(found))
+
+
+def r2gen_rouge_l(reference: str, hypothesis: str) -> float:
+    """Return COCO's ROUGE-L, in which recall counts more: F with beta 1.2; it cuts at each single blank."""
+    expected, found = (r2gen_text(text).split(" ") for text in (reference, hypothesis))
+    return _f(longest_common_subsequence(expected, found), len(expected), len(found), beta=1.2)
 
 
 def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
@@ -83,38 +102,18 @@ def longest_common_subsequence(first: Sequence[str], second: Sequence[str]) -> i
     return len(first) - row.bit_count()
 
 
-def _f1(shared: int, expected: int, found: int) -> float:
-    return 2 * shared / (expected + found) if shared else 0.0
+def _f(shared: int, expected: int, found: int, beta: float = 1.0) -> float:
+    return (1 + beta**2) * shared / (beta**2 * expected + found) if shared else 0.0
 
 
 NO_GUESS = 1e-9
 NO_MATCH = 1e-15
 """COCO's BLEU adds these so that nothing is divided by zero; kept, since they show in the score of one
 report."""
-_13A_ENTITIES = (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">"))
-_13A_RULES = (
-    (re.compile(r"([{-~\[-` -&(-+:-@/])"), r" \1 "),
-    (re.compile(r"([^0-9])([.,])"), r"\1 \2 "),
-    (re.compile(r"([.,])([^0-9])"), r" \1 \2"),
-    (re.compile(r"([0-9])(-)"), r"\1 \2 "),
-)
-"""Punctuation but for that inside of numbers stands alone."""
+_SACREBLEU = SacreBLEU(effective_order=True)  # so that it does not warn of the score of one report
 
 
-def tokens_13a(text: str) -> list[str]:
-    """Return the words of a text as ``mteval-v13a`` and sacrebleu cut it, in the letter case it has."""
-    text = text.rstrip().replace("<skipped>", "").replace("-\n", "").replace("\n", " ")
-    for entity, character in _13A_ENTITIES:
-        text = text.replace(entity, character)
-    text = f" {text} "
-    for pattern, replacement in _13A_RULES:
-        text = pattern.sub(replacement, text)
-    return text.split()
-
-
-def bleu_statistics(
-    references: Sequence[str], hypotheses: Sequence[str], tokenize: Callable[[str], list[str]]
-) -> Array:
+def bleu_statistics(references: Sequence[str], hypotheses: Sequence[str], tokenize: Tokenize) -> Array:
     """Return the statistics (N, 10) of N reports.
 
     They are matches of order 1 to 4, sequences of order 1 to 4 in the hypothesis, its length, the reference's
@@ -127,6 +126,10 @@ def bleu_statistics(
         matches = [(count_ngrams(expected, n) & count_ngrams(found, n)).total() for n in orders]
         guesses = [max(0, len(found) - n + 1) for n in orders]
         rows.append([*matches, *guesses, len(found), len(expected)])
+    return _table(rows)
+
+
+def _table(rows: Sequence[Sequence[float]]) -> Array:
     return np.asarray(rows, dtype=np.float64).reshape(-1, 2 * ORDERS + 2)
 
 
@@ -139,27 +142,43 @@ def coco_score(sums: Array, order: int) -> Array:
     return result
 
 
+def sacrebleu_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+    """Return the same statistics (N, 10) as sacrebleu counts them."""
+    pairs = zip(references, hypotheses, strict=True)
+    found = (_SACREBLEU.sentence_score(hypothesis, [reference]) for reference, hypothesis in pairs)
+    return _table([[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in found])
+
+
 def sacrebleu_score(sums: Array) -> Array:
-    """Return sacrebleu's BLEU, with its exponential smoothing, from sums (..., 10): 0 to 100."""
-    matches, guesses = sums[..., :ORDERS], sums[..., ORDERS : 2 * ORDERS]
-    halvings = np.cumsum(matches == 0, axis=-1)
-    smoothed = np.where(matches == 0, 0.5**halvings, matches)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        logarithm = np.log(smoothed / guesses).mean(axis=-1)
-        brevity = np.minimum(0.0, 1 - sums[..., -1] / sums[..., -2])
-        score = 100 * np.exp(logarithm + brevity)
-    result: Array = np.where(matches.any(axis=-1) & guesses.all(axis=-1), score, 0.0)
-    return result
+    """Return sacrebleu's BLEU from sums (..., 10): 0 to 100."""
+    rows = sums.astype(int).reshape(-1, 2 * ORDERS + 2).tolist()
+    scores = [SacreBLEU.compute_bleu(row[:4], row[4:8], row[8], row[9], "exp").score for row in rows]
+    return np.asarray(scores).reshape(sums.shape[:-1])
+
+
+def rexrank_bleu_2(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
+    """Return the BLEU-2 of each report as ReXrank's fast-bleu computes it.
+
+    A report that shares words but no pair of words counts a tenth of a pair (smoothing 1 of Chen and Cherry
+    2014, as in NLTK), one that shares no word has 0.
+    """
+    counts = bleu_statistics(references, hypotheses, rexrank_tokens)
+    matches, guesses = counts[:, :2], np.maximum(counts[:, ORDERS : ORDERS + 2], 1)
+    precision = np.prod(np.where(matches > 0, matches, 0.1) / guesses, axis=1) ** 0.5
+    brevity = np.exp(np.minimum(0.0, 1 - counts[:, -1] / np.maximum(counts[:, -2], 1)))
+    values: list[float] = np.where(matches[:, 0] > 0, precision * brevity, 0.0).tolist()
+    return values
 
 
 CIDER_SIGMA = 6.0
 CIDER_SCALE = 10.0
 
 
-def cider_d_values(references: Sequence[str], hypotheses: Sequence[str]) -> list[float]:
+def cider_d_values(
+    references: Sequence[str], hypotheses: Sequence[str], tokenize: Tokenize = coco_tokens
+) -> list[float]:
     """Return the CIDEr-D of each report; document frequencies are those of all references given."""
-    expected = [coco_tokens(text) for text in references]
-    found = [coco_tokens(text) for text in hypotheses]
+    expected, found = [*map(tokenize, references)], [*map(tokenize, hypotheses)]
     values = [0.0] * len(expected)
     for order in range(1, ORDERS + 1):
         counts = [count_ngrams(tokens, order) for tokens in expected]
@@ -193,40 +212,63 @@ def _rouge(suffix: str, value: Callable[[str, str], float]) -> Metric:
     return Metric(
         name=f"rouge_{suffix.lower()}",
         title=f"ROUGE-{suffix}",
-        equals=f"rouge_score 0.1.2, use_stemmer=False: mean over the reports of the F1 of rouge{suffix}; "
-        "reports in other scripts than the Latin one by their words or, where there are no spaces, "
-        "characters",
+        equals="rouge_score 0.1.2, use_stemmer=False (lower case, runs of ASCII letters and digits): mean "
+        "over the reports of the F1; reports in other scripts than the Latin one by their words or, where "
+        "there are no spaces, characters",
         statistics=mean_over_pairs(value),
     )
 
 
-ROUGE = (_rouge("1", partial(rouge_n, order=1)), _rouge("2", partial(rouge_n, order=2)), _rouge("L", rouge_l))
-_COCO_BLEU_STATISTICS = partial(bleu_statistics, tokenize=coco_tokens)
-"""One object, so that whoever scores all four orders can count once."""
-BLEU = tuple(
-    Metric(
-        name=f"bleu_{order}",
-        title=f"BLEU-{order}",
-        equals=f"pycocoevalcap 1.2, Bleu({ORDERS}), reference length 'closest', tokens of its PTBTokenizer: "
-        f"BLEU-{order} of the corpus, 0 to 1",
-        statistics=_COCO_BLEU_STATISTICS,
-        score=partial(coco_score, order=order),
+def _bleu(words: Words) -> tuple[Metric, ...]:
+    statistics = partial(bleu_statistics, tokenize=words.tokenize)  # one for all orders, which count once
+    return tuple(
+        Metric(
+            name=f"{words.prefix}bleu_{order}",
+            title=f"BLEU-{order}{words.suffix}",
+            equals=f"pycocoevalcap 1.2, Bleu({ORDERS}), reference length 'closest', {words.how}: of the "
+            "corpus, 0 to 1",
+            statistics=statistics,
+            score=partial(coco_score, order=order),
+        )
+        for order in range(1, ORDERS + 1)
     )
-    for order in range(1, ORDERS + 1)
+
+
+def _cider_d(words: Words) -> Metric:
+    return Metric(
+        name=f"{words.prefix}cider_d",
+        title=f"CIDEr-D{words.suffix}",
+        equals="pycocoevalcap 1.2, Cider, which is CIDEr-D (n 4, sigma 6, document frequencies of the "
+        f"references given, times 10), {words.how}: mean over the reports, 0 to 10",
+        statistics=lambda references, hypotheses: with_counts(
+            cider_d_values(references, hypotheses, words.tokenize)
+        ),
+        highest=CIDER_SCALE,
+    )
+
+
+ROUGE = (_rouge("1", partial(rouge_n, order=1)), _rouge("2", partial(rouge_n, order=2)), _rouge("L", rouge_l))
+R2GEN_ROUGE_L = Metric(
+    name="r2gen_rouge_l",
+    title=f"ROUGE-L{R2GEN.suffix}",
+    equals=f"pycocoevalcap 1.2, Rouge (COCO's ROUGE-L: F with beta 1.2), {R2GEN.how}: mean over the reports",
+    statistics=mean_over_pairs(r2gen_rouge_l),
 )
+BLEU, R2GEN_BLEU = _bleu(PTB), _bleu(R2GEN)
+CIDER_D, R2GEN_CIDER_D = _cider_d(PTB), _cider_d(R2GEN)
 SACREBLEU = Metric(
     name="sacrebleu",
     title="sacreBLEU",
-    equals="sacrebleu 2.6.0, corpus_bleu: nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp, 0 to 100",
-    statistics=partial(bleu_statistics, tokenize=tokens_13a),
+    equals="sacrebleu, corpus_bleu, signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
+    f"{SACREBLEU_VERSION}: of the corpus, 0 to 100",
+    statistics=sacrebleu_statistics,
     score=sacrebleu_score,
     highest=100.0,
 )
-CIDER_D = Metric(
-    name="cider_d",
-    title="CIDEr-D",
-    equals="pycocoevalcap 1.2, Cider (n 4, sigma 6, document frequencies of the references given, times 10), "
-    "tokens of its PTBTokenizer: mean over the reports, 0 to 10",
-    statistics=lambda references, hypotheses: with_counts(cider_d_values(references, hypotheses)),
-    highest=CIDER_SCALE,
+REXRANK_BLEU_2 = Metric(
+    name="rexrank_bleu_2",
+    title="BLEU-2 (ReXrank)",
+    equals="fast-bleu as CXR-Report-Metric calls it (weights 1/2, 1/2; NLTK's smoothing method1), lower "
+    "case, full stops spaced out as words, split at blanks: mean over the reports, 0 to 1",
+    statistics=lambda references, hypotheses: with_counts(rexrank_bleu_2(references, hypotheses)),
 )

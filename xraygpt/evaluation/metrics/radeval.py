@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -45,20 +46,27 @@ MODELS: Mapping[str, tuple[str, str]] = {
 
 
 def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
-    """Return the metrics of some of `MODELS`; missing weights show when they count.
+    """Return the metrics of some of `MODELS`; a missing package or weights show when they count.
 
     Raises:
         UnknownNameError: there is no such name.
-        UnavailableMetricError: the package is not installed.
     """
     for name in names:
         if name not in MODELS:
             raise UnknownNameError("RadEval metric", name, MODELS)
-    if names:
-        with _explained(f"--radeval {' '.join(names)}"):
-            # In 2.2.1 RadGraph imports from the package's former name.
-            sys.modules.setdefault("RadEval", import_module("radeval"))
     return tuple(metric for name in dict.fromkeys(names) for metric in _metrics(name, *MODELS[name]))
+
+
+def require_radeval(asked: str) -> None:
+    """Raise UnavailableMetricError, naming what was `asked`, unless the package is installed."""
+    with _explained(asked):
+        _package()
+
+
+def _package() -> Any:
+    package = import_module("radeval")
+    sys.modules.setdefault("RadEval", package)  # in 2.2.1 RadGraph imports from the package's former name
+    return package
 
 
 def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
@@ -108,7 +116,7 @@ def _explained(what: str, model: str = "") -> Iterator[None]:
 def _report_values(name: str, keys: Sequence[str], references: list[str], hypotheses: list[str]) -> Array:
     """Return (value, 1) of each report by each of K keys, (N, 2 K); (0, 0) where RadEval has no value."""
     options = {"provider": "hf"} if name == "crimson" else {}  # no report is sent to a server
-    evaluator = import_module("radeval").RadEval({name: options}, per_sample=True, show_progress=False)
+    evaluator = _package().RadEval({name: options}, per_sample=True, show_progress=False)
     found = evaluator(refs=references, hyps=hypotheses)
     values = np.array([found[key] for key in keys], dtype=np.float64).T
     known = np.isfinite(values)
@@ -121,6 +129,7 @@ def _mean(place: int, sums: Array) -> Array:
 
 def _chexbert_labels(texts: list[str]) -> Array:
     # RadEval's own F1 asks for CUDA where there is none, and fails with scikit-learn 1.9.
+    _package()
     device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
     labeller = import_module("radeval.metrics.f1chexbert").F1CheXbert(device=device)
     return np.array(labeller.get_labels(texts))[:, [labeller.TARGET_NAMES.index(name) for name in CLASSES]]
@@ -128,7 +137,7 @@ def _chexbert_labels(texts: list[str]) -> Array:
 
 def _srr_labels(texts: list[str]) -> Array:
     """Return the labels that some sentence of each text has."""
-    labeller = import_module("radeval").RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
+    labeller = _package().RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
     sentences = import_module("radeval.metrics.SRRBert.srr_bert").srr_bert_parse_sentences
     return np.array([labeller(sentences(text))[0].any(axis=0) for text in texts])
 
@@ -140,7 +149,7 @@ def _class_f1(average: str, classes: Sequence[str], sums: Array) -> Array:
     if average == "micro":
         return sums_of.micro_f1(counts.sum(axis=-2))
     if average == "macro":
-        return sums_of.macro_f1(counts.reshape(*counts.shape[:-2], -1))
+        return sums_of.macro_f1(counts)
     cases, f1 = counts[..., 0] + counts[..., 2], sums_of.micro_f1(counts, of_nothing=0.0)
     return sums_of.mean_of_values(np.stack([(cases * f1).sum(axis=-1), cases.sum(axis=-1)], axis=-1))
 

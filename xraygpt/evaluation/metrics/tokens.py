@@ -1,10 +1,10 @@
-"""The tokens that COCO's metrics are taken on, without Java.
+"""The tokens that metrics are taken on: those of COCO, without Java, and those of other protocols.
 
 COCO cuts text with the PTBTokenizer of Stanford CoreNLP 3.4.1 (``-preserveLines -lowerCase``) and drops
 punctuation. These are its rules for what reports hold: sentences, abbreviations, numbers and dates, hyphens,
 slashes, apostrophes, brackets, removed identifiers (``XXXX``, ``___``), letters of any script. As there, the
-rule with the longest match cuts the next token. Web and e-mail addresses, telephone numbers, slang
-(``gonna``) and tags with spaces in them are cut otherwise than there; ``benchmarks.text_metrics`` counts the
+rule with the longest match cuts the next token. Telephone numbers, smileys, apostrophes inside of words
+(``y'all``) and tags with spaces in them are cut otherwise than there; ``benchmarks.text_metrics`` counts the
 reports that differ.
 """
 
@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
+
+Tokenize = Callable[[str], list[str]]
 
 PUNCTUATION = re.compile(r"[`\"?!,:;«»]|''?|-+|\.+")
 """What COCO drops; not among it are brackets, ``/``, ``%``, ``??`` and other signs."""
@@ -61,6 +65,7 @@ _L = rf"(?:[^{_NOT_LETTERS}\d]|[\u0300-\u036f])"
 _A = rf"(?:[^{_NOT_LETTERS}]|[\u0300-\u036f])"
 _ASCII = "[A-Za-z0-9]"
 _NUMBER = r"[+-]?(?:\d*(?:[.:,]\d+)+|\d+)"
+_ADDRESS = r"[^\s\"<>|()]+[^\s\"<>|.!?(){},-]"
 _RULES = tuple(
     re.compile(pattern)
     for pattern in (
@@ -80,13 +85,19 @@ _RULES = tuple(
         r"</?[A-Za-z!?][^<>]*>",  # a tag
         rf"'(?:(?i:s|re|ve|ll|d|m)|\d\ds?)(?!{_A}|')",  # patient 's, '04
         r"\d{1,4}-\d{1,4}/\d{1,4}",  # 1-1/2
+        rf"https?://{_ADDRESS}",
+        rf"(?:www\.(?:[^\s\"<>|.!?(){{}},]+\.)+[A-Za-z]{{2,4}}|(?:\w+\.)+(?:com|net|org|edu))(?:/{_ADDRESS})?",
+        r"[A-Za-z0-9][^\s\"<>|(){}]*@(?:[^\s\"<>|(){}.]+\.)*[^\s\"<>|(){}\[\].,;:]+",  # an e-mail address
+        r"@[A-Za-z_]\w*|\#[A-Za-z]+",
         r"_+|[?!]+|\*+|\#+|-+|\.{3,}|''",
         r".",
     )
 )
-_FIRST = re.compile(rf"(?i:{_L}+?(?=n't(?!{_A}))|n't(?!{_A})|can(?=not(?!{_A}|-)))")
+_TWO_WORDS = ("can not", "gon na", "got ta", "lem me", "gim me", "wan na", "'t is", "'t was")
+_JOINED = "|".join(rf"{pair.replace(' ', '(?=')}(?!{_A}|-))" for pair in _TWO_WORDS)
+_FIRST = re.compile(rf"(?i:{_L}+?(?=n't(?!{_A}))|n't(?!{_A})|{_JOINED})")
 """Cut where a longer match exists: ``does n't``, ``can not``."""
-_PLAIN = re.compile(r"(?!cannot)([a-z]+)[,:;]?")
+_PLAIN = re.compile(rf"(?!{'|'.join(_TWO_WORDS).replace(' ', '')})[a-z]+[,:;]?")
 
 
 def coco_tokens(text: str) -> list[str]:
@@ -130,3 +141,49 @@ def _next_token(text: str, place: int) -> str:
     if match := _FIRST.match(text, place):
         return match.group()
     return max((match.group() for rule in _RULES if (match := rule.match(text, place))), key=len)
+
+
+def r2gen_text(text: str) -> str:
+    """Return what authors in the line of R2Gen score: lower case, each full stop a word, no more.
+
+    Reports that R2Gen's tokenizer has cleaned and decoded (``the heart is normal . no effusion .``) stay as
+    they are.
+    """
+    return re.sub(r"\s+", " ", text.strip().lower().replace(".", " ."))
+
+
+def r2gen_tokens(text: str) -> list[str]:
+    """Return its words."""
+    return r2gen_text(text).split()
+
+
+def rexrank_tokens(text: str) -> list[str]:
+    """Return the tokens of ``prep_reports`` of CXR-Report-Metric, by which ReXrank computes BLEU."""
+    return [token for token in text.lower().replace(".", " .").split(" ") if token]
+
+
+class Words(NamedTuple):
+    """What COCO's metrics are taken on."""
+
+    prefix: str
+    """Of their names, so that numbers of different preparation are never mixed up."""
+    suffix: str
+    """Of their titles."""
+    tokenize: Tokenize
+    how: str
+    """In words, for the protocol."""
+
+
+PTB = Words(
+    "",
+    "",
+    coco_tokens,
+    "lower case, tokens of its PTBTokenizer (but for telephone numbers, smileys, words as y'all, and tags "
+    "with spaces), without punctuation",
+)
+R2GEN = Words(
+    "r2gen_",
+    " (R2Gen)",
+    r2gen_tokens,
+    "lower case, full stops spaced out as words, split at white space, no PTBTokenizer",
+)
