@@ -7,9 +7,9 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
@@ -17,125 +17,85 @@ from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores, by_reason
-from xraygpt.evaluation.statistics import Interval, plain
+from xraygpt.evaluation.statistics import plain
 
 SCORES_FILE = "scores.json"
 PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
 COMPARISON_FILE = "comparison.json"
 REPORTS_FILE = "predictions.csv"
-
-
-class P(NamedTuple):
-    """A p value; `at_most` if no smaller one could have come out of so many rounds."""
-
-    value: float
-    at_most: bool
-
-
-Cell = Metric | Interval | P | float
+LETTERS = "ABCDEF"
+"""Short names of the runs of a comparison."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows about metrics."""
+    """Rows about metrics, for people, CSV and LaTeX."""
 
-    columns: Mapping[str, str]
-    """Name in CSV -> heading for people; the first is the metric's. An `Interval` takes more than one."""
-    rows: Sequence[Sequence[Cell]]
+    headings: Mapping[str, str]
+    """Column -> its heading for people. One that ends in ``low`` stands for the interval up to ``high``."""
+    rows: Sequence[Mapping[str, Any]]
+    """The metric and numbers by column, which are those of CSV."""
     title: str = ""
-    signed: bool = False
-    """Intervals are of differences."""
-
-    def csv_rows(self) -> list[dict[str, Any]]:
-        """Return the values of each row by the names of its columns."""
-        return [
-            {
-                key: plain(value)
-                for name, cell in zip(self.columns, row, strict=True)
-                for key, value in _values(name, cell).items()
-            }
-            for row in self.rows
-        ]
 
     def texts(self) -> list[list[str]]:
-        """Return the headings and what stands in each row, as people read it."""
-        ranges = [isinstance(cell, Interval) for cell in (self.rows or [()])[0]]
-        headings = zip(self.columns.values(), ranges or [False] * len(self.columns), strict=True)
-        return [
-            [
-                text
-                for heading, two in headings
-                for text in ([heading, "95 % interval"] if two else [heading])
-            ],
-            *([text for cell in row for text in self._texts(cell)] for row in self.rows),
-        ]
+        """Return the headings and the rows as people read them."""
+        rows = ([self._text(row, column) for column in self.headings] for row in self.rows)
+        return [[*self.headings.values()], *rows]
 
-    def _texts(self, cell: Cell) -> list[str]:
-        if isinstance(cell, Metric):
-            return [cell.title + ("" if cell.higher_is_better else " (lower is better)")]
-        if isinstance(cell, P):
-            return [("\N{LESS-THAN OR EQUAL TO} " if cell.at_most else "") + _number(cell.value, digits=4)]
-        if isinstance(cell, Interval):
-            low, high = _number(cell.low, self.signed), _number(cell.high, self.signed)
-            return [_number(cell.value, self.signed), f"{low} to {high}" if cell.known else "-"]
-        return [_number(cell)]
-
-
-def _values(name: str, cell: Cell) -> dict[str, Any]:
-    if isinstance(cell, Interval):
-        ends = {
-            f"{name}_low".removeprefix("value_"): cell.low,
-            f"{name}_high".removeprefix("value_"): cell.high,
-        }
-        return {name: cell.value, **ends}
-    return {name: cell.name if isinstance(cell, Metric) else cell.value if isinstance(cell, P) else cell}
+    @staticmethod
+    def _text(row: Mapping[str, Any], column: str) -> str:
+        value, signed = row[column], column.startswith("difference")
+        if isinstance(value, Metric):
+            return value.title + ("" if value.higher_is_better else " (lower is better)")
+        if column.endswith("low"):
+            high = row[column.removesuffix("low") + "high"]
+            return f"{_number(value, signed)} to {_number(high, signed)}" if value <= high else "-"
+        return _number(value, signed, digits=4 if column in ("p", "p_holm") else 3)
 
 
 def score_table(scores: Scores) -> Table:
     """Return the scores, the controls beside them."""
     controls = {name: name.replace("_", " ") for name in scores.controls}
-    return Table(
-        {"metric": "metric", "value": "score", **controls},
-        [
-            [metric, scores.scores[name], *(scores.controls[each].get(name, math.nan) for each in controls)]
-            for name, metric in scores.metrics.items()
-        ],
-    )
+    rows = [
+        {"metric": metric, "value": score.value, "low": score.low, "high": score.high}
+        | {control: values.get(name, math.nan) for control, values in scores.controls.items()}
+        for name, metric in scores.metrics.items()
+        for score in [scores.scores[name]]
+    ]
+    return Table({"metric": "metric", "value": "score", "low": "95 % interval", **controls}, rows)
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Return each further run beside the first; called A, B, ... in the headings for people."""
+    """Return each further run beside the first; they are A, B, ... in the headings."""
     compared = [metric for metric in comparison.metrics.values() if not metric.descriptive]
-    least = 1 / (comparison.rounds + 1)
     tables = []
     for number, run in enumerate(comparison.runs[1:]):
-        letter = _letter(number + 1)
-        columns = {
-            "metric": "metric",
-            "first": "A",
-            "value": letter,
-            "difference": f"{letter} - A",
-            "p": "p",
-            "p_holm": "p (Holm)",
-            "detectable": "detectable",
-        }
-        rows: list[list[Cell]] = []
-        for metric in compared or comparison.metrics.values():
-            scores, row = comparison.scores[metric.name], comparison.differences[metric.name][number]
-            p_values = [P(p, row.p <= least) for p in (row.p, row.p_holm)]
-            rows.append(
-                [metric, scores[0].value, scores[number + 1].value, row.difference, *p_values, row.detectable]
-            )
-        tables.append(Table(columns, rows, title=run, signed=True))
+        headings = {"metric": "metric", "first": "A", "value": LETTERS[number + 1]}
+        headings |= {"difference": f"{LETTERS[number + 1]} - A", "difference_low": "95 % interval"}
+        headings |= {"p": "p", "p_holm": "p (Holm)", "detectable": "detectable"}
+        rows = [
+            {
+                "run": run,
+                "metric": metric,
+                "first": comparison.scores[metric.name][0].value,
+                "value": comparison.scores[metric.name][number + 1].value,
+                "difference": row.difference.value,
+                "difference_low": row.difference.low,
+                "difference_high": row.difference.high,
+                "p": row.p,
+                "p_holm": row.p_holm,
+                "detectable": row.detectable,
+            }
+            for metric in compared or comparison.metrics.values()
+            for row in [comparison.differences[metric.name][number]]
+        ]
+        tables.append(Table(headings, rows, title=run))
     return tables
 
 
 def write_scores(
-    scores: Scores,
-    protocol: ProtocolCard,
-    folder: Path,
-    more: Mapping[str, Any] | None = None,
+    scores: Scores, protocol: ProtocolCard, folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write ``scores.json``, the protocol card in it, ``protocol.txt``, the card for a paper, and the scores
     as a table, ``scores.csv`` and ``scores.tex``.
@@ -146,7 +106,7 @@ def write_scores(
     write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol.to_dict()})
     write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
     table = score_table(scores)
-    write_csv(folder / "scores.csv", table.csv_rows())
+    write_csv(folder / "scores.csv", table.rows)
     write_text(folder / "scores.tex", latex([table]))
 
 
@@ -154,8 +114,7 @@ def write_comparison(comparison: Comparison, protocol: Mapping[str, Any], folder
     """Write ``comparison.json``, ``comparison.csv`` and ``comparison.tex``."""
     write_json(folder / COMPARISON_FILE, {**plain(comparison), "protocol": protocol})
     tables = comparison_tables(comparison)
-    rows = [{"run": table.title, **row} for table in tables for row in table.csv_rows()]
-    write_csv(folder / "comparison.csv", rows)
+    write_csv(folder / "comparison.csv", [row for table in tables for row in table.rows])
     write_text(folder / "comparison.tex", latex(tables))
 
 
@@ -173,18 +132,19 @@ def write_reports(path: Path, predictions: Iterable[Prediction], scores: Scores)
                 "reference": row.reference,
                 "generated": row.generated,
             }
-            | {name: plain(each[place]) for name, each in values.items()}
+            | {name: each[place] for name, each in values.items()}
             for place, row in enumerate(ordered)
         ],
     )
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns as RFC 4180 has it: UTF-8, texts exactly as they are, None empty."""
+    """Write rows of the same columns as RFC 4180 has it: UTF-8, texts exactly as they are, NaN empty."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=rows[0] if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(file)
+    writer.writerow(rows[0] if rows else ())
+    for row in rows:
+        writer.writerow(cell.name if isinstance(cell, Metric) else plain(cell) for cell in row.values())
     write_text(path, file.getvalue())
 
 
@@ -208,13 +168,12 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "\N{LESS-THAN OR EQUAL TO}": r"$\le$",
 }
 
 
 def _escaped(text: str) -> str:
     text = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)  # a minus sign, not a hyphen
+    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)  # a sign, not a hyphen
 
 
 def score_lines(scores: Scores) -> list[str]:
@@ -225,40 +184,44 @@ def score_lines(scores: Scores) -> list[str]:
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Return what was compared, the differences as tables, and which reports differ most."""
     studies = counted(comparison.studies, "study")
-    lines = [f"{_letter(number)}: {name}" for number, name in enumerate(comparison.runs)]
+    lines = [f"{letter}: {name}" for letter, name in zip(LETTERS, comparison.runs, strict=False)]
     lines += [f"{counted(comparison.reports, 'report')} of {studies}"]
     for table, same in zip(comparison_tables(comparison), comparison.same_texts, strict=True):
-        letter = table.columns["value"]
-        lines += ["", *_aligned(table.texts()), f"{same:,} reports are the same in A and {letter}"]
+        lines += ["", *_aligned(table.texts())]
+        lines += [f"{same:,} reports are the same in A and {table.headings['value']}"]
     return [*lines, "", *_statistics_lines(comparison), *_notes(comparison), *_most_different(comparison)]
 
 
 def _statistics_lines(comparison: Comparison) -> list[str]:
-    tests, least = comparison.tests, 1 / (comparison.rounds + 1)
-    lines = [
-        f"p is of one test alone; p (Holm) is corrected for all {counted(tests, 'test')} of this comparison",
+    least = 1 / (comparison.rounds + 1)
+    return [
+        f"p: of one test alone; {counted(comparison.rounds, 'round')} give no smaller one than {least:.2g}",
+        f"p (Holm): corrected for all {counted(comparison.tests, 'test')} of this comparison"
+        + (
+            ", too many for so few rounds: none can fall below 0.05"
+            if comparison.tests * least > 0.05
+            else ""
+        ),
         "detectable: the true difference that a test would have found with 80 % power at 0.05, uncorrected",
     ]
-    if tests * least > 0.05:
-        lines.append(f"{counted(comparison.rounds, 'round')} are too few for a corrected p below 0.05")
-    return lines
 
 
 def _seed_lines(scores: Scores) -> list[str]:
-    if scores.seeds is None:
+    if (seeds := scores.seeds) is None:
         return []
-    seeds = scores.seeds
-    columns = {"metric": "metric", "mean": "mean", "sd": "sd", "lowest": "lowest", "highest": "highest"}
-    rows: list[list[Cell]] = [
-        [metric, spread.mean, spread.standard_deviation, spread.lowest, spread.highest]
-        for name, metric in scores.metrics.items()
-        for spread in [seeds.scores[name]]
-    ]
+    names = {
+        "metric": "metric",
+        "mean": "mean",
+        "standard_deviation": "sd",
+        "lowest": "low",
+        "highest": "high",
+    }
+    rows = [{"metric": metric, **asdict(seeds.scores[name])} for name, metric in scores.metrics.items()]
     return [
         "",
         f"{seeds.runs} runs with different seeds; of two of them {100 * seeds.same_texts:.1f} % of the "
         f"reports are the same, and their findings agree with a rule-F1 of {_number(seeds.agreement)}",
-        *_aligned(Table(columns, rows).texts()),
+        *_aligned(Table(names, rows).texts()),
     ]
 
 
@@ -266,14 +229,10 @@ def _most_different(comparison: Comparison) -> list[str]:
     """Return the reports that differ most by the first metric that tells any apart."""
     for name, reports in comparison.most_different.items():
         if reports:
-            letters = [_letter(number) for number in range(len(comparison.runs))]
-            rows = [["image", *letters], *([row.image_id, *map(_number, row.values)] for row in reports)]
+            rows = [["image", *LETTERS[: len(comparison.runs)]]]
+            rows += [[row.image_id, *map(_number, row.values)] for row in reports]
             return ["", f"reports that differ most by {comparison.metrics[name].title}:", *_aligned(rows)]
     return []
-
-
-def _letter(number: int) -> str:
-    return "ABCDEF"[number]
 
 
 def _number(value: float, sign: bool = False, digits: int = 3) -> str:
