@@ -208,7 +208,7 @@ def test_compare_takes_two_to_six_runs(
         (["score", "{file}", "--out", "{folder}/out", "--metrics", "rouge"], "no metric is called 'rouge'"),
         (["score", "{file}", "--out", "{folder}/out", "--images", "{folder}/absent"], "no such folder"),
         (["score", "{file}", "--out", "{folder}/out", "--reference-column", "truth"], "'truth'"),
-        (["compare", "{file}", "{other}"], "of the first are not in the second"),
+        (["compare", "{file}", "{other}"], "10 images of p are not in other: image 002"),
     ],
 )
 def test_errors_are_told(

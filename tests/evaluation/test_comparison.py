@@ -100,8 +100,9 @@ def test_runs_on_other_images_are_refused() -> None:
     rows = run(10, 3)
     with pytest.raises(DataError) as caught:
         compared(rows[:8], rows[1:])
-    assert "\n  1 image of the first is not in the second: image 000\n" in str(caught.value)
-    assert str(caught.value).endswith("2 images of the second are not in the first: image 008, image 009")
+    assert str(caught.value).startswith("run 0 and run 1 cannot be compared")
+    assert "\n  1 image of run 0 is not in run 1: image 000\n" in str(caught.value)
+    assert str(caught.value).endswith("2 images of run 1 are not in run 0: image 008, image 009")
     with pytest.raises(DataError, match="10 images .*image 004, ..."):
         compared(rows, [replace(row, reference="Other.") for row in rows])
     with pytest.raises(DataError, match="1 image has another study: image 003"):

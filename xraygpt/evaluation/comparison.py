@@ -108,8 +108,8 @@ def compare_predictions(
         DataError: the runs are not of the same images, studies and references (`check_same_task`).
     """
     first, *others = sorted_runs = [sorted(rows, key=lambda row: row.image_id) for rows in runs.values()]
-    for other in others:
-        check_same_task(first, other)
+    for name, other in zip(list(runs)[1:], others, strict=True):
+        check_same_task(first, other, (next(iter(runs)), name))
     references, units = [row.reference for row in first], units_of(first)
     texts = [[row.generated for row in rows] for rows in sorted_runs]
     language = max((check_language(references, each) for each in texts), key=lambda check: check.pairs)

@@ -85,11 +85,8 @@ def read_predictions(
     names = sorted(filter(None, astuple(columns)))
     if twice := [name for name, following in pairwise(names) if name == following]:
         raise DataError(f"the column '{twice[0]}' is named for two things")
-    needed = [columns.image_id, columns.generated, columns.reference]
-    if columns.study_id != STUDY_COLUMN:
-        needed.append(columns.study_id)
-    if columns.patient_id:
-        needed.append(columns.patient_id)
+    unusual = [name for name in (columns.study_id, columns.patient_id) if name not in (STUDY_COLUMN, None)]
+    needed = [columns.image_id, columns.generated, columns.reference, *unusual]
     predictions: list[Prediction] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -207,13 +204,15 @@ def units_of(predictions: Sequence[Prediction]) -> Units:
     return Units("study", [row.study_id for row in predictions], note)
 
 
-def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
-    """Raise a DataError where images, studies or references of two runs differ."""
+def check_same_task(
+    a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str] = ("the first", "the second")
+) -> None:
+    """Raise a DataError where images, studies or references of two runs, called by `names`, differ."""
     of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
     both = of_a.keys() & of_b.keys()
     problems = {
-        "of the first {are} not in the second": of_a.keys() - of_b.keys(),
-        "of the second {are} not in the first": of_b.keys() - of_a.keys(),
+        f"of {names[0]} {{are}} not in {names[1]}": of_a.keys() - of_b.keys(),
+        f"of {names[1]} {{are}} not in {names[0]}": of_b.keys() - of_a.keys(),
         "{have} another study": {i for i in both if of_a[i].study_id != of_b[i].study_id},
         "{have} another reference": {
             i for i in both if of_a[i].reference.split() != of_b[i].reference.split()
@@ -222,7 +221,7 @@ def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
     found = [_difference(what, images) for what, images in problems.items() if images]
     if found:
         raise DataError(
-            "the two files cannot be compared, they need the same images with the same references:"
+            f"{names[0]} and {names[1]} cannot be compared, they need the same images and references:"
             + "".join(f"\n  {problem}" for problem in found)
         )
 

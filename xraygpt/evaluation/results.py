@@ -24,6 +24,8 @@ PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
 COMPARISON_FILE = "comparison.json"
 REPORTS_FILE = "predictions.csv"
+TEXTS = ("image_id", "study_id", "patient_id", "reference", "generated")
+"""What `REPORTS_FILE` has beside the metrics."""
 LETTERS = "ABCDEF"
 """Short names of the runs of a comparison."""
 
@@ -69,11 +71,11 @@ def score_table(scores: Scores) -> Table:
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Return each further run beside the first; they are A, B, ... in the headings."""
     compared = [metric for metric in comparison.metrics.values() if not metric.descriptive]
+    tests = {"p": "p", "p_holm": "p (Holm)", "detectable": "detectable"}
     tables = []
     for number, run in enumerate(comparison.runs[1:]):
         headings = {"metric": "metric", "first": "A", "value": LETTERS[number + 1]}
-        headings |= {"difference": f"{LETTERS[number + 1]} - A", "difference_low": "95 % interval"}
-        headings |= {"p": "p", "p_holm": "p (Holm)", "detectable": "detectable"}
+        headings |= {"difference": f"{LETTERS[number + 1]} - A", "difference_low": "95 % interval", **tests}
         rows = [
             {
                 "run": run,
@@ -83,9 +85,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
                 "difference": row.difference.value,
                 "difference_low": row.difference.low,
                 "difference_high": row.difference.high,
-                "p": row.p,
-                "p_holm": row.p_holm,
-                "detectable": row.detectable,
+                **{name: getattr(row, name) for name in tests},
             }
             for metric in compared or comparison.metrics.values()
             for row in [comparison.differences[metric.name][number]]
@@ -125,15 +125,8 @@ def write_reports(path: Path, predictions: Iterable[Prediction], scores: Scores)
     write_csv(
         path,
         [
-            {
-                "image_id": row.image_id,
-                "study_id": row.study_id,
-                "patient_id": row.patient_id,
-                "reference": row.reference,
-                "generated": row.generated,
-            }
-            | {name: each[place] for name, each in values.items()}
-            for place, row in enumerate(ordered)
+            {name: getattr(row, name) for name in TEXTS} | {name: each[i] for name, each in values.items()}
+            for i, row in enumerate(ordered)
         ],
     )
 
