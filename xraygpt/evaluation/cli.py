@@ -21,14 +21,8 @@ COLUMNS = {
     "image_id": ("--image-id-column", "names the image"),
     "generated": ("--generated-column", "holds the generated report"),
     "reference": ("--reference-column", "holds the reference"),
-    "study_id": (
-        "--study-column",
-        "names the study, if there is such a column; each image is its own otherwise",
-    ),
-    "patient_id": (
-        "--patient-column",
-        "names the patient, if there is such a column; intervals draw patients then, not studies",
-    ),
+    "study_id": ("--study-column", "names the study, if there is one; each image is its own otherwise"),
+    "patient_id": ("--patient-column", "names the patient, if there is one; intervals draw patients then"),
 }
 """What of a prediction is needed -> the option that names its column, and what the column does."""
 
@@ -73,8 +67,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         nargs="+",
         default=[],
         metavar="FILE",
-        help="predictions of the same model for the same images, sampled with other seeds: how much scores, "
-        "texts and findings vary",
+        help="predictions of the same model for the same images, sampled with other seeds: how much varies",
     )
     _add_shared(score, ROUNDS, "of the bootstrap")
     score.set_defaults(run=run_score)
@@ -82,14 +75,11 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     compare = commands.add_parser(
         "compare",
         help="compare two to six runs on the same images",
-        description="Compare runs with the first of them: paired bootstrap, approximate randomisation, p "
-        "values corrected by Holm for all metrics and runs; write comparison.json, comparison.csv and "
-        "comparison.tex.",
+        description="Compare runs with the first of them by paired bootstrap and approximate randomisation, "
+        "corrected by Holm for all metrics and runs; write comparison.json, comparison.csv, comparison.tex.",
     )
     compare.add_argument("first", type=Path, metavar="RUN", help=PREDICTIONS)
-    compare.add_argument(
-        "others", type=Path, nargs="+", metavar="RUN", help="1 to 5 more, each against the first"
-    )
+    compare.add_argument("others", type=Path, nargs="+", metavar="RUN", help="1 to 5 more, against the first")
     compare.add_argument("--out", type=Path, metavar="DIR", help="folder for what is written")
     _add_shared(compare, COMPARISON_ROUNDS, "of the bootstrap, and of the randomisation")
     compare.set_defaults(run=run_compare)

@@ -39,6 +39,7 @@ class Table:
     rows: Sequence[Mapping[str, Any]]
     """The metric and numbers by column, which are those of CSV."""
     title: str = ""
+    """LaTeX has it above the headings."""
 
     def texts(self) -> list[list[str]]:
         """Return the headings and the rows as people read them."""
@@ -90,7 +91,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
             for metric in compared or comparison.metrics.values()
             for row in [comparison.differences[metric.name][number]]
         ]
-        tables.append(Table(headings, rows, title=run))
+        title = f"{headings['value']}: {run}, against A: {comparison.runs[0]}"
+        tables.append(Table(headings, rows, title))
     return tables
 
 

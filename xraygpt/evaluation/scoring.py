@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -220,17 +219,18 @@ def score_predictions(
 def _seed_spread(
     tables: Sequence[MetricTable], samples: Sequence[Sequence[str]], english: bool
 ) -> SeedSpread:
-    def spread(values: Sequence[float]) -> Spread:
-        return Spread(statistics.fmean(values), statistics.stdev(values), min(values), max(values))
-
     scores = [table.scores() for table in tables]
     pairs = list(combinations(samples, 2))
-    agreements = [RULE_F1[0](*pair) for pair in pairs] if english else [math.nan]
+    spreads = {}
+    for name in scores[0]:
+        values = np.array([of_run[name] for of_run in scores])
+        ends = float(values.min()), float(values.max())
+        spreads[name] = Spread(float(values.mean()), float(values.std(ddof=1)), *ends)
     return SeedSpread(
         runs=len(samples),
-        same_texts=statistics.fmean(same_texts(*pair) / len(pair[0]) for pair in pairs),
-        agreement=statistics.fmean(agreements),
-        scores={name: spread([of_run[name] for of_run in scores]) for name in scores[0]},
+        same_texts=float(np.mean([same_texts(*pair) for pair in pairs])) / len(samples[0]),
+        agreement=float(np.mean([RULE_F1[0](*pair) for pair in pairs])) if english else math.nan,
+        scores=spreads,
     )
 
 
