@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from itertools import combinations
 
 import numpy as np
 
@@ -279,15 +279,14 @@ def shuffled(hypotheses: Sequence[str], studies: Sequence[str], seed: int) -> li
     on as the largest study has images. None where one study has more than half of all images: some would keep
     a report of their own study.
     """
-    members: dict[str, list[int]] = {}
-    for index, study in enumerate(studies):
-        members.setdefault(study, []).append(index)
-    groups = list(members.values())
-    step = max(map(len, groups), default=0)
+    sizes = Counter(studies)
+    step = max(sizes.values(), default=0)
     if 2 * step > len(hypotheses):
         return None
-    random.Random(seed).shuffle(groups)
-    order = list(chain.from_iterable(groups))
+    names = list(sizes)
+    random.Random(seed).shuffle(names)
+    places = {name: place for place, name in enumerate(names)}
+    order = sorted(range(len(studies)), key=lambda index: places[studies[index]])
     moved = dict(zip(order, order[step:] + order[:step], strict=True))
     return [hypotheses[moved[index]] for index in range(len(hypotheses))]
 
