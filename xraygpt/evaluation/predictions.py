@@ -315,18 +315,14 @@ def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
 
 def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
     """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
-    needed = {columns.image_id: "image id"}
-    if columns.study_id in row.values:
-        needed[columns.study_id] = "study"
-    if columns.patient_id:
-        needed[columns.patient_id] = "patient"
+    needed = {columns.image_id: "image id", columns.study_id: "study", columns.patient_id: "patient"}
     if need_references:
         needed[columns.reference] = "reference"
     values = {name: value.strip() for name, value in row.values.items()}
     problems = [
         f"no {what} ('{name}' is {values[name] or 'empty'})"
         for name, what in needed.items()
-        if is_missing(values[name])
+        if name in values and is_missing(values[name])
     ]
     image_id, generated = values[columns.image_id], values[columns.generated]
     if not is_missing(image_id) and (place := seen.setdefault(image_id, row.position)) != row.position:

@@ -189,14 +189,11 @@ def comparison_lines(comparison: Comparison) -> list[str]:
 
 def _statistics_lines(comparison: Comparison) -> list[str]:
     least = 1 / (comparison.rounds + 1)
+    too_few = ", too many for so few rounds: none can fall below 0.05"
     return [
         f"p: of one test alone; {counted(comparison.rounds, 'round')} give no smaller one than {least:.2g}",
         f"p (Holm): corrected for all {counted(comparison.tests, 'test')} of this comparison"
-        + (
-            ", too many for so few rounds: none can fall below 0.05"
-            if comparison.tests * least > 0.05
-            else ""
-        ),
+        + (too_few if comparison.tests * least > 0.05 else ""),
         "detectable: the true difference that a test would have found with 80 % power at 0.05, uncorrected",
     ]
 
@@ -204,19 +201,13 @@ def _statistics_lines(comparison: Comparison) -> list[str]:
 def _seed_lines(scores: Scores) -> list[str]:
     if (seeds := scores.seeds) is None:
         return []
-    names = {
-        "metric": "metric",
-        "mean": "mean",
-        "standard_deviation": "sd",
-        "lowest": "low",
-        "highest": "high",
-    }
+    columns = ("metric", "mean", "standard_deviation", "lowest", "highest")
     rows = [{"metric": metric, **asdict(seeds.scores[name])} for name, metric in scores.metrics.items()]
     return [
         "",
         f"{seeds.runs} runs with different seeds; of two of them {100 * seeds.same_texts:.1f} % of the "
         f"reports are the same, and their findings agree with a rule-F1 of {_number(seeds.agreement)}",
-        *_aligned(Table(names, rows).texts()),
+        *_aligned(Table({name: name.replace("_", " ") for name in columns}, rows).texts()),
     ]
 
 
