@@ -148,6 +148,12 @@ def test_a_metric_that_is_not_available_is_named_with_the_reason() -> None:
     assert list(scores.scores) == ["same"]
 
 
+def test_one_report_has_scores_without_intervals() -> None:
+    scores = score_predictions([prediction(0, TEXTS[0], TEXTS[0])], [SAME, *RULE_F1], seed=0, rounds=10)
+    assert plain(scores.scores["rule_f1_micro_14"]) == {"value": 1.0, "low": None, "high": None}
+    assert plain(scores.findings["Pleural Effusion"].f1) == {"value": 1.0, "low": None, "high": None}
+
+
 def test_empty_reports_are_scored() -> None:
     scores = score_predictions([prediction(0, TEXTS[0], ""), prediction(1, TEXTS[1], " ")], [SAME], seed=0)
     assert scores.empty == 2

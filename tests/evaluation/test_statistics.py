@@ -22,7 +22,7 @@ from xraygpt.evaluation.statistics import (
 
 def bootstrapped(sums: Array, seed: int = 0, rounds: int = 1000) -> Interval:
     resampled = resampled_sums(sums, seed=seed, rounds=rounds)
-    return interval(mean_of_values(sums.sum(axis=0)), mean_of_values(resampled))
+    return interval(mean_of_values(sums.sum(axis=0)), mean_of_values(resampled), len(sums))
 
 
 def difference(a: Array, b: Array) -> Array:
@@ -34,7 +34,7 @@ def resampled_difference(a: Array, b: Array, rounds: int = 1000) -> Array:
 
 
 def difference_of(a: Array, b: Array, rounds: int) -> Interval:
-    return interval(difference(a.sum(axis=0), b.sum(axis=0)), resampled_difference(a, b, rounds))
+    return interval(difference(a.sum(axis=0), b.sum(axis=0)), resampled_difference(a, b, rounds), len(a))
 
 
 def p_of(a: Array, b: Array, seed: int = 0, rounds: int = 1000) -> float:
@@ -120,14 +120,15 @@ def test_detectable_difference_is_found_with_80_percent_power() -> None:
     rng, rounds = np.random.default_rng(0), 200
     noise = 0.3 * rng.standard_normal(100)
     a, b = with_counts([0.5] * 100), with_counts((0.5 + noise).tolist())
-    detectable = detectable_difference(resampled_difference(a, b))
+    detectable = detectable_difference(resampled_difference(a, b), units=100)
     assert detectable == pytest.approx(2.8016 * 0.3 / 10, rel=0.15)
     found = [
         p_of(a, with_counts((0.5 + detectable + 0.3 * rng.standard_normal(100)).tolist()), seed, 200) < 0.05
         for seed in range(rounds)
     ]
     assert np.mean(found) == pytest.approx(0.8, abs=0.1)
-    assert math.isnan(detectable_difference(np.full(5, np.nan)))
+    for nothing, units in ((np.full(5, np.nan), 9), (np.zeros(5), 1)):
+        assert math.isnan(detectable_difference(nothing, units))
 
 
 def test_holm() -> None:

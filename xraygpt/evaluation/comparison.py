@@ -159,17 +159,17 @@ def _compare_tables(
         for metric in table.metrics:
             score = table.score_of(metric)
             value, values = float(score(sums.sum(axis=0))), score(drawn)
-            scores[metric.name] += (interval(value, values),)
+            scores[metric.name] += (interval(value, values, len(sums)),)
             if swapped is not None:
                 difference = value - float(score(first.sum(axis=0)))
                 resampled = values - score(first_drawn)
                 p = p_value(difference, score(swapped[1]) - score(swapped[0]))
                 differences[metric.name] += (
                     Difference(
-                        difference=interval(difference, resampled),
+                        difference=interval(difference, resampled, len(sums)),
                         p=p,
                         p_holm=math.nan if metric.descriptive else p,
-                        detectable=detectable_difference(resampled),
+                        detectable=detectable_difference(resampled, len(sums)),
                     ),
                 )
     corrected = iter(holm([row.p_holm for rows in differences.values() for row in rows]))

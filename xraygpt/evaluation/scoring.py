@@ -175,8 +175,8 @@ def score_predictions(
     def intervals(places: Sequence[int]) -> dict[str, Interval]:
         sums = sums_by_unit(table.values[places], [units.ids[place] for place in places])
         resampled = resampled_sums(sums, seed=seed, rounds=rounds)
-        scores = {metric.name: table.score_of(metric) for metric in table.metrics}
-        return {name: interval(of(sums.sum(axis=0)), of(resampled)) for name, of in scores.items()}
+        total, scores = sums.sum(axis=0), {metric.name: table.score_of(metric) for metric in table.metrics}
+        return {name: interval(of(total), of(resampled), len(sums)) for name, of in scores.items()}
 
     def subgroup(value: str, places: Sequence[int]) -> SubgroupScore:
         own_studies = len({studies[place] for place in places})
@@ -256,9 +256,9 @@ def score_findings(
         hits, invented, missed = (int(count) for count in own)
         if hits or invented or missed:
             scores[name] = FindingScore(
-                f1=interval(micro_f1(own), micro_f1(drawn)),
-                precision=interval(_hits_of(own, 1), _hits_of(drawn, 1)),
-                recall=interval(_hits_of(own, 2), _hits_of(drawn, 2)),
+                f1=interval(micro_f1(own), micro_f1(drawn), len(sums)),
+                precision=interval(_hits_of(own, 1), _hits_of(drawn, 1), len(sums)),
+                recall=interval(_hits_of(own, 2), _hits_of(drawn, 2), len(sums)),
                 cases=hits + missed,
                 missed=missed,
                 reported=hits + invented,

@@ -82,12 +82,11 @@ def sums_by_unit(statistics: Array, units: Sequence[str]) -> Array:
 def resampled_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
     """Draw as many of U units, with replacement, from sums (U, K); return the sum of each round, (R, K).
 
-    The same seed and number of units give the same draws, so that two runs are resampled in pairs. A single
-    unit says nothing of how others would do: there are no rounds then, (0, K).
+    The same seed and number of units give the same draws, so that two runs are resampled in pairs.
     """
     units = len(sums)
-    blocks = [np.zeros((0, sums.shape[1]))]
-    for uniform in _uniform_blocks(seed, rounds if units > 1 else 0, units):
+    blocks = []
+    for uniform in _uniform_blocks(seed, rounds, units):
         rows = len(uniform)
         drawn = (uniform * units).astype(np.int64)
         drawn += np.arange(rows)[:, None] * units
@@ -96,29 +95,33 @@ def resampled_sums(sums: Array, *, seed: int, rounds: int = ROUNDS) -> Array:
     return np.concatenate(blocks)
 
 
-def interval(value: Array | float, resampled: Array) -> Interval:
+def interval(value: Array | float, resampled: Array, units: int) -> Interval:
     """Return a score, or a difference of scores, with its 95 % percentile interval (Efron 1979).
 
-    Rounds in which the score is not defined (no case of a rare finding was drawn) do not count.
+    Rounds in which the score is not defined (no case of a rare finding was drawn) do not count. Of a single
+    unit there is no interval.
 
     Args:
         value: of all units.
         resampled: (R,), that of each round of `resampled_sums`.
+        units: how many there are.
     """
-    defined = resampled[~np.isnan(resampled)]
+    defined = resampled[~np.isnan(resampled) & (units > 1)]
     low, high = np.quantile(defined, TAILS).tolist() if len(defined) else (math.nan, math.nan)
     return Interval(float(value), low, high)
 
 
-def detectable_difference(resampled: Array) -> float:
+def detectable_difference(resampled: Array, units: int) -> float:
     """Return the smallest true difference that a paired test would have found with 80 % power at 0.05.
 
-    An approximation: `DETECTABLE` times the standard error, which is that of the bootstrap.
+    An approximation: `DETECTABLE` times the standard error, which is that of the bootstrap. NaN of a single
+    unit.
 
     Args:
         resampled: (R,), the difference of the scores in each round of `resampled_sums`.
+        units: how many there are.
     """
-    defined = resampled[~np.isnan(resampled)]
+    defined = resampled[~np.isnan(resampled) & (units > 1)]
     return DETECTABLE * float(defined.std()) if len(defined) else math.nan
 
 
