@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import math
 import subprocess
@@ -64,7 +65,8 @@ def test_the_same_predictions_give_the_same_files(file: Path, tmp_path: Path) ->
         assert evaluate.main(command) == 0
         contents.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
     assert contents[0] == contents[1]
-    assert contents[0].keys() == {"scores.json", "protocol.txt", "report.html"}
+    tables = {"scores.csv", "scores.tex", "predictions.csv"}
+    assert contents[0].keys() == {"scores.json", "protocol.txt", "report.html", *tables}
 
 
 def test_neural_scores_are_added_or_refused(
@@ -166,14 +168,36 @@ def test_compare(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     command = ["compare", str(file), str(folder), *FAST]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
-    assert f"B: {folder}" in printed
+    assert "A: p\nB: better\n" in printed
     assert "written to" not in printed
     assert evaluate.main([*command, "--out", str(tmp_path / "out")]) == 0
     content = json.loads((tmp_path / "out/comparison.json").read_text())
-    row = content["differences"]["rouge_l"]
-    assert row["difference"]["value"] == pytest.approx(row["b"]["value"] - row["a"]["value"], abs=2e-6)
-    assert content["protocol"]["b"]["predictions"] == "predictions.jsonl"
-    assert content["protocol"]["a"]["predictions_sha256"] != content["protocol"]["b"]["predictions_sha256"]
+    first, second = (score["value"] for score in content["scores"]["rouge_l"])
+    assert content["differences"]["rouge_l"][0]["difference"]["value"] == pytest.approx(
+        second - first, abs=2e-6
+    )
+    files = content["protocol"]["runs"]
+    assert files["better"]["predictions"] == "predictions.jsonl"
+    assert files["p"]["predictions_sha256"] != files["better"]["predictions_sha256"]
+    table = (tmp_path / "out/comparison.csv").read_text().splitlines()
+    assert table[0].startswith(
+        "run,metric,first,value,difference,difference_low,difference_high,p,p_holm,det"
+    )
+    assert [line.split(",")[:2] for line in table[1:]] == [
+        ["better", "rouge_l"],
+        ["better", "rule_f1_micro_14"],
+    ]
+    assert (tmp_path / "out/comparison.tex").read_text().startswith(r"\begin{tabular}{l")
+
+
+def test_compare_takes_two_to_six_runs(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write(tmp_path / "q.jsonl", run(12, 2))
+    assert evaluate.main(["compare", str(file), *[str(other)] * 5, *FAST]) == 0
+    assert "F: q (6)" in capsys.readouterr().out
+    assert evaluate.main(["compare", str(file), *[str(other)] * 6, *FAST]) == 2
+    assert "compare takes at most 6 runs, not 7" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -193,7 +217,7 @@ def test_compare(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (["score", "{file}", "--out", "{folder}/out", "--metrics", "rouge"], "no metric is called 'rouge'"),
         (["score", "{file}", "--out", "{folder}/out", "--images", "{folder}/absent"], "no such folder"),
         (["score", "{file}", "--out", "{folder}/out", "--reference-column", "truth"], "'truth'"),
-        (["compare", "{file}", "{other}"], "of the first are not in the second"),
+        (["compare", "{file}", "{other}"], "10 images of p are not in other: image 002"),
     ],
 )
 def test_errors_are_told(
@@ -256,3 +280,66 @@ def test_scoring_needs_no_pytorch(tmp_path: Path) -> None:
     arguments = ["score", str(tmp_path / "p.jsonl"), "--out", str(tmp_path / "out"), *FAST]
     code = f"import sys, evaluate; sys.exit(evaluate.main({arguments!r}) or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_patients_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"image_id": f"i{n}", "generated": "x", "reference": "x", "subject_id": n // 2} for n in range(4)]
+    file, out = tmp_path / "p.json", tmp_path / "out"
+    command = ["score", str(file), "--out", str(out), *FAST]
+
+    def unit() -> str:
+        content = json.loads((out / "scores.json").read_text())
+        assert content["protocol"]["unit"] == content["unit"]
+        return str(content["unit"])
+
+    file.write_text(json.dumps(rows))
+    assert evaluate.main(command) == 0
+    assert unit() == "patient"
+    assert "note: intervals draw patients" in capsys.readouterr().out
+    assert "draw patients with replacement" in (out / "protocol.txt").read_text()
+    rows[1]["subject_id"] = ""
+    file.write_text(json.dumps(rows))
+    assert evaluate.main(command) == 0
+    assert unit() == "study"
+    assert "intervals draw studies, since the patients of 1 report are not known" in capsys.readouterr().out
+    assert evaluate.main([*command, "--patient-column", "subject_id"]) == 2
+    assert "row [1]: no patient ('subject_id' is empty)" in capsys.readouterr().err
+
+
+def test_other_seeds(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = [str(write(tmp_path / f"seed {every}.jsonl", run(12, every))) for every in (2, 100)]
+    command = ["score", str(file), "--out", str(tmp_path / "out"), *FAST, "--other-seeds"]
+    assert evaluate.main([*command, *seeds]) == 0
+    found = json.loads((tmp_path / "out/scores.json").read_text())["seeds"]
+    assert found["runs"] == 3
+    assert found["scores"]["rouge_l"]["lowest"] < found["scores"]["rouge_l"]["mean"] < 1
+    assert "3 runs with different seeds" in capsys.readouterr().out
+    assert evaluate.main([*command, str(write(tmp_path / "less.jsonl", run(11, 3)))]) == 2
+    assert "1 image of the first is not in the second" in capsys.readouterr().err
+
+
+def test_reports_as_csv(file: Path, tmp_path: Path) -> None:
+    rows = [replace(row, generated=f'=SUM("A1"),\n{row.generated}') for row in run(3, 2)]
+    write(file, rows)
+    out = tmp_path / "out"
+    assert evaluate.main(["score", str(file), "--out", str(out), *FAST]) == 0
+    with (out / "predictions.csv").open(encoding="utf-8", newline="") as table:
+        found = list(csv.DictReader(table))
+    assert [row["generated"] for row in found] == [row.generated for row in rows]
+    assert (found[0]["patient_id"], found[0]["rule_f1_micro_14"]) == ("", "0.0")
+    # What was written can be scored again, but not over itself.
+    assert (
+        evaluate.main(["score", str(out / "predictions.csv"), "--out", str(tmp_path / "again"), *FAST]) == 0
+    )
+    assert evaluate.main(["score", str(out / "predictions.csv"), "--out", str(out), *FAST]) == 2
+
+
+def test_scores_as_a_table(file: Path, tmp_path: Path) -> None:
+    assert evaluate.main(["score", str(file), "--out", str(tmp_path), *FAST]) == 0
+    head, first, _ = (tmp_path / "scores.csv").read_text().splitlines()
+    assert head == "metric,value,low,high,shuffled,blind,blind_bound"
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    assert first.split(",")[:4] == ["rouge_l", *map(str, scores["rouge_l"].values())]
+    lines = (tmp_path / "scores.tex").read_text().splitlines()
+    assert lines[2] == r"metric & score & 95 \% interval & shuffled & blind & blind bound \\"
+    assert lines[4].startswith("ROUGE-L & 0.")

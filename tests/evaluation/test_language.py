@@ -112,7 +112,7 @@ def test_scores_that_read_english_are_left_out_and_said_so(tmp_path: Path) -> No
     )
     assert "<strong>Language:</strong> 8 of 8 references" in page
     assert '<mark class="' not in page.split('id="examples"')[1]
-    comparison = compare_predictions(rows, rows, METRICS, seed=0, rounds=10)
+    comparison = compare_predictions({"a": rows, "b": rows}, METRICS, seed=0, rounds=10)
     assert set(comparison.not_computed) == left_out
     assert comparison.language.references == 8
 

@@ -79,6 +79,22 @@ def test_other_names_of_columns(tmp_path: Path) -> None:
     assert dict(row.columns) == {"view": "PA"}
 
 
+def test_patients_by_their_usual_columns_or_a_named_one(tmp_path: Path) -> None:
+    def patients(*rows: Mapping[str, Any], column: str | None = None) -> list[str]:
+        file = json_lines(tmp_path, *(GOOD | {"image_id": str(i)} | row for i, row in enumerate(rows)))
+        found = read_predictions(file, PredictionColumns(patient_id=column))
+        assert all(not {"patient_id", "subject_id"} & row.columns.keys() for row in found)
+        return [row.patient_id for row in found]
+
+    assert patients({"subject_id": 10}, {"subject_id": " 11"}) == ["10", "11"]
+    assert patients({"patient_id": "a"}, {"patient_id": None}) == ["a", ""]
+    assert patients({"who": "a"}, {"who": "b"}, column="who") == ["a", "b"]
+    with pytest.raises(DataError, match=r"line 2: no patient \('who' is empty\)"):
+        patients({"who": "a"}, {"who": ""}, column="who")
+    with pytest.raises(DataError, match="columns are missing: 'who'"):
+        patients({"patient_id": "a"}, column="who")
+
+
 def test_all_problems_are_named_with_their_lines(tmp_path: Path) -> None:
     file = json_lines(
         tmp_path,

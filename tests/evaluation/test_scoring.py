@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -100,10 +101,57 @@ def test_reports_of_a_study_are_drawn_together() -> None:
     assert scores.scores == score_predictions(alone, [SAME], seed=0).scores
 
 
+def test_patients_are_drawn_where_all_are_known() -> None:
+    rows = [replace(row, patient_id=f"p{i // 6}") for i, row in enumerate(run(120, wrong_every=6))]
+    by_patient = score_predictions(rows, [SAME], seed=0)
+    assert (by_patient.unit, by_patient.unit_note) == ("patient", "")
+    assert by_patient.scores["same"].low == by_patient.scores["same"].high  # one error in each of them
+    findings = plain(by_patient.findings["Pleural Effusion"])
+    by_study = score_predictions(run(120, wrong_every=6), [SAME], seed=0)
+    assert by_study.unit == "study"
+    assert by_study.scores["same"].low < by_study.scores["same"].high
+    assert findings["recall"] != plain(by_study.findings["Pleural Effusion"])["recall"]
+    some = score_predictions([replace(rows[0], patient_id=""), *rows[1:]], [SAME], seed=0)
+    assert some.scores == by_study.scores
+    assert (some.unit, some.unit_note) == (
+        "study",
+        "intervals draw studies, since the patients of 1 report are not known",
+    )
+
+
+def test_spread_over_seeds() -> None:
+    a, b = run(8, wrong_every=2), run(8, wrong_every=4)
+    scores = score_predictions(a, [SAME], seed=0, rounds=10, other_seeds=[b[::-1], a])
+    assert scores.scores == score_predictions(a, [SAME], seed=0, rounds=10).scores
+    seeds = plain(scores.seeds)
+    assert seeds["scores"]["same"] == pytest.approx(
+        {"mean": 1.75 / 3, "standard_deviation": 0.25 / 3**0.5, "lowest": 0.5, "highest": 0.75}, abs=1e-6
+    )
+    assert (seeds["runs"], seeds["same_texts"]) == (3, pytest.approx((0.75 + 1 + 0.75) / 3, abs=1e-6))
+    one = RULE_F1[0]([row.generated for row in a], [row.generated for row in b])
+    assert seeds["agreement"] == pytest.approx((2 * one + 1) / 3, abs=1e-6)
+    assert one < 1
+    with pytest.raises(DataError, match="1 image of the first is not in the second"):
+        score_predictions(a, [SAME], seed=0, other_seeds=[b[1:]])
+
+
+def test_values_of_each_report() -> None:
+    rows = run(6, wrong_every=2)
+    scores = score_predictions(rows[::-1], [SAME], seed=0, rounds=10)
+    assert scores.each["same"].tolist() == [row.generated == row.reference for row in rows]
+    assert "each" not in plain(scores)
+
+
 def test_a_metric_that_is_not_available_is_named_with_the_reason() -> None:
     scores = score_predictions(run(8, wrong_every=4), [ABSENT, SAME], seed=0, rounds=10)
     assert scores.not_computed == {"absent": "needs Java, which is not there"}
     assert list(scores.scores) == ["same"]
+
+
+def test_one_report_has_scores_without_intervals() -> None:
+    scores = score_predictions([prediction(0, TEXTS[0], TEXTS[0])], [SAME, *RULE_F1], seed=0, rounds=10)
+    assert plain(scores.scores["rule_f1_micro_14"]) == {"value": 1.0, "low": None, "high": None}
+    assert plain(scores.findings["Pleural Effusion"].f1) == {"value": 1.0, "low": None, "high": None}
 
 
 def test_empty_reports_are_scored() -> None:

@@ -9,31 +9,37 @@ from xraygpt.evaluation import statistics
 from xraygpt.evaluation.metrics.metric import Array, mean_of_values, with_counts
 from xraygpt.evaluation.statistics import (
     Interval,
+    detectable_difference,
+    holm,
     interval,
     p_value,
     plain,
     resampled_sums,
-    sums_by_study,
+    sums_by_unit,
     swapped_sums,
 )
 
 
 def bootstrapped(sums: Array, seed: int = 0, rounds: int = 1000) -> Interval:
-    return interval(mean_of_values, sums, resampled_sums(sums, seed=seed, rounds=rounds))
+    resampled = resampled_sums(sums, seed=seed, rounds=rounds)
+    return interval(mean_of_values(sums.sum(axis=0)), mean_of_values(resampled), len(sums))
 
 
-def difference(sums: Array) -> Array:
-    return mean_of_values(sums[..., 2:]) - mean_of_values(sums[..., :2])
+def difference(a: Array, b: Array) -> Array:
+    return mean_of_values(b) - mean_of_values(a)
+
+
+def resampled_difference(a: Array, b: Array, rounds: int = 1000) -> Array:
+    return difference(*(resampled_sums(sums, seed=0, rounds=rounds) for sums in (a, b)))
 
 
 def difference_of(a: Array, b: Array, rounds: int) -> Interval:
-    both = np.hstack([a, b])
-    return interval(difference, both, resampled_sums(both, seed=0, rounds=rounds))
+    return interval(difference(a.sum(axis=0), b.sum(axis=0)), resampled_difference(a, b, rounds), len(a))
 
 
 def p_of(a: Array, b: Array, seed: int = 0, rounds: int = 1000) -> float:
-    both = np.hstack([a, b])
-    return p_value(difference, both, swapped_sums(both, seed=seed, rounds=rounds))
+    observed = float(difference(a.sum(axis=0), b.sum(axis=0)))
+    return p_value(observed, difference(*swapped_sums(a, b, seed=seed, rounds=rounds)))
 
 
 def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> None:
@@ -47,12 +53,15 @@ def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> Non
 
 def test_blocks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = np.random.default_rng(0).random((30, 3))
-    both = np.hstack([sums, sums[::-1]])
-    whole = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
+
+    def draws() -> list[Array]:
+        swapped = swapped_sums(sums, sums[::-1], seed=1, rounds=100)
+        return [resampled_sums(sums, seed=1, rounds=100), *swapped]
+
+    whole = draws()
     monkeypatch.setattr(statistics, "BLOCK_VALUES", 70)
-    parts = resampled_sums(sums, seed=1, rounds=100), swapped_sums(both, seed=1, rounds=100)
-    np.testing.assert_allclose(parts[0], whole[0], rtol=1e-12)
-    np.testing.assert_allclose(parts[1], whole[1], rtol=1e-12)
+    for part, expected in zip(draws(), whole, strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
 
 
 def test_interval_of_a_proportion() -> None:
@@ -62,20 +71,20 @@ def test_interval_of_a_proportion() -> None:
     assert bootstrapped(with_counts([1.0] * 80 + [0.0] * 20), seed=1) != result
 
 
-def test_studies_are_drawn_as_a_whole() -> None:
+def test_units_are_drawn_as_a_whole() -> None:
     values = np.random.default_rng(0).random(50)
     studies = [f"study {i:02}" for i in range(50)]
-    each = bootstrapped(sums_by_study(with_counts(values.tolist()), studies))
-    four = bootstrapped(sums_by_study(with_counts([*values.tolist()] * 4), studies * 4))
+    each = bootstrapped(sums_by_unit(with_counts(values.tolist()), studies))
+    four = bootstrapped(sums_by_unit(with_counts([*values.tolist()] * 4), studies * 4))
     apart = bootstrapped(with_counts([*values.tolist()] * 4))
     assert (four.value, four.low, four.high) == pytest.approx((each.value, each.low, each.high))
     assert apart.high - apart.low < 0.7 * (four.high - four.low)
 
 
-def test_sums_by_study_are_in_the_order_of_names() -> None:
+def test_sums_by_unit_are_in_the_order_of_names() -> None:
     values = np.array([[1.0, 10], [2, 20], [4, 40]])
-    assert sums_by_study(values, ["b", "a", "b"]).tolist() == [[2, 20], [5, 50]]
-    assert sums_by_study(values, ["c", "b", "a"]).tolist() == values[::-1].tolist()
+    assert sums_by_unit(values, ["b", "a", "b"]).tolist() == [[2, 20], [5, 50]]
+    assert sums_by_unit(values, ["c", "b", "a"]).tolist() == values[::-1].tolist()
 
 
 def test_scores_that_are_not_defined() -> None:
@@ -87,7 +96,7 @@ def test_scores_that_are_not_defined() -> None:
     assert math.isnan(p_of(none, none))
 
 
-def test_a_single_study_has_no_interval() -> None:
+def test_a_single_unit_has_no_interval() -> None:
     assert plain(bootstrapped(np.array([[3.0, 4.0]]))) == {"value": 0.75, "low": None, "high": None}
 
 
@@ -105,6 +114,28 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
     assert 0.05 < paired.low < paired.value < paired.high < 0.06
     assert bootstrapped(a).high > bootstrapped(b).low
     assert p_of(a, b) == 1 / 1001
+
+
+def test_detectable_difference_is_found_with_80_percent_power() -> None:
+    rng, rounds = np.random.default_rng(0), 200
+    noise = 0.3 * rng.standard_normal(100)
+    a, b = with_counts([0.5] * 100), with_counts((0.5 + noise).tolist())
+    detectable = detectable_difference(resampled_difference(a, b), units=100)
+    assert detectable == pytest.approx(2.8016 * 0.3 / 10, rel=0.15)
+    found = [
+        p_of(a, with_counts((0.5 + detectable + 0.3 * rng.standard_normal(100)).tolist()), seed, 200) < 0.05
+        for seed in range(rounds)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.1)
+    for nothing, units in ((np.full(5, np.nan), 9), (np.zeros(5), 1)):
+        assert math.isnan(detectable_difference(nothing, units))
+
+
+def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02, math.nan, 0.9]) == pytest.approx([0.04, math.nan, 0.9], nan_ok=True)
+    assert holm([0.7, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_p_of_few_studies_is_that_of_all_their_exchanges() -> None:

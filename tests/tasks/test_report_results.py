@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from argparse import Namespace
 from pathlib import Path
@@ -86,7 +87,27 @@ def test_scores_of_further_splits_are_in_the_same_file(tmp_path: Path) -> None:
     assert (scores["reports"], other["reports"]) == (4, 6)
     assert (other["protocol"]["images"], other["protocol"]["generation"]["split"]) == (6, "train")
     assert other["protocol"]["predictions"] == "predictions_train.jsonl"
-    assert [path.name for path in (tmp_path / "out").glob("scores*")] == ["scores.json"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name for name in names if name.startswith("scores")} == {
+        "scores.json",
+        "scores.csv",
+        "scores.tex",
+    }
+    assert {"predictions_validate.csv", "predictions_train.csv"} <= names
+
+
+def test_intervals_draw_the_patients_that_the_annotations_name(tmp_path: Path) -> None:
+    folder = storage(tmp_path)
+    content = json.loads((folder / "filter_cap.json").read_text())
+    for number, row in enumerate(content["annotations"]):
+        row["patient_id"] = f"p{number // 2}"
+    (folder / "filter_cap.json").write_text(json.dumps(content))
+    scores = evaluate(tmp_path, folder, enabled=False)
+    assert scores["unit"] == scores["protocol"]["unit"] == "patient"
+    with (tmp_path / "out" / "predictions_validate.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["patient_id"] for row in rows] == ["p3", "p3", "p4", "p4"]
+    assert all(float(row["rouge_l"]) >= 0 for row in rows)
 
 
 def test_the_protocol_says_how_the_reports_were_made(tmp_path: Path) -> None:

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xraygpt.common.errors import DataError
-from xraygpt.evaluation.statistics import ROUNDS
+from xraygpt.evaluation.statistics import COMPARISON_ROUNDS, ROUNDS
 
 if TYPE_CHECKING:
     from xraygpt.evaluation.predictions import Prediction
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
+MOST_RUNS = 6
 COLUMNS = {
     "image_id": ("--image-id-column", "names the image"),
     "generated": ("--generated-column", "holds the generated report"),
     "reference": ("--reference-column", "holds the reference"),
-    "study_id": (
-        "--study-column",
-        "names the study, if there is such a column; each image is its own otherwise",
-    ),
+    "study_id": ("--study-column", "names the study, if there is one; each image is its own otherwise"),
+    "patient_id": ("--patient-column", "names the patient, if there is one; intervals draw patients then"),
 }
 """What of a prediction is needed -> the option that names its column, and what the column does."""
 
@@ -33,7 +32,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     score = commands.add_parser(
         "score",
         help="score a file of predictions of any system",
-        description="Score generated reports; write scores.json, protocol.txt and report.html.",
+        description="Score generated reports; write scores.json, scores.csv, scores.tex, predictions.csv, "
+        "protocol.txt and report.html.",
     )
     score.add_argument("file", type=Path, metavar="FILE", help=PREDICTIONS)
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
@@ -53,22 +53,31 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COLUMN",
         help="score the values of a column apart (bands, if they are numbers); may be given several times",
     )
-    _add_shared(score)
+    score.add_argument(
+        "--other-seeds",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="predictions of the same model for the same images, sampled with other seeds: how much varies",
+    )
+    _add_shared(score, ROUNDS, "of the bootstrap")
     score.set_defaults(run=run_score)
 
     compare = commands.add_parser(
         "compare",
-        help="compare two files of predictions for the same images",
-        description="Compare two runs on the same images by paired bootstrap and approximate randomisation.",
+        help="compare two to six runs on the same images",
+        description="Compare runs with the first of them by paired bootstrap and approximate randomisation, "
+        "corrected by Holm for all metrics and runs; write comparison.json, comparison.csv, comparison.tex.",
     )
-    for name in ("a", "b"):
-        compare.add_argument(name, type=Path, metavar=name.upper(), help=PREDICTIONS)
-    compare.add_argument("--out", type=Path, metavar="DIR", help="folder for comparison.json")
-    _add_shared(compare)
+    compare.add_argument("first", type=Path, metavar="RUN", help=PREDICTIONS)
+    compare.add_argument("others", type=Path, nargs="+", metavar="RUN", help="1 to 5 more, against the first")
+    compare.add_argument("--out", type=Path, metavar="DIR", help="folder for what is written")
+    _add_shared(compare, COMPARISON_ROUNDS, "of the bootstrap, and of the randomisation")
     compare.set_defaults(run=run_compare)
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
+def _add_shared(parser: argparse.ArgumentParser, rounds: int, of_what: str) -> None:
     parser.add_argument(
         "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
     )
@@ -89,16 +98,17 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
     )
-    words = f"of the bootstrap; default {ROUNDS}"
-    parser.add_argument("--rounds", type=_whole_number(1), default=ROUNDS, metavar="N", help=words)
+    words = f"{of_what}; default {rounds}"
+    parser.add_argument("--rounds", type=_whole_number(1), default=rounds, metavar="N", help=words)
     parser.add_argument("--seed", type=_whole_number(0), default=0, metavar="N", help="default 0")
     parser.add_argument(
         "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
     )
     columns = parser.add_argument_group("columns of the tables")
     for name, (option, words) in COLUMNS.items():
+        default, usual = (None, f"{name} or subject_id") if name == "patient_id" else (name, name)
         columns.add_argument(
-            option, dest=f"{name}_column", default=name, metavar="NAME", help=f"{words}; default {name}"
+            option, dest=f"{name}_column", default=default, metavar="NAME", help=f"{words}; default {usual}"
         )
 
 
@@ -123,7 +133,13 @@ def run_score(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import counted, predictions_file
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
-    from xraygpt.evaluation.results import PAGE_FILE, score_lines, write_scores
+    from xraygpt.evaluation.results import (
+        PAGE_FILE,
+        REPORTS_FILE,
+        score_lines,
+        write_reports,
+        write_scores,
+    )
     from xraygpt.evaluation.scoring import score_predictions
 
     for name, (_, words) in COLUMNS.items():
@@ -137,11 +153,19 @@ def run_score(args: argparse.Namespace) -> None:
     pictures = PictureFolder(args.images) if args.images else None
     compared_runs = read_runs(args.curves)
     predictions = _read(args.file, args)
+    other_seeds = [_read(path, args) for path in args.other_seeds]
     file = predictions_file(args.file)
+    if (args.out / REPORTS_FILE).resolve() == file.resolve():
+        raise DataError(f"--out {args.out}: {REPORTS_FILE} there is the file to score; name another folder")
     generation = read_generation_facts(file)
     _make_folder(args.out)
     scores = score_predictions(
-        predictions, metrics, seed=args.seed, rounds=args.rounds, subgroups=args.subgroup
+        predictions,
+        metrics,
+        seed=args.seed,
+        rounds=args.rounds,
+        subgroups=args.subgroup,
+        other_seeds=other_seeds,
     )
     protocol = make_protocol(
         predictions,
@@ -152,6 +176,7 @@ def run_score(args: argparse.Namespace) -> None:
         generation=generation,
     )
     write_scores(scores, protocol, args.out)
+    write_reports(args.out / REPORTS_FILE, predictions, scores)
     write_report_page(
         scores,
         predictions,
@@ -164,37 +189,40 @@ def run_score(args: argparse.Namespace) -> None:
     reports, studies = counted(scores.reports, "report"), counted(scores.studies, "study")
     print(f"{reports} of {studies}, {scores.empty:,} without text\n")
     print("\n".join(score_lines(scores)))
-    print(f"\nwritten to {args.out}: scores.json, protocol.txt, {PAGE_FILE}")
+    print(f"\nwritten to {args.out}: scores.json, .csv and .tex, {REPORTS_FILE}, protocol.txt, {PAGE_FILE}")
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Compare two files.
+    """Compare runs with the first of them.
 
     Raises:
         XrayGPTError: anything that the user can fix.
     """
-    from xraygpt.common.run_record import write_json
-    from xraygpt.evaluation.comparison import check_same_task, compare_predictions
+    from xraygpt.evaluation.comparison import compare_predictions
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.predictions import predictions_file
+    from xraygpt.evaluation.predictions import predictions_file, run_names
     from xraygpt.evaluation.protocol import comparison_protocol
-    from xraygpt.evaluation.results import COMPARISON_FILE, comparison_lines
-    from xraygpt.evaluation.statistics import plain
+    from xraygpt.evaluation.results import comparison_lines, write_comparison
 
+    paths = [args.first, *args.others]
+    if len(paths) > MOST_RUNS:
+        raise DataError(f"compare takes at most {MOST_RUNS} runs, not {len(paths)}")
     metrics = choose_metrics(
         args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
     )
-    a, b = (_read(path, args) for path in (args.a, args.b))
-    check_same_task(a, b)
+    names = run_names(paths)
+    runs = dict(zip(names, (_read(path, args) for path in paths), strict=True))
     if args.out:
         _make_folder(args.out)
-    comparison = compare_predictions(a, b, metrics, seed=args.seed, rounds=args.rounds)
-    print("\n".join(comparison_lines(comparison, a=str(args.a), b=str(args.b))))
+    comparison = compare_predictions(runs, metrics, seed=args.seed, rounds=args.rounds)
+    print("\n".join(comparison_lines(comparison)))
     if args.out:
-        files = [predictions_file(path) for path in (args.a, args.b)]
-        protocol = comparison_protocol(a, *files, command=args.command_line, protocol=args.protocol)
-        write_json(args.out / COMPARISON_FILE, plain(comparison) | {"protocol": protocol})
-        print(f"\nwritten to {args.out / COMPARISON_FILE}")
+        files = dict(zip(names, map(predictions_file, paths), strict=True))
+        protocol = comparison_protocol(
+            runs[names[0]], files, command=args.command_line, protocol=args.protocol
+        )
+        write_comparison(comparison, protocol, args.out)
+        print(f"\nwritten to {args.out}: comparison.json, .csv and .tex")
 
 
 def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:

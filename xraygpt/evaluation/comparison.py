@@ -1,42 +1,49 @@
-"""Compare two runs on the same images: the difference of their scores, how sure it is, and where it lies."""
+"""Compare runs on the same images: how their scores differ, how sure that is, and where it lies."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xraygpt.common.errors import DataError
+from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.language import LanguageCheck, check_language
-from xraygpt.evaluation.metrics.metric import Array, Metric, MetricTable, Score, make_tables
-from xraygpt.evaluation.predictions import Prediction, counted
+from xraygpt.evaluation.metrics.clinical import class_counts
+from xraygpt.evaluation.metrics.metric import Metric, MetricTable, make_tables
+from xraygpt.evaluation.predictions import Prediction, check_same_task, units_of
+from xraygpt.evaluation.scoring import FindingScore, same_texts, score_findings
 from xraygpt.evaluation.statistics import (
-    ROUNDS,
+    COMPARISON_ROUNDS,
     Interval,
+    detectable_difference,
+    holm,
     interval,
     p_value,
     resampled_sums,
-    sums_by_study,
+    sums_by_unit,
     swapped_sums,
 )
 
 MOST_DIFFERENT = 10
 """How many reports are named for each metric."""
-NAMED = 5
-"""How many images a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two runs by one metric."""
+    """A further run against the first by one metric."""
 
-    a: Interval
-    b: Interval
     difference: Interval
-    """b - a, interval of the paired bootstrap."""
+    """Further run - first, interval of the paired bootstrap."""
     p: float
-    """Of approximate randomisation, two-sided; of this one metric, not corrected for the others."""
+    """Of approximate randomisation, two-sided; of this one test, not corrected for the others."""
+    p_holm: float
+    """Corrected by Holm for all tests of the comparison: each metric with each further run. Metrics that are
+    `descriptive` are no tests; theirs is NaN."""
+    detectable: float
+    """The smallest true difference that this test would have found with 80 % power at 0.05, uncorrected
+    (`detectable_difference`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,118 +51,143 @@ class ReportDifference:
     """One image whose reports score differently."""
 
     image_id: str
-    a: float
-    b: float
+    values: tuple[float, ...]
+    """Of each run."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs by all metrics; ``comparison.json`` has its fields (`plain`)."""
+    """Two runs or more by all metrics; ``comparison.json`` has its fields (`plain`)."""
 
+    runs: tuple[str, ...]
+    """Names; the first is what the others are compared with."""
     reports: int
     studies: int
-    same_texts: int
-    """Images of which both runs say the same."""
+    unit: str
+    """What bootstrap and randomisation take as a whole: ``patient`` or ``study``."""
+    unit_note: str
+    """Why it is not the patients, though some are known; "" otherwise."""
+    same_texts: tuple[int, ...]
+    """Images of which a further run says the same as the first, for each further run."""
     language: LanguageCheck
-    """Which reports are not in English, in the run with more of them."""
+    """Which reports are not in English, in the run with most of them."""
     seed: int
     rounds: int
-    differences: Mapping[str, Difference]
-    """Name of a metric -> difference."""
+    scores: Mapping[str, tuple[Interval, ...]]
+    """Name of a metric -> score of each run."""
+    differences: Mapping[str, tuple[Difference, ...]]
+    """Name of a metric -> difference of each further run."""
+    findings: Mapping[str, tuple[FindingScore | None, ...]]
+    """Class of the labeller -> how well each run reports it; None where neither it nor a reference has it."""
     most_different: Mapping[str, Sequence[ReportDifference]]
-    """Name of a metric -> reports, the largest difference first."""
+    """Name of a metric -> reports, those first whose lowest and highest value are furthest apart."""
     not_computed: Mapping[str, str]
     metrics: Mapping[str, Metric]
 
+    @property
+    def tests(self) -> int:
+        """How many tests p is corrected for."""
+        return sum(not math.isnan(row.p_holm) for rows in self.differences.values() for row in rows)
+
 
 def compare_predictions(
-    a: Sequence[Prediction],
-    b: Sequence[Prediction],
+    runs: Mapping[str, Sequence[Prediction]],
     metrics: Sequence[Metric],
     *,
     seed: int,
-    rounds: int = ROUNDS,
+    rounds: int = COMPARISON_ROUNDS,
 ) -> Comparison:
-    """Compare two runs, report by report of the same image.
+    """Compare runs with the first of them, report by report of the same image.
 
     Args:
+        runs: predictions by the name of their run.
         metrics: those that cannot be computed here are noted with the reason.
         seed: of the bootstrap and of the randomisation, each of which has as many `rounds`.
 
     Raises:
         DataError: the runs are not of the same images, studies and references (`check_same_task`).
     """
-    check_same_task(a, b)
-    rows_a, rows_b = (sorted(rows, key=lambda row: row.image_id) for rows in (a, b))
-    references, studies = [row.reference for row in rows_a], [row.study_id for row in rows_a]
-    runs = [[row.generated for row in rows] for rows in (rows_a, rows_b)]
-    language = max((check_language(references, texts) for texts in runs), key=lambda check: check.pairs)
+    first, *others = sorted_runs = [sorted(rows, key=lambda row: row.image_id) for rows in runs.values()]
+    for name, other in zip(list(runs)[1:], others, strict=True):
+        check_same_task(first, other, (next(iter(runs)), name))
+    references, units = [row.reference for row in first], units_of(first)
+    texts = [[row.generated for row in rows] for rows in sorted_runs]
+    language = max((check_language(references, each) for each in texts), key=lambda check: check.pairs)
     readable, not_english = language.readable(metrics)
-    table_a, table_b = make_tables(readable, references, runs)
-    columns = table_a.values.shape[1]
-    sums = sums_by_study(np.hstack([table_a.values, table_b.values]), studies)
-    drawn = resampled_sums(sums, seed=seed, rounds=rounds)
-    swapped = swapped_sums(sums, seed=seed, rounds=rounds)
-
-    def difference(score: Score) -> Difference:
-        def of_both(sums: Array) -> Array:
-            return score(sums[..., columns:]) - score(sums[..., :columns])
-
-        return Difference(
-            a=interval(lambda sums: score(sums[..., :columns]), sums, drawn),
-            b=interval(lambda sums: score(sums[..., columns:]), sums, drawn),
-            difference=interval(of_both, sums, drawn),
-            p=p_value(of_both, sums, swapped),
-        )
-
+    tables = make_tables(readable, references, texts)
+    computed = tables[0].metrics
+    scores, differences = _compare_tables(tables, units.ids, seed=seed, rounds=rounds)
+    findings = [
+        score_findings(CLASSES, class_counts(references, each), units.ids, seed=seed, rounds=rounds)
+        for each in (texts if language.english else ())
+    ]
     return Comparison(
-        reports=len(rows_a),
-        studies=len(set(studies)),
-        same_texts=sum(x.split() == y.split() for x, y in zip(*runs, strict=True)),
+        runs=tuple(runs),
+        reports=len(first),
+        studies=len({row.study_id for row in first}),
+        unit=units.name,
+        unit_note=units.note,
+        same_texts=tuple(same_texts(texts[0], each) for each in texts[1:]),
         language=language,
         seed=seed,
         rounds=rounds,
-        differences={metric.name: difference(table_b.score_of(metric)) for metric in table_b.metrics},
-        most_different={
-            metric.name: _most_different(metric, table_a, table_b, rows_a) for metric in table_b.metrics
+        scores=scores,
+        differences=differences,
+        findings={
+            name: tuple(of_run.get(name) for of_run in findings)
+            for name in CLASSES
+            if any(name in of_run for of_run in findings)
         },
-        not_computed={**table_b.not_computed, **not_english},
-        metrics={metric.name: metric for metric in table_b.metrics},
+        most_different={metric.name: _most_different(metric, tables, first) for metric in computed},
+        not_computed={**tables[0].not_computed, **not_english},
+        metrics={metric.name: metric for metric in computed},
     )
 
 
-def check_same_task(a: Sequence[Prediction], b: Sequence[Prediction]) -> None:
-    """Raise a DataError where images, studies or references of two runs differ."""
-    of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
-    both = of_a.keys() & of_b.keys()
-    problems = {
-        "of the first {are} not in the second": of_a.keys() - of_b.keys(),
-        "of the second {are} not in the first": of_b.keys() - of_a.keys(),
-        "{have} another study": {i for i in both if of_a[i].study_id != of_b[i].study_id},
-        "{have} another reference": {
-            i for i in both if of_a[i].reference.split() != of_b[i].reference.split()
-        },
+def _compare_tables(
+    tables: Sequence[MetricTable], units: Sequence[str], *, seed: int, rounds: int
+) -> tuple[dict[str, tuple[Interval, ...]], dict[str, tuple[Difference, ...]]]:
+    """Return scores and differences, by metric; what is resampled of a run is forgotten after its turn."""
+    scores: dict[str, tuple[Interval, ...]] = {metric.name: () for metric in tables[0].metrics}
+    differences: dict[str, tuple[Difference, ...]] = {metric.name: () for metric in tables[0].metrics}
+    first = sums_by_unit(tables[0].values, units)
+    first_drawn = resampled_sums(first, seed=seed, rounds=rounds)
+    for table in tables:
+        sums = sums_by_unit(table.values, units)
+        drawn = resampled_sums(sums, seed=seed, rounds=rounds)
+        swapped = swapped_sums(first, sums, seed=seed, rounds=rounds) if table is not tables[0] else None
+        for metric in table.metrics:
+            score = table.score_of(metric)
+            value, values = float(score(sums.sum(axis=0))), score(drawn)
+            scores[metric.name] += (interval(value, values, len(sums)),)
+            if swapped is not None:
+                difference = value - float(score(first.sum(axis=0)))
+                resampled = values - score(first_drawn)
+                p = p_value(difference, score(swapped[1]) - score(swapped[0]))
+                differences[metric.name] += (
+                    Difference(
+                        difference=interval(difference, resampled, len(sums)),
+                        p=p,
+                        p_holm=math.nan if metric.descriptive else p,
+                        detectable=detectable_difference(resampled, len(sums)),
+                    ),
+                )
+    corrected = iter(holm([row.p_holm for rows in differences.values() for row in rows]))
+    return scores, {
+        name: tuple(replace(row, p_holm=next(corrected)) for row in rows)
+        for name, rows in differences.items()
     }
-    found = [_problem(what, images) for what, images in problems.items() if images]
-    if found:
-        raise DataError(
-            "the two files cannot be compared, they need the same images with the same references:"
-            + "".join(f"\n  {problem}" for problem in found)
-        )
-
-
-def _problem(what: str, images: set[str]) -> str:
-    one = len(images) == 1
-    words = what.format(are="is" if one else "are", have="has" if one else "have")
-    more = ", ..." if len(images) > NAMED else ""
-    return f"{counted(len(images), 'image')} {words}: {', '.join(sorted(images)[:NAMED])}{more}"
 
 
 def _most_different(
-    metric: Metric, table_a: MetricTable, table_b: MetricTable, rows: Sequence[Prediction]
+    metric: Metric, tables: Sequence[MetricTable], rows: Sequence[Prediction]
 ) -> list[ReportDifference]:
     """Return the reports by the size of their difference, ties by image; those alike are not among them."""
-    triples = zip(rows, table_a.each(metric).tolist(), table_b.each(metric).tolist(), strict=True)
-    differing = [ReportDifference(row.image_id, a, b) for row, a, b in triples if abs(a - b) > 0]
-    differing.sort(key=lambda row: (-round(abs(row.a - row.b), 9), row.image_id))
-    return differing[:MOST_DIFFERENT]
+    values = np.column_stack([table.each(metric) for table in tables])  # (N, runs)
+    apart = np.ptp(values, axis=1).round(9).tolist()
+    differing = [
+        (-size, row.image_id, each)
+        for size, row, each in zip(apart, rows, values.tolist(), strict=True)
+        if size > 0
+    ]
+    return [ReportDifference(name, tuple(each)) for _, name, each in sorted(differing)[:MOST_DIFFERENT]]

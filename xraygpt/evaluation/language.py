@@ -112,10 +112,8 @@ def check_language(references: Sequence[str], generated: Sequence[str]) -> Langu
 
 def is_latin(text: str) -> bool:
     """Tell whether at least half of a text's letters are Latin; a text without letters is."""
-    if text.isascii():
-        return True
-    letters = [_is_latin_letter(letter) for letter in text if letter.isalpha()]
-    return 2 * sum(letters) >= len(letters)
+    letters = "" if text.isascii() else "".join(filter(str.isalpha, text))
+    return 2 * sum(map(_is_latin_letter, letters)) >= len(letters)
 
 
 def _is_other(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,8 @@ PREDICTIONS_FILES = "predictions*.jsonl"
 FRAMEWORKS = {"ms-swift": ("response", "labels"), "LLaMA-Factory": ("predict", "label")}
 """Whose files of predictions are known by their keys: those of the generated report and the reference."""
 STUDY_COLUMN = "study_id"
+PATIENT_COLUMNS = ("patient_id", "subject_id")
+"""Usual names of the column of patients, the second of them MIMIC's; the first that there is counts."""
 MOST_PROBLEMS = 20
 """How many of a file's problems are listed; of the others there is the number."""
 NOT_A_NUMBER = "nan"
@@ -29,6 +31,8 @@ MOST_VALUES = 8
 """Numbers that take more values than this are put into bands."""
 MOST_BANDS = 8
 MOST_GROUPS = 50
+NAMED = 5
+"""How many images a message names."""
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?:Y| years?)?")
 """A number, or an age as DICOM (``058Y``) or a person writes it."""
 
@@ -41,7 +45,9 @@ class PredictionColumns:
     generated: str = "generated"
     reference: str = "reference"
     study_id: str = STUDY_COLUMN
-    """The only one that need not be there under its usual name: each image is a study of its own then."""
+    """It need not be there under its usual name: each image is a study of its own then."""
+    patient_id: str | None = None
+    """None for one of `PATIENT_COLUMNS`, if there is one. Under a name given here no row may lack one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,8 @@ class Prediction:
     """May be empty."""
     columns: Mapping[str, str]
     """All other columns: view, sex, age, ..."""
+    patient_id: str = ""
+    """"" where it is not known."""
 
 
 def read_predictions(
@@ -74,12 +82,11 @@ def read_predictions(
     """
     columns = columns or PredictionColumns()
     path = predictions_file(path)
-    names = sorted(astuple(columns))
+    names = sorted(filter(None, astuple(columns)))
     if twice := [name for name, following in pairwise(names) if name == following]:
         raise DataError(f"the column '{twice[0]}' is named for two things")
-    needed = [columns.image_id, columns.generated, columns.reference]
-    if columns.study_id != STUDY_COLUMN:
-        needed.append(columns.study_id)
+    unusual = [name for name in (columns.study_id, columns.patient_id) if name not in (STUDY_COLUMN, None)]
+    needed = [columns.image_id, columns.generated, columns.reference, *unusual]
     predictions: list[Prediction] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
@@ -170,6 +177,75 @@ def predictions_file(path: Path) -> Path:
     return files[0]
 
 
+def patient_column(names: Collection[str]) -> str | None:
+    """Return which of the names of columns is a usual one for the patient."""
+    return next((name for name in PATIENT_COLUMNS if name in names), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What a bootstrap draws as a whole: patients where every report names its own, and studies otherwise."""
+
+    name: str
+    """``patient`` or ``study``."""
+    ids: Sequence[str]
+    """Of each report."""
+    note: str
+    """Why it is not the patients, though some are known; "" otherwise."""
+
+
+def units_of(predictions: Sequence[Prediction]) -> Units:
+    """Return what to draw when some of these reports are resampled."""
+    patients = [row.patient_id for row in predictions]
+    if all(patients):
+        return Units("patient", patients, "")
+    without = counted(patients.count(""), "report")
+    note = f"intervals draw studies, since the patients of {without} are not known" if any(patients) else ""
+    return Units("study", [row.study_id for row in predictions], note)
+
+
+def check_same_task(
+    a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str] = ("the first", "the second")
+) -> None:
+    """Raise a DataError where images, studies or references of two runs, called by `names`, differ."""
+    of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
+    both = of_a.keys() & of_b.keys()
+    problems = {
+        f"of {names[0]} {{are}} not in {names[1]}": of_a.keys() - of_b.keys(),
+        f"of {names[1]} {{are}} not in {names[0]}": of_b.keys() - of_a.keys(),
+        "{have} another study": {i for i in both if of_a[i].study_id != of_b[i].study_id},
+        "{have} another reference": {
+            i for i in both if of_a[i].reference.split() != of_b[i].reference.split()
+        },
+    }
+    found = [_difference(what, images) for what, images in problems.items() if images]
+    if found:
+        raise DataError(
+            f"{names[0]} and {names[1]} cannot be compared, they need the same images and references:"
+            + "".join(f"\n  {problem}" for problem in found)
+        )
+
+
+def _difference(what: str, images: set[str]) -> str:
+    one = len(images) == 1
+    words = what.format(are="is" if one else "are", have="has" if one else "have")
+    more = ", ..." if len(images) > NAMED else ""
+    return f"{counted(len(images), 'image')} {words}: {', '.join(sorted(images)[:NAMED])}{more}"
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """Return what runs are called: by their folder or file, and as many folders above as tell them apart.
+
+    Those that nothing tells apart, for they are the same, are numbered.
+    """
+    parts = [(path.resolve() if path.is_dir() else path.resolve().with_suffix("")).parts for path in paths]
+    for depth in range(1, max(map(len, parts))):
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{each[-1]} ({number})" for number, each in enumerate(parts, 1)]
+
+
 def column_values(predictions: Sequence[Prediction], column: str) -> list[str]:
     """Return what each prediction has in one of its other columns, "" where it has none.
 
@@ -225,28 +301,28 @@ def _bands(ordered: Sequence[str], numbers: Mapping[str, float]) -> dict[str, st
 def _prediction(row: Row, columns: PredictionColumns) -> Prediction:
     values = row.values
     image_id = values[columns.image_id].strip()
-    own = astuple(columns)
+    patient = columns.patient_id or patient_column(values)
+    own = (*astuple(columns), patient)
     return Prediction(
         image_id=image_id,
         study_id=values[columns.study_id].strip() if columns.study_id in values else image_id,
         reference="" if is_missing(values[columns.reference]) else values[columns.reference],
         generated=values[columns.generated],
         columns={name: value for name, value in values.items() if name not in own},
+        patient_id="" if patient is None or is_missing(values[patient]) else values[patient].strip(),
     )
 
 
 def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_references: bool) -> list[str]:
     """Return what is wrong with a row; note its image in `seen` (image id -> place)."""
-    needed = {columns.image_id: "image id"}
-    if columns.study_id in row.values:
-        needed[columns.study_id] = "study"
+    needed = {columns.image_id: "image id", columns.study_id: "study", columns.patient_id: "patient"}
     if need_references:
         needed[columns.reference] = "reference"
     values = {name: value.strip() for name, value in row.values.items()}
     problems = [
         f"no {what} ('{name}' is {values[name] or 'empty'})"
         for name, what in needed.items()
-        if is_missing(values[name])
+        if name in values and is_missing(values[name])
     ]
     image_id, generated = values[columns.image_id], values[columns.generated]
     if not is_missing(image_id) and (place := seen.setdefault(image_id, row.position)) != row.position:

@@ -90,6 +90,8 @@ class ProtocolCard:
     not_computed: Mapping[str, str]
     seed: int
     rounds: int
+    unit: str
+    """What the bootstrap draws: ``patient`` or ``study``."""
     versions: Mapping[str, str]
     """xraygpt, its commit, Python and the packages."""
     command: str
@@ -125,7 +127,8 @@ class ProtocolCard:
             f"The reports (file {self.predictions}, SHA-256 {_short(self.predictions_sha256)}) {model} "
             f"(checkpoint {facts.weights}), with {prompt} and {decoding}.",
             f"{self.text[0].upper()}{self.text[1:]}. Intervals are 95 % percentile bootstrap intervals of "
-            f"{self.rounds:,} rounds that draw studies with replacement (seed {self.seed}).",
+            f"{self.rounds:,} rounds that draw {'patients' if self.unit == 'patient' else 'studies'} with "
+            f"replacement (seed {self.seed}).",
         ]
         names: dict[str, list[str]] = {}
         for name in self.described:
@@ -178,6 +181,7 @@ def make_protocol(
         not_computed=scores.not_computed,
         seed=scores.seed,
         rounds=scores.rounds,
+        unit=scores.unit,
         text="; ".join(filter(None, [TEXT_NOTE, scores.language.note])),
         versions=software_versions(),
         command=command,
@@ -185,12 +189,19 @@ def make_protocol(
 
 
 def comparison_protocol(
-    predictions: Sequence[Prediction], file_a: Path, file_b: Path, *, command: str, protocol: str
+    predictions: Sequence[Prediction], files: Mapping[str, Path], *, command: str, protocol: str
 ) -> dict[str, Any]:
-    """Return under which conditions two runs were compared; `predictions` are those of either one."""
+    """Return under which conditions runs were compared.
+
+    Args:
+        predictions: of any one of them.
+        files: of each run, by its name.
+    """
     return {
-        "a": {"predictions": file_a.name, "predictions_sha256": file_sha256(file_a)},
-        "b": {"predictions": file_b.name, "predictions_sha256": file_sha256(file_b)},
+        "runs": {
+            name: {"predictions": file.name, "predictions_sha256": file_sha256(file)}
+            for name, file in files.items()
+        },
         "images_sha256": _hash_of(row.image_id for row in predictions),
         "references_sha256": references_hash(predictions),
         "protocol": protocol,

@@ -1,99 +1,230 @@
-"""What an evaluation leaves in its folder, and what it prints."""
+"""What an evaluation leaves in its folder, and what it prints: the same tables for people, CSV and LaTeX."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
-from xraygpt.evaluation.language import LanguageCheck
-from xraygpt.evaluation.predictions import counted
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import Scores, by_reason
-from xraygpt.evaluation.statistics import Interval, plain
+from xraygpt.evaluation.statistics import plain
 
 SCORES_FILE = "scores.json"
 PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
 COMPARISON_FILE = "comparison.json"
+REPORTS_FILE = "predictions.csv"
+TEXTS = ("image_id", "study_id", "patient_id", "reference", "generated")
+"""What `REPORTS_FILE` has beside the metrics."""
+LETTERS = "ABCDEF"
+"""Short names of the runs of a comparison."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows about metrics, for people, CSV and LaTeX."""
+
+    headings: Mapping[str, str]
+    """Column -> its heading for people. One that ends in ``low`` stands for the interval up to ``high``."""
+    rows: Sequence[Mapping[str, Any]]
+    """The metric and numbers by column, which are those of CSV."""
+    title: str = ""
+    """LaTeX has it above the headings."""
+
+    def texts(self) -> list[list[str]]:
+        """Return the headings and the rows as people read them."""
+        rows = ([self._text(row, column) for column in self.headings] for row in self.rows)
+        return [[*self.headings.values()], *rows]
+
+    @staticmethod
+    def _text(row: Mapping[str, Any], column: str) -> str:
+        value, signed = row[column], column.startswith("difference")
+        if isinstance(value, Metric):
+            return value.title + ("" if value.higher_is_better else " (lower is better)")
+        if column.endswith("low"):
+            high = row[column.removesuffix("low") + "high"]
+            return f"{_number(value, signed)} to {_number(high, signed)}" if value <= high else "-"
+        return _number(value, signed, digits=4 if column in ("p", "p_holm") else 3)
+
+
+def score_table(scores: Scores) -> Table:
+    """Return the scores, the controls beside them."""
+    controls = {name: name.replace("_", " ") for name in scores.controls}
+    rows = [
+        {"metric": metric, "value": score.value, "low": score.low, "high": score.high}
+        | {control: values.get(name, math.nan) for control, values in scores.controls.items()}
+        for name, metric in scores.metrics.items()
+        for score in [scores.scores[name]]
+    ]
+    return Table({"metric": "metric", "value": "score", "low": "95 % interval", **controls}, rows)
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Return each further run beside the first; they are A, B, ... in the headings."""
+    compared = [metric for metric in comparison.metrics.values() if not metric.descriptive]
+    tests = {"p": "p", "p_holm": "p (Holm)", "detectable": "detectable"}
+    tables = []
+    for number, run in enumerate(comparison.runs[1:]):
+        headings = {"metric": "metric", "first": "A", "value": LETTERS[number + 1]}
+        headings |= {"difference": f"{LETTERS[number + 1]} - A", "difference_low": "95 % interval", **tests}
+        rows = [
+            {
+                "run": run,
+                "metric": metric,
+                "first": comparison.scores[metric.name][0].value,
+                "value": comparison.scores[metric.name][number + 1].value,
+                "difference": row.difference.value,
+                "difference_low": row.difference.low,
+                "difference_high": row.difference.high,
+                **{name: getattr(row, name) for name in tests},
+            }
+            for metric in compared or comparison.metrics.values()
+            for row in [comparison.differences[metric.name][number]]
+        ]
+        title = f"{headings['value']}: {run}, against A: {comparison.runs[0]}"
+        tables.append(Table(headings, rows, title))
+    return tables
 
 
 def write_scores(
     scores: Scores, protocol: ProtocolCard, folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
-    """Write ``scores.json``, the protocol card in it, and ``protocol.txt``, the card for a paper.
+    """Write ``scores.json``, the protocol card in it, ``protocol.txt``, the card for a paper, and the scores
+    as a table, ``scores.csv`` and ``scores.tex``.
 
     Args:
         more: further entries of ``scores.json``.
     """
     write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol.to_dict()})
     write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
+    table = score_table(scores)
+    write_csv(folder / "scores.csv", table.rows)
+    write_text(folder / "scores.tex", latex([table]))
+
+
+def write_comparison(comparison: Comparison, protocol: Mapping[str, Any], folder: Path) -> None:
+    """Write ``comparison.json``, ``comparison.csv`` and ``comparison.tex``."""
+    write_json(folder / COMPARISON_FILE, {**plain(comparison), "protocol": protocol})
+    tables = comparison_tables(comparison)
+    write_csv(folder / "comparison.csv", [row for table in tables for row in table.rows])
+    write_text(folder / "comparison.tex", latex(tables))
+
+
+def write_reports(path: Path, predictions: Iterable[Prediction], scores: Scores) -> None:
+    """Write the reports as CSV, sorted by image, with the value of each metric for each report by itself."""
+    ordered = sorted(predictions, key=lambda row: row.image_id)
+    values = {name: each.tolist() for name, each in scores.each.items()}
+    write_csv(
+        path,
+        [
+            {name: getattr(row, name) for name in TEXTS} | {name: each[i] for name, each in values.items()}
+            for i, row in enumerate(ordered)
+        ],
+    )
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns as RFC 4180 has it: UTF-8, texts exactly as they are, NaN empty."""
+    file = io.StringIO()
+    writer = csv.writer(file)
+    writer.writerow(rows[0] if rows else ())
+    for row in rows:
+        writer.writerow(cell.name if isinstance(cell, Metric) else plain(cell) for cell in row.values())
+    write_text(path, file.getvalue())
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return tables of the same columns as one tabular for the package booktabs, titles between them."""
+    lines: list[str] = []
+    for table in tables:
+        head, *rows = [[_escaped(text) for text in row] for row in table.texts()]
+        title = [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escaped(table.title)}}} \\"] if table.title else []
+        lines += [r"\midrule" if lines else r"\toprule", *title, *_latex_rows([head]), r"\midrule"]
+        lines += _latex_rows(rows)
+    columns = "l" + "r" * (len(tables[0].texts()[0]) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _latex_rows(rows: Iterable[Sequence[str]]) -> list[str]:
+    return [" & ".join(row) + r" \\" for row in rows]
+
+
+_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
+
+
+def _escaped(text: str) -> str:
+    text = "".join(_LATEX.get(character, character) for character in text)
+    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)  # a sign, not a hyphen
 
 
 def score_lines(scores: Scores) -> list[str]:
     """Return the scores as a table, the controls beside them."""
-    controls = list(scores.controls)
-    rows = [["metric", "score", "95 % interval", *(name.replace("_", " ") for name in controls)]]
-    for name, metric in scores.metrics.items():
-        values = [_number(scores.controls[control].get(name, math.nan)) for control in controls]
-        rows.append([metric.title, *_cells(scores.scores[name]), *values])
-    return [*_aligned(rows), *_notes(scores.not_computed, scores.language)]
+    return [*_aligned(score_table(scores).texts()), *_seed_lines(scores), *_notes(scores)]
 
 
-def comparison_lines(comparison: Comparison, *, a: str, b: str) -> list[str]:
-    """Return what was compared, the differences as a table, and which reports differ most.
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """Return what was compared, the differences as tables, and which reports differ most."""
+    studies = counted(comparison.studies, "study")
+    lines = [f"{letter}: {name}" for letter, name in zip(LETTERS, comparison.runs, strict=False)]
+    lines += [f"{counted(comparison.reports, 'report')} of {studies}"]
+    for table, same in zip(comparison_tables(comparison), comparison.same_texts, strict=True):
+        lines += ["", *_aligned(table.texts())]
+        lines += [f"{same:,} reports are the same in A and {table.headings['value']}"]
+    return [*lines, "", *_statistics_lines(comparison), *_notes(comparison), *_most_different(comparison)]
 
-    Args:
-        a, b: what the runs are called.
-    """
-    rows = [["metric", "A", "B", "B - A", "95 % interval", "p"]]
-    compared = {name: metric for name, metric in comparison.metrics.items() if not metric.descriptive}
-    for name, metric in (compared or comparison.metrics).items():
-        row = comparison.differences[name]
-        values = [_number(row.a.value), _number(row.b.value), *_cells(row.difference, sign=True)]
-        lower = "" if metric.higher_is_better else " (lower is better)"
-        rows.append([metric.title + lower, *values, _p_value(row.p, comparison.rounds)])
+
+def _statistics_lines(comparison: Comparison) -> list[str]:
+    least = 1 / (comparison.rounds + 1)
+    too_few = ", too many for so few rounds: none can fall below 0.05"
     return [
-        f"A: {a}",
-        f"B: {b}",
-        f"{counted(comparison.reports, 'report')} of {counted(comparison.studies, 'study')}, "
-        f"{comparison.same_texts:,} of them the same in A and B",
-        "",
-        *_aligned(rows),
-        "each p is of one metric alone; of many metrics some fall below 0.05 by chance",
-        *_notes(comparison.not_computed, comparison.language),
-        *_most_different(comparison),
+        f"p: of one test alone; {counted(comparison.rounds, 'round')} give no smaller one than {least:.2g}",
+        f"p (Holm): corrected for all {counted(comparison.tests, 'test')} of this comparison"
+        + (too_few if comparison.tests * least > 0.05 else ""),
+        "detectable: the true difference that a test would have found with 80 % power at 0.05, uncorrected",
     ]
 
 
-def _p_value(p: float, rounds: int) -> str:
-    """Return p; the smallest that so many rounds can show is an upper bound."""
-    least = 1 / (rounds + 1)
-    return f"\N{LESS-THAN OR EQUAL TO} {_number(least)}" if p <= least else _number(p)
+def _seed_lines(scores: Scores) -> list[str]:
+    if (seeds := scores.seeds) is None:
+        return []
+    columns = ("metric", "mean", "standard_deviation", "lowest", "highest")
+    rows = [{"metric": metric, **asdict(seeds.scores[name])} for name, metric in scores.metrics.items()]
+    return [
+        "",
+        f"{seeds.runs} runs with different seeds; of two of them {100 * seeds.same_texts:.1f} % of the "
+        f"reports are the same, and their findings agree with a rule-F1 of {_number(seeds.agreement)}",
+        *_aligned(Table({name: name.replace("_", " ") for name in columns}, rows).texts()),
+    ]
 
 
 def _most_different(comparison: Comparison) -> list[str]:
     """Return the reports that differ most by the first metric that tells any apart."""
     for name, reports in comparison.most_different.items():
         if reports:
-            rows = [["image", "A", "B"], *([r.image_id, _number(r.a), _number(r.b)] for r in reports)]
+            rows = [["image", *LETTERS[: len(comparison.runs)]]]
+            rows += [[row.image_id, *map(_number, row.values)] for row in reports]
             return ["", f"reports that differ most by {comparison.metrics[name].title}:", *_aligned(rows)]
     return []
 
 
-def _cells(score: Interval, sign: bool = False) -> list[str]:
-    between = f"{_number(score.low, sign)} to {_number(score.high, sign)}" if score.known else "-"
-    return [_number(score.value, sign), between]
-
-
-def _number(value: float, sign: bool = False) -> str:
+def _number(value: float, sign: bool = False, digits: int = 3) -> str:
     if math.isnan(value):
         return "-"
-    digits = 3 if abs(value) < 10 else 1
-    return f"{value:{'+' if sign else ''}.{digits}f}"
+    return f"{value:{'+' if sign else ''}.{digits if abs(value) < 10 else 1}f}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
@@ -102,6 +233,8 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-def _notes(not_computed: Mapping[str, str], language: LanguageCheck) -> list[str]:
-    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason(not_computed).items()]
-    return [*reasons, *([f"note: {language.note}"] if language.note else [])]
+def _notes(result: Scores | Comparison) -> list[str]:
+    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason(result.not_computed).items()]
+    drawn = f"intervals draw {'patients' if result.unit == 'patient' else 'studies'} with replacement"
+    notes = [result.unit_note or drawn, *([result.language.note] if result.language.note else [])]
+    return [*reasons, *(f"note: {note}" for note in notes)]

@@ -7,14 +7,14 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.language import LanguageCheck, check_language
-from xraygpt.evaluation.metrics.clinical import class_counts, present_classes, side_confusion
+from xraygpt.evaluation.metrics.clinical import RULE_F1, class_counts, present_classes, side_confusion
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
@@ -23,8 +23,8 @@ from xraygpt.evaluation.metrics.metric import (
     mean_of_values,
     micro_f1,
 )
-from xraygpt.evaluation.predictions import Prediction, group_by_column
-from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, resampled_sums, sums_by_study
+from xraygpt.evaluation.predictions import Prediction, check_same_task, group_by_column, units_of
+from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, resampled_sums, sums_by_unit
 
 WORST = 20
 """How many of the worst reports are named for each metric."""
@@ -57,12 +57,41 @@ class SubgroupScore:
     scores: Mapping[str, Interval]
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """One score of several runs."""
+
+    mean: float
+    standard_deviation: float
+    """Of the sample: divided by the number of runs less one."""
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSpread:
+    """How much the seed of sampling decides: the same model on the same images, with several seeds."""
+
+    runs: int
+    same_texts: float
+    """Share of the images of which two runs say the same words; the mean over all pairs of runs."""
+    agreement: float
+    """rule-F1 (micro, 14 classes) between the reports of two runs, likewise; NaN where they name no finding,
+    or are not in English."""
+    scores: Mapping[str, Spread]
+    """Name of a metric -> its scores."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """All that is known about how well a run reports; ``scores.json`` has its fields (`plain`)."""
 
     reports: int
     studies: int
+    unit: str
+    """What the bootstrap draws: ``patient`` or ``study``."""
+    unit_note: str
+    """Why it is not the patients, though some are known; "" otherwise."""
     empty: int
     """Generated reports without any text."""
     language: LanguageCheck
@@ -89,6 +118,11 @@ class Scores:
     """Name of a metric -> why."""
     metrics: Mapping[str, Metric]
     """Those computed, by name."""
+    seeds: SeedSpread | None
+    """None where only one run is known."""
+    each: Mapping[str, Array] = field(repr=False)
+    """Name of a metric -> (N,) its value for each report by itself, in the order of image ids; NaN where it
+    is not defined. ``predictions.csv`` has these."""
 
 
 def by_reason(not_computed: Mapping[str, str]) -> dict[str, list[str]]:
@@ -106,6 +140,7 @@ def score_predictions(
     seed: int,
     rounds: int = ROUNDS,
     subgroups: Sequence[str] = (),
+    other_seeds: Sequence[Sequence[Prediction]] = (),
 ) -> Scores:
     """Score a run; the order of its predictions does not matter.
 
@@ -113,29 +148,35 @@ def score_predictions(
         metrics: those that cannot be computed here are noted with the reason.
         seed: of the bootstrap, which has as many `rounds`, and of the shuffling.
         subgroups: columns of the predictions whose values are scored apart.
+        other_seeds: runs of the same model on the same images, sampled with other seeds.
 
     Raises:
         ValueError: there are no predictions.
-        DataError: no such column, or one whose values make no groups.
+        DataError: no such column, or one whose values make no groups; another run is not of the same images.
     """
     if not predictions:
         raise ValueError("there are no predictions to score")
-    rows = sorted(predictions, key=lambda row: row.image_id)
+    rows, *others = (sorted(run, key=lambda row: row.image_id) for run in (predictions, *other_seeds))
+    for other in others:
+        check_same_task(rows, other)
     groups = {column: group_by_column(rows, column) for column in subgroups}
     references, hypotheses = [row.reference for row in rows], [row.generated for row in rows]
-    studies = [row.study_id for row in rows]
+    studies, units = [row.study_id for row in rows], units_of(rows)
     language = check_language(references, hypotheses)
     readable, not_english = language.readable(metrics)
     constant = blind_report(references)
     exchanged = shuffled(hypotheses, studies, seed)
+    samples = [hypotheses, *([row.generated for row in other] for other in others)]
     controls = [[constant] * len(rows), *([exchanged] if exchanged is not None else [])]
-    table, of_blind, *of_exchanged = make_tables(readable, references, [hypotheses], controls)
+    tables = make_tables(readable, references, samples, controls)
+    table, (of_blind, *of_exchanged) = tables[0], tables[len(samples) :]
     blind = of_blind.scores()
 
     def intervals(places: Sequence[int]) -> dict[str, Interval]:
-        sums = sums_by_study(table.values[places], [studies[place] for place in places])
+        sums = sums_by_unit(table.values[places], [units.ids[place] for place in places])
         resampled = resampled_sums(sums, seed=seed, rounds=rounds)
-        return {metric.name: interval(table.score_of(metric), sums, resampled) for metric in table.metrics}
+        total, scores = sums.sum(axis=0), {metric.name: table.score_of(metric) for metric in table.metrics}
+        return {name: interval(of(total), of(resampled), len(sums)) for name, of in scores.items()}
 
     def subgroup(value: str, places: Sequence[int]) -> SubgroupScore:
         own_studies = len({studies[place] for place in places})
@@ -144,10 +185,12 @@ def score_predictions(
     findings: dict[str, FindingScore] = {}
     if language.english:
         counts = class_counts(references, hypotheses)
-        findings = score_findings(CLASSES, counts, studies, seed=seed, rounds=rounds)
+        findings = score_findings(CLASSES, counts, units.ids, seed=seed, rounds=rounds)
     return Scores(
         reports=len(rows),
         studies=len(set(studies)),
+        unit=units.name,
+        unit_note=units.note,
         empty=sum(not text.strip() for text in hypotheses),
         language=language,
         seed=seed,
@@ -168,29 +211,54 @@ def score_predictions(
         worst={metric.name: worst_reports(table, metric, rows) for metric in table.metrics},
         not_computed={**table.not_computed, **not_english},
         metrics={metric.name: metric for metric in table.metrics},
+        seeds=_seed_spread(tables[: len(samples)], samples, language.english) if others else None,
+        each={metric.name: table.each(metric) for metric in table.metrics},
     )
 
 
+def _seed_spread(
+    tables: Sequence[MetricTable], samples: Sequence[Sequence[str]], english: bool
+) -> SeedSpread:
+    scores = [table.scores() for table in tables]
+    pairs = list(combinations(samples, 2))
+    spreads = {}
+    for name in scores[0]:
+        values = np.array([of_run[name] for of_run in scores])
+        ends = float(values.min()), float(values.max())
+        spreads[name] = Spread(float(values.mean()), float(values.std(ddof=1)), *ends)
+    return SeedSpread(
+        runs=len(samples),
+        same_texts=float(np.mean([same_texts(*pair) for pair in pairs])) / len(samples[0]),
+        agreement=float(np.mean([RULE_F1[0](*pair) for pair in pairs])) if english else math.nan,
+        scores=spreads,
+    )
+
+
+def same_texts(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return of how many images two runs say the same words."""
+    return sum(x.split() == y.split() for x, y in zip(a, b, strict=True))
+
+
 def score_findings(
-    names: Sequence[str], counts: Array, studies: Sequence[str], *, seed: int, rounds: int
+    names: Sequence[str], counts: Array, units: Sequence[str], *, seed: int, rounds: int
 ) -> dict[str, FindingScore]:
     """Return the score of each of F findings that a reference or a generated report has.
 
     Args:
         counts: (N, F, 3), true positives, false positives and false negatives.
-        studies: of each report; they are what the bootstrap draws.
+        units: of each report; they are what the bootstrap draws (`units_of`).
     """
-    sums = sums_by_study(counts.reshape(len(counts), -1), studies)
-    resampled = resampled_sums(sums, seed=seed, rounds=rounds)
+    sums = sums_by_unit(counts.reshape(len(counts), -1), units)
+    total, resampled = sums.sum(axis=0), resampled_sums(sums, seed=seed, rounds=rounds)
     scores = {}
     for i, name in enumerate(names):
-        own, drawn = sums[:, 3 * i : 3 * i + 3], resampled[:, 3 * i : 3 * i + 3]
-        hits, invented, missed = (int(count) for count in own.sum(axis=0))
+        own, drawn = total[3 * i : 3 * i + 3], resampled[:, 3 * i : 3 * i + 3]
+        hits, invented, missed = (int(count) for count in own)
         if hits or invented or missed:
             scores[name] = FindingScore(
-                f1=interval(micro_f1, own, drawn),
-                precision=interval(lambda sums: _hits_of(sums, 1), own, drawn),
-                recall=interval(lambda sums: _hits_of(sums, 2), own, drawn),
+                f1=interval(micro_f1(own), micro_f1(drawn), len(sums)),
+                precision=interval(_hits_of(own, 1), _hits_of(drawn, 1), len(sums)),
+                recall=interval(_hits_of(own, 2), _hits_of(drawn, 2), len(sums)),
                 cases=hits + missed,
                 missed=missed,
                 reported=hits + invented,
@@ -211,15 +279,14 @@ def shuffled(hypotheses: Sequence[str], studies: Sequence[str], seed: int) -> li
     on as the largest study has images. None where one study has more than half of all images: some would keep
     a report of their own study.
     """
-    members: dict[str, list[int]] = {}
-    for index, study in enumerate(studies):
-        members.setdefault(study, []).append(index)
-    groups = list(members.values())
-    step = max(map(len, groups), default=0)
+    sizes = Counter(studies)
+    step = max(sizes.values(), default=0)
     if 2 * step > len(hypotheses):
         return None
-    random.Random(seed).shuffle(groups)
-    order = list(chain.from_iterable(groups))
+    names = list(sizes)
+    random.Random(seed).shuffle(names)
+    places = {name: place for place, name in enumerate(names)}
+    order = sorted(range(len(studies)), key=lambda index: places[studies[index]])
     moved = dict(zip(order, order[step:] + order[:step], strict=True))
     return [hypotheses[moved[index]] for index in range(len(hypotheses))]
 

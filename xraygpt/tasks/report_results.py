@@ -17,9 +17,9 @@ from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
 from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
-from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.predictions import Prediction, patient_column
 from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
-from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_scores
+from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_reports, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
 from xraygpt.evaluation.statistics import plain
 from xraygpt.tasks.base_task import Splits, datasets_of
@@ -124,6 +124,7 @@ class ReportResults:
                 protocol=self.protocol,
                 generation=generation[split],
             )
+            write_reports(file.with_suffix(".csv"), predictions, scores)
             scored[split] = ScoredSplit(predictions, scores, protocol, sources, synthetic)
         first, *others = scored.values()
         seconds = elapsed()
@@ -166,8 +167,12 @@ class ReportResults:
 
 
 def _prediction(row: Row) -> Prediction:
-    others = {name: str(value) for name, value in row.items() if name not in NEEDED}
-    return Prediction(row["image_id"], row["study_id"], row["reference"], row["generated"], others)
+    patient = patient_column(row)
+    others = {name: str(value) for name, value in row.items() if name not in (*NEEDED, patient)}
+    image_id, study_id, reference, generated = (row[name] for name in NEEDED)
+    return Prediction(
+        image_id, study_id, reference, generated, others, patient_id=str(row[patient]) if patient else ""
+    )
 
 
 def _read_scores(path: Path) -> dict[str, float]:

@@ -39,7 +39,7 @@ def record(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_folder_is_what_a_builder_reads(tmp_path: Path, studies: list[Study]) -> None:
-    prepare(job(tmp_path, *studies))
+    prepare(job(tmp_path, dataclasses.replace(studies[0], patient_id="p7"), *studies[1:]))
     folder = tmp_path / "out"
     names = {
         "filter_cap.json",
@@ -54,6 +54,7 @@ def test_the_folder_is_what_a_builder_reads(tmp_path: Path, studies: list[Study]
     assert [row["image_id"] for row in rows] == ["i0", "i1", "i2", "i3"]
     assert rows[0]["study_id"] == "s0"
     assert rows[0]["view"] == "PA"
+    assert [row.get("patient_id") for row in rows] == ["p7", None, None, None]
     assert "left pleural effusion" in rows[0]["caption"]
     assert {path.name for path in (folder / "image").iterdir()} == {f"i{n}.jpg" for n in range(4)}
     assert not verify_folder(folder).problems

@@ -27,7 +27,7 @@ from xraygpt.evaluation.page.examples import (
     highlight_phantom,
     no_marks,
 )
-from xraygpt.evaluation.predictions import Prediction
+from xraygpt.evaluation.predictions import Prediction, units_of
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import FindingScore, Scores, by_reason, score_findings
 from xraygpt.evaluation.statistics import Interval
@@ -202,9 +202,9 @@ def _phantom_findings(scores: Scores, predictions: Sequence[Prediction]) -> dict
     found = [extract_findings(row.generated) for row in predictions]
     names = sorted(set().union(*truths, *found))
     counts = [count_set_matches([t & {name} for t in truths], [f & {name} for f in found]) for name in names]
-    studies = [row.study_id for row in predictions]
-    stacked = np.stack(counts, axis=1) if counts else np.zeros((len(studies), 0, 3))
-    return score_findings(names, stacked, studies, seed=scores.seed, rounds=scores.rounds)
+    units = units_of(predictions).ids
+    stacked = np.stack(counts, axis=1) if counts else np.zeros((len(units), 0, 3))
+    return score_findings(names, stacked, units, seed=scores.seed, rounds=scores.rounds)
 
 
 def conditions(protocol: ProtocolCard) -> dict[str, str]:

@@ -92,6 +92,8 @@ def annotations_of(row: Row, with_images: bool) -> Iterator[dict[str, str]]:
     if row.get("outcome") != "kept":
         return
     common = {key: row[key] for key in ("caption", "split", "study_id")}
+    if row.get("patient_id"):
+        common["patient_id"] = row["patient_id"]
     if not with_images:
         yield {"image_id": row["study_id"], **common}
         return
