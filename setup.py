@@ -61,6 +61,7 @@ setup(
         "huggingface_hub>=1.0",
         "iopath>=0.1.10",
         "jinja2>=3.1",  # the HTML page; PyTorch needs it too
+        "matplotlib>=3.9",  # the curves of the HTML pages; imported only where there are some
         "numpy>=1.26",
         "omegaconf>=2.4",
         "peft>=0.18",  # model.adapter
@@ -96,11 +97,10 @@ setup(
         "liger": ["liger-kernel>=0.8"],  # fused kernels for the language model on a GPU; brings triton
         "tensorboard": ["tensorboard>=2.19"],
         "wandb": ["wandb>=0.19"],
-        "notebook": ["ipykernel>=6.29", "matplotlib>=3.9", "nbclient>=0.10", "nbformat>=5.10"],
+        "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
         "test": [
             "bitsandbytes>=0.48",
             "ipykernel>=6.29",
-            "matplotlib>=3.9",
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",

@@ -188,6 +188,15 @@ def test_compare(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ["better", "rule_f1_micro_14"],
     ]
     assert (tmp_path / "out/comparison.tex").read_text().startswith(r"\begin{tabular}{l")
+    assert "data:image" not in (tmp_path / "out/comparison.html").read_text()
+    (tmp_path / "better/metrics.jsonl").write_text('{"event": "train", "step": 1, "loss": 2.0}\n')
+    name = content["most_different"]["rule_f1_micro_14"][0]["image_id"]
+    Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    shown = ["--images", str(tmp_path), "--curves", str(folder)]
+    assert evaluate.main([*command, "--out", str(tmp_path / "out"), *shown]) == 0
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert f'alt="Radiograph {name}"' in page
+    assert 'aria-label="Loss curves of better"' in page
 
 
 def test_compare_takes_two_to_six_runs(
@@ -263,7 +272,7 @@ def test_losses_of_other_runs_are_laid_over_each_other_on_the_page(tmp_path: Pat
     assert evaluate.main([*command, *curves]) == 0
     training = (tmp_path / "out/report.html").read_text(encoding="utf-8").split('id="training"')[1]
     assert 'aria-label="Loss curves of plain, lora &amp; more"' in training
-    assert "last validation loss 2</span>" in training
+    assert "</strong> last validation loss 2</li>" in training
     assert evaluate.main([*command, "--curves", str(tmp_path / "absent")]) == 2
 
 

@@ -20,14 +20,13 @@ from torch import Tensor
 import xraygpt
 from tests.conversation.recorder import Recorder
 from tests.pictures.dicom_files import chest, dicom
-from xraygpt.common.errors import DataError
+from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.conversation.chat import Chat
 from xraygpt.datasets.datasets.images import LooseImages, ShardedImages
 from xraygpt.datasets.datasets.shard_index import Member, Shard, write_index
 from xraygpt.demo.session import open_upload
-from xraygpt.evaluation.page.examples import PictureFolder
 from xraygpt.pictures.convert import PictureConfig, convert_picture
-from xraygpt.pictures.reading import decode_picture, is_image_file, read_image
+from xraygpt.pictures.reading import PictureFolder, decode_picture, is_image_file, read_image
 
 GREY = chest()
 
@@ -208,3 +207,28 @@ def test_nothing_else_opens_an_image() -> None:
             if called.endswith(("Image.open", "dcmread")):
                 opening.add(file.relative_to(root).as_posix())
     assert opening == {"pictures/reading.py", "pictures/dicom.py"}
+
+
+def test_pictures_by_name(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    Image.new("L", (4, 2), 7).save(tmp_path / "deep/a.png")
+    Image.new("I;16", (3, 3)).save(tmp_path / "b.PNG")
+    pictures = PictureFolder(tmp_path)
+    for name in ("a", "a.png", "deep/a", "deep/a.png"):
+        picture = pictures(name)
+        assert picture is not None
+        assert (picture.size, picture.getpixel((0, 0))) == ((4, 2), 7)
+    deep = pictures("b")
+    assert deep is not None
+    assert deep.mode == "L"
+    assert pictures("c") is None
+
+
+def test_folders_without_pictures(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no such folder"):
+        PictureFolder(tmp_path / "absent")
+    with pytest.raises(DataError, match="holds no picture"):
+        PictureFolder(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a\.png: is none of DICOM, JPEG"):
+        PictureFolder(tmp_path)("a")

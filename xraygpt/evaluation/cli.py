@@ -37,15 +37,6 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     score.add_argument("file", type=Path, metavar="FILE", help=PREDICTIONS)
     score.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what is written")
-    score.add_argument("--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them")
-    score.add_argument(
-        "--curves",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="output folders of trainings, or their metrics.jsonl: the page shows their losses in one chart",
-    )
     score.add_argument(
         "--subgroup",
         action="append",
@@ -68,7 +59,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "compare",
         help="compare two to six runs on the same images",
         description="Compare runs with the first of them by paired bootstrap and approximate randomisation, "
-        "corrected by Holm for all metrics and runs; write comparison.json, comparison.csv, comparison.tex.",
+        "corrected by Holm for all metrics and runs; write comparison.json, .csv, .tex and .html.",
     )
     compare.add_argument("first", type=Path, metavar="RUN", help=PREDICTIONS)
     compare.add_argument("others", type=Path, nargs="+", metavar="RUN", help="1 to 5 more, against the first")
@@ -104,6 +95,17 @@ def _add_shared(parser: argparse.ArgumentParser, rounds: int, of_what: str) -> N
     parser.add_argument(
         "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
     )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them"
+    )
+    parser.add_argument(
+        "--curves",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="output folders of trainings, or their metrics.jsonl: the page shows their losses in one chart",
+    )
     columns = parser.add_argument_group("columns of the tables")
     for name, (option, words) in COLUMNS.items():
         default, usual = (None, f"{name} or subject_id") if name == "patient_id" else (name, name)
@@ -129,7 +131,6 @@ def run_score(args: argparse.Namespace) -> None:
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.page.curves import read_runs
-    from xraygpt.evaluation.page.examples import PictureFolder
     from xraygpt.evaluation.page.report_page import write_report_page
     from xraygpt.evaluation.predictions import counted, predictions_file
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
@@ -141,6 +142,7 @@ def run_score(args: argparse.Namespace) -> None:
         write_scores,
     )
     from xraygpt.evaluation.scoring import score_predictions
+    from xraygpt.pictures.reading import PictureFolder
 
     for name, (_, words) in COLUMNS.items():
         if (column := getattr(args, f"{name}_column")) in args.subgroup:
@@ -200,9 +202,12 @@ def run_compare(args: argparse.Namespace) -> None:
     """
     from xraygpt.evaluation.comparison import compare_predictions
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.page.comparison_page import write_comparison_page
+    from xraygpt.evaluation.page.curves import read_runs
     from xraygpt.evaluation.predictions import predictions_file, run_names
     from xraygpt.evaluation.protocol import comparison_protocol
-    from xraygpt.evaluation.results import comparison_lines, write_comparison
+    from xraygpt.evaluation.results import COMPARISON_PAGE_FILE, comparison_lines, write_comparison
+    from xraygpt.pictures.reading import PictureFolder
 
     paths = [args.first, *args.others]
     if len(paths) > MOST_RUNS:
@@ -210,6 +215,8 @@ def run_compare(args: argparse.Namespace) -> None:
     metrics = choose_metrics(
         args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
     )
+    pictures = PictureFolder(args.images) if args.images else None
+    curves = read_runs(args.curves)
     names = run_names(paths)
     runs = dict(zip(names, (_read(path, args) for path in paths), strict=True))
     if args.out:
@@ -222,7 +229,16 @@ def run_compare(args: argparse.Namespace) -> None:
             runs[names[0]], files, command=args.command_line, protocol=args.protocol
         )
         write_comparison(comparison, protocol, args.out)
-        print(f"\nwritten to {args.out}: comparison.json, .csv and .tex")
+        write_comparison_page(
+            comparison,
+            runs,
+            protocol,
+            output=args.out / COMPARISON_PAGE_FILE,
+            pictures=pictures,
+            curves=curves,
+            synthetic=args.synthetic,
+        )
+        print(f"\nwritten to {args.out}: comparison.json, .csv, .tex and .html")
 
 
 def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:

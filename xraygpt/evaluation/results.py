@@ -23,6 +23,7 @@ SCORES_FILE = "scores.json"
 PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
 COMPARISON_FILE = "comparison.json"
+COMPARISON_PAGE_FILE = "comparison.html"
 REPORTS_FILE = "predictions.csv"
 TEXTS = ("image_id", "study_id", "patient_id", "reference", "generated")
 """What `REPORTS_FILE` has beside the metrics."""

@@ -1,23 +1,21 @@
-"""Which examples are shown, their marks, and their pictures."""
+"""Which examples are shown, and their marks."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from PIL import Image
 
 from tests.evaluation.runs import prediction
-from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.evaluation.page.examples import (
-    PictureFolder,
+    GeneratedReport,
     Piece,
+    Reader,
     choose_examples,
-    example_cards,
-    highlight,
-    highlight_phantom,
-    names_of,
+    make_cards,
+    mark,
+    read_classes,
+    read_phantom,
 )
+from xraygpt.evaluation.predictions import Prediction
 
 
 def test_half_of_the_examples_are_the_worst_and_no_study_comes_twice() -> None:
@@ -38,20 +36,62 @@ def test_choice_from_few(count: int, shown: int) -> None:
     assert len(choose_examples(rows, [rows[0].image_id], count)) == shown
 
 
+def card_of(
+    *rows: Prediction, read: Reader | None = read_classes
+) -> tuple[list[Piece], list[GeneratedReport]]:
+    """The reports of one image by several runs."""
+    (card,) = make_cards([({f"run {i}": row for i, row in enumerate(rows)}, "worst")], [], None, read)
+    return card.reference, card.reports
+
+
 def test_cards_tell_columns_that_are_short_and_differ() -> None:
     rows = [
         prediction(0, "a", "b", columns={"prompt": "Describe.", "view": "PA", "note": "x" * 50}),
         prediction(1, "a", "b", columns={"prompt": "Describe.", "view": "", "note": "y"}),
     ]
-    cards = example_cards([(each, "random") for each in rows], [], None, highlight)
+    cards = make_cards([({"run": each}, "random") for each in rows], [], None, read_classes)
     assert [card.columns for card in cards] == [{"view": "PA"}, {}]
 
 
 def test_an_empty_report_is_an_error() -> None:
-    (card,) = example_cards([(prediction(0, "The lungs are clear.", " "), "worst")], [], None, highlight)
-    assert card.missed == ["any text"]
-    assert card.generated == []
-    assert card.invented == card.agreed == []
+    _, (report,) = card_of(prediction(0, "The lungs are clear.", " "))
+    assert report.missed == ["any text"]
+    assert report.pieces == []
+    assert report.invented == report.agreed == []
+
+
+def test_reports_of_several_runs_are_each_held_against_the_reference() -> None:
+    reference = "Cardiomegaly. Left effusion. Edema."
+    generated = ("Cardiomegaly. Edema.", "Cardiomegaly. Bilateral effusions.", "Fracture. Cardiomegaly.")
+    pieces, reports = card_of(*(prediction(0, reference, text) for text in generated))
+    # A finding that any run misses is marked in the reference.
+    assert [piece[:2] for piece in marked(pieces)] == [
+        ("Cardiomegaly", "agree"),
+        ("effusion", "missed"),
+        ("Edema", "missed"),
+    ]
+    assert [report.name for report in reports] == ["run 0", "run 1", "run 2"]
+    assert [report.missed for report in reports] == [
+        ["left pleural effusion"],
+        ["edema"],
+        ["edema", "left pleural effusion"],
+    ]
+    assert [report.invented for report in reports] == [[], ["bilateral pleural effusion"], ["fracture"]]
+    assert [report.agreed for report in reports] == [
+        ["cardiomegaly", "edema"],
+        ["cardiomegaly"],
+        ["cardiomegaly"],
+    ]
+
+
+def test_nothing_is_marked_without_a_reader() -> None:
+    pieces, (report,) = card_of(prediction(0, "Cardiomegaly.", "Edema."), read=None)
+    assert (pieces, report.pieces) == ([Piece("Cardiomegaly.")], [Piece("Edema.")])
+    assert report.agreed == report.missed == report.invented == []
+
+
+def both(reference: str, generated: str, read: Reader = read_classes) -> tuple[list[Piece], list[Piece]]:
+    return mark(reference, [generated], read, "missed"), mark(generated, [reference], read, "invented")
 
 
 def test_marks_of_phantoms() -> None:
@@ -59,10 +99,7 @@ def test_marks_of_phantoms() -> None:
         "Findings: The heart is enlarged. There is a nodule in the left mid zone. Impression: No edema."
     )
     generated = "Findings: Cardiomegaly. There is a nodule in the right mid zone. "
-    pieces = [
-        [(piece.text, piece.kind) for piece in of_report]
-        for of_report in highlight_phantom(reference, generated)
-    ]
+    pieces = [[piece[:2] for piece in of_report] for of_report in both(reference, generated, read_phantom)]
     assert pieces[0] == [
         ("Findings: ", ""),
         ("The heart is enlarged.", "agree"),
@@ -85,8 +122,8 @@ def test_marks_of_phantoms() -> None:
     ],
 )
 def test_a_finding_is_named_once(reference: str, names: list[str]) -> None:
-    pieces, _ = highlight(reference, "The lungs are clear.")
-    assert names_of(pieces, "missed") == names
+    _, (report,) = card_of(prediction(0, reference, "The lungs are clear."))
+    assert report.missed == names
 
 
 def marked(pieces: list[Piece]) -> list[Piece]:
@@ -96,10 +133,10 @@ def marked(pieces: list[Piece]) -> list[Piece]:
 def test_agree_missed_invented() -> None:
     reference = "Findings: Cardiomegaly. Left pleural effusion. No edema."
     generated = "The heart is normal. Left effusion. Edema. No pneumothorax."
-    in_reference, in_generated = map(marked, highlight(reference, generated))
+    in_reference, in_generated = map(marked, both(reference, generated))
     assert [piece[:2] for piece in in_reference] == [("Cardiomegaly", "missed"), ("effusion", "agree")]
     assert [piece[:2] for piece in in_generated] == [("effusion", "agree"), ("Edema", "invented")]
-    assert (in_generated[0].label, in_generated[0].side) == ("Pleural Effusion", "left")
+    assert in_generated[0].findings == ["left pleural effusion"]
 
 
 @pytest.mark.parametrize(
@@ -114,55 +151,38 @@ def test_agree_missed_invented() -> None:
     ],
 )
 def test_sides(reference: str, generated: str, kinds: tuple[str, str | None]) -> None:
-    reports = map(marked, highlight(reference, generated))
+    reports = map(marked, both(reference, generated))
     assert tuple(next((piece.kind for piece in pieces), None) for pieces in reports) == kinds
 
 
 def test_words_of_two_classes_are_one_piece() -> None:
     reference = "There is a left hydropneumothorax."
-    (piece,) = marked(highlight(reference, "Left pneumothorax.")[0])
-    assert piece.text == "hydropneumothorax"
-    assert set(piece.label.split(", ")) == {"Pleural Effusion", "Pneumothorax"}
-    assert (piece.kind, piece.side) == ("missed", "left")
-    (piece,) = marked(highlight(reference, "Left pneumothorax. Left effusion.")[0])
-    assert piece.kind == "agree"
+    effusion, pneumothorax = "left pleural effusion", "left pneumothorax"
+    for generated, kind, findings in (
+        ("The lungs are clear.", "missed", {effusion, pneumothorax}),
+        ("Left pneumothorax.", "missed", {effusion}),  # only what is missed is told
+        ("Left pneumothorax. Left effusion.", "agree", {effusion, pneumothorax}),
+    ):
+        (piece,) = marked(both(reference, generated)[0])
+        assert (piece.text, piece.kind, set(piece.findings)) == ("hydropneumothorax", kind, findings)
+
+
+def test_a_sentence_of_two_findings_of_a_phantom_tells_the_one_that_is_missed() -> None:
+    reference = "There is a nodule in the left mid zone and in the right mid zone."
+    (piece,) = both(reference, "There is a nodule in the left mid zone.", read_phantom)[0]
+    assert piece == Piece(reference, "missed", ["right nodule"])
 
 
 def test_pieces_put_together_are_the_report() -> None:
     text = (
         "Nodular opacity, hydropneumothorax and effusion; pacemaker lead, wires. Cardiac silhouette enlarged."
     )
-    pieces, _ = highlight(text, "")
+    pieces, _ = both(text, "")
     assert len(marked(pieces)) >= 5
     assert "".join(piece.text for piece in pieces) == text
     assert {piece.kind for piece in marked(pieces)} == {"missed"}
 
 
 def test_nothing_to_mark() -> None:
-    assert highlight("", "") == ([], [])
-    assert [*map(marked, highlight("The lungs are clear.", "No effusion."))] == [[], []]
-
-
-def test_pictures_by_name(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    Image.new("L", (4, 2), 7).save(tmp_path / "deep/a.png")
-    Image.new("I;16", (3, 3)).save(tmp_path / "b.PNG")
-    pictures = PictureFolder(tmp_path)
-    for name in ("a", "a.png", "deep/a", "deep/a.png"):
-        picture = pictures(name)
-        assert picture is not None
-        assert (picture.size, picture.getpixel((0, 0))) == ((4, 2), 7)
-    deep = pictures("b")
-    assert deep is not None
-    assert deep.mode == "L"
-    assert pictures("c") is None
-
-
-def test_folders_without_pictures(tmp_path: Path) -> None:
-    with pytest.raises(MissingFileError, match="no such folder"):
-        PictureFolder(tmp_path / "absent")
-    with pytest.raises(DataError, match="holds no picture"):
-        PictureFolder(tmp_path)
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a\.png: is none of DICOM, JPEG"):
-        PictureFolder(tmp_path)("a")
+    assert both("", "") == ([], [])
+    assert [*map(marked, both("The lungs are clear.", "No effusion."))] == [[], []]

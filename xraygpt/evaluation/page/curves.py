@@ -1,25 +1,45 @@
-"""Loss curves: from the ``metrics.jsonl`` of one or of several runs to the coordinates of a line chart."""
+"""Loss curves: from the ``metrics.jsonl`` of one run or of several to a chart, drawn as SVG by matplotlib."""
 
 from __future__ import annotations
 
-import math
+import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json, read_text
 
-LEFT, RIGHT, TOP, BOTTOM = 40, 388, 10, 194
-"""Where the axes of a chart are."""
 MAX_POINTS = 200
-TICKS = 4
 METRICS_FILE = "metrics.jsonl"
 """As `xraygpt.common.logger` calls it, which needs PyTorch; scoring does not."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b3589a", "#9a7d0a", "#3a9ad0")
+"""Told apart by colour-blind people too, on paper and on black; after the last, lines are dashed."""
+INK = "#5d6878"
+"""Of axes and words; in the page it becomes the colour of the text around the chart."""
+COLOURED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+DRAWING: dict[Any, Any] = {
+    **dict.fromkeys(COLOURED, INK),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.alpha": 0.25,
+    "ytick.major.size": 0,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "figure.figsize": (5.2, 2.8),
+    "svg.fonttype": "none",  # words stay text
+    "svg.hashsalt": "xraygpt",  # the same file for the same losses
+}
+FOR_A_FILE = re.compile(r'<style.*?</style>| id="[a-z0-9.]+_\d+"', re.DOTALL)
+"""What is wrong in a page with other charts: rules for all of the page, names like ``axes_1``."""
 
 Point = tuple[float, float]
-"""Step and loss, or x and y in the chart."""
+"""Step and loss."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +64,16 @@ class Line(NamedTuple):
     """One run in a chart."""
 
     name: str
-    train: list[Point]
-    valid: list[Point]
+    colour: str
     last_valid: float | None
     """The last validation loss."""
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Coordinates in a box, y downwards, and the size of the box in the same units."""
+class Chart(NamedTuple):
+    """Runs on the same axes."""
 
+    svg: Markup
     lines: list[Line]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    width: int = 400
-    height: int = 220
-    left: int = LEFT
-    right: int = RIGHT
-    bottom: int = BOTTOM
 
 
 def read_runs(paths: Sequence[Path]) -> dict[str, Curves]:
@@ -104,45 +116,39 @@ def read_curves(metrics: Path) -> Curves:
     return Curves(points["train"], points["valid"])
 
 
-def draw_chart(runs: Mapping[str, Curves]) -> Chart | None:
-    """Lay the curves of runs over each other; None without any point.
+def draw_curves(runs: Mapping[str, Curves]) -> Chart | None:
+    """Draw runs on the same axes: training as a thin line, validation with dots; None without any loss.
 
     The vertical axis begins at the lowest loss, not at 0.
     """
-    thinned = {name: Curves(_thinned(curves.train), curves.valid) for name, curves in runs.items()}
-    points = [point for curves in thinned.values() for point in (*curves.train, *curves.valid)]
-    if not points:
+    runs = {name: curves for name, curves in runs.items() if curves.train or curves.valid}
+    if not runs:
         return None
-    steps, losses = zip(*points, strict=True)
-    x_ticks, y_ticks = nice_ticks(0, max(steps)), nice_ticks(min(losses), max(losses))
-    low = min(*losses, *y_ticks)
-    high = max(*losses, *y_ticks, low + 1e-9)
-    x_scale = (RIGHT - LEFT) / max(steps)
-    y_scale = (BOTTOM - TOP) / (high - low)
+    from matplotlib import rc_context  # takes half a second, and most pages have no curves
+    from matplotlib.figure import Figure
 
-    def place(step: float, loss: float) -> Point:
-        return round(LEFT + step * x_scale, 1), round(TOP + (high - loss) * y_scale, 1)
+    lines = []
+    with rc_context(DRAWING):
+        figure = Figure(layout="constrained")
+        axes = figure.subplots()
+        for number, (name, curves) in enumerate(runs.items()):
+            colour = COLOURS[number % len(COLOURS)]
+            style: dict[str, Any] = {"color": colour, "linestyle": "-" if number < len(COLOURS) else "--"}
+            axes.plot(*_columns(_thinned(curves.train)), linewidth=0.8, alpha=0.55, **style)
+            axes.plot(*_columns(curves.valid), marker="o", markersize=3.5, **style)
+            lines.append(Line(name, colour, curves.valid[-1][1] if curves.valid else None))
+        axes.set(xlabel="step", ylabel="loss", xlim=(0, None))
+        file = io.StringIO()
+        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # nothing that differs by day or version
+        figure.savefig(file, format="svg", transparent=True, metadata=about)
+    head, _, drawn = file.getvalue().partition("<svg")[2].partition(">")
+    size = head[head.index("viewBox=") :].split('"')[1]
+    drawn = FOR_A_FILE.sub("", drawn).replace(INK, "currentColor")
+    return Chart(Markup(f'<svg viewBox="{size}">{drawn}'), lines)
 
-    def line(name: str, curves: Curves) -> Line:
-        train, valid = ([place(*point) for point in points] for points in (curves.train, curves.valid))
-        return Line(name, train, valid, curves.valid[-1][1] if curves.valid else None)
 
-    return Chart(
-        lines=[line(name, curves) for name, curves in thinned.items()],
-        x_ticks=[(place(tick, low)[0], f"{tick:g}") for tick in x_ticks],
-        y_ticks=[(place(0, tick)[1], f"{tick:g}") for tick in y_ticks],
-    )
-
-
-def nice_ticks(low: float, high: float) -> list[float]:
-    """Return some round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [step for step, _ in points], [loss for _, loss in points]
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:

@@ -1,22 +1,20 @@
-"""The examples on the page about an evaluation: which are shown, and each with its findings marked."""
+"""The examples on a page: which are shown, and each with the findings of its reports marked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from PIL import Image
 
-from xraygpt.common.errors import DataError, MissingFileError
+from xraygpt.common.errors import DataError
 from xraygpt.common.html_page import picture_url
-from xraygpt.evaluation.labeller import SIDES, Mention, Status, find_mentions, finding_sides
+from xraygpt.evaluation.labeller import SIDES, Status, find_mentions
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.phantom import extract_findings, split_phantom_sentences
 from xraygpt.evaluation.predictions import Prediction
 from xraygpt.evaluation.scoring import name_hash
-from xraygpt.pictures.reading import is_image_file, read_image
 
 MAX_SIDE = 512
 """Pixels of a picture's longest side."""
@@ -26,22 +24,21 @@ LONGEST_VALUE = 40
 """Characters; a column with longer values holds texts of its own."""
 ANY_TEXT = "any text"
 """What an empty report misses where there is no finding to miss."""
+WIDER_SIDES = {"": ("left", "right", "bilateral"), "left": ("bilateral",), "right": ("bilateral",)}
+"""Side -> sides of another mention of the same finding that say as much and more."""
 
-Why = Literal["worst", "random"]
+Why = Literal["worst", "random", "different"]
 Kind = Literal["agree", "missed", "invented"]
 Pictures = Callable[[str], Image.Image | None]
 """Image id -> image; None where there is none to show. Raises DataError where it cannot be read."""
 
 
-class Piece(NamedTuple):
-    """Some words of a report."""
+class Assertion(NamedTuple):
+    """Words of a report that assert a finding."""
 
-    text: str
-    kind: Kind | Literal[""] = ""
-    """``agree``: the other report asserts this as well; else ``missed`` in a reference, ``invented`` in a
-    generated report; "" for words that are no finding."""
-    label: str = ""
-    """The finding, or the findings that the same words name, joined by commas."""
+    start: int
+    end: int
+    label: str
     side: str = ""
     """``left``, ``right``, ``bilateral`` or ""."""
 
@@ -51,29 +48,50 @@ class Piece(NamedTuple):
         return f"{self.side} {self.label}".strip().lower()
 
 
-Marker = Callable[[str, str], tuple[list[Piece], list[Piece]]]
-"""(reference, generated) -> the pieces of each, which put together are the report; none of a blank one."""
+Reader = Callable[[str], Sequence[Assertion]]
+"""Report -> what it asserts, in the order of the text."""
+
+
+class Piece(NamedTuple):
+    """Some words of a report."""
+
+    text: str
+    kind: Kind | Literal[""] = ""
+    """``agree``: all other reports assert this as well; else ``missed`` in a reference, ``invented`` in a
+    generated report; "" for words that are no finding."""
+    findings: Sequence[str] = ()
+    """Those that decide the kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """One image with its two reports."""
+class GeneratedReport:
+    """A generated report, held against its reference."""
 
-    prediction: Prediction
-    chosen: Why
-    picture: str | None
-    """As a ``data:`` URL."""
-    unreadable: bool
-    """There is a picture, but it cannot be read."""
-    columns: Mapping[str, str]
-    """Those that are told."""
-    reference: list[Piece]
-    generated: list[Piece]
+    name: str
+    """Of its run."""
+    pieces: list[Piece]
+    """Put together they are the report; none of a blank one."""
     agreed: list[str]
     missed: list[str]
     invented: list[str]
     figures: Mapping[Metric, float]
     """Scores of this report alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One image with its reports."""
+
+    prediction: Prediction
+    """Of the first run."""
+    chosen: Why
+    picture: str | None
+    """As a ``data:`` URL; "" for one that cannot be read, None where there is none."""
+    columns: Mapping[str, str]
+    """Those that are told."""
+    reference: list[Piece]
+    reports: list[GeneratedReport]
+    """One of each run."""
 
 
 def choose_examples(
@@ -96,37 +114,47 @@ def choose_examples(
     return list(chosen.values())
 
 
-def example_cards(
-    chosen: Sequence[tuple[Prediction, Why]],
+def make_cards(
+    chosen: Sequence[tuple[Mapping[str, Prediction], Why]],
     metrics: Sequence[Metric],
     pictures: Pictures | None,
-    mark: Marker,
+    read: Reader | None,
 ) -> list[Card]:
-    """Make a card of each example that `choose_examples` gives, with its scores by `metrics`."""
-    told = _varying_columns([prediction for prediction, _ in chosen])
+    """Make a card of each image.
+
+    Args:
+        chosen: of each image its prediction by each run, by the run's name, and why it is shown.
+        metrics: by which each report is scored.
+        read: finds what is marked; None to mark nothing.
+    """
+    read = read or (lambda text: [])
+    told = _varying_columns([next(iter(runs.values())) for runs, _ in chosen])
     cards = []
-    for prediction, why in chosen:
-        picture, unreadable = None, False
+    for runs, why in chosen:
+        first = next(iter(runs.values()))
         try:
-            picture = pictures(prediction.image_id) if pictures is not None else None
+            picture = pictures(first.image_id) if pictures is not None else None
+            url = picture_url(picture, MAX_SIDE) if picture is not None else None
         except DataError:
-            unreadable = True
-        reference, generated = mark(prediction.reference, prediction.generated)
-        card = Card(
-            prediction,
-            why,
-            picture=picture_url(picture, MAX_SIDE) if picture is not None else None,
-            unreadable=unreadable,
-            columns={name: value for name in told if (value := prediction.columns.get(name, ""))},
-            reference=reference,
-            generated=generated,
-            agreed=names_of(generated, "agree"),
-            missed=names_of(reference, "missed") or ([] if prediction.generated.strip() else [ANY_TEXT]),
-            invented=names_of(generated, "invented"),
-            figures={metric: metric([prediction.reference], [prediction.generated]) for metric in metrics},
-        )
-        cards.append(card)
+            url = ""
+        columns = {name: value for name in told if (value := first.columns.get(name, ""))}
+        reference = mark(first.reference, [row.generated for row in runs.values()], read, "missed")
+        reports = [_report(name, row, metrics, read) for name, row in runs.items()]
+        cards.append(Card(first, why, url, columns, reference, reports))
     return cards
+
+
+def _report(name: str, row: Prediction, metrics: Sequence[Metric], read: Reader) -> GeneratedReport:
+    truth, found = read(row.reference), read(row.generated)
+    return GeneratedReport(
+        name,
+        pieces=mark(row.generated, [row.reference], read, "invented"),
+        agreed=named(each for each in found if _agrees(each, truth)),
+        missed=named(each for each in truth if not _agrees(each, found))
+        or ([] if row.generated.strip() else [ANY_TEXT]),
+        invented=named(each for each in found if not _agrees(each, truth)),
+        figures={metric: metric([row.reference], [row.generated]) for metric in metrics},
+    )
 
 
 def _varying_columns(predictions: Sequence[Prediction]) -> list[str]:
@@ -139,94 +167,61 @@ def _varying_columns(predictions: Sequence[Prediction]) -> list[str]:
     return varying[:MAX_COLUMNS]
 
 
-def highlight(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
-    """Mark the mentions of CheXpert's classes (a `Marker`).
+def read_classes(text: str) -> list[Assertion]:
+    """Read where a report asserts CheXpert's classes (a `Reader`)."""
+    mentions = (mention for mention in find_mentions(text) if mention.status == Status.POSITIVE)
+    return [Assertion(each.start, each.end, each.label, each.side) for each in mentions]
 
-    A mention agrees if the other report asserts its class, on all the sides that the mention names or
-    without any side: a left effusion agrees with bilateral effusions, which do not agree with it.
+
+def read_phantom(text: str) -> list[Assertion]:
+    """Read a phantom's report by the rules made for it (a `Reader`), sentence by sentence.
+
+    These rules hold "left nodule" and "nodule" for different findings, so the side is part of the label.
     """
-    return (
-        _pieces(reference, _mentions(find_mentions(reference), finding_sides(generated), "missed")),
-        _pieces(generated, _mentions(find_mentions(generated), finding_sides(reference), "invented")),
-    )
-
-
-def highlight_phantom(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
-    """Do what `highlight` does, with the rules made for phantoms' reports.
-
-    Sentences are marked, since these rules read them as a whole.
-    """
-    truth, found = extract_findings(reference), extract_findings(generated)
-    return (
-        _pieces(reference, _sentences(reference, found, "missed")),
-        _pieces(generated, _sentences(generated, truth, "invented")),
-    )
-
-
-def no_marks(reference: str, generated: str) -> tuple[list[Piece], list[Piece]]:
-    """Mark nothing: of reports in a language that no rules read."""
-    return _pieces(reference, []), _pieces(generated, [])
-
-
-class _Mark(NamedTuple):
-    """Where words of a report assert a finding; see `Piece`."""
-
-    start: int
-    end: int
-    kind: Kind
-    label: str
-    side: str = ""
-
-
-def _mentions(mentions: Sequence[Mention], other: Mapping[str, frozenset[str]], kind: Kind) -> list[_Mark]:
-    marks: list[_Mark] = []
-    for mention in mentions:
-        if mention.status != Status.POSITIVE:
-            continue
-        sides = other.get(mention.label)
-        agrees = sides is not None and (not sides or SIDES[mention.side] <= sides)
-        mark = _Mark(mention.start, mention.end, "agree" if agrees else kind, mention.label, mention.side)
-        if marks and mark.start < marks[-1].end:
-            # Two classes of the same words; one without agreement decides the kind.
-            first = marks.pop()
-            both = first.kind if first.kind == mark.kind else kind
-            label = f"{first.label}, {mark.label}"
-            mark = _Mark(first.start, max(first.end, mark.end), both, label, first.side or mark.side)
-        marks.append(mark)
-    return marks
-
-
-def _sentences(text: str, other: set[str], kind: Kind) -> list[_Mark]:
-    marks = []
-    begin = 0
+    assertions, start = [], 0
     for sentence in split_phantom_sentences(text):
-        if findings := extract_findings(sentence):
-            agreed = findings <= other
-            names = ", ".join(sorted(findings if agreed else findings - other))
-            marks.append(_Mark(begin, begin + len(sentence.rstrip()), "agree" if agreed else kind, names))
-        begin += len(sentence)
-    return marks
+        end = start + len(sentence.rstrip())
+        assertions += [Assertion(start, end, finding) for finding in sorted(extract_findings(sentence))]
+        start += len(sentence)
+    return assertions
 
 
-def _pieces(text: str, marks: Iterable[_Mark]) -> list[Piece]:
-    """Cut a report where its marks, in order and without overlap, begin and end."""
+def mark(text: str, others: Sequence[str], read: Reader, kind: Kind) -> list[Piece]:
+    """Cut a report into pieces, marked by whether all the other reports assert the same findings.
+
+    Args:
+        kind: of findings that another report does not assert.
+    """
     if not text.strip():
         return []
-    pieces = []
-    end = 0
-    for mark in marks:
-        pieces += [Piece(text[end : mark.start]), Piece(text[mark.start : mark.end], *mark[2:])]
-        end = mark.end
+    held_against = [read(other) for other in others]
+    together: list[list[Assertion]] = []  # those of the same words
+    for each in read(text):
+        if together and each.start < max(assertion.end for assertion in together[-1]):
+            together[-1].append(each)
+        else:
+            together.append([each])
+    pieces, end = [], 0
+    for group in together:
+        before, start, end = end, group[0].start, max(each.end for each in group)
+        alone = [each for each in group if not all(_agrees(each, other) for other in held_against)]
+        findings = [each.finding for each in alone or group]
+        pieces += [Piece(text[before:start]), Piece(text[start:end], kind if alone else "agree", findings)]
     return [piece for piece in [*pieces, Piece(text[end:])] if piece.text]
 
 
-WIDER_SIDES = {"": ("left", "right", "bilateral"), "left": ("bilateral",), "right": ("bilateral",)}
-"""Side -> sides of another mention of the same finding that say as much and more."""
+def _agrees(each: Assertion, others: Sequence[Assertion]) -> bool:
+    """Return whether a report asserts the finding, on all the sides that `each` names or without any side.
+
+    A left effusion agrees with bilateral effusions, which do not agree with it.
+    """
+    sides = [SIDES[other.side] for other in others if other.label == each.label]
+    return bool(sides) and (not (said := set[str]().union(*sides)) or SIDES[each.side] <= said)
 
 
-def names_of(pieces: Sequence[Piece], kind: Kind) -> list[str]:
-    """Return the different findings of a kind, each once: bilateral edema is not also left edema or edema."""
-    said = {(piece.label, piece.side): piece.finding for piece in pieces if piece.kind == kind}
+def named(assertions: Iterable[Assertion]) -> list[str]:
+    """Return the different findings, each once: bilateral edema is not also left edema or edema."""
+    said = {(each.label, each.side): each.finding for each in assertions}
     return sorted(
         {
             finding
@@ -234,38 +229,3 @@ def names_of(pieces: Sequence[Piece], kind: Kind) -> list[str]:
             if not any((label, wider) in said for wider in WIDER_SIDES.get(side, ()))
         }
     )
-
-
-class PictureFolder:
-    """Image id -> picture, from the image files, DICOM included, in a folder and the folders in it.
-
-    A file belongs to an image id that is its name, with or without the ending, alone or with its place in
-    the folder.
-
-    Args:
-        folder: is searched once.
-
-    Raises:
-        MissingFileError, DataError: it is not there; it has no picture.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise MissingFileError(f"{folder}: no such folder (of pictures)")
-        self.files: dict[str, Path] = {}
-        for file in sorted(folder.rglob("*")):
-            if file.is_file() and is_image_file(file):
-                place = file.relative_to(folder)
-                for name in (place.as_posix(), place.with_suffix("").as_posix(), file.name, file.stem):
-                    self.files.setdefault(name, file)
-        if not self.files:
-            raise DataError(f"{folder}: holds no picture; JPEG, PNG, TIFF, DICOM and the like can be shown")
-
-    def __call__(self, image_id: str) -> Image.Image | None:
-        """Return the picture, 8-bit grey or RGB; None where there is none.
-
-        Raises:
-            DataError: the file cannot be read.
-        """
-        file = self.files.get(image_id)
-        return None if file is None else read_image(file)

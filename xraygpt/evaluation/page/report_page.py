@@ -16,22 +16,24 @@ from jinja2 import PackageLoader
 
 from xraygpt.common.html_page import page_environment
 from xraygpt.common.run_record import write_text
+from xraygpt.evaluation.language import LanguageCheck
 from xraygpt.evaluation.metrics.metric import Heading, Metric, count_set_matches
 from xraygpt.evaluation.metrics.phantom import extract_findings
-from xraygpt.evaluation.page.curves import Curves, RunSummary, draw_chart
+from xraygpt.evaluation.page.curves import Curves, RunSummary, draw_curves
 from xraygpt.evaluation.page.examples import (
     Pictures,
+    Reader,
     choose_examples,
-    example_cards,
-    highlight,
-    highlight_phantom,
-    no_marks,
+    make_cards,
+    read_classes,
+    read_phantom,
 )
 from xraygpt.evaluation.predictions import Prediction, units_of
 from xraygpt.evaluation.protocol import ProtocolCard
 from xraygpt.evaluation.scoring import FindingScore, Scores, by_reason, score_findings
 from xraygpt.evaluation.statistics import Interval
 
+NO_SCORE = "No score could be computed."
 UNKNOWN = "–"
 HEADLINES = (
     "phantom_f1",
@@ -49,7 +51,15 @@ MOST_IN_SUBGROUPS = 4
 OF_ONE_REPORT = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "rouge_l")
 """Metrics that say something of a single report; each example tells them."""
 EXAMPLES = 24
-CONTROLS = ("shuffled", "blind", "blind_bound")
+CONSTANT = "No better than {}: a constant report reaches as much in this score."
+REACHED = {
+    "shuffled": "No better than {}: this score is no sign that the reports depend on the images.",
+    "blind": CONSTANT,
+    "blind_bound": CONSTANT,
+}
+"""What it means that a control scores as high."""
+NO_BETTER = "No better than {}."
+NEAR = "The interval reaches to {}: the score may be no better."
 
 
 @dataclass
@@ -103,59 +113,70 @@ def write_report_page(
         settings: of the evaluation, as text.
     """
     phantoms = synthetic and "phantom_f1" in scores.metrics
-    headlines = headline_metrics(scores, phantoms=phantoms)
+    headlines = headline_metrics(scores.metrics, phantoms=phantoms)
     first = headlines[0].name if headlines else ""
     compared = compared_values(scores, first, comparisons or {}) if headlines else {}
-    warning = (
-        verdict(headlines[0], scores.scores[first], compared) if headlines else "No score could be computed."
-    )
-    # Reports in another language cannot be read, so nothing of them is marked.
-    marked = phantoms or scores.language.english
-    mark = highlight_phantom if phantoms else highlight if marked else no_marks
     of_one = [scores.metrics[name] for name in OF_ONE_REPORT if name in scores.metrics]
-    cards = example_cards(
-        choose_examples(predictions, scores.worst.get(first, ()), examples), of_one, pictures, mark
-    )
-    charts = [(run, chart) for run in curves if run.curves and (chart := draw_chart({run.name: run.curves}))]
-    overlay = draw_chart(compared_runs or {})
+    chosen = choose_examples(predictions, scores.worst.get(first, ()), examples)
+    read = reader(scores.language, phantoms=phantoms)
     metrics = scores.metrics.values()
+    return write_page(
+        output,
+        "report_page.html",
+        scores=scores,
+        synthetic=synthetic,
+        headlines=headlines,
+        compared={name: Interval(value, math.nan, math.nan) for name, value in compared.items()},
+        verdict=verdict(headlines[0], scores.scores[first], compared) if headlines else NO_SCORE,
+        groups={heading: [m for m in metrics if m.heading == heading] for heading in get_args(Heading)},
+        phantom_findings=_phantom_findings(scores, predictions) if phantoms else {},
+        sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
+        in_subgroups=headlines[:MOST_IN_SUBGROUPS],
+        charts=[
+            (run, chart) for run in curves if run.curves and (chart := draw_curves({run.name: run.curves}))
+        ],
+        overlay=draw_curves(compared_runs or {}),
+        runs=curves,
+        examples=make_cards([({"Generated": row}, why) for row, why in chosen], of_one, pictures, read),
+        of_one=of_one,
+        marked=read is not None,
+        protocol=protocol,
+        conditions=conditions(protocol.to_dict()),
+        not_computed=scores.not_computed,
+        settings=settings,
+    )
+
+
+def write_page(output: Path, template: str, **values: Any) -> Path:
+    """Write a page and return its path; every text on it is escaped.
+
+    Args:
+        template: file beside this one, which may read the page's parts from ``base.html`` and ``parts.html``.
+        values: that it shows; `not_computed` gives the reason why a metric was not computed, by its name.
+    """
     environment = page_environment()
     environment.loader = PackageLoader(__package__, ".")
     environment.filters.update(
         figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands="{:,}".format
     )
     environment.globals.update(infinity=math.inf, nan=math.nan)
-    html = environment.get_template("report_page.html").render(
-        scores=scores,
-        synthetic=synthetic,
-        headlines=headlines,
-        compared={name: Interval(value, math.nan, math.nan) for name, value in compared.items()},
-        verdict=warning,
-        groups={heading: [m for m in metrics if m.heading == heading] for heading in get_args(Heading)},
-        phantom_findings=_phantom_findings(scores, predictions) if phantoms else {},
-        sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
-        in_subgroups=headlines[:MOST_IN_SUBGROUPS],
-        charts=charts,
-        overlay=overlay,
-        runs=curves,
-        examples=cards,
-        of_one=of_one,
-        marked=marked,
-        protocol=protocol,
-        conditions=conditions(protocol),
-        not_computed=by_reason(scores.not_computed),
-        settings=settings,
-    )
+    reasons = by_reason(values["not_computed"]).items()
+    values["not_computed"] = {", ".join(names): reason for reason, names in reasons}
     # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
-    write_text(output, html, errors="replace")
+    write_text(output, environment.get_template(template).render(values), errors="replace")
     return output
 
 
-def headline_metrics(scores: Scores, *, phantoms: bool) -> list[Metric]:
+def reader(language: LanguageCheck, *, phantoms: bool) -> Reader | None:
+    """Return what reads the findings of reports; None for reports in another language."""
+    return read_phantom if phantoms else read_classes if language.english else None
+
+
+def headline_metrics(metrics: Mapping[str, Metric], *, phantoms: bool) -> list[Metric]:
     """Return the metrics that stand at the top; the first of all if none of `HEADLINES` was computed."""
-    known = [scores.metrics[name] for name in HEADLINES if name in scores.metrics]
+    known = [metrics[name] for name in HEADLINES if name in metrics]
     fit = [metric for metric in known if phantoms or not metric.name.startswith("phantom")]
-    return fit or list(scores.metrics.values())[:1]
+    return fit or list(metrics.values())[:1]
 
 
 def compared_values(scores: Scores, name: str, others: Mapping[str, float]) -> dict[str, float]:
@@ -168,32 +189,18 @@ def verdict(metric: Metric, score: Interval, compared: Mapping[str, float]) -> s
     """Return in words what a reader must not overlook about a score; "" if there is nothing."""
     if math.isnan(score.value):
         return f"{metric.title} is not defined for these reports: it found nothing to compare."
-    if metric.descriptive:
-        return ""
     sign, end = (1, score.low) if metric.higher_is_better else (-1, score.high)
-    reached, near = [], []
+    names: dict[str, list[str]] = {sentence: [] for sentence in (*REACHED.values(), NO_BETTER, NEAR)}
     for name, value in compared.items():
         # Errors of the generated reports alone are the same for shuffled ones.
-        if name == "shuffled" and metric.heading == "Errors":
+        if metric.descriptive or (name == "shuffled" and metric.heading == "Errors"):
             continue
+        quoted = f"\u201c{name.replace('_', ' ')}\u201d"
         if sign * value >= sign * score.value:
-            reached.append(name)
+            names[REACHED.get(name, NO_BETTER)].append(quoted)
         elif sign * value >= sign * end:
-            near.append(name)
-    shuffled = [name for name in reached if name == "shuffled"]
-    constant = [name for name in reached if name in ("blind", "blind_bound")]
-    others = [name for name in reached if name not in CONTROLS]
-    sentences = {
-        "No better than {}: this score is no sign that the reports depend on the images.": shuffled,
-        "No better than {}: a constant report reaches as much in this score.": constant,
-        "No better than {}.": others,
-        "The interval reaches to {}: the score may be no better.": near,
-    }
-    return " ".join(
-        sentence.format(" and ".join(f"\u201c{name.replace('_', ' ')}\u201d" for name in names))
-        for sentence, names in sentences.items()
-        if names
-    )
+            names[NEAR].append(quoted)
+    return " ".join(sentence.format(" and ".join(said)) for sentence, said in names.items() if said)
 
 
 def _phantom_findings(scores: Scores, predictions: Sequence[Prediction]) -> dict[str, FindingScore]:
@@ -207,16 +214,18 @@ def _phantom_findings(scores: Scores, predictions: Sequence[Prediction]) -> dict
     return score_findings(names, stacked, units, seed=scores.seed, rounds=scores.rounds)
 
 
-def conditions(protocol: ProtocolCard) -> dict[str, str]:
+def conditions(protocol: Mapping[str, Any]) -> dict[str, str]:
     """Return the conditions of a protocol by their names for people; settings one per line.
 
     The metrics and what was not computed have their own places on the page.
     """
-    content = protocol.to_dict()
-    values = content.pop("generation") | content
-    del values["metrics"], values["not_computed"]
-    names = {key: key.replace("_", " ").replace("sha256", "SHA-256") for key in values}
-    return {names[key][0].upper() + names[key][1:]: _words(value) for key, value in values.items()}
+    values = {**protocol.get("generation", {}), **protocol}
+    words = {
+        key.replace("_", " ").replace("sha256", "SHA-256"): _words(value)
+        for key, value in values.items()
+        if key not in ("generation", "metrics", "not_computed")
+    }
+    return {name[0].upper() + name[1:]: value for name, value in words.items()}
 
 
 def _words(value: Any) -> str:
