@@ -103,7 +103,7 @@ class ReportResults:
         for split, of_split in rows.items():
             known = {dataset.name: dataset for dataset in datasets_of(datasets, split)}
             sources = {row["image_id"]: known[row["source"]] for row in of_split}
-            predictions = [_prediction(row) for row in of_split]
+            predictions = [prediction_of(row) for row in of_split]
             synthetic = all(dataset.synthetic for dataset in sources.values())
             metrics = choose_metrics(self.metrics, synthetic=synthetic)
             scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
@@ -152,7 +152,8 @@ class ReportResults:
         logger.info("page written to %s", path)
 
 
-def _prediction(row: Row) -> Prediction:
+def prediction_of(row: Row) -> Prediction:
+    """Return what is scored of a row."""
     others = {name: str(value) for name, value in row.items() if name not in NEEDED}
     return Prediction(row["image_id"], row["study_id"], row["reference"], row["generated"], others)
 
