@@ -101,6 +101,16 @@ def test_reports_are_exchanged_between_studies() -> None:
     assert shown == {"i0": "i1", "i1": "i0", "i2": "i3", "i3": "i2"}
 
 
+def test_a_partner_is_another_patient_where_they_are_known() -> None:
+    images = [row | {"subject_id": "p" if n < 2 else f"q{n}"} for n, row in enumerate(rows([TEXTS[0]] * 4))]
+    made = all_conditions({"images": images}, synthetic=False, seed=0)
+    for row in made["same_labels"]:
+        assert not {row["image_id"], row["image_shown"]} <= {"i0", "i1"}
+    assert len(made["same_labels"]) == 4
+    images = [row | {"subject_id": "p"} for row in images]
+    assert all_conditions({"images": images}, synthetic=False, seed=0)["shuffled"] == []
+
+
 def test_phantoms_need_the_same_side_too() -> None:
     texts = ["A left pleural effusion is seen.", "A right pleural effusion is seen."]
     assert len(all_conditions({"images": rows(texts)}, synthetic=False, seed=0)["same_labels"]) == 2
@@ -123,8 +133,8 @@ def test_reports_that_depend_on_the_images() -> None:
     assert result.finding == "depends"
     assert "is 1.000 with the images themselves, 0.000 (0% of it) with the image of another" in result.verdict
     assert "0.250 (25% of it) on blank images" in result.verdict
-    assert result.conditions["blank"].kept["rule_f1_micro_14"] == pytest.approx(0.25)
-    assert result.conditions["blank"].comparison.differences["rouge_l"].difference.high < 0
+    assert result.conditions["blank"].scores["rule_f1_micro_14"].kept == pytest.approx(0.25)
+    assert result.conditions["blank"].scores["rouge_l"].difference.high < 0
     assert "5 of 20 reports are the same word for word" in result.conditions["blank"].sentence
     assert result.conditions["same_labels"].left_out == 12
     assert result.conditions["same_labels"].sentence.endswith("12 images left out.")
@@ -134,7 +144,7 @@ def test_reports_that_depend_on_the_images() -> None:
 def test_reports_that_are_as_good_without_the_images() -> None:
     texts = ["No acute disease."] * 20
     result = audit({"images": texts, "blank": texts, "shuffled": texts})
-    assert (result.finding, result.conditions["shuffled"].kept["rule_f1_micro_14"]) == ("no sign", 1)
+    assert (result.finding, result.conditions["shuffled"].scores["rule_f1_micro_14"].kept) == ("no sign", 1)
     assert result.verdict.startswith("No sign that the model looks at the image: rule-F1 micro-14 is 0.250")
 
 
@@ -159,8 +169,8 @@ def test_repeated_claims_are_counted() -> None:
     result = audit(reports, claims=(claim,) * 20)
     repeated = result.conditions["contradicting_prompt"].repeated
     assert repeated is not None
-    assert (repeated.a.value, repeated.b.value) == (0, 0.5)
-    assert 0 < repeated.b.low < 0.5 < repeated.b.high < 1
+    assert (repeated.images.value, repeated.here.value) == (0, 0.5)
+    assert 0 < repeated.here.low < 0.5 < repeated.here.high < 1
     assert "50% of the reports repeat a false claim" in result.verdict
     assert REPEATED(["This radiograph shows a large left pneumothorax."], ["Pneumothorax is seen."]) == 1
 
@@ -230,7 +240,7 @@ def test_the_tiny_model_from_image_to_page(tmp_path: Path) -> None:
     for row in made["contradicting_prompt"]:
         assert row["prompt"].endswith(f"{row['claim']} ###Doctor: ")
         assert not positive_findings(row["claim"]) & positive_findings(row["reference"])
-    assert content["conditions"]["contradicting_prompt"]["repeated"]["a"]["value"] is not None
+    assert content["conditions"]["contradicting_prompt"]["repeated"]["here"]["value"] is not None
     html = (folder / "audit.html").read_text()
     assert html.count("data:image/jpeg;base64,") == 6
     assert "This radiograph shows" in html

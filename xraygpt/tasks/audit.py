@@ -23,7 +23,7 @@ from xraygpt.conversation.messages import TEMPLATE_SLOT
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import EvalStream
-from xraygpt.evaluation.comparison import Comparison, Difference, compare_predictions
+from xraygpt.evaluation.comparison import Comparison, compare_predictions
 from xraygpt.evaluation.labeller import Status, label_report, positive_findings
 from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.metrics.catalogue import choose_metrics
@@ -34,7 +34,7 @@ from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.evaluation.predictions import Prediction, counted
 from xraygpt.evaluation.protocol import make_protocol
 from xraygpt.evaluation.scoring import Scores, name_hash, score_predictions, shuffled
-from xraygpt.evaluation.statistics import plain
+from xraygpt.evaluation.statistics import Interval, plain
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext
 from xraygpt.tasks.predictions import generation_facts, predictions_path, write_predictions
@@ -46,8 +46,8 @@ CONTRADICTING = "contradicting_prompt"
 CONDITIONS = {
     IMAGES: "with the images themselves",
     BLANK: "on blank images",
-    SHUFFLED: "with the image of another study",
-    SAME_LABELS: "with the image of another study with the same findings",
+    SHUFFLED: "with the image of another patient",
+    SAME_LABELS: "with the image of another patient with the same findings",
     CONTRADICTING: "with a prompt that claims a finding the reference does not have",
 }
 """Name of a condition -> how a sentence says it."""
@@ -76,8 +76,8 @@ REPEATED = Metric(
     mean_over_pairs(lambda claim, report: positive_findings(claim) <= positive_findings(report)),
 )
 WHY_NOT = {
-    SHUFFLED: "one study has more than half of the images",
-    SAME_LABELS: "no two studies are known to have the same findings",
+    SHUFFLED: "one patient has more than half of the images",
+    SAME_LABELS: "no two patients are known to have the same findings",
     CONTRADICTING: "there is no prompt around the image, or no finding that is known to be absent",
 }
 """Name of a condition -> why it may not be possible; findings are read in English."""
@@ -93,17 +93,31 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Loss:
+    """A score with the images themselves and under a condition (``here``)."""
+
+    images: Interval
+    here: Interval
+    difference: Interval
+    """here - images, interval of the paired bootstrap."""
+    kept: float
+    """Share of the score that is left; NaN where there was none, or less of it is better."""
+
+
+@dataclass(frozen=True)
 class Condition:
-    """The reports of one condition (B) against those of the same images as they are (A)."""
+    """The reports of one condition against those of the same images as they are."""
 
     sentence: str
+    reports: int
     left_out: int
     """Images that have no part in it."""
-    kept: Mapping[str, float]
-    """Name of a metric -> share of A's score that B has; NaN where A has none."""
-    comparison: Comparison
-    repeated: Difference | None
-    """Share of the reports that repeat the claim of the prompt, and (A) that say so without it."""
+    same_texts: int
+    """Reports that are the same word for word."""
+    scores: Mapping[str, Loss]
+    """By name of the metric."""
+    repeated: Loss | None
+    """Share of the reports that repeat the claim of the prompt, and of those that say so without it."""
 
 
 @dataclass(frozen=True)
@@ -207,11 +221,10 @@ class AuditTask(ReportGenerationTask):
         audit = audit_reports(runs, metrics, seed=context.seed)
         self._write(audit, runs, split_name, context.output_dir, synthetic)
         logger.info("%s", "\n".join([*(each.sentence for each in audit.conditions.values()), audit.verdict]))
-        shown: dict[str, dict[str, float]] = {name: {} for name in audit.conditions[BLANK].kept}
-        for name, scores in shown.items():
-            scores[IMAGES] = audit.scores.scores[name].value
-            for condition, each in audit.conditions.items():
-                scores[condition] = each.comparison.differences[name].b.value
+        shown: dict[str, dict[str, float]] = {}
+        for name, condition in audit.conditions.items():
+            for metric, loss in condition.scores.items():
+                shown.setdefault(metric, {IMAGES: audit.scores.scores[metric].value})[name] = loss.here.value
         return {"finding": audit.finding, "scores": shown}
 
     def _write(self, audit: Audit, runs: Runs, split: str, folder: Path, synthetic: bool) -> None:
@@ -283,16 +296,18 @@ def all_conditions(
 def exchanged(
     rows: Sequence[dict[str, Any]], seed: int, alike: Callable[[str], Hashable]
 ) -> list[dict[str, Any]]:
-    """Give each image the report of an image of another study with an `alike` reference (`shuffled`).
+    """Give each image the report of an image of another patient with an `alike` reference (`shuffled`).
 
-    Images are left out where one study has more than half of those that are alike, mostly as the only one.
+    Where no column names the patients, each study is of its own patient. Images are left out where one of
+    them has more than half of those that are alike, mostly as the only one.
     """
     groups: dict[Hashable, list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["image_id"]):
         groups.setdefault(alike(row["reference"]), []).append(row)
     exchanged_rows = []
     for group in groups.values():
-        others = shuffled(group, [row["study_id"] for row in group], seed) or ()
+        owners = [str(row.get("patient_id") or row.get("subject_id") or row["study_id"]) for row in group]
+        others = shuffled(group, owners, seed) or ()
         for row, other in zip(group, others, strict=False):
             report = {key: other[key] for key in REPORT_KEYS}
             exchanged_rows.append({**row, **report, "image_shown": other["image_id"]})
@@ -316,12 +331,13 @@ def audit_reports(runs: Runs, metrics: Sequence[Metric], *, seed: int) -> Audit:
     tried = [name for name in CONDITIONS if name != IMAGES and name not in not_tried]
     pairs = {name: ([own[row.image_id] for row in runs[name]], runs[name]) for name in tried}
     compared = {name: compare_predictions(a, b, metrics, seed=seed) for name, (a, b) in pairs.items()}
+    losses = {name: _losses(comparison) for name, comparison in compared.items()}
     usable = [
         name
         for name, metric in scores.metrics.items()
         if metric.higher_is_better and not metric.descriptive
         # What reads English only is left out where a condition makes a model write another language.
-        if all(name in comparison.differences for comparison in compared.values())
+        if all(name in of_condition for of_condition in losses.values())
     ]
     if not usable:
         raise DataError("an audit needs a metric of which more is better: name another one in run.metrics")
@@ -332,55 +348,62 @@ def audit_reports(runs: Runs, metrics: Sequence[Metric], *, seed: int) -> Audit:
         if name == CONTRADICTING:
             claims = {row.image_id: row.columns["claim"] for row in runs[name]}
             a, b = ([replace(row, reference=claims[row.image_id]) for row in run] for run in pairs[name])
-            repeated = compare_predictions(a, b, [REPEATED], seed=seed).differences[REPEATED.name]
-        kept = {each: _share(comparison.differences[each]) for each in usable}
-        condition = Condition("", len(own) - comparison.reports, kept, comparison, repeated)
+            repeated = _losses(compare_predictions(a, b, [REPEATED], seed=seed))[REPEATED.name]
+        left_out = len(own) - comparison.reports
+        condition = Condition("", comparison.reports, left_out, comparison.same_texts, losses[name], repeated)
         conditions[name] = replace(condition, sentence=_sentence(name, metric, condition))
     finding, verdict = _verdict(metric, scores, conditions)
     return Audit(finding, verdict, RULE, metric.name, scores, conditions, not_tried)
 
 
-def _share(row: Difference) -> float:
-    return row.b.value / row.a.value if row.a.value > 0 else math.nan
+def _losses(comparison: Comparison) -> dict[str, Loss]:
+    """Return what each metric loses from the first run to the second."""
+    losses = {}
+    for name, row in comparison.differences.items():
+        has_share = comparison.metrics[name].higher_is_better and row.a.value > 0
+        kept = row.b.value / row.a.value if has_share else math.nan
+        losses[name] = Loss(row.a, row.b, row.difference, kept)
+    return losses
 
 
 def _verdict(metric: Metric, scores: Scores, conditions: Mapping[str, Condition]) -> tuple[str, str]:
     """Return the finding and the verdict by `RULE`."""
     without = {name: conditions[name] for name in (SHUFFLED, BLANK) if name in conditions}
-    lost = next(iter(without.values())).comparison.differences[metric.name].difference
+    lost = next(iter(without.values())).scores[metric.name].difference
     if not lost.known:
         return "not known", f"{metric.title} cannot tell: there are too few studies, or it is not defined."
     if lost.high >= 0:
         finding, verdict = "no sign", "No sign that the model looks at the image"
-    elif max(each.kept[metric.name] for each in without.values()) >= MOST:
+    elif max(each.scores[metric.name].kept for each in without.values()) >= MOST:
         finding, verdict = "most stays", "Most of the score stays without the image"
     else:
         finding, verdict = "depends", "The reports depend on the images"
-    left = " and ".join(f"{_left(metric, each)} {CONDITIONS[name]}" for name, each in without.items())
+    left = " and ".join(
+        f"{_left(each.scores[metric.name])} {CONDITIONS[name]}" for name, each in without.items()
+    )
     own, blind = scores.scores[metric.name].value, scores.controls["blind"][metric.name]
     verdict += f": {metric.title} is {own:.3f} {CONDITIONS[IMAGES]}, {left}; one and the same report for "
     verdict += f"every image reaches {blind:.3f}."
     repeated = conditions[CONTRADICTING].repeated if CONTRADICTING in conditions else None
     if repeated is not None and repeated.difference.low > 0:
-        verdict += f" {repeated.b.value:.0%} of the reports repeat a false claim of the prompt."
+        verdict += f" {repeated.here.value:.0%} of the reports repeat a false claim of the prompt."
     return finding, verdict
 
 
 def _sentence(name: str, metric: Metric, condition: Condition) -> str:
-    own, comparison = condition.comparison.differences[metric.name].a.value, condition.comparison
+    loss = condition.scores[metric.name]
     text = (
-        f"{CONDITIONS[name][0].upper()}{CONDITIONS[name][1:]}, {metric.title} is {_left(metric, condition)} "
+        f"{CONDITIONS[name][0].upper()}{CONDITIONS[name][1:]}, {metric.title} is {_left(loss)} instead of "
+        f"{loss.images.value:.3f}; {condition.same_texts:,} of {counted(condition.reports, 'report')} are "
+        "the same word for word."
     )
-    text += f"instead of {own:.3f}; {comparison.same_texts:,} of {counted(comparison.reports, 'report')} are "
-    text += "the same word for word."
     if condition.repeated is not None:
-        share = condition.repeated.b
+        share = condition.repeated.here
         text += f" {share.value:.1%} of the reports repeat the claim"
         text += f" ({share.low:.1%} to {share.high:.1%})" if share.known else ""
-        text += f", {condition.repeated.a.value:.1%} say so without it."
+        text += f", {condition.repeated.images.value:.1%} say so without it."
     return f"{text} {counted(condition.left_out, 'image')} left out." if condition.left_out else text
 
 
-def _left(metric: Metric, condition: Condition) -> str:
-    value, kept = condition.comparison.differences[metric.name].b.value, condition.kept[metric.name]
-    return f"{value:.3f}" + ("" if math.isnan(kept) else f" ({kept:.0%} of it)")
+def _left(loss: Loss) -> str:
+    return f"{loss.here.value:.3f}" + ("" if math.isnan(loss.kept) else f" ({loss.kept:.0%} of it)")
