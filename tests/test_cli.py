@@ -12,7 +12,7 @@ import pytest
 
 from xraygpt import __version__
 from xraygpt.cli import COMMANDS, main
-from xraygpt.common.command_line import typed_command
+from xraygpt.common.command_line import command_text, typed_command
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train", "evaluate", "prepare", "demo")
@@ -125,7 +125,7 @@ def test_the_command_as_it_was_typed(words: list[str], typed: str, monkeypatch: 
 def test_several_configurations_are_run_until_one_fails(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[tuple[str, bool]] = []
 
-    def run_program(args: Any, evaluate_only: bool, started: float, last: bool) -> int:
+    def run_program(args: Any, evaluate_only: bool, started: float, last: bool, audit: bool) -> int:
         assert evaluate_only == (verb == "evaluate")
         assert args.options == ["run.seed=1"]
         run.append((args.cfg_path, last))
@@ -136,6 +136,28 @@ def test_several_configurations_are_run_until_one_fails(verb: str, monkeypatch: 
     assert run == [("a.yaml", False), ("b.yaml", True)]
     assert main([verb, "--cfg-path", "bad.yaml", "b.yaml", "--options", "run.seed=1"]) == 2
     assert run[2:] == [("bad.yaml", False)]
+
+
+def test_an_audit_takes_a_configuration_as_an_evaluation_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run: list[tuple[str, list[str], bool, bool]] = []
+
+    def run_program(args: Any, evaluate_only: bool, started: float, last: bool, audit: bool) -> int:
+        run.append((args.cfg_path, args.options, evaluate_only, audit))
+        return 0
+
+    monkeypatch.setattr("xraygpt.runners.launch.run_program", run_program)
+    words = ["audit", "--cfg-path", "a.yaml", "--options", "run.seed=1"]
+    assert main(["evaluate", *words]) == 0
+    assert run == [("a.yaml", ["run.seed=1"], True, True)]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "audit"])
+    assert "required: --cfg-path" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/xraygpt", "evaluate", *words])
+    assert command_text(cfg_path="a.yaml", options=[]) == "xraygpt evaluate audit --cfg-path a.yaml"
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", *words])
+    assert command_text(cfg_path="a.yaml", options=[]) == "python evaluate.py audit --cfg-path a.yaml"
 
 
 def test_several_configurations_do_not_share_a_folder(capsys: pytest.CaptureFixture[str]) -> None:

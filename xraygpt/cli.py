@@ -93,17 +93,31 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_options(parser, "model.ckpt=checkpoint_best.pth")
 
     def check(args: argparse.Namespace) -> None:
-        generates = args.run is evaluate
+        generates = args.run in (evaluate, audit)
         if generates != (args.cfg_path is not None):
-            parser.error("give either --cfg-path or a command (score, compare)")
+            parser.error("give either --cfg-path or a command (audit, score, compare)")
         if args.options is not None and not generates:
             parser.error("--options belongs to --cfg-path")
 
     def evaluate(args: argparse.Namespace) -> int:
         return _run_program(args, evaluate_only=True)
 
+    def audit(args: argparse.Namespace) -> int:
+        return _run_program(args, evaluate_only=True, audit=True)
+
     parser.set_defaults(run=evaluate, check=check)
-    add_commands(parser.add_subparsers(metavar="COMMAND", title="in place of --cfg-path"))
+    commands = parser.add_subparsers(metavar="COMMAND", title="in place of --cfg-path")
+    auditing = commands.add_parser(
+        "audit",
+        help="find out whether the reports of a model depend on the images",
+        description="Generate the reports of the first test split of a configuration with its images, with "
+        "blank ones and with a prompt that contradicts the image, exchange images between studies, and say "
+        "what is left of the scores: audit.json and audit.html in the folder audit of run.output_dir.",
+    )
+    _add_cfg_path(auditing, "evaluation", required=True)
+    _add_options(auditing, "model.ckpt=checkpoint_best.pth")
+    auditing.set_defaults(run=audit)
+    add_commands(commands)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +179,7 @@ def _add_options(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
-def _run_program(args: argparse.Namespace, evaluate_only: bool) -> int:
+def _run_program(args: argparse.Namespace, evaluate_only: bool, audit: bool = False) -> int:
     from xraygpt.runners.launch import run_program
 
     if len(args.cfg_path) > 1 and any(text.startswith("run.output_dir=") for text in args.options or ()):
@@ -174,7 +188,7 @@ def _run_program(args: argparse.Namespace, evaluate_only: bool) -> int:
     for path in args.cfg_path:
         run = argparse.Namespace(cfg_path=path, options=args.options)
         last = path is args.cfg_path[-1]
-        if status := run_program(run, evaluate_only=evaluate_only, started=started, last=last):
+        if status := run_program(run, evaluate_only, started, last, audit):
             return status
         started = time.time()
     return 0

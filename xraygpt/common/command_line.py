@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -181,9 +182,11 @@ def command_text(*, verb: str | None = None, cfg_path: str, options: list[str]) 
     """
     program, *given = sys.argv
     start = _start_of(program)
-    if not start[-1].endswith(".py"):  # one program with commands
-        start += [verb] if verb else [word for word in given[:1] if not word.startswith("-")]
-    elif verb:
+    if not verb:  # with the command, if it has one: xraygpt evaluate audit
+        start += takewhile(lambda word: not word.startswith("-"), given)
+    elif not start[-1].endswith(".py"):  # one program with commands
+        start.append(verb)
+    else:
         sibling = Path(program).with_name(f"{verb}.py")
         start = ["python", str(sibling)] if sibling.is_file() else ["python", "-m", "xraygpt", verb]
     start = start if verb else _under_torchrun(start)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from xraygpt.evaluation.metrics.metric import (
 from xraygpt.evaluation.predictions import Prediction, check_same_task, group_by_column, units_of
 from xraygpt.evaluation.statistics import ROUNDS, Interval, interval, resampled_sums, sums_by_unit
 
+T = TypeVar("T")
 WORST = 20
 """How many of the worst reports are named for each metric."""
 
@@ -272,8 +274,8 @@ def _hits_of(counts: Array, others: int) -> Array:
     return mean_of_values(np.stack([counts[..., 0], counts[..., 0] + counts[..., others]], axis=-1))
 
 
-def shuffled(hypotheses: Sequence[str], studies: Sequence[str], seed: int) -> list[str] | None:
-    """Return the generated reports in an order that gives each image one made for another study.
+def shuffled(hypotheses: Sequence[T], studies: Sequence[str], seed: int) -> list[T] | None:
+    """Return reports, of any type, in an order that gives each image one made for another study.
 
     The studies are put in a random order, and each image takes the report that stands as many places further
     on as the largest study has images. None where one study has more than half of all images: some would keep

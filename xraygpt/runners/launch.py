@@ -25,27 +25,31 @@ from xraygpt.datasets.seeding import seed_everything
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.llm import weights_left_in_files
-from xraygpt.runners.run_folder import BEST, resumable
+from xraygpt.runners.run_folder import AUTO, BEST, find_resume_checkpoint, resumable
 from xraygpt.runners.runner_base import RunnerBase
 from xraygpt.runners.trackers import check_trackers
 from xraygpt.tasks import BaseTask, setup_task
+from xraygpt.tasks.audit import AUDIT_FILE, AUDIT_PAGE, AuditTask, audit_config
 from xraygpt.tasks.base_task import Splits
 from xraygpt.tasks.predictions import predictions_path
 
 logger = logging.getLogger(__name__)
 
 
-def run_program(args: CommandLine, evaluate_only: bool, started: float, last: bool = True) -> int:
+def run_program(
+    args: CommandLine, evaluate_only: bool, started: float, last: bool = True, audit: bool = False
+) -> int:
     """Do what train.py or evaluate.py is called for; return the exit status (see `guarded`).
 
     Prints the metrics of an evaluation, where the files are, and which command comes next.
 
     Args:
         last: no other run follows in these processes, so that they leave one another.
+        audit: do not score the reports but find out whether they depend on the images (`AuditTask`).
     """
 
     def run() -> int:
-        metrics, closing_lines = _launch(args, evaluate_only, started, last)
+        metrics, closing_lines = _launch(args, evaluate_only, started, last, audit)
         # Not is_main_process: processes have left one another by now.
         if os.environ.get("RANK", "0") == "0":
             for split, values in metrics.items() if evaluate_only else ():
@@ -57,21 +61,22 @@ def run_program(args: CommandLine, evaluate_only: bool, started: float, last: bo
     return guarded(run, lambda: _how_to_resume(args, evaluate_only))
 
 
-def launch(args: CommandLine, evaluate_only: bool = False) -> dict[str, dict[str, Any]]:
+def launch(args: CommandLine, evaluate_only: bool = False, audit: bool = False) -> dict[str, dict[str, Any]]:
     """Run the configuration that `args` names; return the metrics of its test splits.
 
     Args:
         evaluate_only: do not train, whatever ``run.evaluate`` says.
+        audit: as for `run_program`.
 
     Raises:
         XrayGPTError: anything that the user can fix.
         OSError: a file cannot be read or written.
     """
-    return _launch(args, evaluate_only, time.time(), last=True)[0]
+    return _launch(args, evaluate_only, time.time(), True, audit)[0]
 
 
 def _launch(
-    args: CommandLine, evaluate_only: bool, started: float, last: bool
+    args: CommandLine, evaluate_only: bool, started: float, last: bool, audit: bool
 ) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return what `launch` does, and lines that say where the files are and what comes next."""
     cfg = Config(args)
@@ -82,10 +87,15 @@ def _launch(
         )
     if not cfg.run_cfg.evaluate:
         check_trackers(cfg.run_cfg.log_with)
+    if audit:
+        if cfg.run_cfg.resume_ckpt_path == AUTO:
+            trained = Path(cfg.run_cfg.output_dir).expanduser()
+            cfg.run_cfg.resume_ckpt_path = str(find_resume_checkpoint(AUTO, trained) or trained / BEST)
+        audit_config(cfg)
     output_dir = _make_output_dir(cfg.run_cfg.output_dir)
     init_distributed_mode(cfg.run_cfg)
     try:
-        metrics = _run(cfg, output_dir, started)
+        metrics = _run(cfg, output_dir, started, audit)
         if is_main_process():
             write_run_record(
                 output_dir,
@@ -125,6 +135,7 @@ def _closing_lines(args: CommandLine, cfg: Config, output_dir: Path, started: fl
         checkpoint = max(resumable(output_dir), key=lambda path: path.stat().st_mtime, default=checkpoint)
     written = [(f"reports of {split}", predictions_path(output_dir, split)) for split in run.test_splits]
     written += [("scores", output_dir / SCORES_FILE), ("page", output_dir / PAGE_FILE)]
+    written += [("audit", output_dir / AUDIT_FILE), ("page", output_dir / AUDIT_PAGE)]
     if not run.evaluate:
         written.insert(0, ("metrics", output_dir / METRICS_FILE))
     files = [(what, path) for what, path in written if path.is_file() and path.stat().st_mtime >= started - 1]
@@ -170,14 +181,14 @@ def _make_output_dir(setting: str) -> Path:
     return folder
 
 
-def _run(cfg: Config, output_dir: Path, started: float) -> dict[str, dict[str, Any]]:
+def _run(cfg: Config, output_dir: Path, started: float, audit: bool) -> dict[str, dict[str, Any]]:
     setup_logger(output_dir)
     if is_main_process():
         remove_run_record(output_dir)
         logger.debug("configuration: %s", json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False))
     # The same in every process, so that all begin with the same weights.
     seed_everything(cfg.run_cfg.seed)
-    task = setup_task(cfg)
+    task = AuditTask(cfg) if audit else setup_task(cfg)
     datasets = _build_datasets(task, cfg)
     sharded = cfg.run_cfg.parallel.strategy == "fsdp" and not cfg.run_cfg.evaluate
     with weights_left_in_files() if sharded else nullcontext():

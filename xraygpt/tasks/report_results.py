@@ -111,7 +111,7 @@ class ReportResults:
         for split, of_split in rows.items():
             known = {dataset.name: dataset for dataset in datasets_of(datasets, split)}
             sources = {row["image_id"]: known[row["source"]] for row in of_split}
-            predictions = [_prediction(row) for row in of_split]
+            predictions = [prediction_of(row) for row in of_split]
             synthetic = all(dataset.synthetic for dataset in sources.values())
             metrics = choose_metrics(self.metrics, protocol=self.protocol, synthetic=synthetic)
             scores = score_predictions(predictions, metrics, seed=cfg.run_cfg.seed, subgroups=self.subgroups)
@@ -166,7 +166,8 @@ class ReportResults:
         logger.info("page written to %s", path)
 
 
-def _prediction(row: Row) -> Prediction:
+def prediction_of(row: Row) -> Prediction:
+    """Return what is scored of a row."""
     patient = patient_column(row)
     others = {name: str(value) for name, value in row.items() if name not in (*NEEDED, patient)}
     image_id, study_id, reference, generated = (row[name] for name in NEEDED)
