@@ -23,10 +23,10 @@ CHANGE = (
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
-    r"(?:almost|further|all but|beginning|early|delayed|gradual(?:ly)?|initial|stead(?:y|ily)|near(?:ly)?"
-    r"|patchy|partial(?:ly)?|partly|incomplete(?:ly)?|largely|mostly|somewhat|some|continu\w+|slow(?:ly)?"
-    r"|ongoing|progressive|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly"
-    r"|le)?)"
+    r"(?:almost|improv\w+|further|all but|beginning|early|delayed|gradual(?:ly)?|initial|stead(?:y|ily)"
+    r"|near(?:ly)?|patchy|partial(?:ly)?|partly|incomplete(?:ly)?|largely|mostly|somewhat|some|continu\w+"
+    r"|slow(?:ly)?|ongoing|progressive|(?:slight|mild|minimal|moderate|marked|significant|substantial"
+    r"|considerab)(?:ly|le)?)"
 )
 NO_CHANGE = "|".join(
     (
@@ -70,6 +70,7 @@ DOUBT = "|".join(
         r"\b(?:doubt(?:s|ed|ful)?|whether)\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
         r"\b(?:cannot|can ?not|could not|not|unable to) (?:be )?(?:\w+ )?(?:exclude|rule out)",
         r"\b(?:cannot|can ?not|could not|unable to) (?:\w+ )?(?:confirm|verify)\b",
+        r"\bnot likely\b|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated)) from\b",
         r"\brule out\b|\br/o\b|\bexclude\b|\b(?:difficult|hard) to exclude\b",
         r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|certain|sure"
         r"|definitely an?)\b",
@@ -108,11 +109,12 @@ DOUBT_AFTER = "|".join(
         rf"(?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
         r"|suggested)",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential)|\bshould be considered",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential|concern\b)|\bshould be considered",
         r"\b(?:in|on|within|of|into|enters|leads|heads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) "
         r"(?:question|doubt)\b|\bimpossible\b",
         r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)|\bsuspected\b(?!.*\bnot confirm)",
-        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\?$|\bunconfirmed\b",
+        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bnot likely|\b(?:indistinguishable"
+        r"|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
         r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
         r"|dubious|debatable)\b",
@@ -138,13 +140,13 @@ ADVERBS = r"(?:(?:also|now|since|both|all|thought|felt|deemed|considered|\w+ly) 
 HELPERS = rf"(?:\b{BE} )?\b{ADVERBS}(?:been )?"
 AFTER = re.compile(rf"{HELPERS}(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
 AFTER_DEVICE = re.compile(
-    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)|(?P<denial>(?:interval |since )?removed\b(?<!can be removed)"
-    rf"|\bno longer\b|: ?(?:no|none|absent)\b))"
+    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)|(?P<denial>(?:interval |since )?remov(?:ed|al)\b(?<!can be "
+    rf"removed)|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
 ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
 """Behind a term: it is one of two readings."""
-ASIDE = re.compile(r"\([^)]*\)|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+ASIDE = re.compile(r"\([^)]*\)|\b(?:while|(?:al)?though|albeit)\b|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
 OTHER_SUBJECT = re.compile(
     r",[^,]*\w[^,]*$| with |(?:[,:]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the |that on the "
     r")?(?:left|right)(?: one| side)? $"
@@ -253,9 +255,9 @@ SIDE = re.compile(
 ONE = r"\b(?:left|right)(?: one| side)?"
 STAYS = re.compile(
     rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|(?:is|has) (?:still |been |\w+ly |not "
-    rf")*(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened"
-    rf"|resolved(?<=not resolved)))|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at|in) the "
-    rf"(?:left|right)\b"
+    rf")*(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened|enlarged|grown"
+    rf"|progressed|resolved(?<=not resolved)))|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at"
+    rf"|in) the (?:left|right)\b"
 )
 GONE = re.compile(
     rf"{ONE} (?:is|has) (?:now |since |\w+ly )*(?:resolved|cleared|clear|gone|disappeared)\b|\b(?:none|no "

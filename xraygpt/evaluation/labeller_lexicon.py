@@ -187,6 +187,7 @@ NORMALS = {
     ),
     "Cardiomegaly": (
         rf"(?:{HEART}|{RATIO}){AND_OTHERS_ARE}{NORMAL}",
+        rf"{RATIO}[^;,]{{0,20}}(?:less than|below|under|0?\.[34]|\b[34]\d ?(?:%|percent))",
         rf"{NORMAL_OTHERS_AND}(?:heart|cardiac|cardio-?mediastinal)",
     ),
     "Lung Opacity": (
