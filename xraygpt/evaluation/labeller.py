@@ -8,10 +8,10 @@ fail: ``docs/labeller.md``. The phantoms' own, finer labels are in ``xraygpt.eva
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from xraygpt.evaluation.labeller_context import Status, find_sides, judge
+from xraygpt.evaluation.labeller_context import NONE_SEEN, Status, find_sides, judge
 from xraygpt.evaluation.labeller_lexicon import (
     CLASSES,
     NO_FINDING,
@@ -60,17 +60,23 @@ def find_mentions(text: str) -> tuple[Mention, ...]:
     Sections that do not describe the images (indication, history, comparison, technique, ...) are passed
     over where the text has headers for them.
     """
-    mentions = []
+    mentions: list[Mention] = []
+    last: list[Mention] = []
     for sentence in map(correct_typing, split_report(text)):
         if tells_only_of_prior(sentence.text):
             continue
         if not (terms := find_terms(sentence.text)):
+            if NONE_SEEN.fullmatch(sentence.text):  # "Evaluate for pneumothorax. None seen."
+                mentions = [mention for mention in mentions if mention not in last]
+                mentions += [replace(mention, status=Status.NEGATIVE) for mention in last]
             continue
+        last = []
         sides = find_sides(sentence.text, terms)
         for term, status, side in zip(terms, judge(sentence.text, terms), sides, strict=True):
+            start, end = sentence.places[term.start], sentence.places[term.end]
+            last.append(Mention(term.label, Status.NEGATIVE if status is None else status, side, start, end))
             if status is not None:
-                start, end = sentence.places[term.start], sentence.places[term.end]
-                mentions.append(Mention(term.label, status, side, start, end))
+                mentions.append(last[-1])
     return tuple(mentions)
 
 

@@ -11,47 +11,53 @@ from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
 
 BE = r"(?:is|are|was|were|has|have|had)"
 SEEN = (
-    r"(?:seen|identified|present|visuali[sz]ed|evident|appreciated|demonstrated|noted|detected|found|"
-    r"apparent|visible|suspected|observed|confirmed|substantiated|reproduced|delineated|recogni[sz]ed|shown)"
+    r"(?:seen|identified|present|visuali[sz]ed|evident|appreciated|demonstrated|noted|detected|found"
+    r"|apparent|visible|suspected|observed|confirmed|substantiated|reproduced|delineated|recogni[sz]ed"
+    r"|shown)"
 )
+WORD_START = r"(?<![a-z])"
+"""Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
-    r"(?:changed?s?|increased?|decreased?|improve(?:d|ment)|worsen(?:ed|ing)|progress(?:ion|ed)|difference)"
+    r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
+    r"|difference|deteriorat\w+|alteration)"
 )
-CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*)"
+CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
-    r"(?:almost|further|all but|beginning|early|delayed|gradual(?:ly)?|initial|steady|steadily|near(?:ly)?"
-    r"|partial(?:ly)?|incomplete(?:ly)?|largely|mostly|somewhat|some|continu\w+|slow(?:ly)?|ongoing"
-    r"|progressive|(?:slight|mild|minimal|moderate|marked|significant|substantial|considerab)(?:ly|le)?)"
+    r"(?:almost|improv\w+|further|all but|beginning|early|delayed|gradual(?:ly)?|initial|stead(?:y|ily)"
+    r"|near(?:ly)?|patchy|partial(?:ly)?|partly|incomplete(?:ly)?|largely|mostly|somewhat|some|continu\w+"
+    r"|slow(?:ly)?|ongoing|progressive|(?:slight|mild|minimal|moderate|marked|significant|substantial"
+    r"|considerab)(?:ly|le)?)"
 )
-
-NOT_A_NEGATION = re.compile(
-    r"\b(?:no|without|not|neither|nor)\b(?! (?:\w+ )?new or\b)"
-    r"(?: (?:any|acute|definite|interval|substantial|new|real|obvious|further|overt|(?:evidence|signs?"
-    r"|suggestion) (?:of|for)"
-    r"|\w+(?:ly|[ai]ble|ant|ing)|xxxx|or))*"
-    rf" {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:or|nor)\b)"
-    r"|\bnot only\b|\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?doubt\b|\bno (?:\w+ )?reason to doubt\b"
-    r"|\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
-    r"|clear) (?:of|from))\b"
-    rf"|\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)"
-    r"|\bmore or less\b|\bno more than\b"
-    rf"|\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})"
-    rf"(?:[ -](?:yet|still|entirely|fully|complete(?:ly)?|interval|any|incomplete|signs? of|{PARTLY}))* "
-    rf"{CLEARED}(?: of)?\b|\b(?:did|does|do|has|have) not (?:\w+ )?clear\b"
-    rf"|\b{CLEARED} (?:of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete|slow"
-    rf"|ongoing))"
-    r"|(?:of (?:[\w-]+ )*?)?(?=(?:almost|nearly|partially|partly|incompletely|to a large extent|except"
-    r"|apart from)\b))"
-    rf"|\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b"
-    r"|\b(?:document|ensure|confirm|until|to|for|await\w*) (?:\w+ )?(?:resolution|clear(?:ing|ance)) of\b"
+NO_CHANGE = "|".join(
+    (
+        rf"\b(?:no|without|not|neither|nor)\b(?! (?:\w+ )?new or\b)(?: (?:any|acute|definite|interval"
+        rf"|substantial|material|new|real|obvious|further|overt|xxxx|or|(?:evidence|signs?|suggestion) "
+        rf"(?:of|for)|\w+(?:ly|[ai]ble|ant|ing|graphic)))* {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:n?or"
+        rf"|to suggest|suggest\w*|suspicious|that)\b)",
+        rf"\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b",
+        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)",
+        r"(?:\bcan be )?\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?(?:doubt|denying)\b",
+        r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno more than\b",
+        r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
+        r"|clear) (?:of|from))\b",
+        rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
+        rf"|complete(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
+        r"\b(?:did|does|do|has|have) not (?:\w+ )?clear\b",
+        rf"\b{CLEARED} (?:of )?(?=(?:almost|nearly|partially|partly|incompletely|to a large extent|except"
+        rf"|apart)\b)",
+        rf"\b{CLEARED} of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete"
+        rf"|nearly|almost|slow|ongoing))",
+        r"\b(?:document|ensure|confirm|until|to|for|await\w*) (?:\w+ )?(?:resolution|clear(?:ing|ance)) of\b",
+    )
 )
+NOT_A_NEGATION = re.compile(rf"{WORD_START}(?:{NO_CHANGE})")
 """A change is denied, not the finding: 'no interval change in the effusion', 'not seen on the prior'; or less
 than all of it is gone: 'partial clearing of the edema'."""
 
 NOT_ALL = re.compile(
-    r"\b(?P<not>neither|not all(?: of)?|no evidence that"
-    r"|nothing to suggest that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)?"
-    rf" (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}|grown))\b"
+    rf"\b(?P<not>neither|not all(?: of)?|no evidence that|nothing to suggest "
+    rf"that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)? (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}"
+    rf"|grown))\b"
 )
 """Such a denial with what is denied further behind: 'neither the effusion nor the edema has changed'."""
 
@@ -59,55 +65,56 @@ DOUBT = "|".join(
     (
         r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|perhaps|potential(?:ly)?|indeterminate for"
         r"|presum\w+)\b",
-        r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*|unlikely)\b"
-        r"(?!$|,| (?:and|but|at|in|on|given)\b)",
+        r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*"
+        r"|unlikely)\b(?!$|,| (?:and|but|at|in|on|given)\b)",
         r"\b(?:doubt(?:s|ed|ful)?|whether)\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
         r"\b(?:cannot|can ?not|could not|not|unable to) (?:be )?(?:\w+ )?(?:exclude|rule out)",
         r"\b(?:cannot|can ?not|could not|unable to) (?:\w+ )?(?:confirm|verify)\b",
+        r"\bnot likely\b|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated)) from\b",
         r"\brule out\b|\br/o\b|\bexclude\b|\b(?:difficult|hard) to exclude\b",
         r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|certain|sure"
         r"|definitely an?)\b",
         r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic) (?:for|of)\b",
-        r"\bversus\b|\bvs\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view))|\bddx\b",
-        r"\bdifferential\b(?! (?:for|of) th)|\bdifferential (?:for|of)\b.*?\b(?:includes?|is|are)\b",
+        r"\bversus\b|\bvs\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
+        r"\bdifferentials?\b(?! for| of th)|\bdifferential (?:for|of)\b.*?(?::|\b(?:includes?|is|are)\b)",
         r"\bif (?:any|there is)\b|\bmore likely\b.*\bthan\b|\bless likely\b",
         r"\bfavou?r|\bconsider\b|\bcorrelat\w+(?: \w+){0,2} for\b|\?",
     )
 )
 LINK = (
-    r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for"
-    r"|\bquestion(?:ed)?\b|\bpossibility\b|\bsuspect(?:ed)?\b"
+    r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for|\bquestion(?:ed)?\b"
+    r"|\bpossibility\b|\bsuspect(?:ed)?\b"
 )
 """Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
 DENIAL = "|".join(
     (
-        rf"\bnot\b(?! (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely)",
+        rf"\bnot\b(?! only| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely)",
         r"\b(?:no|without|nor|neither|none|denies|nothing|excludes|lacking)\b",
         r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!now )(?<!all )\b(?:absent|resolved)\b",
-        r"\b(?:negative for|(?:free|devoid) (?:of|from)|clear(?:ed)? of|rather than|instead of|fail(?:s"
-        r"|ed) to)\b",
+        r"\b(?:negative for|(?:free|devoid) (?:of|from)|clear(?:ed)? of|rather than|instead of|fail(?:s|ed) "
+        r"to)\b",
         r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
-        r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development"
-        r"|complications?) (?:of|for|such as)\b"
-        r"|#[^#]*?\bn?or (?:for|of)\b",
+        r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development|complications?) "
+        r"(?:of|for|such as)\b|#[^#]*?\bn?or (?:for|of)\b",
     )
 )
 """The last: 'no change in the effusion or evidence of edema', the change blanked out."""
-BEFORE = re.compile(rf"(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<denial>{DENIAL})")
+BEFORE = re.compile(rf"{WORD_START}(?:(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<denial>{DENIAL}))")
 
 DOUBT_AFTER = "|".join(
     (
-        r"\b(?:cannot|can ?not|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded|ruled out|r/o"
-        r"|confirmed|verified)",
-        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude"
-        rf"|\bnot yet (?:been )?{SEEN}",
+        r"\b(?:cannot|can ?not|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded|discounted|dismissed"
+        r"|ruled (?:in or )?out|r/o|confirmed|verified)",
+        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude|\bnot yet "
+        rf"(?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
         r"|suggested)",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential)|\bshould be considered",
-        r"\b(?:in|on|within|of|enters|leads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) (?:question"
-        r"|doubt)\b|\bimpossible\b",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential|concern\b)|\bshould be considered",
+        r"\b(?:in|on|within|of|into|enters|leads|heads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) "
+        r"(?:question|doubt)\b|\bimpossible\b",
         r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)|\bsuspected\b(?!.*\bnot confirm)",
-        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\?$|\bunconfirmed\b",
+        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bnot likely|\b(?:indistinguishable"
+        r"|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
         r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
         r"|dubious|debatable)\b",
@@ -116,13 +123,12 @@ DOUBT_AFTER = "|".join(
 )
 GONE_WORDS = (
     r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|melted away|re-?absorbed|re-?expanded"
-    r"|no more"
-    r"|now clear)"
+    r"|no more|now clear)"
 )
 DENIAL_AFTER = "|".join(
     (
-        r"(?:\w+ly )?(?:not|no longer) (?:an? )?(?:been |be )?(?:\w+ly |well[ -])?"
-        rf"(?:{SEEN}|enlarged|widened|persist|consideration|in question|borne out)",
+        rf"(?:\w+ly )?(?:not|no longer) (?:an? )?(?:been |be )?(?:\w+ly |well[ -])?(?:{SEEN}|enlarged"
+        rf"|widened|persist|recur|re-?accumulat|consideration|in question|borne out)",
         rf"\b(?:cannot|can ?not|could not|can no longer) (?:any longer )?be (?:\w+ly )?{SEEN}",
         r"\b(?:suspected|questioned|suggested)\b[^,;]{0,25}\bnot (?:\w+ )?confirmed",
         rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out)\b",
@@ -134,16 +140,16 @@ ADVERBS = r"(?:(?:also|now|since|both|all|thought|felt|deemed|considered|\w+ly) 
 HELPERS = rf"(?:\b{BE} )?\b{ADVERBS}(?:been )?"
 AFTER = re.compile(rf"{HELPERS}(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
 AFTER_DEVICE = re.compile(
-    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)"
-    r"|(?P<denial>(?:interval |since )?removed\b(?<!can be removed)|\bno longer\b|: ?(?:no|none|absent)\b))"
+    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)|(?P<denial>(?:interval |since )?remov(?:ed|al)\b(?<!can be "
+    rf"removed)|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
 ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
 """Behind a term: it is one of two readings."""
-ASIDE = re.compile(r"\([^)]*\)|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+ASIDE = re.compile(r"\([^)]*\)|\b(?:while|(?:al)?though|albeit)\b|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
 OTHER_SUBJECT = re.compile(
-    r",[^,]*\w[^,]*$| with |(?:[,:]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the "
-    r"|that on the )?(?:left|right)(?: one| side)? $"
+    r",[^,]*\w[^,]*$| with |(?:[,:]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the |that on the "
+    r")?(?:left|right)(?: one| side)? $"
 )
 """Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
 OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
@@ -154,8 +160,7 @@ LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b|: ?\w+$")
 
 CLAUSE = (
     r"\b(?:but|yet|however|although|though|while|whereas|except|other than|apart from|aside from|besides"
-    r"|save for|despite|otherwise|"
-    r"there (?:is|are|has|have|remains?))\b"
+    r"|save for|despite|otherwise|there (?:is|are|has|have|remains?))\b"
 )
 AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
 DOUBT_END = re.compile(
@@ -163,9 +168,9 @@ DOUBT_END = re.compile(
     rf"|\bafter\b"
 )
 DENIAL_END = re.compile(
-    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence"
-    rf"|to (?:explain|account for)|after|(?<!the )following|status post|s/p)\b"
-    rf"|(?:\b(?:is|are) (?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence|to (?:explain"
+    rf"|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) (?:\w+ )?{SEEN}"
+    rf"|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
     rf"|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
     rf"|\bwith (?:the |an? )?(?:{AMOUNT}|bilateral|left|right)\b|, and the\b|#"
 )
@@ -173,46 +178,47 @@ NEW_CLAUSE = re.compile(r"(?:, |\band )(?![^,]*\bn?or\b)(?P<article>(?:and )?(?:
 """The last part of what stands between a denial and a term, where it is not the end of a list."""
 OWN_VERB = re.compile(
     rf"(?:(?!\b(?:n?or|to)\b)[^,;]){{0,40}}? (?P<verb>{BE}|remains?|persists?|appears?|continues?|likely"
-    rf"|represents?|can|may|could|should)\b"
-    rf"(?P<seen> (?:\w+ly )?{SEEN}\b)?"
+    rf"|represents?|can|may|could|should)\b(?P<seen> (?:\w+ly )?{SEEN}\b)?"
 )
 """Behind a term: it has a verb of its own; 'no edema, the effusion is unchanged'."""
 STATEMENT = re.compile(
-    rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b"
-    r"|\brepresent|\bsuggest"
+    rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b|\brepresent"
+    rf"|\bsuggest"
 )
 """What a cue behind a term cannot reach back over."""
 
 ANOTHER = re.compile(
-    r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may"
-    r"|might) )|there is one\b)"
+    r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may|might) "
+    r")|there is one\b)|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed|confirmed|assured|guaranteed"
+    r"|established|certain))"
 )
 """Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
+NOT_NORMAL = re.compile(r"\bnot (?:\w+ ){0,2}(?:clear|normal|unremarkable|within)|far from|anything but")
+NONE_SEEN = re.compile(rf"\W*(?:none|neither)\b(?: {BE})?(?: \w+ly)? {SEEN}\W*")
 NOT_SAID_BEFORE = re.compile(
-    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $|\btreat(?:ment|ed) for(?: \w+){0,2} $"
-    r"|(?<!unclear )(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) ){0,2}$"
-    r"|\b(?:if|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $"
-    r"|\b(?:sensitiv\w+ (?:in|for|to)|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to"
-    r"|please) (?:assess|evaluate))"
-    r"(?: [\w-]+){0,6} $"
+    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $|\btreat(?:ment|ed) for(?: \w+){0,2} $|(?<!unclear "
+    r")(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) ){0,2}$|\b(?:if"
+    r"|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $|\b(?:sensitiv\w+ (?:in|for|to)"
+    r"|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to|please) (?:assess|evaluate))(?: [\w-]+){0,6} $"
 )
 NOT_SAID_AFTER = re.compile(
-    r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent|evident)"
+    r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent"
+    r"|evident)"
 )
 """The past, a question, or what the method could not show: 'fractures may not be seen on radiographs'."""
 
 OPERAND = (
     r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
-    r"|granulomas?|"
-    r"bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?|soft tissues?)"
+    r"|granulomas?|bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?"
+    r"|soft tissues?)"
 )
 OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
 OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
 OR_AFTER = re.compile(rf"(?: \w+)?{OR} (?:[\w-]+ ){{0,3}}?{OPERAND}\b")
 """One of two readings where the other is of no class: 'edema or hemorrhage'."""
 OR_BETWEEN = re.compile(
-    rf"(?: (?:in|at|of|on|within|involving)\b(?:(?!\bwith|\band\b|\b{BE}\b)[^,;]){{0,30}}?)?"
-    rf"{OR} (?:(?!(?:no|without|{BE})\b)[\w-]+ ){{0,4}}"
+    rf"(?: (?:in|at|of|on|within|involving)\b(?:(?!\bwith|\band\b|\b{BE}\b)[^,;]){{0,30}}?)?{OR} "
+    rf"(?:(?!(?:no|without|{BE})\b)[\w-]+ ){{0,4}}"
 )
 COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}")
 PARENCHYMAL = frozenset({"Edema", "Consolidation", "Pneumonia", "Atelectasis", "Lung Lesion"})
@@ -220,60 +226,54 @@ PARENCHYMAL = frozenset({"Edema", "Consolidation", "Pneumonia", "Atelectasis", "
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
-    r"(?: [^,;]{0,40})?,? (?:which |that |and |but )?"
-    r"(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely|may|might|could|suspect|favou?r|either|versus"
-    r"|vs)\b"
+    r"(?: [^,;]{0,40})?,? (?:which |that |and |but )?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely"
+    r"|may|might|could|suspect|favou?r|either|versus|vs)\b"
 )
 HARMLESS = re.compile(
     HEDGE + r"(?: [\w-]+){0,7}? "
     r"(?:nipple|arti?e?fact|skin|summation|composite|vessel|vascular structure|bone island|\w*cartilage"
-    r"|soft tissue"
-    r"|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
-    r"|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|shadow|bon|structure|telemetry"
-    r"|lead|density))"
+    r"|soft tissue|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
+    r"|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ "
+    r")?(?:soft|breast|tissue|rib|shadow|bon|structure|telemetry|lead|density))"
 )
 """Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
 TECHNIQUE = re.compile(
-    HEDGE + r"(?! (?:be )?(?:accentuat|exaggerat))(?: [\w-]+){0,6}? "
-    r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure)"
+    HEDGE + r"(?: [\w-]+){0,6}? "
+    r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure|spurious|magnif"
+    r"|accentuat|exaggerat)"
 )
-SHAPED_BY_TECHNIQUE = frozenset(
-    {"Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis"}
-)
-SCAR = re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|(?:pleural )?thickening|old change)")
-MAYBE_SCAR = frozenset({"Atelectasis", "Pleural Effusion"})
-
+SCAR = re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|pleural|thickening|old change)")
+SHAPED_BY_TECHNIQUE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis")
+LIKE_SCARS = ("Atelectasis", "Pleural Effusion")
 
 NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main))"
 SIDE = re.compile(
-    r"(?P<bilateral>\bbilat|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|"
-    r"\bleft and (?:\w+ )?right\b|\bright and (?:\w+ )?left\b)"
-    rf"|(?P<left>\b(?:left|lt?|l[lu]l|lij)\b(?!/|-spine){NOT_A_SIDE}|\blingul)"
-    rf"|(?P<right>\b(?:right|rt?|r[lmu]l|rij)\b(?!/){NOT_A_SIDE}|\bmiddle lobe\b)"
+    rf"(?P<bilateral>\bbilat|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|\bleft and (?:\w+ "
+    rf")?right\b|\bright and (?:\w+ )?left\b)|(?P<left>\b(?:left|lt?|l[lu]l|lij)\b(?!/|-spine){NOT_A_SIDE}"
+    rf"|\blingul)|(?P<right>\b(?:right|rt?|r[lmu]l|rij)\b(?!/){NOT_A_SIDE}|\bmiddle lobe\b)"
 )
 ONE = r"\b(?:left|right)(?: one| side)?"
 STAYS = re.compile(
-    rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|(?:is|has) (?:still |been |\w+ly |not )*"
-    r"(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened"
-    r"|resolved(?<=not resolved)))"
-    r"|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at|in) the (?:left|right)\b"
+    rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|(?:is|has) (?:still |been |\w+ly |not "
+    rf")*(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened|enlarged|grown"
+    rf"|progressed|resolved(?<=not resolved)))|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at"
+    rf"|in) the (?:left|right)\b"
 )
 GONE = re.compile(
-    rf"{ONE} (?:is|has) (?:now |since |\w+ly )*(?:resolved|cleared|clear|gone|disappeared)\b"
-    r"|\b(?:none|no longer|not|nothing|resolved|cleared|gone|absent)(?: (?:seen|present|identified|visible"
-    r"|definitely))*"
-    r" (?:on|at|in) the (?:left|right)\b"
+    rf"{ONE} (?:is|has) (?:now |since |\w+ly )*(?:resolved|cleared|clear|gone|disappeared)\b|\b(?:none|no "
+    rf"longer|not|nothing|resolved|cleared|gone|absent)(?: (?:seen|present|identified|visible|definitely))* "
+    rf"(?:on|at|in) the (?:left|right)\b"
 )
 """Of a pair, named by the side alone: 'the right has resolved, the left persists', 'none on the left'."""
 NEXT_THING = re.compile(
-    r",|\b(?:and|or|with|no|without|versus|vs|may|could|might|represent\w*|reflect\w*|consistent"
-    r"|compatible|likely)\b"
+    r",|\b(?:and|or|with|no|without|versus|vs|may|could|might|represent\w*|reflect\w*|consistent|compatible"
+    r"|likely)\b"
 )
 """Between two terms: what stands in front of it tells of the first, what stands behind of the second."""
 JOINT = re.compile(
-    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable"
-    r"|pleural|subsegmental)\b)*"
-    r"|.*\b(?:represent\w*|reflect\w*|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
+    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable|pleural"
+    r"|subsegmental)\b)*|.*\b(?:represent\w*|reflect\w*|consistent with|compatible with|suggest\w*|due to"
+    r"|likely)\b.*"
 )
 """What joins a term to the one before: they are in the same place."""
 WITHOUT_SIDE = ("Cardiomegaly", "Enlarged Cardiomediastinum")
@@ -315,11 +315,13 @@ def _judge(sentence: str, cues: Sequence[re.Match[str]], term: Term, next_start:
         return None
     if NOT_SAID_BEFORE.search(sentence, 0, term.start) or NOT_SAID_AFTER.match(sentence, term.end):
         return None
+    if term.kind == "normal" and NOT_NORMAL.search(sentence, term.start, term.end):
+        return Status.POSITIVE
     if term.kind != "finding":
         return Status.UNCERTAIN if term.kind == "borderline" else Status.NEGATIVE
     before = _status_before(sentence, [cue for cue in cues if cue.end() <= term.end], term)
     if before == Status.NEGATIVE and (one := ANOTHER.search(sentence, term.end, next_start)):
-        return Status.UNCERTAIN if one["doubt"] else Status.POSITIVE
+        return Status.UNCERTAIN if one["doubt"] or one["open"] else Status.POSITIVE
     after = None if before == Status.NEGATIVE else _status_after(sentence, term, next_start)
     return next((status for status in (after, before) if status is not None), Status.POSITIVE)
 
@@ -365,7 +367,7 @@ def _status_after(sentence: str, term: Term, next_start: int) -> Status | None:
         return Status.UNCERTAIN
     if term.label in SHAPED_BY_TECHNIQUE and TECHNIQUE.match(sentence, term.end, next_start):
         return Status.UNCERTAIN
-    if term.label in MAYBE_SCAR and SCAR.match(sentence, term.end):
+    if term.label in LIKE_SCARS and SCAR.match(sentence, term.end):
         return Status.UNCERTAIN
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
@@ -381,14 +383,14 @@ def _status_after(sentence: str, term: Term, next_start: int) -> Status | None:
 
 def _alternatives(sentence: str, terms: Sequence[Term]) -> set[int]:
     """Return which terms stand in 'A or B' and thus are asserted neither way."""
-    found: set[int] = set()
     findings = [i for i, term in enumerate(terms) if term.kind == "finding" and term.label != SUPPORT_DEVICES]
     if not re.search(OR, sentence):
-        return found
-    for i in findings:
-        start, end = terms[i].start, terms[i].end
-        if OR_BEFORE.search(sentence, 0, start) or OR_AFTER.match(sentence, end):
-            found.add(i)
+        return set()
+    found = {
+        i
+        for i in findings
+        if OR_BEFORE.search(sentence, 0, terms[i].start) or OR_AFTER.match(sentence, terms[i].end)
+    }
     for i, j in pairwise(findings):
         labels = {terms[i].label, terms[j].label}
         if terms[i].label != terms[j].label and OR_BETWEEN.fullmatch(sentence, terms[i].end, terms[j].start):

@@ -46,26 +46,29 @@ class Term:
 
 
 HEART_NAMES = (
-    r"cardiac (?:silhouette|shadow|size|contours?|outline|diameter)"
-    r"|cardio-?(?:mediastinal|pericardial) (?:silhouette|contours?|size)"
+    r"cardiac (?:silhouette|shadow|size|contours?|outline|diameter)|cardio-?(?:mediastinal|pericardial) "
+    r"(?:silhouette|contours?|size)"
 )
 HEART = rf"(?:heart(?: size)?|{HEART_NAMES})"
 MEDIASTINUM = (
-    r"(?:mediastin(?:um|al (?:contours?|silhouette|width|structures|size))"
-    r"|cardio-?mediastin(?:um|al (?:silhouette|contours?|structures|size)))"
+    r"(?:mediastin(?:um|al (?:contours?|silhouette|width|structures|size))|cardio-?mediastin(?:um|al "
+    r"(?:silhouette|contours?|structures|size)))"
 )
 RATIO = r"(?:cardio-?thoracic (?:ratio|index)|ct ratio|\bctr\b)"
 ENLARGED = (
-    r"(?:enlarged|enlargement|prominent|increased|widened|widening|(?:large|bigg?)(?:r|er)?\b"
-    r"|wide\b|grown\b|generous)"
+    r"(?:enlarged|enlargement|prominent|increased|widened|widening|(?:large|bigg?)(?:r|er)?\b|wide\b"
+    r"|grown\b|generous)"
 )
 RAISED = (
-    r"(?:0?\.(?:5[1-9]|[6-9])|(?:5[1-9]|[6-9]\d) ?(?:%|percent)|increased|raised|elevated|enlarged"
-    r"|high|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
+    r"(?:0?\.(?:5[1-9]|[6-9])|(?:5[1-9]|[6-9]\d) ?(?:%|percent)|increased|raised|elevated|enlarged|high"
+    r"|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
 )
-NORMAL = r"(?:(?<!ab)normal|unremarkable|not enlarged|within normal|wnl|not widened)"
+NORMAL = (
+    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)"
+    r"|(?:(?<=is )|(?<=are ))not (?:increased|raised|elevated))"
+)
 BORDERLINE = r"(?:borderline|upper limits?|upper normal|(?:top|high)[- ]normal)"
-JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen"
+JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen|\bwide\b"
 LOBE = r"(?:lungs?|lobes?|lingula|[rl][lum]l)"
 OTHER_THING = r"\blungs?\b|pulmonary|aort|\bhila"
 IS = rf"(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
@@ -99,9 +102,8 @@ FINDINGS = {
         r"(?:prominent|prominence of(?: the)?|increased|coarse\w*) (?:\w+ )?interstiti",
         r"(?:increased|decreased|patchy|hazy|streaky|focal|linear) (?:lung )?(?:densit|translucen)",
         r"(?:retrocardiac|perihilar|basilar|midlung|lung|lobe|base) (?:and \w+ )?densit",
-        r"(?<!nodular )(?<!calcific )(?<!calcified )(?<!bone )densit(?:y|ies) "
-        r"(?:is |are )?(?:present |seen |noted )?(?:in|within|at|over|overlying) the (?:\w+ ){0,3}"
-        r"(?:lung|lobe|base|lingula|apex|midlung)",
+        r"(?<!nodular )(?<!calcific )(?<!calcified )(?<!bone )densit(?:y|ies) (?:is |are )?(?:present |seen "
+        r"|noted )?(?:in|within|at|over|overlying) the (?:\w+ ){0,3}(?:lung|lobe|base|lingula|apex|midlung)",
     ),
     "Lung Lesion": (
         r"(?<!reticulo)(?<!reticulo-)nodul|(?<!body )\bmass(?:es)?\b(?! effect)|mass-?like|cavitat|cavitary",
@@ -109,36 +111,37 @@ FINDINGS = {
         r"(?:lung|pulmonary|cystic|parenchymal) lesions?\b",
     ),
     "Edema": (
-        r"(?<!tissue )(?<!subcutaneous )o?edema|\bchf\b|\bcongesti(?:on|ve)\b|kerley|(?:fluid"
-        r"|volume) overload",
+        r"(?<!tissue )(?<!subcutaneous )o?edema|\bchf\b|\bcongesti(?:on|ve)\b|kerley|(?:fluid|volume) "
+        r"overload",
         r"(?<!respiratory )(?<!renal )(?<!kidney )(?<!liver )(?<!organ )(?<!hardware )\bfailure\b(?! (?:to"
         r"|of)\b)",
         r"(?:cardiac|heart) decompensation",
         r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
         r"pulmonary venous hypertension|cephali[sz]ation",
         r"vascular (?:redistribution|prominence|engorgement|indistinctness)",
-        r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) "
-        r"(?:(?:is|are|appears?|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
-        r"(?:prominent|prominence of(?: the)?|increased|engorged|indistinct) (?:central |lung |pulmonary )*"
-        r"(?:vascularity|vasculature|vascular margin|vessels)",
+        r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) (?:(?:is|are|appears?"
+        r"|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
+        r"(?:prominent|prominence of(?: the)?|increased|engorged|indistinct) (?:central |lung |pulmonary "
+        r")*(?:vascularity|vasculature|vascular margin|vessels)",
     ),
     "Consolidation": (r"consolidat",),
     "Pneumonia": (r"pneumonia|pneumonic|infectious|(?<!granulomatous )infection|\bpna\b",),
     "Atelectasis": (
-        r"atelecta|\batx\b|collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobe)s?\b|volume loss"
-        r"|lost (?:\w+ )?volume|loss of (?:lung )?volume",
-        r"(?:reduced|decreased|diminished) volume (?:of|in) (?:the )?(?:\w+ ){0,3}(?:lung|lobe)",
-        r"(?<!vertebral )(?<!body )(?<!tracheal )(?<!disc )\bcollapse\b"
-        r"(?! (?:deform|fracture|(?:of|at) (?:the )?(?:[\w-]+ ){0,3}(?:vertebra|body|trachea|[tl]\d)))",
+        r"atelecta|\batx\b|collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobe)s?\b|(?<!thorax )volume loss(?! "
+        r"and (?:fibro|scar))|lost (?:\w+ )?volume|loss of (?:lung )?volume",
+        r"(?:reduced|reduction in|decrease in|decreased|diminished) volume (?:of|in) (?:the )?(?:\w+ "
+        r"){0,3}(?:lung|lobe)",
+        r"(?<!vertebral )(?<!body )(?<!tracheal )(?<!disc )\bcollapse\b(?! (?:deform|fracture|(?:of|at) "
+        r"(?:the )?(?:[\w-]+ ){0,3}(?:vertebra|body|trachea|[tl]\d)))",
         rf"collapsed (?:(?:left|right|upper|middle|lower) ){{0,2}}{LOBE}",
         rf"{LOBE} (?:(?:is|are|has|have|be|been|may|might|could|appears?|remains?|not|no longer|now|again"
         rf"|\w+ly) )*collapsed",
     ),
     "Pneumothorax": (
         r"pneumothora|\bptx\b|pleural (?:air|gas)\b|pleural line\b",
-        r"\b(?:air|gas)\b(?!-| fluid| bronch"
-        r"| space)(?: [\w-]+){0,4} (?:the )?(?:\w+ ){0,2}pleural (?:space|cavity)",
-        r"pleural (?:space|cavity) (?:\w+ ){0,3}(?:air|gas)\b|\b(?:air|gas) between (?:the )?(?:visceral"
+        r"\b(?:air|gas)\b(?!-| fluid| bronch| space)(?: [\w-]+){0,4} (?:the )?(?:\w+ ){0,2}pleural (?:space"
+        r"|cavity)",
+        r"pleural (?:space|cavity) (?:\w+ ){0,5}(?:air|gas)\b|\b(?:air|gas) between (?:the )?(?:visceral"
         r"|parietal|pleura)",
     ),
     "Pleural Effusion": (
@@ -149,24 +152,24 @@ FINDINGS = {
         r"fluid in the (?:\w+ )?fissure|fissural fluid",
     ),
     "Pleural Other": (
-        r"(?:pleural(?:[- ](?!effusion|fluid)\w+){0,2}?|fissural)[- ]"
-        r"(?:thickening|scar|plaque|calcif|reaction|retraction|abnormality)",
+        r"(?:pleural(?:[- ](?!effusion|fluid)\w+){0,2}?|fissural)[- ](?:thickening|scar|plaque|calcif"
+        r"|reaction|retraction|abnormality)",
         r"thickening of the (?:\w+ )?pleura|apical cap|fibrothorax",
-        r"(?:(?<=effusion or )|(?<=effusions or )|(?<=effusion and/or )"
-        r"|(?<=effusion versus ))(?:pleural )?thickening",
+        r"(?:(?<=effusion or )|(?<=effusions or )|(?<=effusion and/or )|(?<=effusion versus ))(?:pleural "
+        r")?thickening",
     ),
     "Fracture": (
-        r"(?<!catheter )(?<!lead )(?<!wire )(?<!screw is )fractur\w*+"
-        r"(?! (?:of the )?(?:[\w-]+ ){0,3}(?:wire|screw|lead|catheter))|\bfxs?\b",
+        r"(?<!catheter )(?<!lead )(?<!wire )(?<!screw is )fractur\w*+(?! (?:of the )?(?:[\w-]+ "
+        r"){0,3}(?:wire|screw|lead|catheter))|\bfxs?\b",
     ),
     SUPPORT_DEVICES: (
-        r"pace ?maker|pacer|pacing|a?icds?\b|defibrillator|stimulator|generator|loop recorder"
-        r"|leads?\b(?! (?:to|the))",
-        r"(?:central|venous|picc|subclavian|jugular|[lr]?ij|svc|arterial|infusion"
-        r"|dialysis) (?:venous )?lines?\b|cvcs?\b",
+        r"pace ?maker|pacer|pacing|a?icds?\b|defibrillator|stimulator|generator|loop recorder|leads?\b(?! "
+        r"(?:to|the))",
+        r"(?:central|venous|picc|subclavian|jugular|[lr]?ij|svc|arterial|infusion|dialysis) (?:venous "
+        r")?lines?\b|cvcs?\b",
         r"(?<!septal )(?<!kerley )(?<!pleural )(?<! b )lines? (?:position|placement|tips?|(?:is|are"
         r"|remains?) (?:unchanged|stable|in))\b",
-        r"(?:unchanged|stable|support|monitoring) lines\b|lines (?:unchanged|stable)\b",
+        r"(?:unchanged|stable|support|monitoring) lines\b|lines (?:unchanged|stable)\b|\bthe lines\b(?! of)",
         r"(?:lines and tubes|tubes and lines)\b|catheter|picc\b|swan-?ganz|cannula",
         r"balloon pump|iabp\b|lvad\b",
         r"port\b|port-?a-?cath|mediport|tub(?:es?|ing)\b|(?:ett|ngt|ogt)\b|tracheostomy|drains?\b|pigtail",
@@ -184,9 +187,12 @@ NORMALS = {
     ),
     "Cardiomegaly": (
         rf"(?:{HEART}|{RATIO}){AND_OTHERS_ARE}{NORMAL}",
+        rf"{RATIO}[^;,]{{0,20}}(?:less than|below|under|0?\.[34]|\b[34]\d ?(?:%|percent))",
         rf"{NORMAL_OTHERS_AND}(?:heart|cardiac|cardio-?mediastinal)",
     ),
-    "Lung Opacity": (r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b",),
+    "Lung Opacity": (
+        r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
+    ),
     "Pleural Effusion": (r"pleural spaces? (?:are|is) (?:\w+ )?clear",),
 }
 BORDERLINES = {
@@ -198,51 +204,20 @@ BORDERLINES = {
 
 
 HINTS = {
-    "Enlarged Cardiomediastinum": ("mediast",),
-    "Cardiomegaly": ("heart", "cardi", "ventric", "chamber", "ctr", "ct ratio", " cm"),
-    "Lung Opacity": (
-        "opac",
-        "filtrat",
-        "space",
-        "ground",
-        "reticul",
-        "interstiti",
-        "densit",
-        "translucen",
-        "lung",
-    ),
-    "Lung Lesion": (
-        "nodul",
-        "mass",
-        "cavit",
-        "carcin",
-        "neopl",
-        "malign",
-        "tumo",
-        "metasta",
-        "cancer",
-        "lesion",
-    ),
-    "Edema": (
-        "edema",
-        "chf",
-        "congest",
-        "kerley",
-        "overload",
-        "failure",
-        "decomp",
-        "sept",
-        "venous",
-        "cephali",
-        "vas",
-        "vess",
-    ),
-    "Pneumonia": ("pneumoni", "infecti", "pna"),
-    "Atelectasis": ("atelecta", "atx", "collapse", "volume"),
-    "Pneumothorax": ("pneumothora", "ptx", "pleura"),
-    "Pleural Effusion": ("effusion", "fluid", "thora", "empyema", "pleural"),
-    "Pleural Other": ("pleura", "fissur", "thickening", "apical cap", "fibrothorax"),
-    "Fracture": ("fract", "fx"),
+    label: words.split("|")
+    for label, words in {
+        "Enlarged Cardiomediastinum": "mediast",
+        "Cardiomegaly": "heart|cardi|ventric|chamber|ctr|ct ratio| cm",
+        "Lung Opacity": "opac|filtrat|space|ground|reticul|interstiti|densit|translucen|lung",
+        "Lung Lesion": "nodul|mass|cavit|carcin|neopl|malign|tumo|metasta|cancer|lesion",
+        "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|cephali|vas|vess",
+        "Pneumonia": "pneumoni|infecti|pna",
+        "Atelectasis": "atelecta|atx|collapse|volume",
+        "Pneumothorax": "pneumothora|ptx|pleura",
+        "Pleural Effusion": "effusion|fluid|thora|empyema|pleural",
+        "Pleural Other": "pleura|fissur|thickening|apical cap|fibrothorax",
+        "Fracture": "fract|fx",
+    }.items()
 }
 """Every term of the class holds one of these, which are far quicker to look for."""
 
@@ -289,12 +264,8 @@ def _mistypings(word: str) -> Iterator[str]:
             yield from (word[: i + 1] + other + word[i + 1 :] for other in ascii_lowercase)
 
 
-MISTYPED = {
-    wrong: right
-    for right in sorted(OFTEN_MISTYPED)
-    for wrong in _mistypings(right)
-    if wrong not in OFTEN_MISTYPED
-}
+MISTYPED = {wrong: right for right in OFTEN_MISTYPED for wrong in _mistypings(right)}
+MISTYPED.update((word, word) for word in OFTEN_MISTYPED)
 WORD = re.compile(r"[a-z]{4,}")
 
 
@@ -303,8 +274,8 @@ def correct_typing(sentence: Sentence) -> Sentence:
     text, end = "", 0
     places: list[int] = []
     for match in WORD.finditer(sentence.text):
-        right = MISTYPED.get(match.group())
-        if right is None:
+        right = MISTYPED.get(match.group(), match.group())
+        if right == match.group():
             continue
         start, stop = match.span()
         text += sentence.text[end:start] + right
@@ -317,7 +288,7 @@ def correct_typing(sentence: Sentence) -> Sentence:
 def find_terms(sentence: str) -> list[Term]:
     """Return the terms in a sentence in lower case, in its order; those of one class never overlap."""
     found: list[Term] = []
-    hinted = {label for label, hints in HINTS.items() if any(hint in sentence for hint in hints)}
+    hinted = {label for label, hints in HINTS.items() if any(map(sentence.__contains__, hints))}
     for label, kind, pattern in PATTERNS:
         if label in HINTS and label not in hinted:
             continue
