@@ -57,4 +57,4 @@ def test_metric_equals_the_published_one(published: Published, reports: list[str
 @pytest.mark.skipif(not HAS_COCO or not _has_java(), reason="needs pycocoevalcap and Java")
 def test_tokens_equal_those_of_ptb_tokenizer(reports: list[str]) -> None:
     texts = [t for kind in hypotheses_for(reports, random.Random(1)).values() for t in kind] + list(EXPECTED)
-    assert [coco_tokens(text) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]
+    assert [list(coco_tokens(text)) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]

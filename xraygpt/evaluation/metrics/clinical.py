@@ -16,12 +16,12 @@ by side. Shapes: N reports, 14 classes, 3 counts (true positives, false positive
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CLASSES, Status, finding_sides, label_report
+from xraygpt.evaluation.labeller import CACHED_TEXTS, CLASSES, Status, finding_sides, label_report
 from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
@@ -42,9 +42,14 @@ FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleura
 
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
-    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
-    rows = [[label_report(text).get(name) in counted for name in CLASSES] for text in texts]
+    rows = [_present(text, uncertain) for text in texts]
     return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
+
+
+@lru_cache(maxsize=2 * CACHED_TEXTS)
+def _present(text: str, uncertain: bool) -> tuple[bool, ...]:
+    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
+    return tuple(label_report(text).get(name) in counted for name in CLASSES)
 
 
 def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False) -> Array:
