@@ -5,10 +5,10 @@ make the protocols (`xraygpt.evaluation.metrics.tokens`): the same BLEU of the s
 
 - ROUGE-1, ROUGE-2 and ROUGE-L (Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the F1 of
   ``rouge_score`` 0.1.2, without stemming, or COCO's F with beta 1.2. Both packages take a quadratic table of
-  Python lists for the longest common subsequence, five times as slow for 40 words; here it is a row of bits.
+  Python lists for the longest common subsequence, ten times as slow for 40 words; here it is a row of bits.
 - BLEU (Papineni et al., BLEU: a Method for Automatic Evaluation of Machine Translation, 2002): COCO's BLEU-1
-  to BLEU-4 from 0 to 1 and sacrebleu from 0 to 100 are of the whole corpus: counts are summed over the
-  reports, never their scores. ReXrank's BLEU-2 is a mean over reports.
+  to BLEU-4 from 0 to 1 and sacrebleu from 0 to 100 are of the whole corpus: counts, which the package
+  sacrebleu takes, are summed over the reports, never their scores. ReXrank's BLEU-2 is a mean over reports.
 - CIDEr-D as COCO computes it (Vedantam, Zitnick and Parikh, CIDEr: Consensus-based Image Description
   Evaluation, 2015): sequences of 1 to 4 tokens weighted by how rare they are among the references; the
   weights of the hypothesis are clipped to those of the reference, and a Gaussian of the difference in length,
