@@ -169,12 +169,11 @@ def rexrank_tokens(text: str) -> list[str]:
 
 
 class Words(NamedTuple):
-    """What COCO's metrics are taken on."""
+    """What COCO's metrics are taken on; numbers of different preparation have different names."""
 
     prefix: str
-    """Of their names, so that numbers of different preparation are never mixed up."""
     suffix: str
-    """Of their titles."""
+    """Of the metrics' titles, as `prefix` is of their names."""
     tokenize: Tokenize
     how: str
     """In words, for the protocol."""
