@@ -75,7 +75,7 @@ def test_a_protocol_is_named_in_every_result(
     assert 'protocol of the scores is "r2gen"' in (tmp_path / "protocol.txt").read_text()
     assert evaluate.main(["compare", str(file), str(file), "--out", str(tmp_path), *chosen]) == 0
     content = json.loads((tmp_path / "comparison.json").read_text())
-    assert content["differences"]["r2gen_bleu_4"]["difference"]["value"] == 0
+    assert content["differences"]["r2gen_bleu_4"][0]["difference"]["value"] == 0
     assert content["protocol"]["protocol"] == "r2gen"
 
 
