@@ -235,7 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     reports = read_reports(given.reports)
     differing = sum(
-        coco_tokens(text) != tokens.split() for text, tokens in zip(reports, ptb_tokens(reports), strict=True)
+        list(coco_tokens(text)) != tokens.split()
+        for text, tokens in zip(reports, ptb_tokens(reports), strict=True)
     )
     print(f"`coco_tokens` differs from PTBTokenizer on {differing} of {len(reports)} reports.\n")
     drawn = random.Random(SEED).sample(reports, min(given.pairs, len(reports)))

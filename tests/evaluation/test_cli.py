@@ -15,6 +15,7 @@ from PIL import Image
 
 import evaluate
 from tests.evaluation.runs import run
+from xraygpt.evaluation.metrics import meteor
 from xraygpt.evaluation.predictions import Prediction
 
 FAST = ["--metrics", "rouge_l", "rule_f1_micro_14", "--rounds", "20"]
@@ -56,6 +57,26 @@ def test_score(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "12 images" in (tmp_path / "a/out/protocol.txt").read_text()
     page = (tmp_path / "a/out/report.html").read_text()
     assert "data:image" in page
+
+
+def test_a_protocol_is_named_in_every_result(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meteor, "JAR", "absent.jar")  # Java would take most of the time
+    chosen = ["--protocol", "r2gen", "--rounds", "5"]
+    assert evaluate.main(["score", str(file), "--out", str(tmp_path), "--subgroup", "view", *chosen]) == 0
+    content = json.loads((tmp_path / "scores.json").read_text())
+    assert {"r2gen_bleu_4", "r2gen_rouge_l", "r2gen_cider_d", "rule_f1_micro_14"} <= {*content["scores"]}
+    assert not {"bleu_4", "rouge_l", "cider_d", "sacrebleu"} & {*content["scores"]}
+    assert content["scores"]["r2gen_bleu_4"]["low"] <= content["scores"]["r2gen_bleu_4"]["value"]
+    assert content["subgroups"]["view"][0]["scores"]["r2gen_rouge_l"]["value"] > 0
+    assert content["not_computed"].keys() == {"r2gen_meteor"}
+    assert content["protocol"]["protocol"] == "r2gen"
+    assert 'protocol of the scores is "r2gen"' in (tmp_path / "protocol.txt").read_text()
+    assert evaluate.main(["compare", str(file), str(file), "--out", str(tmp_path), *chosen]) == 0
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert content["differences"]["r2gen_bleu_4"][0]["difference"]["value"] == 0
+    assert content["protocol"]["protocol"] == "r2gen"
 
 
 def test_the_same_predictions_give_the_same_files(file: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,26 @@ def test_an_unknown_metric_is_named_at_the_start(tmp_path: Path, settings: dict[
 def test_unknown_metrics_of_the_end_are_named_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.metrics: .*did you mean 'cider_d'"):
         train(tmp_path, metrics=["cider"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"metrics": [], "protocol": "r2gn"}, "did you mean 'r2gen'"),
+        ({"metrics": ["bleu_4"], "protocol": "r2gen"}, "leave out one of both"),
+    ],
+)
+def test_a_wrong_protocol_is_named_at_the_start(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"run\.protocol: .*{said}"):
+        train(tmp_path, **settings)
+
+
+def test_the_protocol_scores_the_test_split(tmp_path: Path) -> None:
+    output = train(tmp_path, metrics=[], protocol="rexrank", test_splits=["val"], max_epoch=1)
+    content = json.loads((output / "scores.json").read_text())
+    assert "rexrank_bleu_2" in content["scores"]
+    assert "bleu_2" not in content["scores"]
+    assert content["protocol"]["protocol"] == "rexrank"
 
 
 def test_other_tasks_have_a_score_of_their_own(tmp_path: Path) -> None:

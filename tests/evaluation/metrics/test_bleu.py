@@ -12,8 +12,8 @@ from xraygpt.evaluation.metrics.overlap import (
     R2GEN_BLEU,
     REXRANK_BLEU_2,
     SACREBLEU,
+    bleu_statistics,
     rexrank_bleu_2,
-    sacrebleu_statistics,
 )
 
 REFERENCE = "the lungs are clear and the heart is normal"
@@ -58,7 +58,7 @@ def test_the_orders_share_their_counts() -> None:
 
 
 def test_sacrebleu_keeps_numbers_together() -> None:
-    (counts,) = sacrebleu_statistics(["A 2.5-cm node (left), &lt;3 mm.\n"], ["A 2.5 - cm node"])
+    (counts,) = bleu_statistics(["A 2.5-cm node (left), &lt;3 mm.\n"], ["A 2.5 - cm node"])
     assert counts.tolist() == [5, 4, 3, 2, 5, 4, 3, 2, 5, 13]  # of: A 2.5 - cm node ( left ) , < 3 mm .
 
 

@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import shutil
 
 import pytest
 
-from benchmarks.text_metrics import PUBLISHED, Published, compare, hypotheses_for, ptb_tokens
+from benchmarks.text_metrics import (
+    PUBLISHED,
+    Published,
+    compare,
+    hypotheses_for,
+    ptb_tokens,
+    spaced_full_stops,
+)
 from tests.evaluation.metrics.test_tokens import EXPECTED
 from xraygpt.common.errors import UnavailableMetricError
 from xraygpt.datasets.phantom.report import write_report
 from xraygpt.datasets.phantom.truth import draw_truth
 from xraygpt.evaluation.metrics import meteor
+from xraygpt.evaluation.metrics.meteor import R2GEN_METEOR
 from xraygpt.evaluation.metrics.tokens import coco_tokens
 
 HAS_COCO = importlib.util.find_spec("pycocoevalcap") is not None
@@ -57,4 +66,13 @@ def test_metric_equals_the_published_one(published: Published, reports: list[str
 @pytest.mark.skipif(not HAS_COCO or not _has_java(), reason="needs pycocoevalcap and Java")
 def test_tokens_equal_those_of_ptb_tokenizer(reports: list[str]) -> None:
     texts = [t for kind in hypotheses_for(reports, random.Random(1)).values() for t in kind] + list(EXPECTED)
-    assert [coco_tokens(text) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]
+    assert [list(coco_tokens(text)) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]
+
+
+@pytest.mark.skipif(not HAS_COCO or shutil.which("java") is None, reason="needs pycocoevalcap and Java")
+def test_meteor_of_prepared_texts_equals_the_published_one(reports: list[str]) -> None:
+    few, others = reports[:6], reports[3:9]
+    ((each, corpus),) = PUBLISHED[-1].score(spaced_full_stops(few), spaced_full_stops(others))
+    statistics = R2GEN_METEOR.statistics(few, others)
+    assert R2GEN_METEOR.score(statistics) == pytest.approx(list(each), abs=1e-6)
+    assert R2GEN_METEOR.score(statistics.sum(axis=0)) == pytest.approx(corpus, abs=1e-6)

@@ -15,13 +15,14 @@ by side. Shapes: N reports, 14 classes, 3 counts (true positives, false positive
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CLASSES, Status, finding_sides, label_report
+from xraygpt.evaluation.labeller import CACHED_TEXTS, CLASSES, Status, finding_sides, label_report
 from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
@@ -30,7 +31,6 @@ from xraygpt.evaluation.metrics.metric import (
     blind_micro_f1,
     count_class_matches,
     f1_of_sets,
-    macro_f1,
     mean_of_values,
     micro_f1,
     with_counts,
@@ -42,9 +42,14 @@ FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleura
 
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
-    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
-    rows = [[label_report(text).get(name) in counted for name in CLASSES] for text in texts]
+    rows = [_present(text, uncertain) for text in texts]
     return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
+
+
+@lru_cache(maxsize=2 * CACHED_TEXTS)
+def _present(text: str, uncertain: bool) -> tuple[bool, ...]:
+    counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
+    return tuple(label_report(text).get(name) in counted for name in CLASSES)
 
 
 def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False) -> Array:
@@ -54,52 +59,58 @@ def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncert
     return count_class_matches(truth, found)
 
 
-def _rule_f1(classes: tuple[str, ...], average: str, uncertain: bool) -> Metric:
-    columns = [CLASSES.index(name) for name in classes]
+def class_f1(average: str, classes: Sequence[str], sums: Array) -> Array:
+    """Return scikit-learn's micro, macro or weighted average of F1 (...), from counts in a row (..., 3 C).
 
-    def score(sums: Array) -> Array:
-        counts = sums.reshape(*sums.shape[:-1], len(CLASSES), 3)[..., columns, :]
-        return micro_f1(counts.sum(axis=-2)) if average == "micro" else macro_f1(counts)
+    Args:
+        classes: the ones of `CLASSES` to average; none is all C, whatever they are.
+    """
+    counts = sums.reshape(*sums.shape[:-1], -1, 3)
+    counts = counts[..., [CLASSES.index(name) for name in classes], :] if classes else counts
+    if average == "micro":
+        return micro_f1(counts.sum(axis=-2))
+    f1, cases = micro_f1(counts, of_nothing=0.0), counts[..., 0] + counts[..., 2]
+    if average == "macro":
+        return np.where(counts.any(axis=(-2, -1)), f1.mean(axis=-1), np.nan)
+    return mean_of_values(np.stack([(cases * f1).sum(axis=-1), cases.sum(axis=-1)], axis=-1))
 
-    def blind_bound(references: Sequence[str]) -> float:
-        cases = present_classes(references, uncertain=uncertain)[:, columns].sum(axis=0).tolist()
-        return (blind_micro_f1 if average == "micro" else blind_macro_f1)(cases, len(references))
 
-    of_each_report = average == "example"
-    return Metric(
-        name=f"rule_f1_{average}_{len(classes)}" + ("_uncertain" if uncertain else ""),
-        title=f"rule-F1 {average}-{len(classes)}" + (", uncertain as positive" if uncertain else ""),
+def _rule_f1(uncertain: bool) -> Iterator[Metric]:
+    """Yield the metrics of one convention; those that count by class share the function, and its work."""
+    suffix, words = ("_uncertain", ", uncertain as positive") if uncertain else ("", "")
+    metric = partial(
+        Metric,
         equals="sklearn.metrics.f1_score(zero_division=0) on 14 or 5 CheXpert classes as this project's rule "
         "labeller reads them, averaged as named (example: over the reports, scikit-learn's 'samples'); "
         "uncertain mentions count as absent, or as positive where the name says so",
-        statistics=(_EXAMPLE_STATISTICS if of_each_report else _CLASS_STATISTICS)[uncertain],
-        score=mean_of_values if of_each_report else score,
         heading="Findings",
         english_only=True,
-        blind_bound=None if of_each_report else blind_bound,
     )
 
+    def by_class(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+        return class_counts(references, hypotheses, uncertain=uncertain).reshape(len(references), -1)
 
-def _class_statistics(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool) -> Array:
-    """Return the counts of each report in a row, (N, 42)."""
-    return class_counts(references, hypotheses, uncertain=uncertain).reshape(len(references), -1)
+    def by_report(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
+        counts = class_counts(references, hypotheses, uncertain=uncertain).sum(axis=1)
+        return with_counts(micro_f1(counts, of_nothing=0.0).tolist())
+
+    def blind_bound(average: str, classes: Sequence[str], references: Sequence[str]) -> float:
+        columns = [CLASSES.index(name) for name in classes]
+        cases = present_classes(references, uncertain=uncertain)[:, columns].sum(axis=0).tolist()
+        return (blind_micro_f1 if average == "micro" else blind_macro_f1)(cases, len(references))
+
+    for classes, average in product((CLASSES, FIVE_CLASSES), ("micro", "macro")):
+        yield metric(
+            name=f"rule_f1_{average}_{len(classes)}{suffix}",
+            title=f"rule-F1 {average}-{len(classes)}{words}",
+            statistics=by_class,
+            score=partial(class_f1, average, classes),
+            blind_bound=partial(blind_bound, average, classes),
+        )
+    yield metric(name=f"rule_f1_example_14{suffix}", title=f"rule-F1 example-14{words}", statistics=by_report)
 
 
-def _example_statistics(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool) -> Array:
-    """Return the F1 of each report, of which none where neither text has a class counts 0, and 1, (N, 2)."""
-    counts = class_counts(references, hypotheses, uncertain=uncertain).sum(axis=1)
-    return with_counts(micro_f1(counts, of_nothing=0.0).tolist())
-
-
-# By `uncertain`; one function for all metrics that count the same, so that it counts once.
-_CLASS_STATISTICS = [partial(_class_statistics, uncertain=uncertain) for uncertain in (False, True)]
-_EXAMPLE_STATISTICS = [partial(_example_statistics, uncertain=uncertain) for uncertain in (False, True)]
-RULE_F1: tuple[Metric, ...] = tuple(
-    _rule_f1(classes, average, uncertain)
-    for uncertain in (False, True)
-    for classes, averages in ((CLASSES, ("micro", "macro", "example")), (FIVE_CLASSES, ("micro", "macro")))
-    for average in averages
-)
+RULE_F1: tuple[Metric, ...] = (*_rule_f1(uncertain=False), *_rule_f1(uncertain=True))
 
 
 SIDES = ("left", "right", "bilateral", "unspecified")

@@ -1,16 +1,7 @@
 """How often a generated report contradicts itself: it asserts what it denies, or changes the side.
 
-Two sentences of a report contradict each other on a class (see `find_contradictions`) where
-
-- one asserts it and the other denies it on that side or altogether, without limiting what it denies:
-  *no acute fracture, no large effusion, no other nodule* deny nothing else; for the classes that gather
-  different things (`MIXED_CLASSES`) both have to use the same word;
-- one asserts what is always acute (`ACUTE_CLASSES`) and the other says that nothing is;
-- or where the findings put it on one side only, and the impression on the other only. Within the findings
-  two sides are two findings.
-
-Uncertain mentions contradict nothing. How often radiologists' own reports are called contradictory, which
-bounds the false alarms: ``docs/metrics.md``.
+``docs/metrics.md`` has the rules, and how often radiologists' own reports are called contradictory, which
+bounds the false alarms. Uncertain mentions contradict nothing.
 """
 
 from __future__ import annotations

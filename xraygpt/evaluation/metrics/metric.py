@@ -229,16 +229,6 @@ def micro_f1(counts: Array, of_nothing: float = math.nan) -> Array:
     return result
 
 
-def macro_f1(counts: Array) -> Array:
-    """Return the mean F1 (...) of classes, from their counts (..., classes, 3).
-
-    A class that is nowhere has an F1 of 0, as with ``zero_division=0`` of scikit-learn; if all are, the
-    mean is NaN.
-    """
-    result: Array = micro_f1(counts, of_nothing=0.0).mean(axis=-1)
-    return np.where(counts.any(axis=(-2, -1)), result, np.nan)
-
-
 def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.nan) -> float:
     """Return the micro-F1 of the best constant report, which names the most frequent findings.
 

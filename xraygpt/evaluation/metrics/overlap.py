@@ -5,10 +5,10 @@ make the protocols (`xraygpt.evaluation.metrics.tokens`): the same BLEU of the s
 
 - ROUGE-1, ROUGE-2 and ROUGE-L (Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004): the F1 of
   ``rouge_score`` 0.1.2, without stemming, or COCO's F with beta 1.2. Both packages take a quadratic table of
-  Python lists for the longest common subsequence, five times as slow for 40 words; here it is a row of bits.
+  Python lists for the longest common subsequence, ten times as slow for 40 words; here it is a row of bits.
 - BLEU (Papineni et al., BLEU: a Method for Automatic Evaluation of Machine Translation, 2002): COCO's BLEU-1
-  to BLEU-4 from 0 to 1 and sacrebleu from 0 to 100 are of the whole corpus: counts are summed over the
-  reports, never their scores. ReXrank's BLEU-2 is a mean over reports.
+  to BLEU-4 from 0 to 1 and sacrebleu from 0 to 100 are of the whole corpus: counts, which the package
+  sacrebleu takes, are summed over the reports, never their scores. ReXrank's BLEU-2 is a mean over reports.
 - CIDEr-D as COCO computes it (Vedantam, Zitnick and Parikh, CIDEr: Consensus-based Image Description
   Evaluation, 2015): sequences of 1 to 4 tokens weighted by how rare they are among the references; the
   weights of the hypothesis are clipped to those of the reference, and a Gaussian of the difference in length,
@@ -110,26 +110,25 @@ NO_GUESS = 1e-9
 NO_MATCH = 1e-15
 """COCO's BLEU adds these so that nothing is divided by zero; kept, since they show in the score of one
 report."""
-_SACREBLEU = SacreBLEU(effective_order=True)  # so that it does not warn of the score of one report
 
 
-def bleu_statistics(references: Sequence[str], hypotheses: Sequence[str], tokenize: Tokenize) -> Array:
-    """Return the statistics (N, 10) of N reports.
+def bleu_statistics(
+    references: Sequence[str], hypotheses: Sequence[str], tokenize: Tokenize | None = None
+) -> Array:
+    """Return the statistics (N, 10) of N reports, as the package sacrebleu counts them.
 
     They are matches of order 1 to 4, sequences of order 1 to 4 in the hypothesis, its length, the reference's
     length.
+
+    Args:
+        tokenize: None for sacrebleu's own tokens (13a).
     """
-    rows = []
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        expected, found = tokenize(reference), tokenize(hypothesis)
-        orders = range(1, ORDERS + 1)
-        matches = [(count_ngrams(expected, n) & count_ngrams(found, n)).total() for n in orders]
-        guesses = [max(0, len(found) - n + 1) for n in orders]
-        rows.append([*matches, *guesses, len(found), len(expected)])
-    return _table(rows)
-
-
-def _table(rows: Sequence[Sequence[float]]) -> Array:
+    counter = SacreBLEU(effective_order=True, tokenize="none" if tokenize else "13a")
+    if tokenize:
+        references, hypotheses = ([" ".join(tokenize(t)) for t in side] for side in (references, hypotheses))
+    pairs = zip(references, hypotheses, strict=True)
+    found = (counter.sentence_score(hypothesis, [reference]) for reference, hypothesis in pairs)
+    rows = [[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in found]
     return np.asarray(rows, dtype=np.float64).reshape(-1, 2 * ORDERS + 2)
 
 
@@ -140,13 +139,6 @@ def coco_score(sums: Array, order: int) -> Array:
     ratio = (sums[..., -2] + NO_MATCH) / (sums[..., -1] + NO_GUESS)
     result: Array = precision * np.exp(np.minimum(0.0, 1 - 1 / ratio))
     return result
-
-
-def sacrebleu_statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
-    """Return the same statistics (N, 10) as sacrebleu counts them."""
-    pairs = zip(references, hypotheses, strict=True)
-    found = (_SACREBLEU.sentence_score(hypothesis, [reference]) for reference, hypothesis in pairs)
-    return _table([[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in found])
 
 
 def sacrebleu_score(sums: Array) -> Array:
@@ -261,7 +253,7 @@ SACREBLEU = Metric(
     title="sacreBLEU",
     equals="sacrebleu, corpus_bleu, signature nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:"
     f"{SACREBLEU_VERSION}: of the corpus, 0 to 100",
-    statistics=sacrebleu_statistics,
+    statistics=bleu_statistics,
     score=sacrebleu_score,
     highest=100.0,
 )

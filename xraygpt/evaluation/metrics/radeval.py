@@ -22,7 +22,7 @@ from xraygpt.common.errors import UnavailableMetricError, UnknownNameError
 from xraygpt.common.paths import install_hint
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.metrics import metric as sums_of
-from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES
+from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES, class_f1
 from xraygpt.evaluation.metrics.metric import Array, Metric, Score
 
 _HUB = "StanfordAIMI/RRG_scorers"
@@ -142,25 +142,13 @@ def _srr_labels(texts: list[str]) -> Array:
     return np.array([labeller(sentences(text))[0].any(axis=0) for text in texts])
 
 
-def _class_f1(average: str, classes: Sequence[str], sums: Array) -> Array:
-    """Return scikit-learn's micro, macro or weighted average of F1, of some of `CLASSES` or of all C."""
-    counts = sums.reshape(*sums.shape[:-1], -1, 3)
-    counts = counts[..., [CLASSES.index(name) for name in classes], :] if classes else counts
-    if average == "micro":
-        return sums_of.micro_f1(counts.sum(axis=-2))
-    if average == "macro":
-        return sums_of.macro_f1(counts)
-    cases, f1 = counts[..., 0] + counts[..., 2], sums_of.micro_f1(counts, of_nothing=0.0)
-    return sums_of.mean_of_values(np.stack([(cases * f1).sum(axis=-1), cases.sum(axis=-1)], axis=-1))
-
-
 _F1: Mapping[str, Mapping[str, Score]] = {
     "chexbert": {
-        f"f1chexbert_{key}_{average}_f1": partial(_class_f1, average, classes)
+        f"f1chexbert_{key}_{average}_f1": partial(class_f1, average, classes)
         for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
         for average in ("micro", "macro", "weighted")
     }
-    | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(_class_f1, "micro", (c,)) for c in CLASSES},
-    "srr_bert": {"srrbert_weighted_f1": partial(_class_f1, "weighted", ())},
+    | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(class_f1, "micro", (c,)) for c in CLASSES},
+    "srr_bert": {"srrbert_weighted_f1": partial(class_f1, "weighted", ())},
 }
 """Scores made of counts in each class, by RadEval's keys; it nests the F1 of each class, which has none."""

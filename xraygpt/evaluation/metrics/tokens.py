@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-Tokenize = Callable[[str], list[str]]
+from xraygpt.evaluation.labeller import CACHED_TEXTS
+
+Tokenize = Callable[[str], Sequence[str]]
 
 PUNCTUATION = re.compile(r"[`\"?!,:;«»]|''?|-+|\.+")
 """What COCO drops; not among it are brackets, ``/``, ``%``, ``??`` and other signs."""
@@ -100,7 +102,8 @@ _FIRST = re.compile(rf"(?i:{_L}+?(?=n't(?!{_A}))|n't(?!{_A})|{_JOINED})")
 _PLAIN = re.compile(rf"(?!{'|'.join(_TWO_WORDS).replace(' ', '')})[a-z]+[,:;]?")
 
 
-def coco_tokens(text: str) -> list[str]:
+@lru_cache(maxsize=CACHED_TEXTS)
+def coco_tokens(text: str) -> tuple[str, ...]:
     """Return the tokens of a text in lower case, without punctuation."""
     for written, meant in _BEFORE:
         text = text.replace(written, meant)
@@ -110,7 +113,7 @@ def coco_tokens(text: str) -> list[str]:
             tokens.append(piece.rstrip(",:;"))
         else:
             tokens += _cut(piece, _context(following) if piece.endswith(".") else "")
-    return tokens
+    return tuple(tokens)
 
 
 def _context(following: str) -> str:
@@ -158,17 +161,19 @@ def r2gen_tokens(text: str) -> list[str]:
 
 
 def rexrank_tokens(text: str) -> list[str]:
-    """Return the tokens of ``prep_reports`` of CXR-Report-Metric, by which ReXrank computes BLEU."""
-    return [token for token in text.lower().replace(".", " .").split(" ") if token]
+    """Return the tokens of ``prep_reports`` of CXR-Report-Metric, by which ReXrank computes BLEU.
+
+    Blanks alone separate words there: a line break (here ``¶``) is a letter of the word that it makes of two.
+    """
+    return re.sub(r"[^\S ]", "¶", text.lower()).replace(".", " .").split()
 
 
 class Words(NamedTuple):
-    """What COCO's metrics are taken on."""
+    """What COCO's metrics are taken on; numbers of different preparation have different names."""
 
     prefix: str
-    """Of their names, so that numbers of different preparation are never mixed up."""
     suffix: str
-    """Of their titles."""
+    """Of the metrics' titles, as `prefix` is of their names."""
     tokenize: Tokenize
     how: str
     """In words, for the protocol."""
