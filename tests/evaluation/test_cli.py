@@ -344,6 +344,11 @@ def test_other_seeds(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert found["runs"] == 3
     assert found["scores"]["rouge_l"]["lowest"] < found["scores"]["rouge_l"]["mean"] < 1
     assert "3 runs with different seeds" in capsys.readouterr().out
+    spread = found["scores"]["rule_f1_micro_14"]
+    ends = f"{spread['lowest']:.3f} to {spread['highest']:.3f}"
+    page = (tmp_path / "out/report.html").read_text()
+    assert f"Over 3 runs with different seeds of sampling, rule-F1 micro-14 is {spread['mean']:.3f}" in page
+    assert f"(standard deviation {spread['standard_deviation']:.3f}, {ends})" in page
     assert evaluate.main([*command, str(write(tmp_path / "less.jsonl", run(11, 3)))]) == 2
     assert "1 image of the first is not in the second" in capsys.readouterr().err
 
