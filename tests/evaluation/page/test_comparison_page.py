@@ -58,7 +58,7 @@ def test_two_runs(tmp_path: Path) -> None:
         "2 runs on the same 24 images of 24 studies, each held against the first, first",
         f"second is better than first in rule-F1 micro-14: +{difference.value:.3f} (95 % interval "
         f"+{difference.low:.3f} to +{difference.high:.3f}), p ≤ {row.p:.3f}, Holm ≤ {row.p_holm:.3f}.",
-        f"This test finds a true difference of {row.detectable:.3f} in four of five samples.",
+        f"Uncorrected, this test finds a true difference of {row.detectable:.3f} in four of five samples.",
         f"corrected for the {comparison.tests} tests",
         "Loss by step",
         "last validation loss 1.5",
@@ -69,10 +69,10 @@ def test_two_runs(tmp_path: Path) -> None:
         assert words in page.text
     for number in range(2):
         score = comparison.scores["rouge_l"][number]
-        assert f"{score.value:.3f}{score.low:.3f} to {score.high:.3f}" in page.text
+        assert f"{score.value:.3f} {score.low:.3f} to {score.high:.3f}" in page.text
         f1 = comparison.findings["Cardiomegaly"][number]
         assert f1 is not None
-        assert f"{f1.f1.value:.3f}{f1.f1.low:.3f} to {f1.f1.high:.3f}" in page.text
+        assert f"{f1.f1.value:.3f} {f1.f1.low:.3f} to {f1.f1.high:.3f}" in page.text
 
 
 def test_a_lower_error_is_better_and_no_difference_is_said_to_be_none(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_lower_error_is_better_and_no_difference_is_said_to_be_none(tmp_path: 
     assert "second is worse than first in length: +" in text
     same = {"first": TWO["first"], "second": TWO["first"]}
     text = Page(write(tmp_path, same)).text
-    assert "No difference between second and first in rule-F1 micro-14 is shown: 0.000" in text
+    assert "No difference between second and first in rule-F1 micro-14 is shown: +0.000" in text
     assert "Where they differ most" not in text
 
 

@@ -400,6 +400,10 @@ def test_figures(value: float, highest: float, words: str) -> None:
     assert figure(value, highest) == words
 
 
+def test_a_difference_has_a_sign() -> None:
+    assert [figure(value, signed=True) for value in (0.25, -0.25, 0)] == ["+0.250", "−0.250", "+0.000"]
+
+
 def test_numbers() -> None:
     assert [percent_of(value, 10) for value in (2.5, -1, 20, math.nan)] == ["25.00", "0.00", "100.00", "0.00"]
     assert percent_of(5, math.inf) == "0.00"

@@ -236,13 +236,12 @@ def _words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def figure(value: float, highest: float = 1.0) -> str:
-    """Write a score on a scale that ends at `highest`."""
+def figure(value: float, highest: float = 1.0, signed: bool = False) -> str:
+    """Write a score, or a `signed` difference of two, on a scale that ends at `highest`."""
     if not math.isfinite(value):
         return UNKNOWN
-    if highest <= 10:
-        return f"{value:.3f}"
-    return f"{value:.1f}" if math.isfinite(highest) or abs(value) >= 10 else f"{value:.2f}"
+    digits = 3 if highest <= 10 else 1 if math.isfinite(highest) or abs(value) >= 10 else 2
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent_of(value: float, highest: float) -> str:
