@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import rc_context
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.evaluation.page.curves import (
@@ -81,7 +82,8 @@ def test_chart_keeps_to_its_box_and_falls_with_the_loss() -> None:
 def test_the_same_losses_give_the_same_drawing_in_the_colour_of_the_page() -> None:
     curves = Curves([(1, 2.0), (2, 1.0)], [(2, 1.5)])
     chart = drawn(run=curves)
-    assert chart == drawn(run=curves)
+    with rc_context({"axes.facecolor": "red", "lines.linewidth": 9}):  # what a user may have set
+        assert chart == drawn(run=curves)
     assert ">step<" in chart.svg  # words stay text
     assert "currentColor" in chart.svg
     assert INK not in chart.svg

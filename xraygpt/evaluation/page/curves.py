@@ -124,18 +124,18 @@ def draw_curves(runs: Mapping[str, Curves]) -> Chart | None:
     runs = {name: curves for name, curves in runs.items() if curves.train or curves.valid}
     if not runs:
         return None
-    from matplotlib import rc_context  # takes half a second, and most pages have no curves
+    from matplotlib import style  # takes half a second, and most pages have no curves
     from matplotlib.figure import Figure
 
     lines = []
-    with rc_context(DRAWING):
+    with style.context(["default", DRAWING]):  # whatever the user has set
         figure = Figure(layout="constrained")
         axes = figure.subplots()
         for number, (name, curves) in enumerate(runs.items()):
             colour = COLOURS[number % len(COLOURS)]
-            style: dict[str, Any] = {"color": colour, "linestyle": "-" if number < len(COLOURS) else "--"}
-            axes.plot(*_columns(_thinned(curves.train)), linewidth=0.8, alpha=0.55, **style)
-            axes.plot(*_columns(curves.valid), marker="o", markersize=3.5, **style)
+            look: dict[str, Any] = {"color": colour, "linestyle": "-" if number < len(COLOURS) else "--"}
+            axes.plot(*_columns(_thinned(curves.train)), linewidth=0.8, alpha=0.55, **look)
+            axes.plot(*_columns(curves.valid), marker="o", markersize=3.5, **look)
             lines.append(Line(name, colour, curves.valid[-1][1] if curves.valid else None))
         axes.set(xlabel="step", ylabel="loss", xlim=(0, None))
         file = io.StringIO()
