@@ -19,7 +19,8 @@ WORD_START = r"(?<![a-z])"
 """Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
     r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
-    r"|difference|deteriorat\w+|alteration)"
+    r"|difference|deteriorat\w+|alteration|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart|card"
+    r"|mediast)))"
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
@@ -35,9 +36,10 @@ NO_CHANGE = "|".join(
         rf"(?:of|for)|\w+(?:ly|[ai]ble|ant|ing|graphic)))* {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:n?or"
         rf"|to suggest|suggest\w*|suspicious|that)\b)",
         rf"\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b",
-        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)",
+        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|yesterday|earlier|(?:on|in) (?:the )?(?:prior"
+        rf"|previous|earlier|old)\b)",
         r"(?:\bcan be )?\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?(?:doubt|denying)\b",
-        r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno more than\b",
+        r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno (?:more|less|fewer) than\b",
         r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
         r"|clear) (?:of|from))\b",
         rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
@@ -55,7 +57,7 @@ NOT_A_NEGATION = re.compile(rf"{WORD_START}(?:{NO_CHANGE})")
 than all of it is gone: 'partial clearing of the edema'."""
 
 NOT_ALL = re.compile(
-    rf"\b(?P<not>neither|not all(?: of)?|no evidence that|nothing to suggest "
+    rf"\b(?P<not>neither|none of|not all(?: of)?|no evidence that|nothing to suggest "
     rf"that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)? (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}"
     rf"|grown))\b"
 )
@@ -95,7 +97,7 @@ DENIAL = "|".join(
         r"to)\b",
         r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
         r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development|complications?) "
-        r"(?:of|for|such as)\b|#[^#]*?\bn?or (?:for|of)\b",
+        r"(?:of|for|such as)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
     )
 )
 """The last: 'no change in the effusion or evidence of edema', the change blanked out."""
@@ -103,8 +105,8 @@ BEFORE = re.compile(rf"{WORD_START}(?:(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<de
 
 DOUBT_AFTER = "|".join(
     (
-        r"\b(?:cannot|can ?not|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded|discounted|dismissed"
-        r"|ruled (?:in or )?out|r/o|confirmed|verified)",
+        r"\b(?:cannot|can ?not|can no longer|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded"
+        r"|discounted|dismissed|ruled (?:in or )?out|r/o|confirmed|verified)",
         rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude|\bnot yet "
         rf"(?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
@@ -160,9 +162,9 @@ LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b|: ?\w+$")
 
 CLAUSE = (
     r"\b(?:but|yet|however|although|though|while|whereas|except|other than|apart from|aside from|besides"
-    r"|save for|despite|otherwise|there (?:is|are|has|have|remains?))\b"
+    r"|save for|tension in|despite|otherwise|there (?:is|are|has|have|remains?))\b"
 )
-AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
+AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny|chronic|old|healed)"
 DOUBT_END = re.compile(
     rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith bilateral\b"
     rf"|\bafter\b"

@@ -64,16 +64,16 @@ RAISED = (
     r"|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
 )
 NORMAL = (
-    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)"
-    r"|(?:(?<=is )|(?<=are ))not (?:increased|raised|elevated))"
+    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)|(?:(?<=is )|(?<=are ))not "
+    r"(?:increased|raised|elevated))"
 )
 BORDERLINE = r"(?:borderline|upper limits?|upper normal|(?:top|high)[- ]normal)"
 JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen|\bwide\b"
 LOBE = r"(?:lungs?|lobes?|lingula|[rl][lum]l)"
 OTHER_THING = r"\blungs?\b|pulmonary|aort|\bhila"
-IS = rf"(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
+IS = rf":?(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
 """Between a thing and its size: 'heart [is mildly to moderately] enlarged'."""
-AND_OTHERS_ARE = rf"(?:(?!{JUDGEMENT}|\blungs?\b)[^;:]){{0,70}}?"
+AND_OTHERS_ARE = rf":?(?:(?!{JUDGEMENT}|\blungs?\b)[^;:]){{0,70}}?"
 """Between a thing and its normality, which is often said of several: 'heart [and mediastinum are] normal'."""
 OTHERS = r"heart|cardiac|mediastinal|sized?|silhouette|hilar|pulmonary|and|stable|appearing|contours?"
 NORMAL_OTHERS_AND = rf"\bnormal(?:[ ,]+(?:{OTHERS}))*[ ,]+"
@@ -191,7 +191,7 @@ NORMALS = {
         rf"{NORMAL_OTHERS_AND}(?:heart|cardiac|cardio-?mediastinal)",
     ),
     "Lung Opacity": (
-        r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
+        r"lungs?:? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
     ),
     "Pleural Effusion": (r"pleural spaces? (?:are|is) (?:\w+ )?clear",),
 }
