@@ -223,8 +223,6 @@ OR_BETWEEN = re.compile(
     rf"(?:(?!(?:no|without|{BE})\b)[\w-]+ ){{0,4}}"
 )
 COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}")
-PARENCHYMAL = frozenset({"Edema", "Consolidation", "Pneumonia", "Atelectasis", "Lung Lesion"})
-"""An opacity is there whichever of these it is: an alternative to them leaves `Lung Opacity` asserted."""
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
@@ -394,10 +392,8 @@ def _alternatives(sentence: str, terms: Sequence[Term]) -> set[int]:
         if OR_BEFORE.search(sentence, 0, terms[i].start) or OR_AFTER.match(sentence, terms[i].end)
     }
     for i, j in pairwise(findings):
-        labels = {terms[i].label, terms[j].label}
         if terms[i].label != terms[j].label and OR_BETWEEN.fullmatch(sentence, terms[i].end, terms[j].start):
-            parenchymal = "Lung Opacity" in labels and labels & PARENCHYMAL
-            found |= {k for k in (i, j) if not (parenchymal and terms[k].label == "Lung Opacity")}
+            found |= {i, j}
     for i, j in reversed(list(pairwise(findings))):
         if (
             j in found
