@@ -19,8 +19,8 @@ WORD_START = r"(?<![a-z])"
 """Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
     r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
-    r"|difference|deteriorat\w+|alteration|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart|card"
-    r"|mediast)))"
+    r"|difference|deteriorat\w+|alteration|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart"
+    r"|card|mediast)))"
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
@@ -43,10 +43,10 @@ NO_CHANGE = "|".join(
         r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
         r"|clear) (?:of|from))\b",
         rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
-        rf"|complete(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
+        rf"|(?:complete|total)(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
         r"\b(?:did|does|do|has|have) not (?:\w+ )?clear\b",
-        rf"\b{CLEARED} (?:of )?(?=(?:almost|nearly|partially|partly|incompletely|to a large extent|except"
-        rf"|apart)\b)",
+        rf"\b{CLEARED} (?:of )?(?=(?:only|almost|nearly|partially|partly|incompletely|to a large extent"
+        rf"|except|apart)\b)",
         rf"\b{CLEARED} of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete"
         rf"|nearly|almost|slow|ongoing))",
         r"\b(?:document|ensure|confirm|until|to|for|await\w*) (?:\w+ )?(?:resolution|clear(?:ing|ance)) of\b",
@@ -156,7 +156,7 @@ OTHER_SUBJECT = re.compile(
 """Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
 OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
 """The same where the term holds a verb: 'heart is enlarged[ and vascularity] is within normal limits'."""
-VERB = re.compile(rf"\b(?:{BE}|remains?|appears?)\b")
+VERB = re.compile(rf"\b(?:{BE}|remains?|appears?|shows?|demonstrates?)\b")
 LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b|: ?\w+$")
 """From a term to the end of a cue that is said of all before: 'effusion[, edema and scars are not seen]'."""
 
@@ -191,8 +191,8 @@ STATEMENT = re.compile(
 
 ANOTHER = re.compile(
     r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may|might) "
-    r")|there is one\b)|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed|confirmed|assured|guaranteed"
-    r"|established|certain))"
+    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed"
+    r"|confirmed|assured|guaranteed|established|certain))"
 )
 """Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
 NOT_NORMAL = re.compile(r"\bnot (?:\w+ ){0,2}(?:clear|normal|unremarkable|within)|far from|anything but")
@@ -226,15 +226,15 @@ COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}"
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
-    r"(?: [^,;]{0,40})?,? (?:which |that |and |but )?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely"
-    r"|may|might|could|suspect|favou?r|either|versus|vs)\b"
+    r"(?: [^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:possibl[ey]|perhaps"
+    r"|probabl[ey]|presumably|likely|may|might|could|suspect|favou?r|either|versus|vs)\b"
 )
 HARMLESS = re.compile(
     HEDGE + r"(?: [\w-]+){0,7}? "
     r"(?:nipple|arti?e?fact|skin|summation|composite|vessel|vascular structure|bone island|\w*cartilage"
     r"|soft tissue|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
     r"|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ "
-    r")?(?:soft|breast|tissue|rib|shadow|bon|structure|telemetry|lead|density))"
+    r")?(?:soft|breast|tissue|rib|clavic|shadow|bon|structure|telemetry|lead|density))"
 )
 """Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
 TECHNIQUE = re.compile(
