@@ -19,7 +19,8 @@ WORD_START = r"(?<![a-z])"
 """Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
     r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
-    r"|difference|deteriorat\w+|alteration)"
+    r"|difference|deteriorat\w+|alteration|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart"
+    r"|card|mediast)))"
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
@@ -35,16 +36,17 @@ NO_CHANGE = "|".join(
         rf"(?:of|for)|\w+(?:ly|[ai]ble|ant|ing|graphic)))* {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:n?or"
         rf"|to suggest|suggest\w*|suspicious|that)\b)",
         rf"\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b",
-        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|(?:on|in) (?:the )?(?:prior|previous|earlier|old)\b)",
+        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|yesterday|earlier|(?:on|in) (?:the )?(?:prior"
+        rf"|previous|earlier|old)\b)",
         r"(?:\bcan be )?\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?(?:doubt|denying)\b",
-        r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno more than\b",
+        r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno (?:more|less|fewer) than\b",
         r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
         r"|clear) (?:of|from))\b",
         rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
-        rf"|complete(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
+        rf"|(?:complete|total)(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
         r"\b(?:did|does|do|has|have) not (?:\w+ )?clear\b",
-        rf"\b{CLEARED} (?:of )?(?=(?:almost|nearly|partially|partly|incompletely|to a large extent|except"
-        rf"|apart)\b)",
+        rf"\b{CLEARED} (?:of )?(?=(?:only|almost|nearly|partially|partly|incompletely|to a large extent"
+        rf"|except|apart)\b)",
         rf"\b{CLEARED} of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete"
         rf"|nearly|almost|slow|ongoing))",
         r"\b(?:document|ensure|confirm|until|to|for|await\w*) (?:\w+ )?(?:resolution|clear(?:ing|ance)) of\b",
@@ -55,7 +57,7 @@ NOT_A_NEGATION = re.compile(rf"{WORD_START}(?:{NO_CHANGE})")
 than all of it is gone: 'partial clearing of the edema'."""
 
 NOT_ALL = re.compile(
-    rf"\b(?P<not>neither|not all(?: of)?|no evidence that|nothing to suggest "
+    rf"\b(?P<not>neither|none of|not all(?: of)?|no evidence that|nothing to suggest "
     rf"that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)? (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}"
     rf"|grown))\b"
 )
@@ -95,7 +97,7 @@ DENIAL = "|".join(
         r"to)\b",
         r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
         r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development|complications?) "
-        r"(?:of|for|such as)\b|#[^#]*?\bn?or (?:for|of)\b",
+        r"(?:of|for|such as)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
     )
 )
 """The last: 'no change in the effusion or evidence of edema', the change blanked out."""
@@ -103,8 +105,8 @@ BEFORE = re.compile(rf"{WORD_START}(?:(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<de
 
 DOUBT_AFTER = "|".join(
     (
-        r"\b(?:cannot|can ?not|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded|discounted|dismissed"
-        r"|ruled (?:in or )?out|r/o|confirmed|verified)",
+        r"\b(?:cannot|can ?not|can no longer|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded"
+        r"|discounted|dismissed|ruled (?:in or )?out|r/o|confirmed|verified)",
         rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude|\bnot yet "
         rf"(?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
@@ -154,15 +156,15 @@ OTHER_SUBJECT = re.compile(
 """Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
 OTHER_SUBJECT_OF_CLAUSE = re.compile(r"(?:,| and )[^,]*\w[^,]*$")
 """The same where the term holds a verb: 'heart is enlarged[ and vascularity] is within normal limits'."""
-VERB = re.compile(rf"\b(?:{BE}|remains?|appears?)\b")
+VERB = re.compile(rf"\b(?:{BE}|remains?|appears?|shows?|demonstrates?)\b")
 LIST = re.compile(r"\bor\b|\band\b.*\b(?:are|were|have)\b|: ?\w+$")
 """From a term to the end of a cue that is said of all before: 'effusion[, edema and scars are not seen]'."""
 
 CLAUSE = (
     r"\b(?:but|yet|however|although|though|while|whereas|except|other than|apart from|aside from|besides"
-    r"|save for|despite|otherwise|there (?:is|are|has|have|remains?))\b"
+    r"|save for|tension in|despite|otherwise|there (?:is|are|has|have|remains?))\b"
 )
-AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny)"
+AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny|chronic|old|healed)"
 DOUBT_END = re.compile(
     rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith bilateral\b"
     rf"|\bafter\b"
@@ -189,8 +191,8 @@ STATEMENT = re.compile(
 
 ANOTHER = re.compile(
     r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may|might) "
-    r")|there is one\b)|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed|confirmed|assured|guaranteed"
-    r"|established|certain))"
+    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed"
+    r"|confirmed|assured|guaranteed|established|certain))"
 )
 """Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
 NOT_NORMAL = re.compile(r"\bnot (?:\w+ ){0,2}(?:clear|normal|unremarkable|within)|far from|anything but")
@@ -221,20 +223,18 @@ OR_BETWEEN = re.compile(
     rf"(?:(?!(?:no|without|{BE})\b)[\w-]+ ){{0,4}}"
 )
 COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}")
-PARENCHYMAL = frozenset({"Edema", "Consolidation", "Pneumonia", "Atelectasis", "Lung Lesion"})
-"""An opacity is there whichever of these it is: an alternative to them leaves `Lung Opacity` asserted."""
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
-    r"(?: [^,;]{0,40})?,? (?:which |that |and |but )?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely"
-    r"|may|might|could|suspect|favou?r|either|versus|vs)\b"
+    r"(?: [^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:possibl[ey]|perhaps"
+    r"|probabl[ey]|presumably|likely|may|might|could|suspect|favou?r|either|versus|vs)\b"
 )
 HARMLESS = re.compile(
     HEDGE + r"(?: [\w-]+){0,7}? "
     r"(?:nipple|arti?e?fact|skin|summation|composite|vessel|vascular structure|bone island|\w*cartilage"
     r"|soft tissue|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
     r"|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ "
-    r")?(?:soft|breast|tissue|rib|shadow|bon|structure|telemetry|lead|density))"
+    r")?(?:soft|breast|tissue|rib|clavic|shadow|bon|structure|telemetry|lead|density))"
 )
 """Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
 TECHNIQUE = re.compile(
@@ -392,10 +392,8 @@ def _alternatives(sentence: str, terms: Sequence[Term]) -> set[int]:
         if OR_BEFORE.search(sentence, 0, terms[i].start) or OR_AFTER.match(sentence, terms[i].end)
     }
     for i, j in pairwise(findings):
-        labels = {terms[i].label, terms[j].label}
         if terms[i].label != terms[j].label and OR_BETWEEN.fullmatch(sentence, terms[i].end, terms[j].start):
-            parenchymal = "Lung Opacity" in labels and labels & PARENCHYMAL
-            found |= {k for k in (i, j) if not (parenchymal and terms[k].label == "Lung Opacity")}
+            found |= {i, j}
     for i, j in reversed(list(pairwise(findings))):
         if (
             j in found

@@ -64,16 +64,16 @@ RAISED = (
     r"|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
 )
 NORMAL = (
-    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)"
-    r"|(?:(?<=is )|(?<=are ))not (?:increased|raised|elevated))"
+    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)|(?:(?<=is )|(?<=are ))not "
+    r"(?:increased|raised|elevated))"
 )
 BORDERLINE = r"(?:borderline|upper limits?|upper normal|(?:top|high)[- ]normal)"
 JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen|\bwide\b"
 LOBE = r"(?:lungs?|lobes?|lingula|[rl][lum]l)"
 OTHER_THING = r"\blungs?\b|pulmonary|aort|\bhila"
-IS = rf"(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
+IS = rf":?(?:(?!{JUDGEMENT}|{OTHER_THING}|,| with | and (?!mediastin))[^;:]){{0,60}}?"
 """Between a thing and its size: 'heart [is mildly to moderately] enlarged'."""
-AND_OTHERS_ARE = rf"(?:(?!{JUDGEMENT}|\blungs?\b)[^;:]){{0,70}}?"
+AND_OTHERS_ARE = rf":?(?:(?!{JUDGEMENT}|\blungs?\b)[^;:]){{0,70}}?"
 """Between a thing and its normality, which is often said of several: 'heart [and mediastinum are] normal'."""
 OTHERS = r"heart|cardiac|mediastinal|sized?|silhouette|hilar|pulmonary|and|stable|appearing|contours?"
 NORMAL_OTHERS_AND = rf"\bnormal(?:[ ,]+(?:{OTHERS}))*[ ,]+"
@@ -117,7 +117,7 @@ FINDINGS = {
         r"|of)\b)",
         r"(?:cardiac|heart) decompensation",
         r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
-        r"pulmonary venous hypertension|cephali[sz]ation",
+        r"pulmonary venous hypertension|cephali[sz]ation|(?:venous|blood) diversion",
         r"vascular (?:redistribution|prominence|engorgement|indistinctness)",
         r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) (?:(?:is|are|appears?"
         r"|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
@@ -128,27 +128,28 @@ FINDINGS = {
     "Pneumonia": (r"pneumonia|pneumonic|infectious|(?<!granulomatous )infection|\bpna\b",),
     "Atelectasis": (
         r"atelecta|\batx\b|collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobe)s?\b|(?<!thorax )volume loss(?! "
-        r"and (?:fibro|scar))|lost (?:\w+ )?volume|loss of (?:lung )?volume",
+        r"and (?:fibro|scar))|lost (?:\w+ )?volume|(?:lobe|lung) volume (?:is|has|appears) (?:\w+ "
+        r")?(?:reduc|decreas|diminish)|loss of (?:lung )?volume",
         r"(?:reduced|reduction in|decrease in|decreased|diminished) volume (?:of|in) (?:the )?(?:\w+ "
         r"){0,3}(?:lung|lobe)",
         r"(?<!vertebral )(?<!body )(?<!tracheal )(?<!disc )\bcollapse\b(?! (?:deform|fracture|(?:of|at) "
         r"(?:the )?(?:[\w-]+ ){0,3}(?:vertebra|body|trachea|[tl]\d)))",
         rf"collapsed (?:(?:left|right|upper|middle|lower) ){{0,2}}{LOBE}",
-        rf"{LOBE} (?:(?:is|are|has|have|be|been|may|might|could|appears?|remains?|not|no longer|now|again"
-        rf"|\w+ly) )*collapsed",
+        rf"{LOBE}:? (?:(?:is|are|both|has|have|be|been|may|might|could|appears?|remains?|not|no longer|now"
+        rf"|again|\w+ly) )*collapsed",
     ),
     "Pneumothorax": (
         r"pneumothora|\bptx\b|pleural (?:air|gas)\b|pleural line\b",
         r"\b(?:air|gas)\b(?!-| fluid| bronch| space)(?: [\w-]+){0,4} (?:the )?(?:\w+ ){0,2}pleural (?:space"
         r"|cavity)",
         r"pleural (?:space|cavity) (?:\w+ ){0,5}(?:air|gas)\b|\b(?:air|gas) between (?:the )?(?:visceral"
-        r"|parietal|pleura)",
+        r"|parietal|pleura|lung)",
     ),
     "Pleural Effusion": (
         r"(?<!pericardial )(?<!joint )effusion|pleural and pericardial effusion",
-        r"pleural (?:fluid|collection)|(?<=pleural air or )fluid|\bfluid (?:[\w-]+ ){0,3}(?:in|into|within"
-        r"|along) (?:the )?(?:\w+ ){0,2}(?:pleural (?:space|cavity)|hemithora)|hydrothorax"
-        r"|hydropneumothorax|ha?emothorax|empyema",
+        r"pleural (?:fluid|collection)|(?<=pleural air or )fluid|pleural (?:space|cavity) (?:\w+ "
+        r"){0,4}fluid|\bfluid (?:[\w-]+ ){0,3}(?:in|into|within|along) (?:the )?(?:\w+ ){0,2}(?:pleural "
+        r"(?:space|cavity)|hemithora)|hydrothorax|hydropneumothorax|ha?emothorax|empyema",
         r"fluid in the (?:\w+ )?fissure|fissural fluid",
     ),
     "Pleural Other": (
@@ -191,7 +192,7 @@ NORMALS = {
         rf"{NORMAL_OTHERS_AND}(?:heart|cardiac|cardio-?mediastinal)",
     ),
     "Lung Opacity": (
-        r"lungs? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
+        r"lungs?:? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
     ),
     "Pleural Effusion": (r"pleural spaces? (?:are|is) (?:\w+ )?clear",),
 }
@@ -210,10 +211,10 @@ HINTS = {
         "Cardiomegaly": "heart|cardi|ventric|chamber|ctr|ct ratio| cm",
         "Lung Opacity": "opac|filtrat|space|ground|reticul|interstiti|densit|translucen|lung",
         "Lung Lesion": "nodul|mass|cavit|carcin|neopl|malign|tumo|metasta|cancer|lesion",
-        "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|cephali|vas|vess",
+        "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|diversion|cephali|vas|vess",
         "Pneumonia": "pneumoni|infecti|pna",
         "Atelectasis": "atelecta|atx|collapse|volume",
-        "Pneumothorax": "pneumothora|ptx|pleura",
+        "Pneumothorax": "pneumothora|ptx|pleura|air between",
         "Pleural Effusion": "effusion|fluid|thora|empyema|pleural",
         "Pleural Other": "pleura|fissur|thickening|apical cap|fibrothorax",
         "Fracture": "fract|fx",
