@@ -107,6 +107,8 @@ def test_a_partner_is_another_patient_where_they_are_known() -> None:
     for row in made["same_labels"]:
         assert not {row["image_id"], row["image_shown"]} <= {"i0", "i1"}
     assert len(made["same_labels"]) == 4
+    unknown = [row | {"subject_id": ""} for row in images]
+    assert len(all_conditions({"images": unknown}, synthetic=False, seed=0)["shuffled"]) == 4
     images = [row | {"subject_id": "p"} for row in images]
     assert all_conditions({"images": images}, synthetic=False, seed=0)["shuffled"] == []
 
@@ -246,6 +248,20 @@ def test_the_tiny_model_from_image_to_page(tmp_path: Path) -> None:
     assert "This radiograph shows" in html
     assert not (folder / ".generating").exists()
     assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_protocol_names_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[list[str], str]] = []
+
+    def choose(names: list[str], *, protocol: str) -> Any:
+        asked.append((names, protocol))
+        return METRICS  # all of a protocol would start METEOR
+
+    monkeypatch.setattr("xraygpt.tasks.audit.choose_metrics", choose)
+    start(tiny(tmp_path / "eval.yaml", tmp_path / "out"), "run.protocol=r2gen")
+    assert asked == [([], "r2gen")]
+    content = json.loads((tmp_path / "out" / "audit" / "audit.json").read_text())
+    assert content["protocol"]["protocol"] == "r2gen"
 
 
 def test_a_stopped_audit_goes_on_under_the_condition_it_was_stopped_in(

@@ -24,12 +24,12 @@ from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.comparison import Comparison, compare_predictions
 from xraygpt.evaluation.labeller import Status, label_report, positive_findings
 from xraygpt.evaluation.language import check_language
-from xraygpt.evaluation.metrics.catalogue import choose_metrics
+from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.metrics.metric import Metric, mean_over_pairs
 from xraygpt.evaluation.metrics.phantom import extract_findings
 from xraygpt.evaluation.page.examples import choose_examples, make_cards
 from xraygpt.evaluation.page.report_page import PageConfig, reader, write_page
-from xraygpt.evaluation.predictions import Prediction, counted
+from xraygpt.evaluation.predictions import Prediction, counted, patient_column
 from xraygpt.evaluation.protocol import make_protocol
 from xraygpt.evaluation.scoring import Scores, name_hash, score_predictions, shuffled
 from xraygpt.evaluation.statistics import Interval, plain
@@ -49,9 +49,9 @@ CONDITIONS = {
     CONTRADICTING: "with a prompt that claims a finding the reference does not have",
 }
 """Name of a condition -> how a sentence says it."""
-METRICS = ("phantom_f1", "rule_f1_micro_14", "laterality_f1", "bleu_4", "rouge_l")
-"""What is computed unless ``run.metrics`` names others, the first of phantoms only. The verdict is about the
-first one of which more is better."""
+METRICS = ["phantom_f1", "rule_f1_micro_14", "laterality_f1", "bleu_4", "rouge_l"]
+"""What is computed unless ``run.metrics`` or ``run.protocol`` names others, the first of phantoms only. The
+verdict is about the first one of which more is better."""
 MOST = 0.5
 RULE = (
     "No sign that the model looks: the interval of the difference that shuffled images make (blank ones if "
@@ -184,7 +184,7 @@ class AuditTask(ReportGenerationTask):
     def evaluate_split(
         self, model: BaseModel, stream: EvalStream, load: Callable[..., Any], *, context: EvalContext
     ) -> list[dict[str, Any]]:
-        """Return the rows of the images themselves; each condition has its own journal.
+        """Generate under each condition, with a journal of its own; return the rows of the last one.
 
         Raises:
             DataError: the data set gives no images, or no reference report.
@@ -199,7 +199,7 @@ class AuditTask(ReportGenerationTask):
             if rows and not any(row["reference"] for row in rows):
                 name = stream.dataset.name
                 raise DataError(f"an audit needs true reports, and {name} has none: leave it out of datasets")
-        return self.generated[IMAGES]
+        return rows
 
     def after_evaluation(
         self, val_result: list[dict[str, Any]], split_name: str, epoch: int | str, *, context: EvalContext
@@ -215,7 +215,10 @@ class AuditTask(ReportGenerationTask):
             if rows_of[name]:
                 write_predictions(predictions_path(context.output_dir, f"{split_name}_{name}"), rows_of[name])
         runs = {name: [prediction_of(row) for row in rows] for name, rows in rows_of.items()}
-        metrics = choose_metrics(self.settings.metrics or METRICS[0 if synthetic else 1 :])
+        protocol, names = self.settings.protocol, self.settings.metrics
+        if protocol == OURS and not names:
+            names = METRICS[0 if synthetic else 1 :]
+        metrics = choose_metrics(names, protocol=protocol)
         audit = audit_reports(runs, metrics, seed=context.seed)
         self._write(audit, runs, split_name, context.output_dir, synthetic)
         logger.info("%s", "\n".join([*(each.sentence for each in audit.conditions.values()), audit.verdict]))
@@ -234,6 +237,7 @@ class AuditTask(ReportGenerationTask):
             audit.scores,
             file=predictions_path(folder, name),
             command=command,
+            protocol=self.settings.protocol,
             generation=generation_facts(settings, command),
         )
         write_json(folder / AUDIT_FILE, {**plain(audit), "protocol": protocol.to_dict()})
@@ -316,7 +320,7 @@ def exchanged(
         groups.setdefault(alike(row["reference"]), []).append(row)
     exchanged_rows = []
     for group in groups.values():
-        owners = [str(row.get("patient_id") or row.get("subject_id") or row["study_id"]) for row in group]
+        owners = [str(row.get(patient_column(row) or "") or row["study_id"]) for row in group]
         others = shuffled(group, owners, seed) or ()
         for row, other in zip(group, others, strict=False):
             report = {key: other[key] for key in REPORT_KEYS}
@@ -340,18 +344,15 @@ def audit_reports(runs: Runs, metrics: Sequence[Metric], *, seed: int) -> Audit:
     not_tried = {name: why for name, why in WHY_NOT.items() if not runs[name]}
     tried = [name for name in CONDITIONS if name != IMAGES and name not in not_tried]
     pairs = {n: {IMAGES: [own[row.image_id] for row in runs[n]], n: runs[n]} for n in tried}
+    metrics = [*scores.metrics.values()]
     compared = {name: compare_predictions(pair, metrics, seed=seed) for name, pair in pairs.items()}
     losses = {name: _losses(comparison) for name, comparison in compared.items()}
-    usable = [
-        name
-        for name, metric in scores.metrics.items()
-        if metric.higher_is_better and not metric.descriptive
-        # What reads English only is left out where a condition makes a model write another language.
-        if all(name in of_condition for of_condition in losses.values())
-    ]
+    # What reads English only is left out where a condition makes a model write another language.
+    everywhere = [m for m in metrics if all(m.name in of_condition for of_condition in losses.values())]
+    usable = [m for m in everywhere if m.higher_is_better and not m.descriptive]
     if not usable:
         raise DataError("an audit needs a metric of which more is better: name another one in run.metrics")
-    metric = scores.metrics[usable[0]]
+    metric = usable[0]
     conditions = {}
     for name, comparison in compared.items():
         repeated = None
