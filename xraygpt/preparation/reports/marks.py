@@ -57,7 +57,8 @@ _NO_JUDGEMENT = (
     r"|than|on|in|within|over|above|more|which|that|with|this|position|spaces?|soft|disc|bony|if|airspace|tips?"
     r"|compared|certified|intact|increased|decreased|demonstrated|noted|identified|abdomen|the)\b"
     rf"|from (?:the |a )?(?:prior|previous|comparison|study|exam|{MARK})|not-"
-    rf"|(?:[\w-]+ ){{0,2}}(?:opacit|deformit|densit)|(?:{MARK} )*{MARK}(?! eff)|(?:[\w-]+ ){{1,2}}(?:is|are|was|were|has|have|appears?)\b)"
+    rf"|(?:[\w-]+ ){{0,2}}(?:opacit|deformit|densit)|(?:{MARK} )*{MARK}(?! eff)"
+    rf"|(?:[\w-]+ ){{1,2}}(?:is|are|was|were|has|have|appears?)\b)"
 )
 """What follows other marks behind a comma."""
 _SHADOW = (
