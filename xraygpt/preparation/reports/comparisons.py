@@ -25,9 +25,7 @@ _VERB = (
     r"(?:is|are|was|were|has|have|had|appears?|appeared|remains?|remained|looks?|seems?)"
     r"(?: (?:been|to be|to have been|to have|also|now|again))*"
 )
-_FINITE = (
-    r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?|represents?)\b"
-)
+_FINITE = r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?|(?:likely )?(?:represent|reflect|indicate|suggest)s?)\b"
 _THERE_IS = r"(?:There (?:is|are|has been|have been|'s been|does appear to be)|There's been) "
 _ADVERB = r"(?:(?:\w+ly|somewhat|also|overall|again|interval) )?"
 _ASPECT = (
@@ -110,7 +108,7 @@ GONE: Steps = {
     rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
     r"(?! (?:left|right)).*$": _what_is_left,
     rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
-    r"(?:the )?(?:previously \w+ )?(?P<finding>.+)$": _what_is_left,
+    r"(?:the )?(?:previously \w+ |prior )?(?P<finding>.+)$": _what_is_left,
     rf"^(?:The )?(?:previously \w+ )?([^,;]+?) (?:is|are) no longer (?:{SEEN}|visible|evident"
     r"|appreciated)\.?$": lambda match: _none(match[1]),
     r",? (?:with|and) (?:\w+ )?resolution of [^,;]*": CUT,
@@ -167,6 +165,7 @@ REFERENCES: Steps = {
 """Compared to the prior study, since ..., than on ..."""
 
 PREDICATES: Steps = {
+    rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
     rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
     rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)": r"\1 ",
@@ -198,7 +197,7 @@ ATTRIBUTES: Steps = {
     rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
     rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
     rf"\b{SAME}(?:,| and| but)?(?: |$)": CUT,
-    rf"\b(?:once )?(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:is|are) (?:an? |the )?": CUT,
+    rf"\b(?:once )?(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:and )?(?:is|are) (?:an? |the )?": CUT,
     r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)": CUT + "seen",
     r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|now"
     rf"|previously {SEEN}|previously)\b": CUT,
@@ -211,6 +210,7 @@ ATTRIBUTES: Steps = {
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = {
+    rf"{CUT} ?as are\b": f"{CUT} and",
     r"\bThere continues to be\b": f"There is{CUT}",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",

@@ -49,7 +49,7 @@ _NOT_A_NOUN = "".join(
 """In front of a mark: it does not stand for the noun that these words ask for."""
 _JUDGED = (
     r"(?:represent\w*|reflect\w*|indicates?|correspond\w*|(?:due|secondary|related|relates) to|from old"
-    r"|(?:consistent|compatible) with|sequelae?|accentuated|favored)\b"
+    r"|(?:consistent|compatible) with|sequelae?|accentuated|favored|contributes)\b"
 )
 """What a radiologist says of the meaning of a finding."""
 _NO_JUDGEMENT = (
@@ -67,7 +67,7 @@ _SHADOW = (
     r"|seen)"
 )
 _SHADOWS = re.compile(r"opacit|densit", re.IGNORECASE)
-_DENIAL = re.compile(r"\b(?:no|not|without|nor|neither|negative|free)\b[^.;]*$", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:no|without|nor|neither|negative|free)\b[^.;]*$", re.IGNORECASE)
 _ABNORMAL = (
     r"(?:[\w-]+,? ){0,3}?(?:opacit|densit|disease|infiltrat|nodul|consolid|atelecta|effusion|edema|pneumo"
     r"|fractur|mass|lesion|abnormalit|airspace|deformit|adenopathy|congestion)"
@@ -92,12 +92,12 @@ WORDS = {
     r"^(?:the )?@ are (?:\w+ )?(?:osteopenic|demineralized)\b": "bones",
     r"(?:left|right|a|lateral|posterior) (?:(?:lateral|posterior) )?(?:costo|cardio)(?:phrenic|vertebral) @"
     r"(?! (?:are|and|appear)\b)": "angle",
-    r"(?:costo|cardio)phrenic @(?: blunting| is\b)": "angle",
+    r"(?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b)": "angle",
     r"(?:costo|cardio)phrenic @": "angles",
     r"a sternotomy @": "wire",
     r"sternotomy @(?: is| fragment)": "wire",
-    r"sternotomy @": "wires",
-    r"(?:aortic|transverse) @": "arch",
+    r"(?:sternotomy|cerclage) @": "wires",
+    r"(?:aortic|transverse|possible right) @": "arch",
     r"(?:epi|peri)cardial fat @": "pad",
     r"IVC @": "filter",
     r"^@ and fluid\b": "gas",
@@ -108,11 +108,13 @@ WORDS = {
     r"an? @ (?:in|on) the (?:left|right) chest\b": "port",
     r"(?<!left )(?<!right )cardiac @(?:\.| (?:in|and|with|is|has|are|generator|project\w+)\b)": "device",
     r"intact @ (?:re)?placement": "lead",
+    r"pacing @ over\b": "leads",
     r"single @ project": "lead",
     r"lateral @ and both": "lead",
     r"1-@": "lead",
     r"@(?: tips?\b| terminating)": "lead",
     r"(?:fixation|fusion|stabilization|orthopedic) @": "hardware",
+    r"spinal @ placement": "hardware",
     r"wedge @ of\b": "deformity",
     r"intramedullary @": "rod",
     r"embolization @": "coil",
@@ -120,10 +122,12 @@ WORDS = {
     r"(?:loss of (?:dis[ck] |vertebral body )?|vertebral body )@(?: of | at |[.,]| loss| and)": "height",
     r"@ loss of (?!vertebral|dis[ck]|height)": "height",
     r"demonstrated @ abdomen": "on CT",
-    r"@(?: scan\b| thorax (?:from|for)\b| abdomen and pelvis\b)": "CT",
-    r"@ chest(?:,| (?:for|to|is|if|in|from|may|would|should|with intravenous)\b)": "CT",
+    r"(?:evaluation|imaging|correlation) @ (?:chest|of the|scan)\b": "with CT",
+    r"(?<!to )@ scan\b": "CT",
+    r"@(?: thorax (?:from|for)\b| abdomen and pelvis\b)": "CT",
+    r"@ chest(?:,| (?:for|to|is|are|if|in|from|may|would|should|with intravenous)\b)": "CT",
     rf"@ of (?:the )?(?:chest|thorax|neck)\b(?! {MARK}| are)": "CT",
-    r"(?:benefit from a|-resolution|-enhanced) @": "CT",
+    r"(?:benefit from a|high-resolution|contrast-enhanced) @": "CT",
     r"or @ would\b": "CT",
     r"@ be\b": "may",
     r"@/fluid": "air",
@@ -132,6 +136,14 @@ WORDS = {
     r"(?:obscuration|silhouetting)[^.;]* (?:left|right) cardiac @": "border",
     r"(?:left|right) @ of the heart": "border",
     r"AP @(?:\.| could| lymph)": "window",
+    r"(?:on|in) (?:the )?(?:PA|AP|frontal|lateral) @": "view",
+    rf"ventricular @ {MARK}": "border",
+    r"within a @ of bowel": "loop",
+    r"from top to @": "bottom",
+    r"and @ film\b": "off",
+    r"@ cell (?:changes|disease)": "sickle",
+    r"@ factors for\b": "risk",
+    r"there is @ visualization": "poor",
     r"segment @ the\b": "of",
     r"somewhat @ shaped": "barrel",
     r"right atrium and (?:\w+ ){0,4}right @": "ventricle",
@@ -139,12 +151,12 @@ WORDS = {
     r"@ as an?(?:eurysm)?\b": "such",
     r"nodules? @ on\b": "seen",
     r"should be @ for\b": "made",
-    r"appearance (?:which )?@ (?:\w+ )?(?:atelecta|scar)": "may be",
+    r"(?:appearance|distribution) (?:which )?@ (?:\w+ )?(?:atelecta|scar|edema)": "may be",
     r"(?:no|without|any) @ of\b": "signs",
     r"as to @ or symptoms": "signs",
     r"(?:with|and) @ of (?:early |\w*interstitial )?(?:edema|failure)\b": "signs",
+    rf"a (?:{MARK} )?@ of {_TISSUE}": "area",
     rf"(?:scattered|some|few|few basilar|with|likely|{MARK}) @ of {_TISSUE}": "areas",
-    rf"an? (?:{MARK} )?@ of {_TISSUE}": "area",
     r"note is @ of\b": "made",
     r"note @ of\b": "is made",
     r"at @ (?:in part|partially|partly)\b": "least",
@@ -153,7 +165,8 @@ WORDS = {
     rf"no\b[^.;]*(?<!acute) or @ {_ABNORMAL}": "new",
     r"(?:most|more|less) @(?! (?:on|than|marked)\b)": "likely",
     rf"{_NOT_A_NOUN}@ {_JUDGED}": "likely",
-    r"(?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic)\b": "likely",
+    r"(?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external|coronary)\b": "likely",
+    r"(?:also|but) @ (?:chronic|acute)\b": "likely",
     r"(?:is|are) not @[.,;]": "likely",
     r", @ (?:seen|visuali[sz]ed|appreciated) on\b": "best",
     r"(?:heart size|vascularity|silhouette) @ (?:within normal|normal|enlarged|unremarkable)\b": "is",
@@ -172,6 +185,7 @@ TURNS: Steps = {
     rf"\b{MARK}-a-{MARK}(?: {MARK})?": "Port-a-Cath",
     rf"\b(aortic) {MARK} appear\b": r"\1 arch appears",
     rf"\b(superior) {MARK} {MARK}": r"\1 vena cava",
+    rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",
     rf"\b(lobe) {MARK} (?=densit)|\b(in) {MARK},? (?=(?:stable )?(?:position|alignment)\b)": r"\1\2 ",
     rf"\b{MARK} (?={MARK} (?:tips?|with (?:the )?tip|noted with)\b|(?:due )?at {MARK} (?:in )?part)": "",
@@ -205,11 +219,12 @@ SINGLE: Steps = {
     rf"\blung {_MARKS}": "lungs",
     rf"\b(heart|defibrillator|ICD|pacemaker|stimulator|tips?|scoliosis|{_SHADOW}) {_MARKS}"
     rf"{_NOUN_ENDS}": r"\1",
-    rf"^{_MARKS} (?:of|onset) ": "",
+    rf"^{_MARKS} (?:amount of|of|onset) ": "",
+    rf"\bin (?:(?:the )?bilateral )?{_MARKS} and (?=lung|alignment)": "in ",
     rf"\b(mild|minimal|small|slight), {_MARKS} ": r"\1 ",
     rf"\b((?:no|without)(?: \w+){{0,2}} of) {_MARKS}, (?=\w)": r"\1 ",
     rf",? with (?:[\w-]+ )?{_MARKS} (?:of [^,;.]*|otherwise [^,;.]*|residual(?=\.?$))": CUT,
-    rf",? in the setting of {_MARKS}": CUT,
+    rf",? in the setting of {_MARKS}|,? (?:with|and) {_MARKS} sulci": CUT,
     rf"^{_MARKS} (?:interval )?change,? |^(?:the|this) appearance {_MARKS} ": CUT,
     rf"\b(?:is|are) {_MARKS} (?:and|but) (?=(?:includes?|could|may)\b)": "",
     rf"\bin the (left|right) {_MARKS}{_NOUN_ENDS}": r"on the \1",
@@ -224,6 +239,7 @@ SINGLE: Steps = {
 """Words and turns of their own."""
 
 PHRASES: Steps = {
+    rf",? dating back to [^,;.]*{_MARKS}": CUT,
     rf",? ?(?:(?:which|that) )?(?:(?:is|are|appears?) )?{_MARKS} from {_MARKS}": CUT,
     rf"(?: (?:which|that))?(?: (?:may|might|could|can|probably|(?:most )?likely))?(?: {_MARKS})? "
     r"(?:represents?|representing|reflects?|(?:consistent|compatible) with"

@@ -60,17 +60,18 @@ _BREAKS = (
     rf"|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both|{_BE})\.?$",
     rf"\b(?:which|that) (?:(?:\w+ly|also|not|has|have|{_BE})\b ?)+\.?$",
     rf"\b(?:{_BE}|has|have|been|may|both) (?:and|or|but)\b|\b{_BE} which\b|\bas or\b|\bif,",
-    r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for),? (?:and|or|but|of|with|by|from|has)\b",
+    r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|since),? (?:and|or|but|of|with|by|from|has)\b",
     rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
     r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
     r"^(?:(?:the )?(?:left|right)|T\d+) (?:(?:is|are|appears?) (?!in\b)\S+\.?$|(?:greater|worse) than)",
-    r"^(?:prior (?:reveal|show)|broken|located|spaces\b|incompletely|convexity\.|(?:in|de)creased\.?$)",
+    r"^(?:prior (?:reveal|show)|broken\.|located|spaces\b|incompletely|convexity\.|(?:in|de)creased\.?$)",
     r"^(?:most|likely|probably|possibly) (?:consistent|compatible|reflect|represent)",
-    r"^(?:no )?(?:stud(?:y|ies)|films?) (?:is|are|was|were) (?:not )?available\b|\bnot\)|\bmay be,",
+    r"^(?:no )?(?:stud(?:y|ies)|films?) (?:is|are|was|were) (?:not )?available\.?$|\bnot\)|\bmay be,",
     r"\b(?:radiographically|reveals?|separation|sequelae?|would benefit|one of those|is of normal)\.?$",
     r"(?:\b\d(?:st|nd|rd|th)|(?:slightly|mildly) (?:smaller|larger)|radiographic evidence|, similar)\.?$",
-    r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular) (?:over|arising"
-    r"|suggesting|seen|identified|bilateral|this)\b|\bto (?:above|within)\b|\bor would\b|\bacute related\b",
+    r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular|causing) (?:over|arising"
+    r"|suggesting|seen|identified|bilateral|this|cannot)\b|\bto (?:above|within)\b|\bor would\b|\bacute related\b",
+    r"\bappears? (?:noted|seen)\b|\bis (?:suggesting|tube)\b|\ba like\b",
     r"\b(?:the|an?),|\bthe otherwise\b|\bsomewhat shaped\b",
     r"^(?:given|considering|allowing|accounting) [^,;]*(?:rotation|technique|projection)\.?$",
     r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
@@ -169,7 +170,12 @@ def close_cuts(sentence: str) -> str:
     clauses = [clause for clause in re.split(r"(?<=[,;]) ", sentence.rstrip(" .")) if _keep(clause)]
     text = " ".join(clauses)
     text = re.sub(rf"{CUT} ?(?:and|or) (?=(?:overl\w+|with|at|in)\b)", CUT, text)
+    unverbed = rf"^((?:(?!{_VERB.pattern})[^{CUT}])*(?:{CUT} ?)+)and (?=(?:may|might|could)\b)"
+    text = re.sub(unverbed, r"\1 which ", text, flags=re.IGNORECASE)
     text = re.sub(rf",? (?:and|but) ?(?:{CUT} ?)+(?=(?:with|in|on|at|from|of)\b)", f" {CUT}", text)
+    tail = re.search(rf",? (?:with|and) ?{CUT}([^{CUT},;]*)$", text)
+    if tail and tail[1].strip(" .") and not says_something(tail[1]):
+        text = text[: tail.start()]
     subject, _, rest = text.partition(CUT)
     if (introduced := re.match(r"\s*(?:with|given|when)\b", rest)) and not says_something(subject):
         text = rest[introduced.end() :]
