@@ -15,8 +15,8 @@ MARK = r"(?>X{3,}|_{2,}|\[\*\*[^\]]*\*\*\])"
 """What stands where an identifier was removed: ``XXXX`` (OpenI), ``___`` (MIMIC-CXR)."""
 
 _STUDY = (
-    r"(?:(?:CT (?:thorax|chest|abdomen(?: and pelvis)?)|exam(?:ination)?|study|studies|radiograph|radiogram|film|image|imaging|x-?ray|x-XXXX|CT|scan|CXR|MRI"
-    r"|PET|PET-CT|tomogram|mammogram|report)s?)"
+    r"(?:(?:CT (?:thorax|chest|abdomen(?: and pelvis)?)|exam(?:ination)?|study|studies|radiograph|radiogram"
+    r"|film|image|imaging|x-?ray|x-XXXX|CT|scan|CXR|MRI|PET|PET-CT|tomogram|mammogram|report)s?)"
 )
 _KIND = (
     r"(?:chest|CT|PA|AP|frontal|lateral|portable|supine|outside|thoracic|abdomen|pelvis|computed|plain|and"

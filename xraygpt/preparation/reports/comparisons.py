@@ -25,7 +25,10 @@ _VERB = (
     r"(?:is|are|was|were|has|have|had|appears?|appeared|remains?|remained|looks?|seems?)"
     r"(?: (?:been|to be|to have been|to have|also|now|again))*"
 )
-_FINITE = r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?|(?:likely )?(?:represent|reflect|indicate|suggest)s?)\b"
+_FINITE = (
+    r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?"
+    r"|(?:likely )?(?:represent|reflect|indicate|suggest)s?)\b"
+)
 _THERE_IS = r"(?:There (?:is|are|has been|have been|'s been|does appear to be)|There's been) "
 _ADVERB = r"(?:(?:\w+ly|somewhat|also|overall|again|interval) )?"
 _ASPECT = (

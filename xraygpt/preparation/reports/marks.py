@@ -44,7 +44,7 @@ _CALLED = re.compile(
 
 _NOT_A_NOUN = "".join(
     rf"(?<!\b{word} )"
-    for word in "the a an in on of from to since left right frontal lateral PA acute".split()  # noqa: SIM905
+    for word in "the a an in on of from to since left right frontal lateral PA outside acute".split()  # noqa: SIM905
 )
 """In front of a mark: it does not stand for the noun that these words ask for."""
 _JUDGED = (
@@ -85,6 +85,7 @@ def _likely(match: re.Match[str]) -> str:
 
 WORDS = {
     r"x-@": "ray",
+    r"(?<!left )(?<!right )(?<!lower )(?<!upper )(?<!mid )lung @": "fields",
     r"lymph @": "nodes",
     r"calcified (?:left |right )?(?:supra|infra)?(?:hilar|mediastinal) @": "nodes",
     r"pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and mediastinum)\b": "vessels",
@@ -115,6 +116,8 @@ WORDS = {
     r"@(?: tips?\b| terminating)": "lead",
     r"(?:fixation|fusion|stabilization|orthopedic) @": "hardware",
     r"spinal @ placement": "hardware",
+    r"surgical @ (?:is|appears|at)\b": "hardware",
+    r"(?:surgical|skin) @ (?:overl|remain|seen|have)": "staples",
     r"wedge @ of\b": "deformity",
     r"intramedullary @": "rod",
     r"embolization @": "coil",
@@ -165,7 +168,8 @@ WORDS = {
     rf"no\b[^.;]*(?<!acute) or @ {_ABNORMAL}": "new",
     r"(?:most|more|less) @(?! (?:on|than|marked)\b)": "likely",
     rf"{_NOT_A_NOUN}@ {_JUDGED}": "likely",
-    r"(?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external|coronary)\b": "likely",
+    r"(?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external"
+    r"|coronary)\b": "likely",
     r"(?:also|but) @ (?:chronic|acute)\b": "likely",
     r"(?:is|are) not @[.,;]": "likely",
     r", @ (?:seen|visuali[sz]ed|appreciated) on\b": "best",
@@ -213,10 +217,9 @@ def _second_clause(match: re.Match[str]) -> str:
 
 SINGLE: Steps = {
     rf"{MARK}/(?=[a-z])|(?<=[a-z])/{MARK}": "",
-    rf"\b((?:both|bilateral) (?:\w+ )?lung) {_MARKS}": r"\1s",
+    rf"\b((?:both|bilateral) \w+ lung) {_MARKS}": r"\1s",
     rf"\b(left|right|lower|upper|mid) lung {_MARKS}": r"\1 lung",
     rf"\b(is|are|be|appears?) {_MARKS} (?=(?:within normal|normal|unremarkable|clear|intact)\b)": r"\1 ",
-    rf"\blung {_MARKS}": "lungs",
     rf"\b(heart|defibrillator|ICD|pacemaker|stimulator|tips?|scoliosis|{_SHADOW}) {_MARKS}"
     rf"{_NOUN_ENDS}": r"\1",
     rf"^{_MARKS} (?:amount of|of|onset) ": "",

@@ -53,14 +53,15 @@ SUBJECTS: Steps = {
 """Frontal and lateral views of the chest show ..."""
 
 PLACES: Steps = {
-    rf"\baccentuated (?:by|due to) (?:the )?{_VIEWS}(?: technique| positioning)?": "accentuated by technique",
+    rf"\b(accentuated) (?:by|due to) (?:the )?{_VIEWS}(?: technique| positioning)?": r"\1 by technique",
     r",? ?(?:but |however |and )?(?:(?:which|that|it) )?(?:is |are |was )?"
     rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?": CUT,
     rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) "
     rf"{_VIEWS}(?: only)?": rf"\1 \2{CUT}",
     rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
     rf"|as|primarily|mainly|also|both) )*\b(?:on|in|by) {_VIEWS}(?: only)?": CUT,
-    rf",? ?\b(?:given|allowing for|due to|secondary to|for|on) (?:the )?{_VIEWS}(?: technique| positioning)?": CUT,
+    r",? ?\b(?:given|allowing for|due to|secondary to|for|on) (?:the )?"
+    rf"{_VIEWS}(?: technique| positioning)?": CUT,
     rf"\(\s*{_VIEWS}\s*\)": CUT,
 }
 """"An opacity on the lateral view", "for AP technique"; what one view does not show is no finding."""

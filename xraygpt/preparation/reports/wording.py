@@ -30,7 +30,7 @@ _EMPTY_WORDS = frozenset(
     image images radiograph film view views interval position positions positioning degree extent slight
     slightly mild mildly minimal minimally moderate moderately significant significantly visible level
     status evidence since compared grossly no not any change changes area areas region regions general
-    remaining unit number patient patient's cardiopulmonary cardio venous sulcus sulci radiographic only best
+    remaining unit number patient patient's cardiopulmonary cardio venous sulci radiographic fields only best
     well
     """.split()  # noqa: SIM905
 )
@@ -69,9 +69,9 @@ _BREAKS = (
     r"^(?:no )?(?:stud(?:y|ies)|films?) (?:is|are|was|were) (?:not )?available\.?$|\bnot\)|\bmay be,",
     r"\b(?:radiographically|reveals?|separation|sequelae?|would benefit|one of those|is of normal)\.?$",
     r"(?:\b\d(?:st|nd|rd|th)|(?:slightly|mildly) (?:smaller|larger)|radiographic evidence|, similar)\.?$",
-    r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular|causing) (?:over|arising"
-    r"|suggesting|seen|identified|bilateral|this|cannot)\b|\bto (?:above|within)\b|\bor would\b|\bacute related\b",
-    r"\bappears? (?:noted|seen)\b|\bis (?:suggesting|tube)\b|\ba like\b",
+    r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular|causing) "
+    r"(?:over|arising|suggesting|seen|identified|bilateral|this|cannot)\b|\bto (?:above|within)\b",
+    r"\bor would\b|\bacute related\b|\bappears? (?:noted|seen)\b|\bis (?:suggesting|tube)\b|\ba like\b",
     r"\b(?:the|an?),|\bthe otherwise\b|\bsomewhat shaped\b",
     r"^(?:given|considering|allowing|accounting) [^,;]*(?:rotation|technique|projection)\.?$",
     r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
