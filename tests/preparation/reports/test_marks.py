@@ -41,7 +41,7 @@ from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_wo
             "Opacity in the left base, most XXXX chronic scarring.",
             "Opacity in the left base, most likely chronic scarring.",
         ),
-        ("Atelectasis on the outside XXXX due to scars.", "Atelectasis due to scars."),
+        ("Atelectasis of the XXXX due to scars.", "Atelectasis due to scars."),
         ("Large heart with XXXX of early failure.", "Large heart with signs of early failure."),
         ("There is no evidence of XXXX, focal infiltrate.", "There is no evidence of focal infiltrate."),
         ("No acute or XXXX pulmonary abnormality.", "No acute pulmonary abnormality."),

@@ -42,6 +42,7 @@ _SEEN = (
 _SHOW = r"(?:shows?|demonstrates?|reveals?)"
 
 SUBJECTS: Steps = {
+    rf"^{_VIEW} (?:view|projection) [\w ]+, (?=low\b|small\b|there\b)": "",
     rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ": "",
     rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) "
     rf"{_SHOW} ": rf"{CUT}\1; ",
