@@ -215,6 +215,7 @@ def test_words_are_put_back_with_the_rule_for_marks_only() -> None:
             "Left pneumothorax. Tiny left",
         ),
         ("Effusion was seen on the prior CT.", "No effusion.", "No effusion."),
+        ("First rib fracture not well seen on prior.", "Clear lungs.", "First rib fracture."),
         ("Consolidation was present on the prior study.", "Clear lungs.", "Clear lungs."),
         ("Two nodules were identified on the prior chest CT.", "Clear lungs.", "Clear lungs."),
         ("On a prior XXXX scan (XXXX), the apex was consolidated.", "Clear lungs.", "Clear lungs."),

@@ -184,7 +184,6 @@ PREDICATES: Steps = {
     rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})": CUT,
     rf",? (?:is|are|appears?) {EXTENT}{RELATED}": CUT,
     rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})": CUT,
-    rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))": CUT,
     rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b": CUT,
 }
 """Is stable and normal, is unchanged in size, which has increased. Words such as "increased" may tell of a
