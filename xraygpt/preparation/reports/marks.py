@@ -192,6 +192,7 @@ TURNS: Steps = {
     rf"\b(superior) {MARK} {MARK}": r"\1 vena cava",
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",
+    rf"\b(is|are) {MARK} (?=less\b)": r"\1 ",
     rf"\b(lobe) {MARK} (?=densit)|\b(in) {MARK},? (?=(?:stable )?(?:position|alignment)\b)": r"\1\2 ",
     rf"\b{MARK} (?={MARK} (?:tips?|with (?:the )?tip|noted with)\b|(?:due )?at {MARK} (?:in )?part)": "",
 }
@@ -220,7 +221,7 @@ SINGLE: Steps = {
     rf"{MARK}/(?=[a-z])|(?<=[a-z])/{MARK}": "",
     rf"\b((?:both|bilateral) \w+ lung) {_MARKS}": r"\1s",
     rf"\b(left|right|lower|upper|mid) lung {_MARKS}": r"\1 lung",
-    rf"\b(is|are|be|appears?) {_MARKS} (?=(?:within normal|normal|unremarkable|clear|intact|less)\b)": r"\1 ",
+    rf"\b(is|are|be|appears?) {_MARKS} (?=(?:within normal|normal|unremarkable|clear|intact)\b)": r"\1 ",
     rf"\b(heart|defibrillator|ICD|pacemaker|stimulator|tips?|scoliosis|{_SHADOW}) {_MARKS}"
     rf"{_NOUN_ENDS}": r"\1",
     rf"^{_MARKS} (?:amount of|of|onset) ": "",
