@@ -85,6 +85,8 @@ def test_finding_stays(sentence: str, cleaned: str) -> None:
         "Otherwise, the lungs are unchanged.",
         "The effusion was seen on the prior CT.",
         "Previously there was an effusion.",
+        "No nodules seen within the lungs on the prior CT.",
+        "No evidence of progression of the metastases.",
         "Correlation with prior films would be helpful.",
     ],
 )

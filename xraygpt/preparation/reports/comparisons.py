@@ -108,6 +108,9 @@ WISHES: Steps = {
 """Clauses that ask for an earlier examination, or miss it."""
 
 GONE: Steps = {
+    r",? ?(?:and )?\b(?:no|without)(?: \w+)? evidence (?:of|for) (?:\w+ )?"
+    r"(?:progression|worsening|improvement)\b[^,;]*"
+    rf"|^no\b[^,;]*\b{SEEN} [^,;]*?(?:on|in) {PRIOR_STUDY}.*$": CUT,
     rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
     r"(?! (?:left|right)).*$": _what_is_left,
     rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
@@ -119,7 +122,8 @@ GONE: Steps = {
     r"(?:^|(?<=[,;]) )[^,;]*\b(?:removal of|extubation"
     rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b[^,;]*?(?= with\b|[,;.]|$)": CUT,
 }
-"""A finding that is gone is none; of a tube that was removed nothing is seen."""
+"""A finding that is gone is none. Nothing is seen of a tube that was removed; what an earlier study did not
+show is not denied of now."""
 
 WERE: Steps = {
     r",? which (?:was|were|had been) [^,;]*, (?=(?:is|are|has|have|appears?)\b)": f" {CUT}",
