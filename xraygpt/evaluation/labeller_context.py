@@ -36,8 +36,8 @@ NO_CHANGE = "|".join(
         rf"(?:of|for)|\w+(?:ly|[ai]ble|ant|ing|graphic)))* {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:n?or"
         rf"|to suggest|suggest\w*|suspicious|that)\b)",
         rf"\bn?or(?: (?:any|interval|significant|new|\w+ly))* {CHANGE} (?:in|of)\b",
-        rf"\bnot (?:\w+ly )?{SEEN} (?:previously|before|yesterday|earlier|(?:on|in) (?:the )?(?:prior"
-        rf"|previous|earlier|old)\b)",
+        rf"\bnot (?:\w+ly |well[ -])?{SEEN} (?:previously|before|yesterday|earlier|(?:on|in) (?:the )?"
+        r"(?:prior|previous|earlier|old)\b)",
         r"(?:\bcan be )?\b(?:no|little|without(?: a)?|beyond) (?:\w+ )?(?:doubt|denying)\b",
         r"\bno (?:\w+ )?reason to doubt\b|\bmore or less\b|\bno (?:more|less|fewer) than\b",
         r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import re
 
-MARK = r"(?:X{3,}|_{2,}|\[\*\*[^\]]*\*\*\])"
+MARK = r"(?>X{3,}|_{2,}|\[\*\*[^\]]*\*\*\])"
 """What stands where an identifier was removed: ``XXXX`` (OpenI), ``___`` (MIMIC-CXR)."""
 
 _STUDY = (
-    r"(?:(?:exam(?:ination)?|study|studies|radiograph|radiogram|film|image|imaging|x-?ray|x-XXXX|CT|scan|CXR|MRI"
-    r"|PET|PET-CT|tomogram|mammogram|report)s?)"
+    r"(?:(?:CT (?:thorax|chest|abdomen(?: and pelvis)?)|exam(?:ination)?|study|studies|radiograph|radiogram"
+    r"|film|image|imaging|x-?ray|x-XXXX|CT|scan|CXR|MRI|PET|PET-CT|tomogram|mammogram|report)s?)"
 )
 _KIND = (
     r"(?:chest|CT|PA|AP|frontal|lateral|portable|supine|outside|thoracic|abdomen|pelvis|computed|plain|and"
@@ -55,7 +55,7 @@ EXTENT = (
     r"|markedly|overall|relatively|essentially|generally|otherwise|grossly|also|again|interval|definite"
     r"|appreciable|substantial|substantially|considerable|considerably|partial|partially|somewhat|probably"
     r"|perhaps|likely|apparent|apparently|obvious|other|gross|relevant|large|radiographic|completely|largely"
-    r"|mostly|incompletely|further|now|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|possible"
+    r"|mostly|incompletely|further|now|nearly|almost|not|subtle|subtly|very|small|much|well|questionable|likewise|possible"
     r"|possibly|since|yet|bilaterally)\s+)*"
 )
 """Any number of words of extent, each with its white space."""
@@ -71,7 +71,7 @@ _WAS = r"\b(?:was|were|had been)\s+(?:(?:\w+ly|also|best|well)\s+)*"
 _PRIOR_ONLY = re.compile(
     rf"{_WAS}{SEEN}\s+(?:\w+\s+){{0,6}}?(?:on|in|by)\s+{PRIOR_STUDY}"
     rf"|^\s*(?:on|in)\s+{PRIOR_STUDY},?\s(?:.*\s)?(?:was|were)\b(?! not\b)"
-    rf"|^\s*{PRIOR_STUDY}\s+(?:\w+ly\s+)?(?:showed|demonstrated|revealed|described|had)\b"
+    rf"|^\s*{PRIOR_STUDY}\s+(?:\w+ly\s+)?(?:showed|demonstrated|reveal(?:ed|s)|described|had)\b"
     r"|^\s*(?:previously,?\s+there|there\s+previously)\s+(?:was|were|had been)\b"
     r"|^\s*there\s+(?:was|were|had been)\s.*\bpreviously\b",
     re.IGNORECASE,
@@ -98,7 +98,7 @@ _COMPARISONS = (
     r"(?<!document )(?<!document complete )(?<!ensure )(?<!ensure complete )(?<!confirm )(?<!to )(?<!until )"
     r"(?<!high )(?<!high-)\bresolution\b",
     r"(?<!symptoms )(?<!concern )\bpersist(?:s|ed|ent|ently|ing|ence)?\b",
-    r"\bcontinue[sd]? to\b|\bcontinued\b(?! (?:follow|concern|attention))|\bremain(?:s|ed)?\b",
+    r"\bcontinue[sd]? to\b|\bcontinued\b(?! (?:clinical|follow|concern|attention))|\bremain(?:s|ed)?\b",
     rf"\b(?:no|without|little|any|not)\s+{EXTENT}(?:interval\s+)?{EXTENT}change(?:s|d)?\b(?! of\b)",
     rf"\bnew(?:ly)?\b(?! york)|\bnow\b|\b(?:is|are|appears?)\s+{EXTENT}{RELATED}",
 )

@@ -4,12 +4,13 @@ The rules are those of the reference's data set pages: reports without both sect
 are dropped; comparisons with earlier examinations, marks of de-identification and the view are removed;
 findings and impression become one text.
 
-A section in capitals, or without any, is first written like others (`SENTENCE_CASE`). Marks for which only
-one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that removes has a test, which says
-whether it concerns a sentence, and a rewriter. If a rewritten sentence still fails the test, does not mean
-the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left out; if the report would lose
-a finding by that, the sentence stays as it was published, noted as `KEPT_FOR_LABEL`. In the end the labels
-of the whole report are compared once more (`lost_findings`).
+A section in capitals, or without any, is first written like others (`SENTENCE_CASE`), and headers within it
+go (`HEADERS`). Marks for which only one word fits are replaced by it (`RESTORED_WORDS`). Then each rule that
+removes has a test, which says whether it concerns a sentence, and a rewriter. If a rewritten sentence still
+fails the test, does not mean the same (`keeps_meaning`) or is no sentence any more (`breaks_off`), it is left
+out; if the report would lose a finding by that, the sentence stays as it was published, noted as
+`KEPT_FOR_LABEL`. In the end the report is rejected if a mark is left in it, or if its labels changed
+(`lost_findings`).
 
 All of this is for English. A report in another language stays as it was published, noted as `NOT_ENGLISH`.
 """
@@ -24,19 +25,20 @@ from typing import Literal, NamedTuple
 
 from xraygpt.common.errors import ConfigError
 from xraygpt.evaluation.labeller import Status, find_mentions, label_report, sides_of
-from xraygpt.evaluation.labeller_lexicon import NO_FINDING
+from xraygpt.evaluation.labeller_lexicon import CLASSES, NO_FINDING
 from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
 from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
 from xraygpt.preparation.reports.views import mentions_view, remove_view
-from xraygpt.preparation.reports.wording import breaks_off, sentence_case
+from xraygpt.preparation.reports.wording import breaks_off, remove_headers, sentence_case
 
 KEPT_FOR_LABEL = "kept_for_label"
 LABEL_PRESERVATION = "label_preservation"
 RESTORED_WORDS = "restored_words"
 SENTENCE_CASE = "sentence_case"
+HEADERS = "headers"
 NOT_ENGLISH = "not in English: left as published, without labels"
 Findings = frozenset[tuple[str, str]]
 
@@ -113,22 +115,22 @@ SECTIONS = ("findings", "impression")
 
 def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> CleanedReport:
     """Turn the sections ``findings`` and ``impression`` into a caption."""
-    published = {name: " ".join(sections.get(name, "").split()) for name in SECTIONS}
+    published = {name: " ".join(sections.get(name, "").replace("<BR>", " ").split()) for name in SECTIONS}
     whole = " ".join(published.values())
     english = check_language([whole], [whole]).english
-    texts = {name: sentence_case(text) for name, text in published.items()} if english else published
-    changes = [
-        Change(SENTENCE_CASE, text, texts[name]) for name, text in published.items() if text != texts[name]
-    ]
+    texts, changes = published, list[Change]()
+    for rule, rewrite in ((SENTENCE_CASE, sentence_case), (HEADERS, remove_headers)) if english else ():
+        changes += [Change(rule, text, new) for text in texts.values() if (new := rewrite(text)) != text]
+        texts = {name: rewrite(text) for name, text in texts.items()}
     sentences = {name: split_sentences(text) for name, text in texts.items()}
     if english and config.remove_marks:
         found = itertools.chain.from_iterable(sentences.values())
         changes += [Change(RESTORED_WORDS, old, new) for old in found if (new := restore_words(old)) != old]
         sentences = {name: [restore_words(sentence) for sentence in old] for name, old in sentences.items()}
     before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
-    rule, detail = _drop_reason(published, config)
-    if rule:
-        return CleanedReport("dropped", rule, detail, labels_before=before)
+    reason, detail = _drop_reason(published, config)
+    if reason:
+        return CleanedReport("dropped", reason, detail, labels_before=before)
     join = join_sections if config.join_sections else _with_headers
     if not english:
         return CleanedReport("kept", "", NOT_ENGLISH, join(sentences))
@@ -140,8 +142,12 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
     rest = ((*changes, *cleaning), before, after)
     if not caption:
         return CleanedReport("dropped", "nothing_left", "no sentence is left", "", *rest)
-    if detail := _difference(before, after):
-        return CleanedReport("rejected", LABEL_PRESERVATION, detail, "", *rest)
+    if config.remove_marks and (left := [text for text in split_sentences(caption) if has_mark(text)]):
+        reason, detail = "remove_marks", f'cannot do without its mark: "{left[0]}"'
+    else:
+        reason, detail = LABEL_PRESERVATION, _difference(before, after)
+    if detail:
+        return CleanedReport("rejected", reason, detail, "", *rest)
     return CleanedReport("kept", "", "", caption, *rest)
 
 
@@ -160,27 +166,32 @@ def _drop_reason(texts: Mapping[str, str], config: CleaningConfig) -> tuple[str,
 
 
 def lost_findings(before: str, after: str) -> str:
-    """Compare the positive findings of a report with those of what was made of it.
+    """Compare what a report says of the 13 classes of findings with what was made of it.
+
+    Only a denial may get lost. What was asserted or left open has to stay just so, and nothing may be
+    asserted, left open or denied that was not before.
 
     Returns:
-        "" if they are the same, otherwise what differs: ``"lost: Edema; gained: Fracture"``.
+        "" if they agree, otherwise what differs: ``"Edema: uncertain before, positive after"``.
     """
     return _difference(label_report(before), label_report(after))
 
 
 def _difference(before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    old, new = (
-        {label for label, status in labels.items() if status == Status.POSITIVE} - {NO_FINDING}
-        for labels in (before, after)
+    names: dict[int | None, str] = {None: "not mentioned", **{s: s.name.lower() for s in Status}}
+    return "; ".join(
+        f"{label}: {names[before.get(label)]} before, {names[after.get(label)]} after"
+        for label in CLASSES
+        if label != NO_FINDING
+        and before.get(label) != after.get(label)
+        and (before.get(label), after.get(label)) != (Status.NEGATIVE, None)
     )
-    parts = {"lost": sorted(old - new), "gained": sorted(new - old)}
-    return "; ".join(f"{word}: {', '.join(labels)}" for word, labels in parts.items() if labels)
 
 
 def clean_sentences(
     sections: Mapping[str, Sequence[str]], rules: Sequence[SentenceRule]
 ) -> tuple[dict[str, list[str]], tuple[Change, ...]]:
-    """Apply rules to all sentences, none at the price of a positive finding of the report or of its side.
+    """Apply rules to all sentences, none at the price of a finding of the report, of its side or of a doubt.
 
     Returns:
         The sentences that are left, by section, and what was changed.
@@ -219,21 +230,25 @@ def _apply(rule: SentenceRule, sentence: str, elsewhere: Findings, wanted: Findi
 
 
 def keeps_meaning(before: str, after: str) -> bool:
-    """Tell whether a sentence asserts the same classes as before, and denies or doubts no others.
+    """Tell whether a sentence asserts and doubts the same classes as before, and denies no others.
 
     The whole report does not show this: if another sentence asserts an effusion, "No effusion." beside it
     takes none away.
     """
     (_, old), (_, new) = _read(before), _read(after)
-    return new <= old and all(said in new for said in old if said[1] == Status.POSITIVE)
+    return new <= old and all(said in new for said in old if said[1] != Status.NEGATIVE)
 
 
 @functools.lru_cache(maxsize=8192)  # reports repeat each other's sentences
 def _read(sentence: str) -> tuple[Findings, frozenset[tuple[str, Status]]]:
-    """Return the classes that a sentence asserts, with "" and each of their sides; and all with status."""
+    """Return what must not get lost of a sentence, and all that it says of classes.
+
+    The former are the classes that it asserts, with "" and each of their sides, and those that it doubts.
+    """
     mentions = find_mentions(sentence)
-    sided = ((label, side) for label, sides in sides_of(mentions).items() for side in ("", *sides))
-    return frozenset(sided), frozenset((mention.label, mention.status) for mention in mentions)
+    said = frozenset((mention.label, mention.status) for mention in mentions)
+    sided = {(label, side) for label, sides in sides_of(mentions).items() for side in ("", *sides)}
+    return frozenset(sided | {(label, "?") for label, status in said if status == Status.UNCERTAIN}), said
 
 
 def _findings_of(sentences: Iterable[str]) -> Findings:

@@ -26,7 +26,8 @@ _VERB = (
     r"(?: (?:been|to be|to have been|to have|also|now|again))*"
 )
 _FINITE = (
-    r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?|represents?)\b"
+    r"(?:may|might|could|can|is|are|was|were|has|have|extends?|appears?|projects?|measures?"
+    r"|(?:likely )?(?:represent|reflect|indicate|suggest)s?)\b"
 )
 _THERE_IS = r"(?:There (?:is|are|has been|have been|'s been|does appear to be)|There's been) "
 _ADVERB = r"(?:(?:\w+ly|somewhat|also|overall|again|interval) )?"
@@ -62,9 +63,16 @@ _RESIDUE = re.compile(
     r"\b(?:with|but|only)\b.*\b(?:resid\w+|remain\w+|remnants?|persist\w*|minimal|trace|tiny)\b",
     re.IGNORECASE,
 )
+_DENIED = re.compile(
+    r"\b(?:no|without|nor|negative for)\b(?:(?!\b(?:and|with|but)\b)[^;])*(?<!acute or )$", re.IGNORECASE
+)
+_QUALIFIED = re.compile(r" (?:or )?(?:acute|active|suspicious)\b", re.IGNORECASE)
+_LASTING = re.compile(r" (?:[\w-]+ ){0,2}(?:nodul|mass|lesion|calcif|deform)", re.IGNORECASE)
 
 
 def _none(finding: str) -> str:
+    if re.search(MARK, finding):  # nobody knows what there is none of
+        return CUT
     return f"{CUT}No {finding[0].lower()}{finding[1:].replace(' and ', ' or ')}"
 
 
@@ -81,30 +89,41 @@ def _with_relative(match: re.Match[str]) -> str:
     return f"{CUT}{first} " if first.lower() in ("which", "that") else CUT
 
 
+def _new(match: re.Match[str]) -> str:
+    """What is not new may well be there, so a denial of the new must not become one of all."""
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    if not _DENIED.search(before) or match[0].endswith(" ") or _QUALIFIED.match(after):
+        return CUT
+    return "other" if _LASTING.match(after) else "acute"
+
+
 WISHES: Steps = {
-    r",? (?:with|however|as)? ?(?:there (?:is|are) )?(?:no|without(?: a)?|(?:in )?the absence of) "
+    r"(?:^|,? )(?:with|however|as)? ?(?:there (?:is|are) )?(?:no|without(?: a)?|(?:in )?the absence of) "
     r"(?:prior |available )*comparison[^,;]*|,? as no prior [^,;]*$": CUT,
     r"(?:^|(?<=[,;]) )[^,;]*\b(?:(?<!in )comparison (?:with|to|is|was|are|were|made|can|would|could"
     r"|(?:films?|stud(?:y|ies)|exam\w*|images),? (?:if|is|are|was|were|would|could|may) )"
     r"|(?:for|direct|available for) comparison|correlat\w+ (?:[^,;]* )?with (?:any )?(?:prior|previous|old)"
     r"|reference to prior|prior [^,;]* (?:not |un)available)\b.*": CUT,
-    r"^(?:chest )?comparison:? ": CUT,
 }
 """Clauses that ask for an earlier examination, or miss it."""
 
 GONE: Steps = {
+    r",? ?(?:and )?\b(?:no|without)(?: \w+)? evidence (?:of|for) (?:\w+ )?"
+    r"(?:progression|worsening|improvement)\b[^,;]*"
+    rf"|^no\b[^,;]*\b{SEEN} [^,;]*?(?:on|in) {PRIOR_STUDY}.*$": CUT,
     rf"^(?:The |A |An )?(?P<finding>.+?),? (?:has|have|had) (?P<how_far>{_HOW_FAR})(?:resolved|cleared)\b"
     r"(?! (?:left|right)).*$": _what_is_left,
     rf"^(?:{_THERE_IS})?(?:the |an? )?(?P<how_far>{_HOW_FAR})resolution of "
-    r"(?:the )?(?:previously \w+ )?(?P<finding>.+)$": _what_is_left,
+    r"(?:the )?(?:previously \w+ |prior )?(?P<finding>.+)$": _what_is_left,
     rf"^(?:The )?(?:previously \w+ )?([^,;]+?) (?:is|are) no longer (?:{SEEN}|visible|evident"
     r"|appreciated)\.?$": lambda match: _none(match[1]),
     r",? (?:with|and) (?:\w+ )?resolution of [^,;]*": CUT,
     rf"^(?P<how_far>{_HOW_FAR})resolved (?P<finding>.+)$": _what_is_left,
-    r"^.*\b(?:removal of|extubation"
-    rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b.*$": CUT,
+    r"(?:^|(?<=[,;]) )[^,;]*\b(?:removal of|extubation"
+    rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b[^,;]*?(?= with\b|[,;.]|$)": CUT,
 }
-"""A finding that is gone is none; of a tube that was removed nothing is seen."""
+"""A finding that is gone is none. Nothing is seen of a tube that was removed; what an earlier study did not
+show is not denied of now."""
 
 WERE: Steps = {
     r",? which (?:was|were|had been) [^,;]*, (?=(?:is|are|has|have|appears?)\b)": f" {CUT}",
@@ -118,6 +137,8 @@ WERE: Steps = {
 """What was, in the middle of what is: "The effusion, which was large, is now moderate"."""
 
 CHANGES: Steps = {
+    rf"(?:{_THERE_IS})?\b{EXTENT}(?:improv(?:ed|ing)|improvement (?:in|of)) (?:the )?(?:lung )?"
+    r"(?:aeration|volumes)\b[^,;]*?(?= with(?:out)?\b| and (?!left|right)|[,;.]|$)": CUT,
     rf"^((?:There (?:is|are|has been) )?(?:no|without) {EXTENT}(?:interval )?{EXTENT}changes? (?:in|of) "
     r"(?:[\w-]+ ){1,4})or ((?:[\w-]+ ){0,3}[\w-]+\W*)$": r"\1and \2",
     rf"\b(?:{_THERE_IS})?(?:no|little|without(?: any)?|not) {EXTENT}changes? (?:in|of|to) "
@@ -128,18 +149,20 @@ CHANGES: Steps = {
     rf"\b(?:{_THERE_IS}(?:again )?)?(?:the |an? )?{EXTENT}(?:interval |continued ){EXTENT}"
     rf"{_MOVE}(?:/{_MOVE})? (?:(?:in|of) )?{_OF_ASPECT}(?:the )?": CUT,
     r"\bThere (?:has|have) been (?:the |an? )?(?:placement|insertion|development) of (?:the )?": CUT,
-    rf"\b(?:{_THERE_IS})?(?:the |an? )?{EXTENT}(?:improvement|worsening|persistence|re-?demonstration"
-    rf"|progression)(?: and {SAME} appearance)?,? (?:in|of) {_OF_ASPECT}(?:the )?": CUT,
+    rf"\b(?:{_THERE_IS})?(?:the |an? |no |without |any )?{EXTENT}(?:improvement|worsening|persistence"
+    rf"|re-?demonstration|progression)(?: and {SAME} appearance)?,? (?:in |of |{CUT}){_OF_ASPECT}"
+    r"(?:the )?": CUT,
+    r",? with (?:interval )?(?:improvement|worsening)(?=[.,;]|$)": CUT,
 }
 """"No change in the large hernia" tells of a large hernia, "no change" of nothing."""
 
 REFERENCES: Steps = {
     r",? ?\b(?:(?:as|when|in|is) )?(?:compared|comparison|relative|similar|comparable|identical)"
     rf"(?: in {_ASPECT})?,? (?:to|with|from)(?: (?:that|those|it was))?(?: (?:of|on|in|from))? "
-    rf"(?:{PRIOR_STUDY}|{MARK}(?:[ /-]*{MARK})*),?": CUT,
+    rf"(?:{PRIOR_STUDY}|(?:the )?{MARK}(?:[ /-]*{MARK})*(?: from {MARK})?),?": CUT,
     rf"\b(is|are) (\w+ly )?({SEEN}) (?:on|in) {PRIOR_STUDY}": rf"\1 \2\3{CUT}",
     r",? ?\b(?:since|than(?: (?:on|in|seen on))?|from|(?:- ?)?as (?:(?:better |more readily )?"
-    rf"{SEEN} )?(?:on|in)|(?:not (?:well |definitely )?)?(?:also )?{SEEN} (?:on|in)"
+    rf"{SEEN} )?(?:on|in)|(?:not (?:well |definitely )?)?(?:also |partially )?{SEEN} (?:on|in)"
     rf"|(?:better|well)[ -](?:{SEEN}|appreciated|evaluated) (?:on|in)|compared|on|in|to) "
     rf"(?:that |those |it was )?(?:(?:on|in|of) )?{PRIOR_STUDY}": CUT,
     rf",? ?\b(?:since|than(?: on)?|from|compared(?: to| with)?) (?:the )?{MARK}(?:[ /-]*{MARK})*": CUT,
@@ -149,6 +172,8 @@ REFERENCES: Steps = {
 """Compared to the prior study, since ..., than on ..."""
 
 PREDICATES: Steps = {
+    rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
+    rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
     rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)": r"\1 ",
     rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
@@ -157,12 +182,12 @@ PREDICATES: Steps = {
     rf",? (?:(?:and|but),? )?(?:(?:which|that) )?"
     rf"(?:(?:has|have|had)(?: been| also| now)* {EXTENT}{CHANGED}\b(?: \w+ly)?{_ASPECTS}"
     rf"|(?<!there ){_VERB} {EXTENT}(?:in )?(?:an? )?{EXTENT}{SAME}"
-    rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})(?:,? and(?= {_FINITE}))?": CUT,
+    rf"(?: (?:position|appearance|appearing))?\b{_ASPECTS}{_AFTER_PREDICATE})"
+    rf"(?:(?: ?{CUT})*,? and(?= {_FINITE}))?": CUT,
     rf",? (?:(?:which|that) )?(?<!there ){_VERB} {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})"
     rf"|(?<={CUT})(?:\s*{EXTENT}{_STATE}\b{_ASPECTS})": CUT,
     rf",? (?:is|are|appears?) {EXTENT}{RELATED}": CUT,
     rf",? {EXTENT}{_STATE}{_ASPECTS}(?= ?{CUT})": CUT,
-    rf",? (?:and|but) {EXTENT}{SAME}\b{_ASPECTS}(?=\s*(?:[.,;]|$|{CUT}))": CUT,
     rf"(?<=normal|intact) (?:and|but) {EXTENT}{SAME}\b": CUT,
 }
 """Is stable and normal, is unchanged in size, which has increased. Words such as "increased" may tell of a
@@ -170,7 +195,7 @@ state; beside a reference to an earlier examination they tell of a change."""
 
 ATTRIBUTES: Steps = {
     r", previously [^,;]*": CUT,
-    r"\bno new\b": "no acute",
+    r"\bnew(?:ly)?\b(?: or (?=acute))?": _new,
     rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
     rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
     rf"(?: and {_ASPECT})? of (?:the )?": CUT,
@@ -178,13 +203,12 @@ ATTRIBUTES: Steps = {
     rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
     rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
     rf"\b{SAME}(?:,| and| but)?(?: |$)": CUT,
-    rf"\b(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:is|are) (?:an? |the )?": CUT,
+    rf"\b(?:once )?(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:and )?(?:is|are) (?:an? |the )?": CUT,
     r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)": CUT + "seen",
-    r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|newly|new|now"
+    r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|now"
     rf"|previously {SEEN}|previously)\b": CUT,
-    r"\b(?:improv(?:ed|ing)|(?:interval )?improvement (?:in|of)) (?:the )?(?:lung )?"
-    r"(?:aeration (?:of|in)|volumes)\b[^,;]*?(?= with\b| and (?!left|right)|[,;.]|$)": CUT,
     rf"^{EXTENT}{GROWN}": CUT,
+    r"\b(?:almost|nearly|largely|partially) (?:\w+ly )?resolved (?=\w)": CUT,
     rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
     r"(?: (?:of|in) (?:the )?)?": CUT,
     r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)": CUT,
@@ -192,6 +216,7 @@ ATTRIBUTES: Steps = {
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = {
+    rf"{CUT} ?as are\b": f"{CUT} and",
     r"\bThere continues to be\b": f"There is{CUT}",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",

@@ -42,6 +42,7 @@ _SEEN = (
 _SHOW = r"(?:shows?|demonstrates?|reveals?)"
 
 SUBJECTS: Steps = {
+    rf"^{_VIEW} (?:view|projection) [\w ]+, (?=low\b|small\b|there\b)": "",
     rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ": "",
     rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) "
     rf"{_SHOW} ": rf"{CUT}\1; ",
@@ -53,14 +54,15 @@ SUBJECTS: Steps = {
 """Frontal and lateral views of the chest show ..."""
 
 PLACES: Steps = {
+    rf"\b(accentuated) (?:by|due to) (?:the )?{_VIEWS}(?: technique| positioning)?": r"\1 by technique",
     r",? ?(?:but |however |and )?(?:(?:which|that|it) )?(?:is |are |was )?"
     rf"\b(?:not|no (?=discrete|correlate)) [^,;]*?(?:on|in) {_VIEWS}(?: only)?": CUT,
     rf"\b(is|are|was|were) (?:only |best |better )?({_SEEN}) (?:both )?(?:on|in) "
     rf"{_VIEWS}(?: only)?": rf"\1 \2{CUT}",
     rf",? ?(?:(?:which is|that is|only|best|better|well|(?:{MARK} )?{_SEEN}(?: {MARK})?"
     rf"|as|primarily|mainly|also|both) )*\b(?:on|in|by) {_VIEWS}(?: only)?": CUT,
-    r",? ?\b(?:given|allowing for|(?:(?:which )?may be )?(?:partially )?accentuated (?:by|due to)|due to"
-    rf"|secondary to|for|on) (?:the )?{_VIEWS}(?: technique| positioning)?": CUT,
+    r",? ?\b(?:given|allowing for|due to|secondary to|for|on) (?:the )?"
+    rf"{_VIEWS}(?: technique| positioning)?": CUT,
     rf"\(\s*{_VIEWS}\s*\)": CUT,
 }
 """"An opacity on the lateral view", "for AP technique"; what one view does not show is no finding."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from xraygpt.evaluation.priors import MARK
-from xraygpt.evaluation.sentences import NO_END
+from xraygpt.evaluation.priors import MARK, PRIOR_STUDY
+from xraygpt.evaluation.sentences import IMAGE_SECTIONS, NO_END, OTHER_SECTIONS
 
 CUT = "\x00"
 """Stands where a rule took words out, until `close_cuts` has put the sentence in order."""
@@ -30,7 +30,8 @@ _EMPTY_WORDS = frozenset(
     image images radiograph film view views interval position positions positioning degree extent slight
     slightly mild mildly minimal minimally moderate moderately significant significantly visible level
     status evidence since compared grossly no not any change changes area areas region regions general
-    remaining unit number patient patient's cardiopulmonary only best well otherwise
+    remaining unit number patient patient's cardiopulmonary cardio venous sulci radiographic fields only best
+    well
     """.split()  # noqa: SIM905
 )
 """Words that alone say nothing about a patient: grammar, anatomy, words of extent."""
@@ -41,7 +42,7 @@ _VERB = re.compile(
     re.IGNORECASE,
 )
 _PRONOUN = re.compile(r"(?:this|these|those|it|they|there)\b", re.IGNORECASE)
-_CONDITION = re.compile(r"(?:although|despite|if|because)\b[^,;]*$", re.IGNORECASE)
+_CONDITION = re.compile(r"(?:although|despite|if|because|as the)\b[^,;]*$", re.IGNORECASE)
 _CIRCUMSTANCE = re.compile(r"(?:given|allowing|considering)\b[^,;]*$", re.IGNORECASE)
 _LOOSE_START = re.compile(
     r"^(?:[\s,;:/-]|\b(?:and|but|or|with|which|that|as|than|from|of|in|on|to|by|however|also"
@@ -54,28 +55,35 @@ _LOOSE_END = re.compile(
     re.IGNORECASE,
 )
 _BE = r"(?:is|are|was|were)"
-_BROKEN = re.compile(
-    "|".join(
-        (
-            r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|has|have|had|been|be|does|do"
-            rf"|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both|{_BE})\.?$",
-            rf"\b(?:which|that) (?:(?:\w+ly|also|not|has|have|{_BE})\b ?)+\.?$",
-            rf"\b(?:{_BE}|has|have|been|may|both) (?:and|or|but)\b|\b{_BE} which\b|\bas or\b|\bif,",
-            r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for),? (?:and|or|but|of|with|by|from|has)\b",
-            rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
-            r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
-            r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
-            r"\bwhich (?:scar\w*|atelectasis|edema|pneumonia)\b",
-            r"^(?:left|right|bilateral) (?:noted|seen|identified)\b",
-            r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
-            r"^(?:may|might|could|can|would|should|including)\b",
-            rf"^(?:(?!\b(?:{_BE}|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
-            r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
-        )
-    ),
-    re.IGNORECASE,
+_BREAKS = (
+    r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|has|have|had|been|be|does|do"
+    rf"|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both|{_BE})\.?$",
+    rf"\b(?:which|that) (?:(?:\w+ly|also|not|has|have|{_BE})\b ?)+\.?$",
+    rf"\b(?:{_BE}|has|have|been|may|both) (?:and|or|but)\b|\b{_BE} which\b|\bas or\b|\bif,",
+    r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|since),? (?:and|or|but|of|with|by|from|has)\b",
+    rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
+    r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
+    r"^(?:(?:the )?(?:left|right)|T\d+) (?:(?:is|are|appears?) (?!in\b)\S+\.?$|(?:greater|worse) than)",
+    r"^(?:prior (?:reveal|show)|broken\.|located|spaces\b|incompletely|convexity\.|(?:in|de)creased\.?$)",
+    r"^(?:most|likely|probably|possibly) (?:consistent|compatible|reflect|represent)",
+    r"^(?:no )?(?:stud(?:y|ies)|films?) (?:is|are|was|were) (?:not )?available\.?$|\bnot\)|\bmay be,",
+    r"\b(?:radiographically|reveals?|separation|sequelae?|would benefit|one of those|is of normal)\.?$",
+    r"(?:\b\d(?:st|nd|rd|th)|(?:slightly|mildly) (?:smaller|larger)|radiographic evidence|, similar)\.?$",
+    r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular|causing) "
+    r"(?:over|arising|suggesting|seen|identified|bilateral|this|cannot)\b|\bto (?:above|within)\b",
+    r"\bor would\b|\bacute related\b|\bappears? (?:noted|seen)\b|\bis (?:suggesting|tube)\b|\ba like\b",
+    r"\b(?:the|an?),|\bthe otherwise\b|\bsomewhat shaped\b",
+    r"^(?:given|considering|allowing|accounting) [^,;]*(?:rotation|technique|projection)\.?$",
+    r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
+    r"\bwhich (?:scar\w*|atelectasis|edema|pneumonia)\b",
+    r"^(?:left|right|bilateral) (?:noted|seen|identified)\b",
+    r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
+    r"^(?:may|might|could|can|would|should|including)\b",
+    rf"^(?:(?!\b(?:{_BE}|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
+    r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
 )
 """Words that cannot follow each other, begin or end a sentence."""
+_BROKEN = re.compile("|".join(_BREAKS), re.IGNORECASE)
 
 _ACRONYMS = frozenset(
     """
@@ -88,6 +96,28 @@ _START = re.compile(
     r"(?:^\W*|[.!?][\"')\]]*\s+|(?<=[a-z)]{2}\.)(?=[a-z]+\s)|(?:^|\s)\(?\d{1,2}(?:\.\)?|\)),?\s*)([a-z])"
 )
 """The first letter of a sentence or of the item of a list, where `split_sentences` looks for a capital."""
+
+
+_HEADERS = re.compile(
+    # A form within the text, up to the next section of the images.
+    rf"\b(?:{OTHER_SECTIONS}):(?=[^:]*:).*?(?=\b(?:{IMAGE_SECTIONS}):)"
+    # Why the images were taken is not seen in them.
+    r"|(?:^|(?<=[.;] ))(?:clinical |reason |(?:\w+ ){0,2}history|indications?)[\w ]*:[^.]*(?:\.\s*|$)"
+    # With what they were compared goes; a sentence of them behind a header stays.
+    rf"|(?:^|(?<=[.;:] ))(?:chest\s+)?comparisons?(?:\s*:|(?=\s+{MARK}))"
+    rf"(?:\s*(?:{PRIOR_STUDY}|{MARK}|none|not available|no prior\w*|and)\b[,.]?)*\s*"
+    rf"|(?:^|(?<=[.;:] ))(?:chest|{OTHER_SECTIONS}|{IMAGE_SECTIONS}):\s*",
+    re.IGNORECASE,
+)
+
+
+def remove_headers(text: str) -> str:
+    """Return a section without headers in it; what they introduce stays, if it is seen in the images.
+
+    >>> remove_headers("Chest Comparison: There is a mass. Indication: Cough.")
+    'There is a mass. '
+    """
+    return _HEADERS.sub("", text)
 
 
 def sentence_case(text: str) -> str:
@@ -139,18 +169,26 @@ def close_cuts(sentence: str) -> str:
     starts_with_cut = not _keep(sentence.split(", ")[0]) or sentence.lstrip(" (").startswith(CUT)
     clauses = [clause for clause in re.split(r"(?<=[,;]) ", sentence.rstrip(" .")) if _keep(clause)]
     text = " ".join(clauses)
-    text = re.sub(rf",? (?:and|but) ?{CUT} ?(?=(?:with|in|on|at|from|of)\b)", f" {CUT}", text)
+    text = re.sub(rf"{CUT} ?(?:and|or) (?=(?:overl\w+|with|at|in)\b)", CUT, text)
+    unverbed = rf"^((?:(?!{_VERB.pattern})[^{CUT}])*(?:{CUT} ?)+)and (?=(?:may|might|could)\b)"
+    text = re.sub(unverbed, r"\1 which ", text, flags=re.IGNORECASE)
+    text = re.sub(rf",? (?:and|but) ?(?:{CUT} ?)+(?=(?:with|in|on|at|from|of)\b)", f" {CUT}", text)
+    tail = re.search(rf",? (?:with|and) ?{CUT}([^{CUT},;]*)$", text)
+    if tail and tail[1].strip(" .") and not says_something(tail[1]):
+        text = text[: tail.start()]
     subject, _, rest = text.partition(CUT)
     if (introduced := re.match(r"\s*(?:with|given|when)\b", rest)) and not says_something(subject):
         text = rest[introduced.end() :]
     ends_with_cut = text.rstrip(" .,").endswith(CUT)
     text = text.replace(CUT, " ")
     text = re.sub(r"\(\s*[,;]?\s*\)", " ", " ".join(text.split()))
-    text = re.sub(r"\s+([,;.:)])", r"\1", text)
+    text = re.sub(r"\s+([,;.:)])|(?<=\()\s+", r"\1", text)
     text = re.sub(r"([,;:])(?:\s*[,;:])+", r"\1", text)
     text = re.sub(r"\b(and|or|but),? (?:and|or|but)\b", r"\1", text)
     text = re.sub(r",? and(?=[,;])", "", text)
     text = _LOOSE_END.sub("", _LOOSE_START.sub("", text) if starts_with_cut else text.lstrip(" ,;:"))
+    if starts_with_cut:
+        text = re.sub(r"^without (?:any |evidence (?:of|for) )?", "No ", text, flags=re.IGNORECASE)
     text = _articles(" ".join(text.split()))
     no_subject = starts_with_cut and re.match(r"(?:is|are|was|were|has|have|may)\b", text)
     alone = _CONDITION.match(text) or (ends_with_cut and _CIRCUMSTANCE.match(text))
