@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -69,10 +70,24 @@ def test_tokens_equal_those_of_ptb_tokenizer(reports: list[str]) -> None:
     assert [list(coco_tokens(text)) for text in texts] == [tokens.split() for tokens in ptb_tokens(texts)]
 
 
-@pytest.mark.skipif(not HAS_COCO or shutil.which("java") is None, reason="needs pycocoevalcap and Java")
-def test_meteor_of_prepared_texts_equals_the_published_one(reports: list[str]) -> None:
+@pytest.mark.skipif(not HAS_COCO or not _has_java(), reason="needs pycocoevalcap and Java")
+def test_meteor_of_prepared_texts_equals_the_published_one(
+    reports: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One start of Java, which takes most of the time, serves both."""
     few, others = reports[:6], reports[3:9]
-    ((each, corpus),) = PUBLISHED[-1].score(spaced_full_stops(few), spaced_full_stops(others))
+    programs = []
+
+    def keep_running(command: list[str], *, cwd: Path, input: bytes, **_: object) -> object:
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        programs.append(subprocess.Popen(command, cwd=cwd, bufsize=0, **pipes))
+        programs[0].stdin.write(input)
+        printed = b"".join(programs[0].stdout.readline() for _ in few)
+        return subprocess.CompletedProcess(command, 0, printed)
+
+    monkeypatch.setattr(subprocess, "run", keep_running)
     statistics = R2GEN_METEOR.statistics(few, others)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: programs[0])
+    ((each, corpus),) = PUBLISHED[-1].score(spaced_full_stops(few), spaced_full_stops(others))
     assert R2GEN_METEOR.score(statistics) == pytest.approx(list(each), abs=1e-6)
     assert R2GEN_METEOR.score(statistics.sum(axis=0)) == pytest.approx(corpus, abs=1e-6)
