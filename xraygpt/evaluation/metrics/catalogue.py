@@ -9,20 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xraygpt.common.errors import DataError, did_you_mean
+from xraygpt.evaluation.metrics import meteor, overlap
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
-from xraygpt.evaluation.metrics.meteor import METEOR, R2GEN_METEOR
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.metrics.overlap import (
-    BLEU,
-    CIDER_D,
-    R2GEN_BLEU,
-    R2GEN_CIDER_D,
-    R2GEN_ROUGE_L,
-    REXRANK_BLEU_2,
-    ROUGE,
-    SACREBLEU,
-)
 from xraygpt.evaluation.metrics.phantom import PHANTOM
 from xraygpt.evaluation.metrics.radeval import radeval_metrics, require_radeval
 from xraygpt.evaluation.metrics.surface import EXACT_MATCH, PRIOR_STATEMENTS, SURFACE
@@ -30,13 +20,13 @@ from xraygpt.evaluation.metrics.surface import EXACT_MATCH, PRIOR_STATEMENTS, SU
 REXRANK_MODELS = radeval_metrics(("bertscore", "radgraph", "radcliq", "ratescore", "green"))
 """What ReXrank takes from models; SembScore is a part of RadEval's radcliq."""
 CLINICAL = (*RULE_F1, LATERALITY_F1)
-TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
+TEXT = (*overlap.ROUGE, *overlap.BLEU, overlap.SACREBLEU, meteor.METEOR, overlap.CIDER_D)
 OTHERS = (*PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
 OURS = "ours"
 PROTOCOLS: Mapping[str, tuple[Metric, ...]] = {
     OURS: TEXT,
-    "r2gen": (*R2GEN_BLEU, R2GEN_METEOR, R2GEN_ROUGE_L, R2GEN_CIDER_D),
-    "rexrank": (REXRANK_BLEU_2, *REXRANK_MODELS),
+    "r2gen": (*overlap.R2GEN_BLEU, meteor.R2GEN_METEOR, overlap.R2GEN_ROUGE_L, overlap.R2GEN_CIDER_D),
+    "rexrank": (overlap.REXRANK_BLEU_2, *REXRANK_MODELS),
 }
 """The metrics of wording by protocol; those of findings, errors and length are the same in all."""
 OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *OTHERS)

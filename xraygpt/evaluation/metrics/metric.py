@@ -236,12 +236,10 @@ def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.
         cases: of each finding, how many of the `reports` have it.
         of_nothing: the score where there is nothing to find.
     """
-    frequencies = sorted(cases, reverse=True)
-    total, hits, best = sum(frequencies), 0, 0.0
-    for named, frequency in enumerate(frequencies, start=1):
-        hits += frequency
-        best = max(best, 2 * hits / (named * reports + total))
-    return best if total else of_nothing
+    hits = np.cumsum(sorted(cases, reverse=True))  # by how many findings it names
+    if not hits.any():
+        return of_nothing
+    return float((2 * hits / (np.arange(1, len(hits) + 1) * reports + hits[-1])).max())
 
 
 def blind_macro_f1(cases: Sequence[int], reports: int) -> float:
