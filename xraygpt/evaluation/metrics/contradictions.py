@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -18,7 +18,7 @@ from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, fi
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
 from xraygpt.evaluation.metrics.metric import error_rate, mean_over_generated
 from xraygpt.evaluation.priors import MARK
-from xraygpt.evaluation.sentences import Sentence, split_report
+from xraygpt.evaluation.sentences import split_report
 
 IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
 MIXED_CLASSES = frozenset(
@@ -97,7 +97,13 @@ def _statements(text: str) -> dict[_What, dict[int, Mention]]:
         return statements
     sentences = list(split_report(text))
     starts = [sentence.places[0] for sentence in sentences]
-    for mention in (*find_mentions(text), *_nothing_acute(sentences)):
+    nothing_acute = (
+        Mention(label, Status.NEGATIVE, "", sentence.places[found.start()], sentence.places[found.end()])
+        for sentence in sentences
+        if (found := NOTHING_ACUTE.search(sentence.text))
+        for label in ACUTE_CLASSES
+    )
+    for mention in (*find_mentions(text), *nothing_acute):
         place = bisect(starts, mention.start) - 1
         before = text[starts[place] : mention.start]
         limited = LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before)
@@ -108,14 +114,6 @@ def _statements(text: str) -> dict[_What, dict[int, Mention]]:
         if len(said) < 2:
             said.setdefault(place, mention)
     return statements
-
-
-def _nothing_acute(sentences: Sequence[Sentence]) -> Iterator[Mention]:
-    """Yield a denial of each acute class where a sentence says that there is nothing acute."""
-    for sentence in sentences:
-        if found := NOTHING_ACUTE.search(sentence.text):
-            start, end = sentence.places[found.start()], sentence.places[found.end()]
-            yield from (Mention(label, Status.NEGATIVE, "", start, end) for label in ACUTE_CLASSES)
 
 
 def _changed_sides(text: str) -> Iterator[Contradiction]:

@@ -120,7 +120,9 @@ def _cut(piece: str, context: str) -> tuple[str, ...]:
     """Return the tokens of a text without white space."""
     place, tokens = 0, []
     while place < len(piece):
-        token = _next_token(piece + context, place)
+        first = _FIRST.match(piece + context, place)
+        matches = [first] if first else [rule.match(piece + context, place) for rule in _RULES]
+        token = max((match.group() for match in matches if match), key=len)
         place += len(token)
         written = WRITTEN_AS.get(token, token).lower()
         # Control and format characters and emoji are deleted by PTBTokenizer.
@@ -130,12 +132,6 @@ def _cut(piece: str, context: str) -> tuple[str, ...]:
         if not PUNCTUATION.fullmatch(written) and not untokenizable:
             tokens.append(written)
     return tuple(tokens)
-
-
-def _next_token(text: str, place: int) -> str:
-    if match := _FIRST.match(text, place):
-        return match.group()
-    return max((match.group() for rule in _RULES if (match := rule.match(text, place))), key=len)
 
 
 def r2gen_text(text: str) -> str:
