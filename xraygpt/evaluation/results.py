@@ -15,14 +15,12 @@ from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import Prediction, counted
-from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.scoring import Scores, by_reason
+from xraygpt.evaluation.protocol import paragraph
+from xraygpt.evaluation.scoring import Scores, names_by_value
 from xraygpt.evaluation.statistics import plain
 
 SCORES_FILE = "scores.json"
-PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
-COMPARISON_FILE = "comparison.json"
 COMPARISON_PAGE_FILE = "comparison.html"
 REPORTS_FILE = "predictions.csv"
 TEXTS = ("image_id", "study_id", "patient_id", "reference", "generated")
@@ -98,7 +96,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def write_scores(
-    scores: Scores, protocol: ProtocolCard, folder: Path, more: Mapping[str, Any] | None = None
+    scores: Scores, protocol: Mapping[str, Any], folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write ``scores.json``, the protocol card in it, ``protocol.txt``, the card for a paper, and the scores
     as a table, ``scores.csv`` and ``scores.tex``.
@@ -106,8 +104,8 @@ def write_scores(
     Args:
         more: further entries of ``scores.json``.
     """
-    write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol.to_dict()})
-    write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
+    write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol})
+    write_text(folder / "protocol.txt", paragraph(protocol) + "\n")
     table = score_table(scores)
     write_csv(folder / "scores.csv", table.rows)
     write_text(folder / "scores.tex", latex([table]))
@@ -115,7 +113,7 @@ def write_scores(
 
 def write_comparison(comparison: Comparison, protocol: Mapping[str, Any], folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv`` and ``comparison.tex``."""
-    write_json(folder / COMPARISON_FILE, {**plain(comparison), "protocol": protocol})
+    write_json(folder / "comparison.json", {**plain(comparison), "protocol": protocol})
     tables = comparison_tables(comparison)
     write_csv(folder / "comparison.csv", [row for table in tables for row in table.rows])
     write_text(folder / "comparison.tex", latex(tables))
@@ -148,28 +146,22 @@ def latex(tables: Sequence[Table]) -> str:
     """Return tables of the same columns as one tabular for the package booktabs, titles between them."""
     lines: list[str] = []
     for table in tables:
-        head, *rows = [[_escaped(text) for text in row] for row in table.texts()]
-        title = [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escaped(table.title)}}} \\"] if table.title else []
-        lines += [r"\midrule" if lines else r"\toprule", *title, *_latex_rows([head]), r"\midrule"]
-        lines += _latex_rows(rows)
-    columns = "l" + "r" * (len(tables[0].texts()[0]) - 1)
+        head, *rows = (" & ".join(map(_escaped, row)) + r" \\" for row in table.texts())
+        title = rf"\multicolumn{{{len(table.headings)}}}{{l}}{{{_escaped(table.title)}}} \\"
+        lines += [r"\midrule" if lines else r"\toprule", *([title] if table.title else [])]
+        lines += [head, r"\midrule", *rows]
+    columns = "l" + "r" * (len(tables[0].headings) - 1)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _latex_rows(rows: Iterable[Sequence[str]]) -> list[str]:
-    return [" & ".join(row) + r" \\" for row in rows]
-
-
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def _escaped(text: str) -> str:
-    text = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)  # a sign, not a hyphen
+    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text.translate(_LATEX))  # a sign, not a hyphen
 
 
 def score_lines(scores: Scores) -> list[str]:
@@ -235,7 +227,9 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _notes(result: Scores | Comparison) -> list[str]:
-    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason(result.not_computed).items()]
+    reasons = [
+        f"{', '.join(names)}: {reason}" for reason, names in names_by_value(result.not_computed).items()
+    ]
     drawn = f"intervals draw {'patients' if result.unit == 'patient' else 'studies'} with replacement"
     notes = [result.unit_note or drawn, *([result.language.note] if result.language.note else [])]
     return [*reasons, *(f"note: {note}" for note in notes)]
