@@ -18,7 +18,7 @@ from xraygpt.evaluation.labeller import (
     label_report,
     positive_findings,
 )
-from xraygpt.evaluation.labeller_lexicon import HINTS, REPLACED, PATTERNS
+from xraygpt.evaluation.labeller_lexicon import HINTS, PATTERNS, REPLACED
 
 HARD_SENTENCES = Path(__file__).parent / "labeller_sentences"
 DEVELOPMENT = read_sentences(HARD_SENTENCES / "development.jsonl")

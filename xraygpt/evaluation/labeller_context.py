@@ -8,7 +8,16 @@ from dataclasses import replace
 from enum import IntEnum
 from itertools import pairwise
 
-from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
+from xraygpt.evaluation.labeller_lexicon import CLASSES, SUPPORT_DEVICES, Term
+
+
+class Status(IntEnum):
+    """What a report says of a class, in CheXpert's coding; a class that it does not mention has none."""
+
+    POSITIVE = 1
+    NEGATIVE = 0
+    UNCERTAIN = -1
+
 
 BE = r"(?:is|are|was|were|has|have|had)"
 SEEN = (
@@ -75,14 +84,15 @@ DOUBT = "|".join(
         r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*"
         r"|unlikely)\b(?!$|,| (?:and|but|at|in|on|given)\b)",
         r"\b(?:doubt(?:s|ed|ful)?|whether(?! the\b))\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
-        r"\b(?:cannot|can ?not|could not|not|unable to) (?:\w+ )?(?:exclude\b|rule out)",
+        r"\b(?:cannot|can ?not|could not|not|unable to) (?:\w+ )?(?:exclude\b|rule out|discount|dismiss)",
         r"\b(?:cannot|can ?not|could not|unable to) (?:\w+ )?(?:confirm|verify)\b",
         r"\bnot likely\b|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated)) from\b",
-        r"\brule out\b|\bexclude\b|\b(?:difficult|hard) to exclude\b|\bnot (?:\w+ )?excluded (?:is|are)",
+        r"\brule out\b|\bexclude\b|\bquery\b|\b(?:difficult|hard) to exclude\b|\bnot (?:\w+ )?excluded "
+        r"(?:is|are)",
         r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|persuaded"
         r"|certain|sure|definitely an?)\b(?: (?:that )?there (?:is|are))?",
         r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic|convincing) (?:for|of)\b",
-        r"\bversus\b|\bvs\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
+        r"\bversus\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
         r"\bdifferentials?\b(?! for| of th)|\bdifferential (?:for|of)\b.*?(?::|\b(?:includes?|is|are)\b)",
         r"\bif (?:any|there is)\b|\bmore likely\b.*\bthan\b|\bless likely\b",
         r"\bfavou?r|\bconsider\b|\bcorrelat\w+(?: \w+){0,2} for\b|\?",
@@ -95,8 +105,8 @@ LINK = (
 """Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
 DENIAL = "|".join(
     (
-        rf"\bnot\b(?! only| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely|(?: \w+)? (?:excluded"
-        rf"|ruled out))",
+        rf"\bnot\b(?! (?:only|just|merely)| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely|(?: "
+        rf"\w+)? (?:excluded|ruled out))",
         r"\b(?:no|without|nor|neither|none|denies|nothing|excludes|lacking)\b",
         r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!(?:is|re|as) now )(?<!ve now )(?<!all "
         r")\b(?:absent|resolved|cleared|vanished)\b",
@@ -123,7 +133,8 @@ DOUBT_AFTER = "|".join(
         r")?be considered",
         r"\b(?:in|on|within|of|into|enters|leads|heads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) "
         r"(?:question|doubt)\b|\bimpossible\b",
-        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)|\bsuspected\b(?!.*\bnot confirm)",
+        r"\b(?:could|may|might) also\b|\b(?:could|may|might) be (?:present|considered|hidden|obscured"
+        r"|missed|there)|\bsuspected\b(?!.*\bnot (?!yet|proven))",
         r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bnot likely|\b(?:indistinguishable"
         r"|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
@@ -133,16 +144,17 @@ DOUBT_AFTER = "|".join(
     )
 )
 GONE_WORDS = (
-    r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|melted away|lifted|re-?(?:absorbed"
-    r"|expanded|aerated)|no more|now clear)"
+    r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|(?<!partially )drained|melted away"
+    r"|lifted|re-?(?:absorbed|expanded|aerated)|no more|now clear)"
 )
 DENIAL_AFTER = "|".join(
     (
         rf"(?:\w+ly )?(?:not|no longer) (?:an? )?(?:been |be )?(?:\w+ly |well[ -])?(?:{SEEN}|enlarged"
-        rf"|widened|persist|recur|re-?accumulat|consideration|in question|borne out)",
+        rf"|widened|persist|recur|re-?accumulat|consideration|in question|borne out|supported)",
         rf"\b(?:cannot|can ?not|could not|can no longer) (?:any longer )?be (?:\w+ly )?{SEEN}",
         r"\b(?:suspected|questioned|suggested)\b[^,;]{0,25}\bnot (?:\w+ )?confirmed",
-        rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out)\b",
+        rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b(?!,? (?:but |and )?ha(?:s|ve) (?:\w+ )?(?:recur"
+        rf"|return|re-?acc))|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out|refuted)\b",
         r"\b(?:shows?|showed|with) (?:complete |interval |full )*(?:resolution|clear(?:ing|ance))\b(?! of)",
         r"\bwithin (?:normal limits|limits of normal)|: ?(?:all )?(?:no|none|absent|negative|not seen)\b",
     )
@@ -156,9 +168,9 @@ AFTER_DEVICE = re.compile(
     rf")?out\b(?! of| to| over)|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
-ALTERNATIVE = re.compile(r"(?:(?!,|:| in | at )[^;]){0,25}\b(?:versus|vs)\b")
-"""Behind a term: it is one of two readings."""
-ASIDE = re.compile(r"\([^)]*\)|\b(?:while|(?:al)?though|albeit)\b|, however,|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+ASIDE = re.compile(
+    r"\([^)]*\)|\b(?:while|(?:al)?though|albeit|which)\b|, however,|\bxxx+\b|\b_{2,}|\b[\d/-]+\b"
+)
 OTHER_SUBJECT = re.compile(
     r",[^,]*\w[^,]*$| with |(?:[,:;]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the |that on the "
     r")?(?:left|right)(?: one| side)? $"
@@ -183,19 +195,19 @@ DENIAL_END = re.compile(
     rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence|to (?:explain"
     rf"|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) (?:\w+ )?{SEEN}"
     rf"|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
-    rf"|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
+    rf"|, (?:only|just|merely)\b|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"
     rf"|\bwith (?:the |an? )?(?:{AMOUNT}|visible|bilateral|left|right)\b|, and the\b|#"
 )
 NEW_CLAUSE = re.compile(r"(?:, |\band )(?![^,]*\bn?or\b)(?P<article>(?:and )?(?:the|an?) )?[^,]*$")
 """The last part of what stands between a denial and a term, where it is not the end of a list."""
 OWN_VERB = re.compile(
     rf"(?:(?!\b(?:n?or|to)\b)[^,;]){{0,40}}? (?P<verb>{BE}|remains?|persists?|appears?|continues?|likely"
-    rf"|represents?|can|may|could|should)\b(?P<seen> (?:\w+ly )?{SEEN}\b)?"
+    rf"|represents?|can|cannot|may|could|should)\b(?P<seen> (?:\w+ly )?{SEEN}\b)?"
 )
 """Behind a term: it has a verb of its own; 'no edema, the effusion is unchanged'."""
 STATEMENT = re.compile(
-    rf"\b(?:{BE}|may|might|could|but|however(?!,)|which|although|consistent|compatible|likely|the (?:former"
-    rf"|latter))\b|\brepresent|\bsuggest"
+    rf"\b(?:{BE}|may|might|could|but|however(?!,)|which(?! ?$)|although|consistent|compatible|likely|the "
+    rf"(?:former|latter))\b|\brepresent|\bsuggest"
 )
 """What a cue behind a term cannot reach back over."""
 
@@ -210,9 +222,9 @@ NONE_SEEN = re.compile(rf"\W*(?:none|neither)\b(?: {BE})?(?: \w+ly)? {SEEN}\W*")
 NOT_SAID_BEFORE = re.compile(
     r"\bhistory(?: of)?(?: (?!with|now|new|there)[\w,/-]+){0,9} $|\btreat(?:ment|ed) for(?: \w+){0,2} $"
     r"|(?<!unclear )(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) "
-    r"){0,2}$|\b(?:if|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $|\b(?:sensitiv\w+ (?:in"
-    r"|for|to)|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to|please) (?:assess|evaluate))(?: "
-    r"[\w-]+){0,6} $"
+    r"){0,2}$|\b(?:if|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $|\b(?:limited (?:in"
+    r"|for)|sensitiv\w+ (?:in|for|to)|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to|please) (?:assess"
+    r"|evaluate))(?: [\w-]+){0,6} $"
 )
 NOT_SAID_AFTER = re.compile(
     r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent"
@@ -223,7 +235,7 @@ NOT_SAID_AFTER = re.compile(
 OPERAND = (
     r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
     r"|granulomas?|bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?"
-    r"|soft tissues?)"
+    r"|soft tissues?|normal variants?)"
 )
 OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
 OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
@@ -237,14 +249,14 @@ COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}"
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
-    r"(?: (?!with\b)[^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:(?:most|more|very) "
-    r")?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely|thought|believed|felt|may|might|could|suspect"
-    r"|favou?r|either|versus|vs)\b"
+    r"(?: (?!with\b)[^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:is )?(?:(?:most"
+    r"|more|very) )?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely|thought|believed|felt|may|might"
+    r"|could|suspect|favou?r|either|versus)\b"
 )
 NOTHING = (
-    r"(?:nipple|confluence of|arti?e?fact|skin|summation|composite|vessel|vascular (?:structure|crossing"
-    r"|shadow)|bone island|(?:\w+ )?cartilage|soft tissue|breast|(?:pectoral|muscle|rib|bone|bony|hair"
-    r"|scapular?) (?:shadow|end|overlap)|(?:\w+ )?fat\b|external|clothing|electrode|hernia|tortuo"
+    r"(?:nipple|confluence of|e[ck]g|arti?e?fact|skin|summation|composite|vessel|vascular (?:structure"
+    r"|crossing|shadow)|bone island|(?:\w+ )?cartilage|soft tissue|breast|(?:pectoral|muscle|rib|bone|bony"
+    r"|hair|scapular?) (?:shadow|end|overlap)|(?:\w+ )?fat\b|external|clothing|electrode|hernia|tortuo"
     r"|osteophyte|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|overlap|button|jewell?ery|end of "
     r"(?:the )?(?:\w+ )?rib|callus|heal\w+ (?:rib )?fracture|first rib|\w+ rib end)"
 )
@@ -253,28 +265,43 @@ HARMLESS = re.compile(
     rf"|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|clavic|shadow|bon|structure|telemetry|lead"
     rf"|density))"
 )
-"""Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
 EXPLAINED = re.compile(
-    rf"(?:(?!xx)[^,;:]){{0,50}}?,? (?:(?:is|are|was|were|appears?)(?= (?:(?:an?|the|x+|merely|just|only"
-    rf"|simply|clearly|most \w+|\w+ly|known|\w+al|normal|left|right|prominent|adjacent) )*{NOTHING})"
+    rf"(?:(?!xx|not )[^,;:]){{0,50}}?,? (?:(?:is|are|was|were|appears?)(?= (?:(?:an?|the|x+|merely|just"
+    rf"|only|simply|clearly|most \w+|\w+ly|known|\w+al|normal|left|right|prominent|adjacent) )*{NOTHING})"
     rf"|represents?|corresponds? to|proves? to be|turns? out to be|reflects?|(?:due|attributable|secondary"
     rf"|related) to|recogni[sz]ed as|(?:consistent|compatible|in keeping) with|from|explained by|caused by"
     rf"|produced by)(?: (?!not|no|and|may|could)[\w-]+){{0,4}}? {NOTHING}"
 )
-"""It is nothing: 'the nodule is a nipple shadow'."""
-READINGS = re.compile(
+ONE_HARMLESS = re.compile(
     rf"[^,;:]{{0,40}}[,:] (?:\?|possibl[ey] )?(?:[^,;:]{{0,40}} (?:versus|or) (?:\w+ ){{0,2}}{NOTHING}"
-    rf"|(?:\w+ ){{0,2}}{NOTHING}[^,;:]{{0,30}} (?:versus|or)\b)"
+    rf"|\?(?:\w+ ){{0,2}}{NOTHING}|(?:\w+ ){{0,2}}{NOTHING}[^,;:]{{0,30}} (?:versus|or|suspected|possible"
+    rf"|favou?red)\b)"
 )
-"""One of the readings of an opacity is harmless: 'opacity, ?early pneumonia versus soft tissue'."""
 TECHNIQUE = re.compile(
     HEDGE + r"(?: [\w-]+){0,6}? "
     r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure|spurious|magnif"
     r"|accentuat|exaggerat)"
 )
-SCAR = re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|pleural|thickening|old change)")
-SHAPED_BY_TECHNIQUE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis")
-LIKE_SCARS = ("Atelectasis", "Pleural Effusion")
+FINDINGS = frozenset(CLASSES) - {SUPPORT_DEVICES}
+READINGS = (
+    (re.compile(r"(?:(?!,|:| in | at )[^;]){0,25}\bversus\b"), CLASSES, True, Status.UNCERTAIN),
+    (HARMLESS, FINDINGS, False, Status.UNCERTAIN),  # "nodule, possibly a nipple shadow"
+    (ONE_HARMLESS, DESCRIPTIONS, True, Status.UNCERTAIN),  # "opacity, ?early pneumonia versus soft tissue"
+    (EXPLAINED, FINDINGS, False, Status.NEGATIVE),  # "the nodule is a nipple shadow"
+    (
+        TECHNIQUE,
+        ("Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis"),
+        False,
+        Status.UNCERTAIN,
+    ),
+    (
+        re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|pleural|thickening|old change)"),
+        ("Atelectasis", "Pleural Effusion"),
+        True,
+        Status.UNCERTAIN,
+    ),
+)
+"""How what follows a term explains it: words, classes, whether they may lie behind the next term, status."""
 
 NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main|clinical|setting|context))"
 SIDE = re.compile(
@@ -298,13 +325,13 @@ GONE = re.compile(
 """Of a pair, named by the side alone: 'the right has resolved, the left persists', 'none on the left'."""
 NEXT_THING = re.compile(
     r",(?! (?:left|right|[lr]) ?(?:more|greater|larger|less|worse|[<>]))|\b(?:and|or|with|no|without|versus"
-    r"|vs|may|could|might|represent\w*|reflect\w*|suggest\w*|consistent|compatible|likely)\b|:"
+    r"|may|could|might|represent\w*|reflect\w*|suggest\w*|consistent|compatible|likely)\b|:"
 )
 """Between two terms: what stands in front of it tells of the first, what stands behind of the second."""
 JOINT = re.compile(
-    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|an?|the|new|(?:und|ov)erlying|[rl] ?[<>] ?[rl]|small|mild"
-    r"|minimal|associated|adjacent|residual|probable|pleural|subsegmental)\b)*|.*\b(?:represent\w*"
-    r"|reflect\w*|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
+    r"(?:[\s,/]|\b(?:and|or|with|versus|an?|the|new|(?:und|ov)erlying|[rl] ?[<>] ?[rl]|small|mild|minimal"
+    r"|associated|adjacent|residual|probable|pleural|subsegmental)\b)*|.*\b(?:represent\w*|reflect\w*"
+    r"|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
 )
 """What joins a term to the one before: they are in the same place."""
 SAME = re.compile(r"\b(?:that|the same|this) side\b")
@@ -312,14 +339,6 @@ WITHOUT_SIDE = ("Cardiomegaly", "Enlarged Cardiomediastinum")
 
 
 ONE_OF_TWO = re.compile(r"\bthe (?:(?P<former>former)|latter)\b(?: of (?:which|these|the two)\b)?")
-
-
-class Status(IntEnum):
-    """What a report says of a class, in CheXpert's coding; a class that it does not mention has none."""
-
-    POSITIVE = 1
-    NEGATIVE = 0
-    UNCERTAIN = -1
 
 
 def mask_changes(sentence: str) -> str:
@@ -406,18 +425,9 @@ def _denial_ended(sentence: str, cue: re.Match[str], term: Term) -> bool:
 
 def _status_after(sentence: str, term: Term, next_start: int) -> Status | None:
     """Return what a cue behind the term makes of it; the next term begins at ``next_start``."""
-    if ALTERNATIVE.match(sentence, term.end):
-        return Status.UNCERTAIN
-    if term.label != SUPPORT_DEVICES and HARMLESS.match(sentence, term.end, next_start):
-        return Status.UNCERTAIN
-    if term.label in DESCRIPTIONS and READINGS.match(sentence, term.end):
-        return Status.UNCERTAIN
-    if term.label != SUPPORT_DEVICES and EXPLAINED.match(sentence, term.end, next_start):
-        return Status.NEGATIVE
-    if term.label in SHAPED_BY_TECHNIQUE and TECHNIQUE.match(sentence, term.end, next_start):
-        return Status.UNCERTAIN
-    if term.label in LIKE_SCARS and SCAR.match(sentence, term.end):
-        return Status.UNCERTAIN
+    for reading, labels, far, status in READINGS:
+        if term.label in labels and reading.match(sentence, term.end, len(sentence) if far else next_start):
+            return status
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
     if (

@@ -154,8 +154,8 @@ FINDINGS = {
         r"pneumothora|\bptx\b|pleural (?:air|gas)\b|(?:pleural|lung) (?:line|edge)\b",
         r"\b(?:air|gas)\b(?!-| fluid| bronch| space)(?: [\w-]+){0,4} (?:the )?(?:\w+ ){0,2}pleural (?:space"
         r"|cavity)",
-        r"pleural (?:space|cavity) (?:\w+ ){0,5}(?:air|gas)\b|\b(?:air|gas) between (?:the )?(?:visceral"
-        r"|parietal|pleura|lung)",
+        r"pleural (?:space|cavity) (?:\w+ ){0,5}(?:air|gas)\b|\b(?:air|gas) (?:\w+ ){0,2}between (?:the "
+        r")?(?:visceral|parietal|pleura|lung)",
     ),
     "Pleural Effusion": (
         r"(?<!pericardial )(?<!joint )effusion|pleural and pericardial effusion",
@@ -208,8 +208,9 @@ NORMALS = {
         r"lungs?:? (?:fields? )?(?:are|is|remains?|appears?)? ?(?:\w+ ){0,2}?clear\b|\bclear lungs?\b",
     ),
     "Pleural Effusion": (
-        r"pleural spaces? (?:are|is) (?:\w+ )?clear|(?:costophrenic|cardiophrenic|cp) (?:angles?|sulc(?:i"
-        r"|us)|recess(?:es)?)(?: (?:are|is|remains?|appears?|both|bilaterally|\w+ly))* (?:sharp|clear)",
+        r"pleural spaces? (?:are|is) (?:\w+ )?clear|\b(?:sharp|clear) (?:costophrenic|cp) |(?:costophrenic"
+        r"|cardiophrenic|cp) (?:angles?|sulc(?:i|us)|recess(?:es)?)(?: (?:are|is|remains?|appears?|both"
+        r"|bilaterally|\w+ly))* (?:sharp|clear)",
     ),
 }
 BORDERLINES = {
@@ -230,7 +231,7 @@ HINTS = {
         "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|diversion|cephali|vas|vess",
         "Pneumonia": "pneumoni|infecti|pna",
         "Atelectasis": "atelecta|atx|collapse|volume",
-        "Pneumothorax": "pneumothora|ptx|pleura|air between|lung ",
+        "Pneumothorax": "pneumothora|ptx|pleura|between|lung ",
         "Pleural Effusion": "effusion|fluid|thora|empyema|pleural|meniscus|phrenic|cp ",
         "Pleural Other": "pleura|fissur|thickening|effusion or|apical cap|fibrothorax|scar",
         "Fracture": "fract|fx",
