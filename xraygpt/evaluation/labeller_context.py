@@ -54,7 +54,7 @@ NO_CHANGE = "|".join(
         r"|clear) (?:of|from))\b",
         rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
         rf"|(?:complete|total)(?:ly)?|interval|any|signs? of|{PARTLY}))*[ -]{CLEARED}(?: of)?\b",
-        r"\b(?:did|does|do|has|have) not (?:\w+ )?clear\b",
+        r"\b(?:did not|does not|do not|fail\w* to) (?:\w+ )?clear\b(?: of)?",
         r"\bwithout (?:an? |the )?(?:\w+ ){0,2}(?:views?|films?|comparisons?|stud(?:y|ies)|images?|markers"
         r"|contrast)\b",
         r"\b(?:not (?:true|the case|correct|right)|wrong|false|incorrect|untrue) (?:to (?:say|state) "
@@ -90,7 +90,7 @@ DOUBT = "|".join(
         r"\brule out\b|\bexclude\b|\bquery\b|\b(?:difficult|hard) to exclude\b|\bnot (?:\w+ )?excluded "
         r"(?:is|are)",
         r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|persuaded"
-        r"|certain|sure|definitely an?)\b(?: (?:that )?there (?:is|are))?",
+        r"|certain|sure|(?:definite|clear|obvious)ly an?)\b(?: (?:that )?there (?:is|are))?",
         r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic|convincing) (?:for|of)\b",
         r"\bversus\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
         r"\bdifferentials?\b(?! for| of th)|\bdifferential (?:for|of)\b.*?(?::|\b(?:includes?|is|are)\b)",
@@ -100,13 +100,14 @@ DOUBT = "|".join(
 )
 LINK = (
     r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for|\bquestion(?:ed)?\b"
-    r"|\bpossibility\b|\bsuspect(?:ed)?\b"
+    r"|\bpossibility\b|\bhint of\b|\bsuspect(?:ed)?\b"
 )
 """Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
 DENIAL = "|".join(
     (
         rf"\bnot\b(?! (?:only|just|merely)| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely|(?: "
         rf"\w+)? (?:excluded|ruled out))",
+        rf"\bnot (?:\w+ )?{SEEN}:",
         r"\b(?:no|without|nor|neither|none|denies|nothing|excludes|lacking)\b",
         r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!(?:is|re|as) now )(?<!ve now )(?<!all "
         r")\b(?:absent|resolved|cleared|vanished)\b",
@@ -135,8 +136,8 @@ DOUBT_AFTER = "|".join(
         r"(?:question|doubt)\b|\bimpossible\b",
         r"\b(?:could|may|might) also\b|\b(?:could|may|might) be (?:present|considered|hidden|obscured"
         r"|missed|there)|\bsuspected\b(?!.*\bnot (?!yet|proven))",
-        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bnot likely|\b(?:indistinguishable"
-        r"|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
+        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bimprobable|\bnot likely"
+        r"|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
         r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
         r"|dubious|debatable)\b",
@@ -192,11 +193,11 @@ DOUBT_END = re.compile(
     rf"|\bafter\b"
 )
 DENIAL_END = re.compile(
-    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence|to (?:explain"
-    rf"|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) (?:\w+ )?{SEEN}"
-    rf"|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
-    rf"|, (?:only|just|merely)\b|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"
-    rf"|\bwith (?:the |an? )?(?:{AMOUNT}|visible|bilateral|left|right)\b|, and the\b|#"
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|explains?|accounts? for"
+    rf"|persistence|to (?:explain|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) "
+    rf"(?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)|, (?:only|just"
+    rf"|merely)\b|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)|\bwith (?:the |an? "
+    rf")?(?:{AMOUNT}|visible|bilateral|left|right)\b|, and the\b|#"
 )
 NEW_CLAUSE = re.compile(r"(?:, |\band )(?![^,]*\bn?or\b)(?P<article>(?:and )?(?:the|an?) )?[^,]*$")
 """The last part of what stands between a denial and a term, where it is not the end of a list."""
@@ -235,7 +236,7 @@ NOT_SAID_AFTER = re.compile(
 OPERAND = (
     r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
     r"|granulomas?|bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?"
-    r"|soft tissues?|normal variants?)"
+    r"|soft tissues?|normal variants?|(?:elevat|rais)ed (?:hemi)?diaphragm)"
 )
 OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
 OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
@@ -268,9 +269,9 @@ HARMLESS = re.compile(
 EXPLAINED = re.compile(
     rf"(?:(?!xx|not )[^,;:]){{0,50}}?,? (?:(?:is|are|was|were|appears?)(?= (?:(?:an?|the|x+|merely|just"
     rf"|only|simply|clearly|most \w+|\w+ly|known|\w+al|normal|left|right|prominent|adjacent) )*{NOTHING})"
-    rf"|represents?|corresponds? to|proves? to be|turns? out to be|reflects?|(?:due|attributable|secondary"
-    rf"|related) to|recogni[sz]ed as|(?:consistent|compatible|in keeping) with|from|explained by|caused by"
-    rf"|produced by)(?: (?!not|no|and|may|could)[\w-]+){{0,4}}? {NOTHING}"
+    rf"|represents?|corresponds? to|prove[sd]? to be|turn(?:s|ed)? out to be|reflects?|(?:due|attributable"
+    rf"|secondary|related) to|recogni[sz]ed as|(?:consistent|compatible|in keeping) with|from|explained by"
+    rf"|caused by|produced by)(?: (?!not|no|and|may|could)[\w-]+){{0,4}}? {NOTHING}"
 )
 ONE_HARMLESS = re.compile(
     rf"[^,;:]{{0,40}}[,:] (?:\?|possibl[ey] )?(?:[^,;:]{{0,40}} (?:versus|or) (?:\w+ ){{0,2}}{NOTHING}"
@@ -315,7 +316,8 @@ STAYS = re.compile(
     rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|has not\b|(?:(?:is|has) |(?<=one "
     rf"))(?:still |been |\w+ly |not )*(?:unchanged|stable|present|there|seen|worse|smaller|larger|(?:in"
     rf"|de)creased|improved|worsened|enlarged|grown|progressed|resolved(?<=not resolved)))|\b(?:persist\w*"
-    rf"|remain\w*|unchanged|stable|present) (?:on|at|in) the (?:left|right)\b"
+    rf"|remain\w*|(?:in|de)creased|smaller|larger|worse|unchanged|stable|present) (?:on|at|in) the (?:left"
+    rf"|right)\b"
 )
 GONE = re.compile(
     rf"{ONE} (?:is |has |having |(?<=[:,] left )|(?<=[:,] right ))(?:now |since |\w+ly )*(?:clear"
@@ -371,7 +373,7 @@ def judge(sentence: str, terms: Sequence[Term]) -> list[Status | None]:
 
 
 def _judge(sentence: str, cues: Sequence[re.Match[str]], term: Term, next_start: int) -> Status | None:
-    if "#" in sentence[term.start : term.end]:
+    if term.kind == "finding" and "#" in sentence[term.start : term.end]:
         return None
     if NOT_SAID_BEFORE.search(sentence, 0, term.start) or NOT_SAID_AFTER.match(sentence, term.end):
         return None
@@ -411,6 +413,9 @@ def _begins_between(pattern: re.Pattern[str], sentence: str, start: int, end: in
 def _denial_ended(sentence: str, cue: re.Match[str], term: Term) -> bool:
     """Tell whether what lies between a denial and a term ends the denial."""
     if _begins_between(DENIAL_END, sentence, cue.end(), term.start):
+        return True
+    between = sentence[cue.end() : term.start]
+    if term.label == SUPPORT_DEVICES and "," in between and not re.search(r"\bn?or\b", sentence[cue.end() :]):
         return True
     clause = NEW_CLAUSE.search(sentence, cue.end(), term.start)
     if clause is None:

@@ -57,15 +57,15 @@ MEDIASTINUM = (
 RATIO = r"(?:cardio-?thoracic (?:ratio|index)|ct ratio|\bctr\b)"
 ENLARGED = (
     r"(?:enlarged|enlargement|prominent|increased|widened|widening|(?:large|bigg?)(?:r|er)?\b|wide\b"
-    r"|grown\b|generous)"
+    r"|grown\b|generous|above normal)"
 )
 RAISED = (
     r"(?:0?\.(?:5[1-9]|[6-9])|(?:5[1-9]|[6-9]\d) ?(?:%|percent)|increased|raised|elevated|enlarged|high"
     r"|large|abnormal|exceed|(?:greater|more|larger) than|above|over)"
 )
 NORMAL = (
-    r"(?:(?<!ab)normal|unremarkable|within normal|wnl|not (?:enlarged|widened)|(?:(?<=is )|(?<=are ))not "
-    r"(?:increased|raised|elevated))"
+    r"(?:(?<!ab)(?<!above )normal|unremarkable|within normal|wnl|not (?:enlarged|widened)|(?:(?<=is )"
+    r"|(?<=are ))not (?:increased|raised|elevated))"
 )
 BORDERLINE = r"(?:borderline|upper (?:limits?|end|range|normal)|(?:top|high)[- ]normal)"
 JUDGEMENT = r"normal|unremarkable|enlarge|borderline|limits|\bbut\b|effusion|widen|\bwide\b"
@@ -127,7 +127,7 @@ FINDINGS = {
         r"|of)\b)",
         r"(?:cardiac|heart) decompensation",
         r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
-        r"pulmonary venous hypertension|cephali[sz]ation|(?:venous|blood) diversion",
+        r"pulmonary venous hypertension|(?<!de)decompensation|cephali[sz]ation|(?:venous|blood) diversion",
         r"(?:vascular|venous|vessel) (?:redistribution|prominence|engorgement|indistinctness|distension)",
         r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) (?:(?:is|are|appears?"
         r"|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
@@ -261,7 +261,8 @@ OFTEN_MISTYPED = re.findall(
     congestion interstitial mediastinum mediastinal cardiomediastinal silhouette enlarged enlargement pleural
     thickening pacemaker catheter endotracheal tracheostomy sternotomy vascular pulmonary cardiac bilateral
     bilaterally bibasilar basilar airspace infection collapse cavitary metastases calcified evidence without
-    resolved cleared possible probable suspicious questionable borderline normal left right unchanged
+    resolved cleared possible probable suspicious questionable borderline normal left right unchanged excluded confirmed
+    identified suspected questioned
     """,
 )
 """Words of reports that are understood with one mistake of typing as well."""
