@@ -128,7 +128,8 @@ FINDINGS = {
         r"(?:cardiac|heart) decompensation",
         r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
         r"pulmonary venous hypertension|(?<!de)decompensation|cephali[sz]ation|(?:venous|blood) diversion",
-        r"(?:vascular|venous|vessel) (?:redistribution|prominence|engorgement|indistinctness|distension)",
+        r"(?<!mediastinal )(?:vascular|venous|vessel) (?:redistribution|prominence|engorgement"
+        r"|indistinctness|distension)",
         r"(?:vascularity|vasculature|vascular markings|(?:pulmonary|hilar) vessels) (?:(?:is|are|appears?"
         r"|remains?|not|\w+ly) )*(?:engorged|indistinct|congested|ill-defined)",
         r"(?:prominent|prominence of(?: the)?|increased|engorged|indistinct) (?:central |lung |pulmonary "
@@ -169,7 +170,7 @@ FINDINGS = {
         r"(?:pleural(?:[- ](?!effusion|fluid)\w+){0,2}?|fissural)[- ](?:thickening|scar|plaque|calcif"
         r"|reaction|retraction|abnormality)",
         r"apical (?!pleural)(?:\w+ )?thickening|thickening of the (?:\w+ )?pleura|apical cap|fibrothorax",
-        rf"(?:{BEHIND_EFFUSION})(?:pleural )?(?:thickening|scar)",
+        rf"(?:{BEHIND_EFFUSION})(?:pleural )?thickening",
     ),
     "Fracture": (
         r"(?<!catheter )(?<!lead )(?<!wire )(?<!screw is )fractur\w*+(?![^.,;]{0,30}\b(?:scaphoid|hip|femur"
@@ -231,9 +232,9 @@ HINTS = {
         "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|diversion|cephali|vas|vess",
         "Pneumonia": "pneumoni|infecti|pna",
         "Atelectasis": "atelecta|atx|collapse|volume",
-        "Pneumothorax": "pneumothora|ptx|pleura|between|lung ",
+        "Pneumothorax": "pneumothora|ptx|pleura|between|lung edge|lung line",
         "Pleural Effusion": "effusion|fluid|thora|empyema|pleural|meniscus|phrenic|cp ",
-        "Pleural Other": "pleura|fissur|thickening|effusion or|apical cap|fibrothorax|scar",
+        "Pleural Other": "pleura|fissur|thickening|effusion or|apical cap|fibrothorax",
         "Fracture": "fract|fx",
     }.items()
 }
@@ -261,8 +262,8 @@ OFTEN_MISTYPED = re.findall(
     congestion interstitial mediastinum mediastinal cardiomediastinal silhouette enlarged enlargement pleural
     thickening pacemaker catheter endotracheal tracheostomy sternotomy vascular pulmonary cardiac bilateral
     bilaterally bibasilar basilar airspace infection collapse cavitary metastases calcified evidence without
-    resolved cleared possible probable suspicious questionable borderline normal left right unchanged excluded confirmed
-    identified suspected questioned
+    resolved cleared possible probable suspicious questionable borderline normal left right unchanged
+    excluded confirmed identified suspected questioned
     """,
 )
 """Words of reports that are understood with one mistake of typing as well."""

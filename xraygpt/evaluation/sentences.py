@@ -116,14 +116,15 @@ def split_report(report: str) -> Iterator[Sentence]:
 def image_sections(report: str) -> Iterator[tuple[int, int]]:
     """Yield where the text between headers lies; a section about other things ends with its paragraph.
 
-    Where neither a header nor a paragraph follows it ends with its first sentence.
+    Where it has the only header of the report and no paragraph ends, it ends with its first sentence.
     """
     start, other = 0, False
-    for header in [*HEADER.finditer(report), None]:
+    headers = [*HEADER.finditer(report)]
+    for header in [*headers, None]:
         end = len(report) if header is None else header.start()
         if other:
             paragraph = PARAGRAPH_END.search(report, start, end)
-            sentence = None if header else SENTENCE_END.search(report, start)
+            sentence = None if len(headers) > 1 else SENTENCE_END.search(report, start, end)
             start = next((found.end() for found in (paragraph, sentence) if found), end)
         if start < end:
             yield start, end
