@@ -58,7 +58,8 @@ NO_CHANGE = "|".join(
         r"\bwithout (?:an? |the )?(?:\w+ ){0,2}(?:views?|films?|comparisons?|stud(?:y|ies)|images?|markers"
         r"|contrast)\b",
         r"\b(?:not (?:true|the case|correct|right)|wrong|false|incorrect|untrue) (?:to (?:say|state) "
-        r")?(?:that )?(?:there (?:is|are) )?(?:no|not)\b|\bnot without\b|\bno absence of\b",
+        r")?(?:that )?(?:there (?:is|are) )?(?:no|not)\b|\bnot without\b|\bno absence of\b|\bbut not (?:yet "
+        r")?of\b",
         rf"\b{CLEARED} (?:of )?(?=(?:only|almost|nearly|partially|partly|incompletely|to a large extent"
         rf"|except|apart)\b)",
         rf"\b{CLEARED} of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete"
@@ -116,7 +117,7 @@ DENIAL = "|".join(
         r"suggest))\b",
         r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
         r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development|complications?) "
-        r"(?:of|for|such as)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
+        r"(?:of|for|such as|that)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
     )
 )
 """The last: 'no change in the effusion or evidence of edema', the change blanked out."""
@@ -189,8 +190,8 @@ CLAUSE = (
 )
 AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny|chronic|old|healed)"
 DOUBT_END = re.compile(
-    rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith bilateral\b"
-    rf"|\bafter\b"
+    rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith (?:an? "
+    rf")?(?:bilateral|definite|known|{AMOUNT})\b|\bafter\b"
 )
 DENIAL_END = re.compile(
     rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|explains?|accounts? for"
@@ -214,8 +215,9 @@ STATEMENT = re.compile(
 
 ANOTHER = re.compile(
     r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may|might) "
-    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed"
-    r"|confirmed|assured|guaranteed|established|certain))"
+    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?:except|other than) (?:(?:in|at)\b|an? (?:\w+ "
+    r"){0,3}one\b)|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed|confirmed|assured|guaranteed"
+    r"|established|certain))"
 )
 """Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
 NOT_NORMAL = re.compile(r"\bnot (?:\w+ ){0,2}(?:clear|normal|unremarkable|within)|far from|anything but")
@@ -236,7 +238,7 @@ NOT_SAID_AFTER = re.compile(
 OPERAND = (
     r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
     r"|granulomas?|bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?"
-    r"|soft tissues?|normal variants?|(?:elevat|rais)ed (?:hemi)?diaphragm)"
+    r"|soft tissues?|normal variants?|nutrient \w+|(?:elevat|rais)ed (?:hemi)?diaphragm)"
 )
 OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
 OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
@@ -262,9 +264,9 @@ NOTHING = (
     r"(?:the )?(?:\w+ )?rib|callus|heal\w+ (?:rib )?fracture|first rib|\w+ rib end)"
 )
 HARMLESS = re.compile(
-    rf"{HEDGE}(?: (?!exagg|accent)[\w-]+){{0,7}}? (?:{NOTHING}|bulla|bleb|shadow|(?:overl[ay]\w*"
-    rf"|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|clavic|shadow|bon|structure|telemetry|lead"
-    rf"|density))"
+    rf"{HEDGE}(?: (?!exagg|accent)[\w-]+){{0,7}}? (?:{NOTHING}|bulla|bleb|shadow|nutrient|\w+ groove"
+    rf"|projectional|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|clavic|shadow|bon"
+    rf"|structure|telemetry|lead|density))"
 )
 EXPLAINED = re.compile(
     rf"(?:(?!xx|not )[^,;:]){{0,50}}?,? (?:(?:is|are|was|were|appears?)(?= (?:(?:an?|the|x+|merely|just"
@@ -280,8 +282,8 @@ ONE_HARMLESS = re.compile(
 )
 TECHNIQUE = re.compile(
     HEDGE + r"(?: [\w-]+){0,6}? "
-    r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure|spurious|magnif"
-    r"|accentuat|exaggerat)"
+    r"(?:crowding|(?:low|lung) volume|poor inspir|(?:under|hypo)inflat|rotat|position|project|techni"
+    r"|exposure|spurious|magnif|accentuat|exaggerat)"
 )
 FINDINGS = frozenset(CLASSES) - {SUPPORT_DEVICES}
 READINGS = (

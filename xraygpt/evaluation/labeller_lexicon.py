@@ -126,7 +126,8 @@ FINDINGS = {
         r"(?<!respiratory )(?<!renal )(?<!kidney )(?<!liver )(?<!organ )(?<!hardware )\bfailure\b(?! (?:to"
         r"|of)\b)",
         r"(?:cardiac|heart) decompensation",
-        r"(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular )?)?sept",
+        r"\bb[- ]lines?\b|(?:inter(?:lobular )?)?septal (?:lines|thickening)|thickened (?:inter(?:lobular "
+        r")?)?sept",
         r"pulmonary venous hypertension|(?<!de)decompensation|cephali[sz]ation|(?:venous|blood) diversion",
         r"(?<!mediastinal )(?:vascular|venous|vessel) (?:redistribution|prominence|engorgement"
         r"|indistinctness|distension)",
@@ -141,15 +142,16 @@ FINDINGS = {
     ),
     "Atelectasis": (
         r"atelecta|\batx\b|collapse of (?:the )?(?:\w+ ){0,4}(?:lung|lobe)s?\b|(?<!thorax )volume loss(?! "
-        r"and (?:fibro|scar))|lost (?:\w+ )?volume|(?:lobe|lung) volume (?:is|has|appears) (?:\w+ "
-        r")?(?:reduc|decreas|diminish)|loss of (?:lung )?volume",
+        r"and (?:fibro|scar))|volume reduction|reduced in volume|(?:lobe|lung) (?:is|has) (?:shrunk"
+        r"|shrunken)\b|lost (?:\w+ )?volume|(?:lobe|lung) volume (?:is|has|appears) (?:\w+ )?(?:reduc"
+        r"|decreas|diminish)|loss of (?:lung )?volume",
         r"(?:reduced|reduction in|decrease in|decreased|diminished) volume (?:of|in) (?:the )?(?:\w+ "
         r"){0,3}(?:lung|lobe)",
         r"(?<!vertebral )(?<!body )(?<!tracheal )(?<!disc )\bcollapse\b(?! (?:deform|fracture|(?:of|at) "
         r"(?:the )?(?:[\w-]+ ){0,3}(?:vertebra|body|trachea|[tl]\d)))",
         rf"collapsed (?:(?:left|right|upper|middle|lower) ){{0,2}}{LOBE}",
-        rf"{LOBE}:? (?:(?:is|are|both|has|have|be|been|may|might|could|appears?|remains?|not|no longer|now"
-        rf"|again|\w+ly) )*collapsed",
+        rf"{LOBE}:? (?:(?:is|are|both|has|have|be|been|may|might|could|appears?|remains?|airless|small|and"
+        rf"|not|no longer|now|again|\w+ly) )*collapsed",
     ),
     "Pneumothorax": (
         r"pneumothora|\bptx\b|pleural (?:air|gas)\b|(?:pleural|lung) (?:line|edge)\b",
@@ -229,9 +231,10 @@ HINTS = {
         "Cardiomegaly": "heart|cardi|ventric|chamber|ctr|ct ratio| cm",
         "Lung Opacity": "opac|filtrat|space|ground|reticul|interstiti|densit|translucen|lung|shadow",
         "Lung Lesion": "nodul|mass|cavit|carcin|neopl|malign|tumo|metasta|cancer|lesion",
-        "Edema": "edema|chf|congest|kerley|overload|failure|decomp|sept|venous|diversion|cephali|vas|vess",
+        "Edema": "edema|b-line|b line|chf|congest|kerley|overload|failure|decomp|sept|venous"
+        "|diversion|cephali|vas|vess",
         "Pneumonia": "pneumoni|infecti|pna",
-        "Atelectasis": "atelecta|atx|collapse|volume",
+        "Atelectasis": "atelecta|atx|collapse|volume|shrunk",
         "Pneumothorax": "pneumothora|ptx|pleura|between|lung edge|lung line",
         "Pleural Effusion": "effusion|fluid|thora|empyema|pleural|meniscus|phrenic|cp ",
         "Pleural Other": "pleura|fissur|thickening|effusion or|apical cap|fibrothorax",
