@@ -36,7 +36,7 @@ _EMPTY_WORDS = frozenset(
 )
 """Words that alone say nothing about a patient: grammar, anatomy, words of extent."""
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|may|might|could|can|appears?|demonstrates?|shows?|suggests?|represents?"
+    r"\b(?:is|are|was|were|has|have|had|may|might|[cw]ould|should|can|appears?|demonstrates?|shows?|suggests?|represents?"
     r"|reflects?|projects?|overl(?:ies|y)|reveals?|measures?|extends?|contains?|lies|lie|indicates?|terminates?"
     r"|recommend(?:ed)?|consider|correlate|includes?)\b",
     re.IGNORECASE,
@@ -197,7 +197,7 @@ def close_cuts(sentence: str) -> str:
     if not _VERB.search(text):
         if _PRONOUN.match(text):
             return ""
-        text = re.sub(r"^(?:the|otherwise,?) ", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"^(?:the|an?|otherwise,?) ", "", text, flags=re.IGNORECASE)
     return f"{text[0].upper()}{text[1:]}."
 
 
