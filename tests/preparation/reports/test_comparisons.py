@@ -23,10 +23,7 @@ from xraygpt.preparation.reports.comparisons import remove_comparison
         ("Redemonstration of a calcified granuloma.", "Calcified granuloma."),
         ("Grossly stable left consolidation.", "Left consolidation."),
         ("Stable density dating back to exams in 2009, likely a scar.", "Density, likely a scar."),
-        (
-            "Stable appearance of the chest suggesting fibrosis.",
-            "Appearance of the chest suggesting fibrosis.",
-        ),
+        ("Stable appearance of the chest suggesting edema.", "Appearance of the chest suggesting edema."),
         ("Interval removal of a stent without any abnormality.", "No abnormality."),
         ("Sternotomy wires are again noted.", "Sternotomy wires are noted."),
         ("Worsening pulmonary edema.", "Pulmonary edema."),

@@ -38,10 +38,7 @@ def test_view_is_removed(sentence: str, cleaned: str) -> None:
 @pytest.mark.parametrize(
     ("sentence", "left"),
     [
-        (
-            "A nodule is seen on the PA view, not identified on the lateral view.",
-            "A nodule is seen on the PA view.",
-        ),
+        ("Scar seen on the PA view, not identified on the lateral view.", "Scar seen on the PA view."),
         ("There is a 2.5 cm mass, not well-seen on the lateral view.", "There is a 2.5 cm mass."),
         ("This is not seen on the lateral view.", "This is not seen on the lateral view."),
     ],

@@ -176,7 +176,6 @@ PREDICATES: Steps = {
     rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
     rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
-    rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)": r"\1 ",
     rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
     rf"(?={_FINITE})": _with_relative,
     rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)": rf"\1 {CUT}",
@@ -195,13 +194,10 @@ PREDICATES: Steps = {
 state; beside a reference to an earlier examination they tell of a change."""
 
 ATTRIBUTES: Steps = {
-    r", previously [^,;]*": CUT,
     r"\bnew(?:ly)?\b(?: or (?=acute))?": _new,
     rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
     rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
     rf"(?: and {_ASPECT})? of (?!the chest suggest)(?:the )?": CUT,
-    rf"\b{EXTENT}{SAME} (?=appearance of the chest suggest)": CUT,
-    rf",? with {SAME} appearance\b": CUT,
     rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
     rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
     rf"\b(?:(?:grossly|essentially|relatively|overall|generally) )?{SAME}(?:,| and| but)?(?: |$)": CUT,
@@ -219,7 +215,6 @@ ATTRIBUTES: Steps = {
 
 VERBS: Steps = {
     rf"{CUT} ?as are\b": f"{CUT} and",
-    r"\bThere continues to be\b": f"There is{CUT}",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",
     r"\b(?:remains|persists)\b(?= (?:in|at|within)\b(?! place)| bilaterally)": f"is{CUT}present",

@@ -90,7 +90,8 @@ vessels: pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and
 vessels: represent @ on end\b ; ^normal pulmonary @(?:\.|$| and interstitium)
 bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
-bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^@ and soft tissues?\b ; reveals the (?:{MARK} )?@ (?:are|to be)
+bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^@ and soft tissues?\b
+bones: reveals the (?:{MARK} )?@ (?:are|to be)
 hila: ^prominent bilateral @ ; ^the left and right @
 heads: humeral @ bilat
 swelling: soft tissue @ is ; prevertebral soft tissue @
@@ -100,6 +101,7 @@ contour: ^wide mediastinal @
 largest: measuring the @ of which
 There: ^@ is (?=minimal|mild|an? )
 trauma: acute thoracic @[.]
+acromioclavicular joint: separation of the (?:left|right) @ {MARK}
 Kerley: @ B[ -]lines
 effort: inspiratory @
 alone: on this study @
@@ -115,7 +117,7 @@ filter: IVC @
 gas: @-filled ; ^@ and fluid\b ; bowel @ pattern
 gas: (?:stool and|free|extraluminal|intra-abdominal|amount of) @(?! of)
 port: chest @,? (?:tip|with|is|in|has|catheter|identified|noted|seen|the distal)\b ; injection @
-port: an? @ (?:in|on) the (?:left|right) chest\b
+port: venous {MARK} @ ; an? @ (?:in|on) the (?:left|right) chest\b
 device: (?<!left )(?<!right )cardiac @(?:\.| (?:in|and|with|is|has|are|generator|project\w+)\b)
 lead: dual-@ (?:pacemaker|cardiac|ICD|AICD) ; intact @ (?:re)?placement
 lead: single @ project ; lateral @ and both ; 1-@ ; @(?: tips?\b| terminating)
@@ -185,9 +187,7 @@ XXXX nodule" is "no new nodule", which does not deny a known one. Never there ei
 TURNS: Steps = {
     rf"\b{MARK}-a-{MARK}(?: {MARK})?": "Port-a-Cath",
     rf"\b(superior) {MARK} {MARK}": r"\1 vena cava",
-    rf"\b(venous) {MARK} {MARK}": r"\1 port",
     rf"\b(inferior) {MARK} {MARK} {MARK}": r"\1 vena cava filter",
-    rf"\b(separation of the (?:left|right)) {MARK} {MARK}": r"\1 acromioclavicular joint",
     rf"\b(dual-){MARK} {MARK} (?=unchanged|in\b|with\b)": r"\1lead device ",
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",

@@ -51,12 +51,10 @@ SUBJECTS: Steps = {
     rf"^(?:{_VIEWS}|{_VIEW}[\w ]*)[\w ]*? {_SHOW} (?P<what>(?:the )?[^,;]*?) to be ": _is,
     r"^(unremarkable|normal|negative) (?:\d|two|three)[ -]views? of the chest": r"\1 chest",
     rf"^{_VIEW} (?:view|projection) [\w ]+, (?=low\b|small\b|there\b)": "",
-    rf"^(?:chest,? )?{_VIEW}\b[^:;.]{{0,80}}: ": "",
     rf"^(?:frontal|portable|{_VIEWS})\b[^,;]*? with ((?:overlying )?(?:external )?[^,;]*?leads) "
     rf"{_SHOW} ": rf"{CUT}\1; ",
     rf"^(?:{_VIEWS}|{_VIEW} and {_VIEW} {_PICTURE}|(?:frontal|portable)\b[^,;]*?{_PICTURE})\b[^,;]*? "
     rf"{_SHOW}(?: that)? ": CUT,
-    rf"^(?:{_VIEWS}) (?:was|were) (?:obtained|performed)[^,;]*?(?:,|;|$) *": CUT,
     rf"^(?:on|in) {_VIEWS},? ": "",
 }
 """Frontal and lateral views of the chest show ..."""
