@@ -197,7 +197,7 @@ ATTRIBUTES: Steps = {
     r"\bnew(?:ly)?\b(?: or (?=acute))?": _new,
     rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
     rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
-    rf"(?: and {_ASPECT})? of (?!the chest suggest)(?:the )?": CUT,
+    rf"(?: and {_ASPECT})? of (?!the chest suggest)(?:the )?(?:chest (?=with))?": CUT,
     rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
     rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
     rf"\b(?:(?:grossly|essentially|relatively|overall|generally) )?{SAME}(?:,| and| but)?(?: |$)": CUT,

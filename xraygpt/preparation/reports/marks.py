@@ -87,11 +87,11 @@ ray: x-@
 fields: (?<!left )(?<!right )(?<!lower )(?<!upper )(?<!mid )lung @
 nodes: lymph @ ; calcified (?:left |right )?(?:supra|infra)?(?:hilar|mediastinal) @
 vessels: pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and mediastinum)\b
-vessels: represent @ on end\b ; ^normal pulmonary @(?:\.|$| and interstitium)
+vessels: represent @ on end\b ; (?:blood|tortuous) @ ; ^normal pulmonary @(?:\.|$| and interstitium)
 bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
 bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^@ and soft tissues?\b
-bones: reveals the (?:{MARK} )?@ (?:are|to be)
+bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
 hila: ^prominent bilateral @ ; ^the left and right @
 heads: humeral @ bilat
 swelling: soft tissue @ is ; prevertebral soft tissue @
@@ -101,7 +101,6 @@ contour: ^wide mediastinal @
 largest: measuring the @ of which
 There: ^@ is (?=minimal|mild|an? )
 trauma: acute thoracic @[.]
-acromioclavicular joint: separation of the (?:left|right) @ {MARK}
 Kerley: @ B[ -]lines
 effort: inspiratory @
 alone: on this study @
@@ -187,6 +186,7 @@ XXXX nodule" is "no new nodule", which does not deny a known one. Never there ei
 TURNS: Steps = {
     rf"\b{MARK}-a-{MARK}(?: {MARK})?": "Port-a-Cath",
     rf"\b(superior) {MARK} {MARK}": r"\1 vena cava",
+    rf"\b(separation of the (?:left|right)) {MARK} {MARK}": r"\1 acromioclavicular joint",
     rf"\b(inferior) {MARK} {MARK} {MARK}": r"\1 vena cava filter",
     rf"\b(dual-){MARK} {MARK} (?=unchanged|in\b|with\b)": r"\1lead device ",
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
