@@ -104,11 +104,11 @@ FINDINGS = {
         r"\b(?:mild|moderate|severe|marked|stable|unchanged|no|borderline) cm\b",
     ),
     "Lung Opacity": (
-        r"opaci|infiltrat|air[- ]?space (?:disease|process)|ground[- ]?glass|reticul|\bshadowing|(?:patchy"
-        r"|hazy|fluffy|air[- ]?space|alveolar|interstitial|ill-defined|confluent|bat-?wing) (?:\w+ )?shadows",
+        r"opaci|infiltrat|air[- ]?space (?:disease|process)|ground[- ]?glass|reticul|\bshadowing",
         r"interstitial (?:marking|pattern|lung|prominence|thickening|disease)",
         r"(?:prominent|prominence of(?: the)?|increased|coarse\w*) (?:\w+ )?interstiti",
-        r"(?:increased|decreased|patchy|hazy|streaky|focal|linear) (?:lung )?(?:densit|translucen)",
+        r"(?:increased|decreased|patchy|hazy|streaky|focal|linear|alveolar) (?:lung |basal )?(?:densit"
+        r"|translucen|shadows)",
         r"(?:retrocardiac|perihilar|basilar|midlung|lung|lobe|base) (?:and \w+ |x+ )?densit|densities,? "
         r"(?:left|right) (?:lung|base|lower|upper|mid)",
         r"(?<!nodular )(?<!calcific )(?<!calcified )(?<!bone )densit(?:y|ies) (?:is |are )?(?:present |seen "
