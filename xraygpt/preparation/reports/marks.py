@@ -169,7 +169,7 @@ new: (?:no|without) (?:(?:definite |clear )?(?:evidence|signs) (?:of|for) |any )
 new: no\b[^.;]*(?<!acute) or @ {_ABNORMAL}
 likely: (?:most|more|less) @(?! (?:on|than|marked)\b) ; {_NOT_A_NOUN}@ {_JUDGED}
 likely: (?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external|coronary)\b
-likely: (?:also|but) @ (?:chronic|acute)\b ; is @ within normal ; rib and @ (?=the) ; (?:is|are) not @[.,;]
+likely: (?:also|but) @ (?:chronic|acute)\b ; is @ (?:within )?normal ; rib and @ the ; (?:is|are) not @[.,;]
 best: @ suited ; , @ (?:seen|visuali[sz]ed|appreciated) on\b
 is: (?:heart size|vascularity|silhouette) @ (?:within normal|normal|enlarged|unremarkable)\b
 are: (?:lungs|contours) @ (?:clear|within normal|normal|unremarkable)\b
