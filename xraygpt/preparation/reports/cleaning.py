@@ -125,8 +125,8 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
         changes += [Change(rule, text, new) for text in texts.values() if (new := rewrite(text)) != text]
         texts = {name: rewrite(text) for name, text in texts.items()}
     sentences = {name: split_sentences(text) for name, text in texts.items()}
-    preparing = [("remove_views", forget_unseen)] if config.remove_views else []
-    preparing += [(RESTORED_WORDS, restore_words)] if config.remove_marks else []
+    preparing = [(RESTORED_WORDS, restore_words)] if config.remove_marks else []
+    preparing += [("remove_views", forget_unseen)] if config.remove_views else []
     for rule, prepare in preparing if english else ():
         found = itertools.chain.from_iterable(sentences.values())
         changes += [Change(rule, old, new) for old in found if (new := prepare(old)) != old]

@@ -140,7 +140,7 @@ CT: (?:benefit from a|high-resolution|contrast-enhanced) @ ; or @ would\b
 may: @ be\b
 air: @/fluid
 with: (?:compatible|consistent) @
-field: @-of-view
+field: @-of-view ; (?:lower|upper|mid) lung @ is\b
 border: (?:obscuration|silhouetting)[^.;]* (?:left|right) cardiac @ ; (?:left|right) @ of the heart
 border: ventricular @ {MARK}
 window: AP @(?:\.| could| lymph)
