@@ -125,12 +125,12 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
         changes += [Change(rule, text, new) for text in texts.values() if (new := rewrite(text)) != text]
         texts = {name: rewrite(text) for name, text in texts.items()}
     sentences = {name: split_sentences(text) for name, text in texts.items()}
-    if english and config.remove_views:
-        sentences = {name: [forget_unseen(sentence) for sentence in old] for name, old in sentences.items()}
-    if english and config.remove_marks:
+    preparing = [(RESTORED_WORDS, restore_words)] if config.remove_marks else []
+    preparing += [("remove_views", forget_unseen)] if config.remove_views else []
+    for rule, prepare in preparing if english else ():
         found = itertools.chain.from_iterable(sentences.values())
-        changes += [Change(RESTORED_WORDS, old, new) for old in found if (new := restore_words(old)) != old]
-        sentences = {name: [restore_words(sentence) for sentence in old] for name, old in sentences.items()}
+        changes += [Change(rule, old, new) for old in found if (new := prepare(old)) != old]
+        sentences = {name: [prepare(sentence) for sentence in old] for name, old in sentences.items()}
     before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
     reason, detail = _drop_reason(published, config)
     if reason:

@@ -140,7 +140,7 @@ CT: (?:benefit from a|high-resolution|contrast-enhanced) @ ; or @ would\b
 may: @ be\b
 air: @/fluid
 with: (?:compatible|consistent) @
-field: @-of-view
+field: @-of-view ; (?:lower|upper|mid) lung @ is\b
 border: (?:obscuration|silhouetting)[^.;]* (?:left|right) cardiac @ ; (?:left|right) @ of the heart
 border: ventricular @ {MARK}
 window: AP @(?:\.| could| lymph)
@@ -169,7 +169,7 @@ new: (?:no|without) (?:(?:definite |clear )?(?:evidence|signs) (?:of|for) |any )
 new: no\b[^.;]*(?<!acute) or @ {_ABNORMAL}
 likely: (?:most|more|less) @(?! (?:on|than|marked)\b) ; {_NOT_A_NOUN}@ {_JUDGED}
 likely: (?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external|coronary)\b
-likely: (?:also|but) @ (?:chronic|acute)\b ; is @ within normal ; rib and @ (?=the) ; (?:is|are) not @[.,;]
+likely: (?:also|but) @ (?:chronic|acute)\b ; is @ (?:within )?normal ; rib and @ the ; (?:is|are) not @[.,;]
 best: @ suited ; , @ (?:seen|visuali[sz]ed|appreciated) on\b
 is: (?:heart size|vascularity|silhouette) @ (?:within normal|normal|enlarged|unremarkable)\b
 are: (?:lungs|contours) @ (?:clear|within normal|normal|unremarkable)\b

@@ -80,7 +80,7 @@ _UNSEEN = re.compile(
     rf",? (?:but |and |(?:which|that) (?:is|are) )?not (?:[\w-]+[ -])?{_SEEN} (?:on|in) {_VIEWS}(?: only)?",
     re.IGNORECASE,
 )
-_SEEN_AT_ALL = re.compile(rf"^There (?:is|are)\b|(?<!not )\b{_SEEN}\b", re.IGNORECASE)
+_SEEN_AT_ALL = re.compile(rf"^There (?:is|are|ha(?:s|ve) been)\b|(?<!not )\b{_SEEN}\b", re.IGNORECASE)
 _without_views = rewriter(SUBJECTS, PLACES)
 
 
