@@ -29,7 +29,7 @@ WORD_START = r"(?<![a-z])"
 """Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
     r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
-    r"|difference|deteriorat\w+|alteration|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart"
+    r"|difference|deteriorat\w+|alter(?:ed|ation)|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart"
     r"|card|mediast)))"
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
@@ -41,7 +41,7 @@ PARTLY = (
 )
 NO_CHANGE = "|".join(
     (
-        rf"\b(?:no|without|not|neither|nor)\b(?! (?:\w+ )?new or\b)(?: (?:any|acute|definite|interval"
+        rf"\b(?:no|without|not|neither|nor|lack of)\b(?! (?:\w+ )?new or\b)(?: (?:any|acute|definite|interval"
         rf"|substantial|material|new|real|obvious|further|overt|xxxx|or|(?:evidence|signs?|suggestion) "
         rf"(?:of|for)|\w+(?:ly|[ai]ble|ant|ing|graphic)))* {CHANGE}(?: (?:or|and) {CHANGE})*\b(?! (?:n?or"
         rf"|to suggest|suggest\w*|suspicious|that)\b)",
@@ -74,13 +74,13 @@ than all of it is gone: 'partial clearing of the edema'."""
 NOT_ALL = re.compile(
     rf"\b(?P<not>neither|none of|not all(?: of)?|no evidence that|nothing to suggest "
     rf"that)\b[^;]*?(?:(?P<nor>\bnor\b)[^;]*?)? (?P<changed>(?:has|have) (?:\w+ )?(?:{CHANGE}|{CLEARED}"
-    rf"|grown))\b"
+    rf"|grown|enlarged|expanded|extended))\b"
 )
 """Such a denial with what is denied further behind: 'neither the effusion nor the edema has changed'."""
 
 DOUBT = "|".join(
     (
-        r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|perhaps|potential(?:ly)?|indeterminate for"
+        r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|conceivably|perhaps|potential(?:ly)?|indeterminate for"
         r"|presum\w+)\b",
         r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*"
         r"|unlikely)\b(?!$|,| (?:and|but|at|in|on|given)\b)",
@@ -127,7 +127,7 @@ DOUBT_AFTER = "|".join(
     (
         r"\b(?:cannot|can ?not|can no longer|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded"
         r"|discounted|dismissed|ruled (?:in or )?out|be rule out|confirmed|verified)",
-        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to (?:exclude|rule "
+        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bnot (?:\w+ )?excludable|\b(?:difficult|hard) to (?:exclude|rule "
         rf"out)|\bnot yet (?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
         r"|suggested)",
@@ -140,7 +140,7 @@ DOUBT_AFTER = "|".join(
         r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bimprobable|\bnot likely"
         r"|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
+        r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:to be )?(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
         r"|dubious|debatable)\b",
         r"\b(?:doubtful|questionable|uncertain|equivocal|dubious|possible(?: only| at best)?)(?=$|,)",
     )
