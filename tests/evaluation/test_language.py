@@ -11,7 +11,7 @@ from xraygpt.evaluation.comparison import compare_predictions
 from xraygpt.evaluation.language import check_language, is_latin
 from xraygpt.evaluation.metrics.catalogue import OFFLINE
 from xraygpt.evaluation.page.report_page import write_report_page
-from xraygpt.evaluation.protocol import make_protocol
+from xraygpt.evaluation.protocol import make_protocol, paragraph
 from xraygpt.evaluation.results import score_lines
 from xraygpt.evaluation.scoring import score_predictions
 from xraygpt.evaluation.statistics import plain
@@ -106,7 +106,7 @@ def test_scores_that_read_english_are_left_out_and_said_so(tmp_path: Path) -> No
     file = tmp_path / "p.jsonl"
     file.touch()
     protocol = make_protocol(rows, scores, file=file, command="")
-    assert "8 of 8 references and 8 of the generated reports are not in English" in protocol.paragraph()
+    assert "8 of 8 references and 8 of the generated reports are not in English" in paragraph(protocol)
     page = write_report_page(scores, rows, protocol, output=tmp_path / "page.html").read_text(
         encoding="utf-8"
     )

@@ -5,15 +5,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from xraygpt.common.errors import DataError
+from xraygpt.evaluation.metrics.metric import Metric
+from xraygpt.evaluation.predictions import (
+    Prediction,
+    PredictionColumns,
+    counted,
+    predictions_file,
+    read_predictions,
+    run_names,
+)
 from xraygpt.evaluation.statistics import COMPARISON_ROUNDS, ROUNDS
-
-if TYPE_CHECKING:
-    from xraygpt.evaluation.predictions import Prediction
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
 MOST_RUNS = 6
@@ -129,38 +135,23 @@ def run_score(args: argparse.Namespace) -> None:
     Raises:
         XrayGPTError: anything that the user can fix.
     """
-    from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.page.curves import read_runs
+    from xraygpt.evaluation import results
     from xraygpt.evaluation.page.report_page import write_report_page
-    from xraygpt.evaluation.predictions import counted, predictions_file
     from xraygpt.evaluation.protocol import make_protocol, read_generation_facts
-    from xraygpt.evaluation.results import (
-        PAGE_FILE,
-        REPORTS_FILE,
-        score_lines,
-        write_reports,
-        write_scores,
-    )
     from xraygpt.evaluation.scoring import score_predictions
-    from xraygpt.pictures.reading import PictureFolder
 
     for name, (_, words) in COLUMNS.items():
         if (column := getattr(args, f"{name}_column")) in args.subgroup:
             raise DataError(
                 f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
             )
-    metrics = choose_metrics(
-        args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
-    )
-    pictures = PictureFolder(args.images) if args.images else None
-    compared_runs = read_runs(args.curves)
-    predictions = _read(args.file, args)
-    other_seeds = [_read(path, args) for path in args.other_seeds]
-    file = predictions_file(args.file)
-    if (args.out / REPORTS_FILE).resolve() == file.resolve():
-        raise DataError(f"--out {args.out}: {REPORTS_FILE} there is the file to score; name another folder")
+    file, reports_file = predictions_file(args.file), args.out / results.REPORTS_FILE
+    if reports_file.resolve() == file.resolve():
+        raise DataError(
+            f"--out {args.out}: {reports_file.name} there is the file to score; name another folder"
+        )
     generation = read_generation_facts(file)
-    _make_folder(args.out)
+    metrics, (predictions, *other_seeds), shown = _prepare(args, [args.file, *args.other_seeds])
     scores = score_predictions(
         predictions,
         metrics,
@@ -177,21 +168,13 @@ def run_score(args: argparse.Namespace) -> None:
         protocol=args.protocol,
         generation=generation,
     )
-    write_scores(scores, protocol, args.out)
-    write_reports(args.out / REPORTS_FILE, predictions, scores)
-    write_report_page(
-        scores,
-        predictions,
-        protocol,
-        pictures=pictures,
-        compared_runs=compared_runs,
-        synthetic=args.synthetic,
-        output=args.out / PAGE_FILE,
-    )
-    reports, studies = counted(scores.reports, "report"), counted(scores.studies, "study")
-    print(f"{reports} of {studies}, {scores.empty:,} without text\n")
-    print("\n".join(score_lines(scores)))
-    print(f"\nwritten to {args.out}: scores.json, .csv and .tex, {REPORTS_FILE}, protocol.txt, {PAGE_FILE}")
+    results.write_scores(scores, protocol, args.out)
+    results.write_reports(reports_file, predictions, scores)
+    write_report_page(scores, predictions, protocol, output=args.out / results.PAGE_FILE, **shown)
+    of_studies = f"{counted(scores.reports, 'report')} of {counted(scores.studies, 'study')}"
+    print(f"{of_studies}, {scores.empty:,} without text\n", *results.score_lines(scores), sep="\n")
+    files = f"scores.json, .csv and .tex, {reports_file.name}, protocol.txt, {results.PAGE_FILE}"
+    print(f"\nwritten to {args.out}: {files}")
 
 
 def run_compare(args: argparse.Namespace) -> None:
@@ -200,61 +183,56 @@ def run_compare(args: argparse.Namespace) -> None:
     Raises:
         XrayGPTError: anything that the user can fix.
     """
+    from xraygpt.evaluation import results
     from xraygpt.evaluation.comparison import compare_predictions
-    from xraygpt.evaluation.metrics.catalogue import choose_metrics
-    from xraygpt.evaluation.page.comparison_page import write_comparison_page
-    from xraygpt.evaluation.page.curves import read_runs
-    from xraygpt.evaluation.predictions import predictions_file, run_names
+    from xraygpt.evaluation.page.report_page import write_comparison_page
     from xraygpt.evaluation.protocol import comparison_protocol
-    from xraygpt.evaluation.results import COMPARISON_PAGE_FILE, comparison_lines, write_comparison
-    from xraygpt.pictures.reading import PictureFolder
 
     paths = [args.first, *args.others]
     if len(paths) > MOST_RUNS:
         raise DataError(f"compare takes at most {MOST_RUNS} runs, not {len(paths)}")
+    metrics, predictions, shown = _prepare(args, paths)
+    names = run_names(paths)
+    runs = dict(zip(names, predictions, strict=True))
+    comparison = compare_predictions(runs, metrics, seed=args.seed, rounds=args.rounds)
+    print("\n".join(results.comparison_lines(comparison)))
+    if args.out:
+        files = dict(zip(names, map(predictions_file, paths), strict=True))
+        protocol = comparison_protocol(
+            predictions[0], files, command=args.command_line, protocol=args.protocol
+        )
+        results.write_comparison(comparison, protocol, args.out)
+        page = args.out / results.COMPARISON_PAGE_FILE
+        write_comparison_page(comparison, runs, protocol, output=page, **shown)
+        print(f"\nwritten to {args.out}: comparison.json, .csv, .tex and .html")
+
+
+def _prepare(
+    args: argparse.Namespace, paths: Sequence[Path]
+) -> tuple[Sequence[Metric], list[list[Prediction]], dict[str, Any]]:
+    """Make the output folder; return the metrics, the predictions of each path, and what only pages show.
+
+    How many rows were left out for want of a reference is printed.
+    """
+    from xraygpt.evaluation.metrics.catalogue import choose_metrics
+    from xraygpt.evaluation.page.curves import read_runs
+    from xraygpt.pictures.reading import PictureFolder
+
     metrics = choose_metrics(
         args.metrics, protocol=args.protocol, synthetic=args.synthetic, radeval=args.radeval
     )
     pictures = PictureFolder(args.images) if args.images else None
-    curves = read_runs(args.curves)
-    names = run_names(paths)
-    runs = dict(zip(names, (_read(path, args) for path in paths), strict=True))
-    if args.out:
-        _make_folder(args.out)
-    comparison = compare_predictions(runs, metrics, seed=args.seed, rounds=args.rounds)
-    print("\n".join(comparison_lines(comparison)))
-    if args.out:
-        files = dict(zip(names, map(predictions_file, paths), strict=True))
-        protocol = comparison_protocol(
-            runs[names[0]], files, command=args.command_line, protocol=args.protocol
-        )
-        write_comparison(comparison, protocol, args.out)
-        write_comparison_page(
-            comparison,
-            runs,
-            protocol,
-            output=args.out / COMPARISON_PAGE_FILE,
-            pictures=pictures,
-            curves=curves,
-            synthetic=args.synthetic,
-        )
-        print(f"\nwritten to {args.out}: comparison.json, .csv, .tex and .html")
-
-
-def _read(path: Path, args: argparse.Namespace) -> list[Prediction]:
-    """Read predictions; say how many were left out where that is wanted."""
-    from xraygpt.evaluation.predictions import PredictionColumns, counted, read_predictions
-
+    shown = {"pictures": pictures, "curves": read_runs(args.curves), "synthetic": args.synthetic}
     columns = PredictionColumns(**{name: getattr(args, f"{name}_column") for name in COLUMNS})
-    rows = read_predictions(path, columns, need_references=not args.skip_without_reference)
-    kept = [row for row in rows if row.reference]
-    if len(kept) < len(rows):
-        print(f"{path}: {counted(len(rows) - len(kept), 'row')} without a reference left out")
-    return kept
-
-
-def _make_folder(folder: Path) -> None:
+    runs = []
+    for path in paths:
+        rows = read_predictions(path, columns, need_references=not args.skip_without_reference)
+        runs.append([row for row in rows if row.reference])
+        if without := len(rows) - len(runs[-1]):
+            print(f"{path}: {counted(without, 'row')} without a reference left out")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder} cannot be made ({error}); name another folder with --out") from error
+        raise DataError(f"{args.out} cannot be made ({error}); name another folder with --out") from error
+    return metrics, runs, shown

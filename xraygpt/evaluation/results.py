@@ -15,8 +15,8 @@ from xraygpt.common.run_record import write_json, write_text
 from xraygpt.evaluation.comparison import Comparison
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import Prediction, counted
-from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.scoring import Scores, by_reason
+from xraygpt.evaluation.protocol import paragraph
+from xraygpt.evaluation.scoring import Scores, names_by_value
 from xraygpt.evaluation.statistics import plain
 
 SCORES_FILE = "scores.json"
@@ -98,7 +98,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
 
 
 def write_scores(
-    scores: Scores, protocol: ProtocolCard, folder: Path, more: Mapping[str, Any] | None = None
+    scores: Scores, protocol: Mapping[str, Any], folder: Path, more: Mapping[str, Any] | None = None
 ) -> None:
     """Write ``scores.json``, the protocol card in it, ``protocol.txt``, the card for a paper, and the scores
     as a table, ``scores.csv`` and ``scores.tex``.
@@ -106,8 +106,8 @@ def write_scores(
     Args:
         more: further entries of ``scores.json``.
     """
-    write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol.to_dict()})
-    write_text(folder / PROTOCOL_FILE, protocol.paragraph() + "\n")
+    write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol})
+    write_text(folder / PROTOCOL_FILE, paragraph(protocol) + "\n")
     table = score_table(scores)
     write_csv(folder / "scores.csv", table.rows)
     write_text(folder / "scores.tex", latex([table]))
@@ -235,7 +235,9 @@ def _aligned(rows: list[list[str]]) -> list[str]:
 
 
 def _notes(result: Scores | Comparison) -> list[str]:
-    reasons = [f"{', '.join(names)}: {reason}" for reason, names in by_reason(result.not_computed).items()]
+    reasons = [
+        f"{', '.join(names)}: {reason}" for reason, names in names_by_value(result.not_computed).items()
+    ]
     drawn = f"intervals draw {'patients' if result.unit == 'patient' else 'studies'} with replacement"
     notes = [result.unit_note or drawn, *([result.language.note] if result.language.note else [])]
     return [*reasons, *(f"note: {note}" for note in notes)]

@@ -127,11 +127,11 @@ class Scores:
     is not defined. ``predictions.csv`` has these."""
 
 
-def by_reason(not_computed: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return each reason why metrics were not computed -> their names."""
+def names_by_value(values: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return each value -> the names that have it."""
     names: dict[str, list[str]] = {}
-    for name, reason in not_computed.items():
-        names.setdefault(reason, []).append(name)
+    for name, value in values.items():
+        names.setdefault(value, []).append(name)
     return names
 
 

@@ -28,7 +28,7 @@ from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.metrics.metric import Metric, mean_over_pairs
 from xraygpt.evaluation.metrics.phantom import extract_findings
 from xraygpt.evaluation.page.examples import choose_examples, make_cards
-from xraygpt.evaluation.page.report_page import PageConfig, reader, write_page
+from xraygpt.evaluation.page.report_page import reader, write_page
 from xraygpt.evaluation.predictions import Prediction, counted, patient_column
 from xraygpt.evaluation.protocol import make_protocol
 from xraygpt.evaluation.scoring import Scores, name_hash, score_predictions, shuffled
@@ -37,7 +37,7 @@ from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext
 from xraygpt.tasks.predictions import generation_facts, predictions_path, write_predictions
 from xraygpt.tasks.report_generation import ReportGenerationConfig, ReportGenerationTask
-from xraygpt.tasks.report_results import Row, prediction_of
+from xraygpt.tasks.report_results import PageConfig, Row, prediction_of
 
 IMAGES, BLANK, SHUFFLED, SAME_LABELS = "images", "blank", "shuffled", "same_labels"
 CONTRADICTING = "contradicting_prompt"
@@ -240,7 +240,7 @@ class AuditTask(ReportGenerationTask):
             protocol=self.settings.protocol,
             generation=generation_facts(settings, command),
         )
-        write_json(folder / AUDIT_FILE, {**plain(audit), "protocol": protocol.to_dict()})
+        write_json(folder / AUDIT_FILE, {**plain(audit), "protocol": protocol})
         sources = {row["image_id"]: self.datasets[row["source"]] for row in self.generated[IMAGES]}
         words = {condition: f"{text[0].upper()}{text[1:]}" for condition, text in CONDITIONS.items()}
         shown: dict[str, dict[str, Prediction]] = {}

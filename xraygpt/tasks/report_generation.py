@@ -23,7 +23,6 @@ from xraygpt.common.registry import registry
 from xraygpt.datasets.batch import Batch, repeated, to_device
 from xraygpt.datasets.stream import EvalStream
 from xraygpt.evaluation.metrics.catalogue import choose_metrics, metric_named
-from xraygpt.evaluation.page.report_page import PageConfig
 from xraygpt.models.base_model import BaseModel
 from xraygpt.tasks.base_task import EvalContext, Splits
 from xraygpt.tasks.image_text_pretrain import ImageTextPretrainTask
@@ -37,7 +36,7 @@ from xraygpt.tasks.predictions import (
     write_predictions,
     write_timing,
 )
-from xraygpt.tasks.report_results import ReportResults
+from xraygpt.tasks.report_results import PageConfig, ReportResults
 from xraygpt.tasks.steps import gather
 
 JOURNAL_FOLDER = ".generating"

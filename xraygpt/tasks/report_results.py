@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from xraygpt.common.run_record import read_json, read_run_seconds
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.page.curves import RunSummary, read_curves, read_runs
-from xraygpt.evaluation.page.report_page import PageConfig, write_report_page
+from xraygpt.evaluation.page.report_page import EXAMPLES, write_report_page
 from xraygpt.evaluation.predictions import Prediction, patient_column
-from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
+from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
 from xraygpt.evaluation.results import PAGE_FILE, SCORES_FILE, score_lines, write_reports, write_scores
 from xraygpt.evaluation.scoring import Scores, score_predictions
 from xraygpt.evaluation.statistics import plain
@@ -32,13 +32,36 @@ NEEDED = ("image_id", "study_id", "reference", "generated")
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class PageConfig:
+    """The section ``run.page`` of a configuration."""
+
+    enabled: bool = False
+    """Write ``report.html`` beside the scores once the first test split is scored."""
+    runs: list[str] = field(default_factory=list)
+    """Output folders of the trainings that led to the model: their loss curves are shown, and their wall
+    time counts towards ``seconds`` in ``scores.json``."""
+    compare_runs: list[str] = field(default_factory=list)
+    """Output folders of trainings, or their ``metrics.jsonl``, whose loss curves are laid over each other in
+    one chart; each is called by the name of its folder."""
+    untrained: str | None = None
+    """Output folder of an evaluation of the same model before training; gives ``f1_untrained`` and its wall
+    time."""
+    examples: int = EXAMPLES
+    """Images shown with both reports, half of them with an error if there are as many."""
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise ValueError(f"examples must not be negative, got {self.examples}")
+
+
 @dataclass(frozen=True)
 class ScoredSplit:
     """The reports of one split, with their scores."""
 
     predictions: Sequence[Prediction]
     scores: Scores
-    protocol: ProtocolCard
+    protocol: Mapping[str, Any]
     sources: Mapping[str, ReportDataset]
     """The data set of each image id."""
     synthetic: bool
@@ -133,7 +156,7 @@ class ReportResults:
             more["untrained"] = self.untrained
         if others:
             more["other_splits"] = {
-                split: plain(each.scores) | {"protocol": each.protocol.to_dict()}
+                split: plain(each.scores) | {"protocol": each.protocol}
                 for split, each in scored.items()
                 if each is not first
             }
@@ -156,9 +179,9 @@ class ReportResults:
             split.protocol,
             output=path,
             pictures=lambda image_id: split.sources[image_id].picture(image_id),
-            curves=[*self.runs, run],
-            compared_runs=self.compared_runs,
+            curves=self.compared_runs,
             synthetic=split.synthetic,
+            runs=[*self.runs, run],
             examples=self.page.examples,
             comparisons={"untrained": self.untrained[first]} if first in self.untrained else {},
             settings=json.dumps(cfg.to_dict(), indent=2, ensure_ascii=False),

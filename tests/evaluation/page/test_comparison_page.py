@@ -19,8 +19,8 @@ from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.metrics.overlap import ROUGE
 from xraygpt.evaluation.metrics.phantom import PHANTOM
 from xraygpt.evaluation.metrics.surface import SURFACE
-from xraygpt.evaluation.page.comparison_page import write_comparison_page
 from xraygpt.evaluation.page.curves import Curves
+from xraygpt.evaluation.page.report_page import write_comparison_page
 from xraygpt.evaluation.predictions import Prediction
 
 METRICS = (*RULE_F1[:2], *ROUGE, *SURFACE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from PIL import Image
@@ -30,7 +30,7 @@ from xraygpt.evaluation.page.report_page import (
     write_report_page,
 )
 from xraygpt.evaluation.predictions import Prediction
-from xraygpt.evaluation.protocol import GenerationFacts, ProtocolCard, make_protocol
+from xraygpt.evaluation.protocol import GenerationFacts, make_protocol
 from xraygpt.evaluation.scoring import Scores, score_predictions
 from xraygpt.evaluation.statistics import Interval
 from xraygpt.pictures.reading import PictureFolder
@@ -58,6 +58,9 @@ RUNS = (
     RunSummary("alignment", 83.0, Curves([(1, 2.0), (2, 1.0)], [(2, 0.75)])),
     RunSummary("evaluation", 117.0, None),
 )
+
+
+FACTS = GenerationFacts(split="test", model="a small model", decoding={"search": "greedy", "beams": 1})
 
 
 class Page(HTMLParser):
@@ -107,9 +110,10 @@ def scored(rows: Sequence[Prediction], metrics: Sequence[Metric] = METRICS) -> S
     return score_predictions(rows, metrics, seed=1, rounds=50, subgroups=subgroups)
 
 
-def card(rows: Sequence[Prediction], scores: Scores, tmp_path: Path) -> ProtocolCard:
+def card(
+    rows: Sequence[Prediction], scores: Scores, tmp_path: Path, facts: GenerationFacts = FACTS
+) -> dict[str, Any]:
     (tmp_path / "predictions.jsonl").write_text("")
-    facts = GenerationFacts(split="test", model="a small model", decoding={"search": "greedy", "beams": 1})
     return make_protocol(
         rows, scores, file=tmp_path / "predictions.jsonl", command="evaluate.py score x", generation=facts
     )
@@ -139,7 +143,7 @@ def test_every_section_is_there_and_nothing_is_asked_of_a_network(tmp_path: Path
         tmp_path,
         metrics=(*METRICS, ABSENT),
         pictures=picture,
-        curves=RUNS,
+        runs=RUNS,
         comparisons={"untrained": 0.1234},
         settings='{"seed": 4242}',
     )
@@ -219,14 +223,11 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
     runs = [RunSummary(EVIL, 1.0, Curves([(1, 1.0)], []))]
     rows[1] = replace(rows[1], columns={EVIL: "other"})
     scores = score_predictions(rows, METRICS, seed=1, rounds=20, subgroups=[EVIL])
-    facts = GenerationFacts(model=EVIL, prompt=EVIL)
-    protocol = replace(
-        card(rows, scores, tmp_path), generation=facts, not_computed={EVIL: EVIL}, command=EVIL
-    )
     scores = replace(scores, not_computed={EVIL: EVIL})
+    protocol = card(rows, scores, tmp_path, GenerationFacts(model=EVIL, prompt=EVIL)) | {"command": EVIL}
     output = tmp_path / "evil.html"
     write_report_page(
-        scores, rows, protocol, output=output, curves=runs, settings=EVIL, comparisons={EVIL: 0.5}
+        scores, rows, protocol, output=output, runs=runs, settings=EVIL, comparisons={EVIL: 0.5}
     )
     html = output.read_text()
     assert EVIL in Page(html).text
@@ -245,7 +246,7 @@ def test_the_table_of_subgroups_is_not_too_wide(tmp_path: Path) -> None:
 
 
 def test_what_is_below_the_findings_is_folded(tmp_path: Path) -> None:
-    html = write(tmp_path, metrics=(*METRICS, ABSENT), curves=RUNS, settings="{}")
+    html = write(tmp_path, metrics=(*METRICS, ABSENT), runs=RUNS, settings="{}")
     folded = re.findall(r'<details class="section"( open)?><summary>.*?</summary>\n<div id="(\w+)">', html)
     assert [name for opened, name in folded if opened] == ["findings"]
     assert {name for _, name in folded} == {*SECTIONS} - {"summary"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +15,7 @@ from jinja2 import PackageLoader
 
 from xraygpt.common.html_page import page_environment
 from xraygpt.common.run_record import write_text
+from xraygpt.evaluation.comparison import Comparison
 from xraygpt.evaluation.language import LanguageCheck
 from xraygpt.evaluation.metrics.metric import Heading, Metric, count_set_matches
 from xraygpt.evaluation.metrics.phantom import extract_findings
@@ -29,12 +29,12 @@ from xraygpt.evaluation.page.examples import (
     read_phantom,
 )
 from xraygpt.evaluation.predictions import Prediction, units_of
-from xraygpt.evaluation.protocol import ProtocolCard
-from xraygpt.evaluation.scoring import FindingScore, Scores, by_reason, score_findings
+from xraygpt.evaluation.protocol import UNKNOWN, paragraph
+from xraygpt.evaluation.scoring import FindingScore, Scores, names_by_value, score_findings
 from xraygpt.evaluation.statistics import Interval
 
 NO_SCORE = "No score could be computed."
-UNKNOWN = "–"
+NO_VALUE = "–"
 HEADLINES = (
     "phantom_f1",
     "rule_f1_micro_14",
@@ -62,39 +62,16 @@ NO_BETTER = "No better than {}."
 NEAR = "The interval reaches to {}: the score may be no better."
 
 
-@dataclass
-class PageConfig:
-    """The section ``run.page`` of a configuration."""
-
-    enabled: bool = False
-    """Write ``report.html`` beside the scores once the first test split is scored."""
-    runs: list[str] = field(default_factory=list)
-    """Output folders of the trainings that led to the model: their loss curves are shown, and their wall
-    time counts towards ``seconds`` in ``scores.json``."""
-    compare_runs: list[str] = field(default_factory=list)
-    """Output folders of trainings, or their ``metrics.jsonl``, whose loss curves are laid over each other in
-    one chart; each is called by the name of its folder."""
-    untrained: str | None = None
-    """Output folder of an evaluation of the same model before training; gives ``f1_untrained`` and its wall
-    time."""
-    examples: int = EXAMPLES
-    """Images shown with both reports, half of them with an error if there are as many."""
-
-    def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise ValueError(f"examples must not be negative, got {self.examples}")
-
-
 def write_report_page(
     scores: Scores,
     predictions: Sequence[Prediction],
-    protocol: ProtocolCard,
+    protocol: Mapping[str, Any],
     *,
     output: Path,
     pictures: Pictures | None = None,
-    curves: Sequence[RunSummary] = (),
-    compared_runs: Mapping[str, Curves] | None = None,
+    curves: Mapping[str, Curves] | None = None,
     synthetic: bool = False,
+    runs: Sequence[RunSummary] = (),
     examples: int = EXAMPLES,
     comparisons: Mapping[str, float] | None = None,
     settings: str = "",
@@ -105,9 +82,9 @@ def write_report_page(
         scores: of `predictions`.
         output: the file.
         pictures: gives the image of an image id; without it the examples have none.
-        curves: the runs that led to the reports.
-        compared_runs: trainings, by name, whose losses are laid over each other in one chart.
+        curves: trainings, by name, whose losses are laid over each other in one chart.
         synthetic: all images are phantoms, drawn by this project.
+        runs: those that led to the reports.
         examples: how many images are shown with both reports.
         comparisons: what else the first score is to be held against: "untrained" -> its value.
         settings: of the evaluation, as text.
@@ -133,17 +110,64 @@ def write_report_page(
         sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
         in_subgroups=headlines[:MOST_IN_SUBGROUPS],
         charts=[
-            (run, chart) for run in curves if run.curves and (chart := draw_curves({run.name: run.curves}))
+            (run, chart) for run in runs if run.curves and (chart := draw_curves({run.name: run.curves}))
         ],
-        overlay=draw_curves(compared_runs or {}),
-        runs=curves,
+        overlay=draw_curves(curves or {}),
+        runs=runs,
         examples=make_cards([({"Generated": row}, why) for row, why in chosen], of_one, pictures, read),
         of_one=of_one,
         marked=read is not None,
         protocol=protocol,
-        conditions=conditions(protocol.to_dict()),
+        conditions=conditions(protocol),
         not_computed=scores.not_computed,
         settings=settings,
+    )
+
+
+def write_comparison_page(
+    comparison: Comparison,
+    runs: Mapping[str, Sequence[Prediction]],
+    protocol: Mapping[str, Any],
+    *,
+    output: Path,
+    pictures: Pictures | None = None,
+    curves: Mapping[str, Curves] | None = None,
+    synthetic: bool = False,
+) -> Path:
+    """Write the page and return its path; every text on it is escaped.
+
+    Args:
+        comparison: of `runs`.
+        runs: the predictions by the name of their run.
+        protocol: the conditions of the comparison, as ``comparison.json`` has them.
+        output: the file.
+        pictures: gives the image of an image id; without it the reports stand alone.
+        curves: trainings, by name, whose losses are laid over each other in one chart.
+        synthetic: all images are phantoms, drawn by this project.
+    """
+    metrics = comparison.metrics
+    phantoms = synthetic and "phantom_f1" in metrics
+    headlines = headline_metrics(metrics, phantoms=phantoms)
+    telling = next((metric for metric in headlines if comparison.most_different[metric.name]), None)
+    different = comparison.most_different[telling.name] if telling else ()
+    rows = {name: {row.image_id: row for row in of_run} for name, of_run in runs.items()}
+    images = [{name: of_run[each.image_id] for name, of_run in rows.items()} for each in different]
+    of_one = [metrics[name] for name in OF_ONE_REPORT if name in metrics]
+    read = reader(comparison.language, phantoms=phantoms)
+    return write_page(
+        output,
+        "comparison_page.html",
+        comparison=comparison,
+        synthetic=synthetic,
+        headlines=headlines,
+        groups={head: [m for m in metrics.values() if m.heading == head] for head in get_args(Heading)},
+        overlay=draw_curves(curves or {}),
+        telling=telling,
+        examples=make_cards([(image, "different") for image in images], of_one, pictures, read),
+        different=different,
+        marked=read is not None,
+        conditions=conditions(protocol),
+        not_computed=comparison.not_computed,
     )
 
 
@@ -159,8 +183,8 @@ def write_page(output: Path, template: str, **values: Any) -> Path:
     environment.filters.update(
         figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands="{:,}".format
     )
-    environment.globals.update(infinity=math.inf, nan=math.nan)
-    reasons = by_reason(values["not_computed"]).items()
+    environment.globals.update(infinity=math.inf, nan=math.nan, paragraph=paragraph, unknown=UNKNOWN)
+    reasons = names_by_value(values["not_computed"]).items()
     values["not_computed"] = {", ".join(names): reason for reason, names in reasons}
     # A lone surrogate, which a JSON file may hold, is no text that UTF-8 can encode.
     write_text(output, environment.get_template(template).render(values), errors="replace")
@@ -239,7 +263,7 @@ def _words(value: Any) -> str:
 def figure(value: float, highest: float = 1.0, signed: bool = False) -> str:
     """Write a score, or a `signed` difference of two, on a scale that ends at `highest`."""
     if not math.isfinite(value):
-        return UNKNOWN
+        return NO_VALUE
     digits = 3 if highest <= 10 else 1 if math.isfinite(highest) or abs(value) >= 10 else 2
     return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
