@@ -12,7 +12,6 @@ from tests.evaluation.runs import prediction
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.evaluation.predictions import (
     PredictionColumns,
-    column_values,
     group_by_column,
     read_predictions,
 )
@@ -53,7 +52,7 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
     assert (first.image_id, first.study_id, first.generated) == ("a", "s", "")
     assert first.reference == 'Große "Effusion", left.'
     assert dict(first.columns) == {"age": "7"}
-    assert column_values(expected, "age") == ["7", "8"]
+    assert [row.columns["age"] for row in expected] == ["7", "8"]
 
 
 def test_a_folder_with_predictions_of_several_splits(tmp_path: Path) -> None:
@@ -153,7 +152,7 @@ def test_unknown_columns_give_the_nearest(tmp_path: Path) -> None:
     assert "'studie'; did you mean 'study'?" in refused(file, PredictionColumns(study_id="studie"))
     assert "named for two things" in refused(file, PredictionColumns(reference="generated"))
     with pytest.raises(DataError, match="'vieww'; did you mean 'view'"):
-        column_values(read_predictions(json_lines(tmp_path, GOOD | {"view": "PA"})), "vieww")
+        group_by_column(read_predictions(json_lines(tmp_path, GOOD | {"view": "PA"})), "vieww")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

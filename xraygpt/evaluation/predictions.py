@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
@@ -23,13 +22,10 @@ PATIENT_COLUMNS = ("patient_id", "subject_id")
 """Usual names of the column of patients, the second of them MIMIC's; the first that there is counts."""
 MOST_PROBLEMS = 20
 """How many of a file's problems are listed; of the others there is the number."""
-NOT_A_NUMBER = "nan"
-"""What pandas makes of an empty cell."""
 NOT_KNOWN = "not known"
 """The group of those that have no value."""
-MOST_VALUES = 8
-"""Numbers that take more values than this are put into bands."""
 MOST_BANDS = 8
+"""Numbers that take more values than this are put into bands, at most as many."""
 MOST_GROUPS = 50
 NAMED = 5
 """How many images a message names."""
@@ -83,37 +79,34 @@ def read_predictions(
     columns = columns or PredictionColumns()
     path = predictions_file(path)
     names = sorted(filter(None, astuple(columns)))
-    if twice := [name for name, following in pairwise(names) if name == following]:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"the column '{twice[0]}' is named for two things")
     unusual = [name for name in (columns.study_id, columns.patient_id) if name not in (STUDY_COLUMN, None)]
     needed = [columns.image_id, columns.generated, columns.reference, *unusual]
     predictions: list[Prediction] = []
     problems: list[str] = []
     seen: dict[str, str] = {}
-    without = 0
     try:
         named = framework_rows(path) if columns == PredictionColumns() else None
         for row in named or read_table(path, needed):
-            prediction = _prediction(row, columns)
-            without += not prediction.reference
+            predictions.append(_prediction(row, columns))
             problems += _problems(row, columns, seen, need_references)
-            predictions.append(prediction)
     except DataError as error:
         if not problems:
             raise
         problems.append(str(error).removeprefix(f"{path}: "))
+    without = sum(not row.reference for row in predictions)
     if predictions and without == len(predictions):
         raise DataError(f"{path}: there are no references ('{columns.reference}' is empty in every row)")
     if problems:
-        lines = [f"{len(problems)} problems", *(f"  {problem}" for problem in problems[:MOST_PROBLEMS])]
-        if len(problems) > MOST_PROBLEMS:
-            lines.append(f"  and {len(problems) - MOST_PROBLEMS} more")
-        if len(problems) == 1:
-            lines = problems
+        number, message = len(problems), problems[0]
+        if number > 1:
+            message = "\n  ".join([f"{number} problems", *problems[:MOST_PROBLEMS]])
+            message += f"\n  and {number - MOST_PROBLEMS} more" if number > MOST_PROBLEMS else ""
         if need_references and without:
-            rows = f"{without:,} of {len(predictions):,} rows"
-            lines.append(f"{rows} have no reference; --skip-without-reference leaves them out")
-        raise DataError(f"{path}: " + "\n".join(lines))
+            message += f"\n{without:,} of {len(predictions):,} rows have no reference; "
+            message += "--skip-without-reference leaves them out"
+        raise DataError(f"{path}: {message}")
     if not predictions:
         raise DataError(f"{path}: there are no predictions in it")
     return predictions
@@ -246,30 +239,21 @@ def run_names(paths: Sequence[Path]) -> list[str]:
     return [f"{each[-1]} ({number})" for number, each in enumerate(parts, 1)]
 
 
-def column_values(predictions: Sequence[Prediction], column: str) -> list[str]:
-    """Return what each prediction has in one of its other columns, "" where it has none.
-
-    Raises:
-        DataError: no prediction has that column.
-    """
-    known = list(dict.fromkeys(name for row in predictions for name in row.columns))
-    check_columns("the predictions", known, [column])
-    return [row.columns.get(column, "").strip() for row in predictions]
-
-
 def group_by_column(predictions: Sequence[Prediction], column: str) -> dict[str, list[int]]:
     """Return the groups by the values of a column, or by bands of its numbers: name -> indices.
 
     Raises:
         DataError: no prediction has that column, or it has so many different values that groups say nothing.
     """
-    values = column_values(predictions, column)
+    known = list(dict.fromkeys(name for row in predictions for name in row.columns))
+    check_columns("the predictions", known, [column])
+    values = [row.columns.get(column, "").strip() for row in predictions]
     present = sorted({value for value in values if value})
     numbers = {value: float(match[1]) for value in present if (match := NUMBER.fullmatch(value))}
     all_numbers = len(numbers) == len(present)
     if all_numbers:
         present.sort(key=numbers.__getitem__)
-    banded = all_numbers and len(present) > MOST_VALUES
+    banded = all_numbers and len(present) > MOST_BANDS
     names = _bands(present, numbers) if banded else {value: value for value in present}
     groups: dict[str, list[int]] = {name: [] for name in names.values()}
     if len(groups) > MOST_GROUPS:
@@ -327,6 +311,6 @@ def _problems(row: Row, columns: PredictionColumns, seen: dict[str, str], need_r
     image_id, generated = values[columns.image_id], values[columns.generated]
     if not is_missing(image_id) and (place := seen.setdefault(image_id, row.position)) != row.position:
         problems.insert(0, f"the image '{image_id}' stands in {place} already")
-    if generated.lower() == NOT_A_NUMBER:
+    if generated.lower() == "nan":  # pandas makes it of an empty cell
         problems.append(f"'{columns.generated}' is not a text but {generated}")
     return [f"{row.position}: {problem}" for problem in problems]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -202,10 +203,6 @@ def _pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-PREDICTIONS_PREFIX, SETTINGS_PREFIX = "predictions_", "generation_"
-OTHER_REFERENCES = "as the data set gives them"
-
-
 def facts_from_settings(
     settings: Sequence[Mapping[str, Any]], *, command: str | None = None, checkpoint_sha256: str | None = None
 ) -> GenerationFacts:
@@ -237,9 +234,9 @@ def read_generation_facts(predictions: Path) -> GenerationFacts | None:
     Raises:
         DataError: the generation's file is damaged.
     """
-    split = predictions.name.removeprefix(PREDICTIONS_PREFIX).removesuffix(".jsonl")
-    path = predictions.with_name(f"{SETTINGS_PREFIX}{split}.json")
-    if predictions.name != f"{PREDICTIONS_PREFIX}{split}.jsonl" or not path.is_file():
+    split = re.fullmatch(r"predictions_(.*)\.jsonl", predictions.name)
+    path = predictions.with_name(f"generation_{split[1]}.json") if split else predictions
+    if not split or not path.is_file():
         return None
     content = read_json(path)
     try:

@@ -20,9 +20,7 @@ from xraygpt.evaluation.scoring import Scores, names_by_value
 from xraygpt.evaluation.statistics import plain
 
 SCORES_FILE = "scores.json"
-PROTOCOL_FILE = "protocol.txt"
 PAGE_FILE = "report.html"
-COMPARISON_FILE = "comparison.json"
 COMPARISON_PAGE_FILE = "comparison.html"
 REPORTS_FILE = "predictions.csv"
 TEXTS = ("image_id", "study_id", "patient_id", "reference", "generated")
@@ -107,7 +105,7 @@ def write_scores(
         more: further entries of ``scores.json``.
     """
     write_json(folder / SCORES_FILE, {**plain(scores), **(more or {}), "protocol": protocol})
-    write_text(folder / PROTOCOL_FILE, paragraph(protocol) + "\n")
+    write_text(folder / "protocol.txt", paragraph(protocol) + "\n")
     table = score_table(scores)
     write_csv(folder / "scores.csv", table.rows)
     write_text(folder / "scores.tex", latex([table]))
@@ -115,7 +113,7 @@ def write_scores(
 
 def write_comparison(comparison: Comparison, protocol: Mapping[str, Any], folder: Path) -> None:
     """Write ``comparison.json``, ``comparison.csv`` and ``comparison.tex``."""
-    write_json(folder / COMPARISON_FILE, {**plain(comparison), "protocol": protocol})
+    write_json(folder / "comparison.json", {**plain(comparison), "protocol": protocol})
     tables = comparison_tables(comparison)
     write_csv(folder / "comparison.csv", [row for table in tables for row in table.rows])
     write_text(folder / "comparison.tex", latex(tables))
@@ -160,16 +158,14 @@ def _latex_rows(rows: Iterable[Sequence[str]]) -> list[str]:
     return [" & ".join(row) + r" \\" for row in rows]
 
 
-_LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
+_LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def _escaped(text: str) -> str:
-    text = "".join(_LATEX.get(character, character) for character in text)
-    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text)  # a sign, not a hyphen
+    return re.sub(r"(?<![\w.])[-+](?=\d)", r"$\g<0>$", text.translate(_LATEX))  # a sign, not a hyphen
 
 
 def score_lines(scores: Scores) -> list[str]:

@@ -184,10 +184,7 @@ def score_predictions(
         own_studies = len({studies[place] for place in places})
         return SubgroupScore(value, len(places), own_studies, intervals(places))
 
-    findings: dict[str, FindingScore] = {}
-    if language.english:
-        counts = class_counts(references, hypotheses)
-        findings = score_findings(CLASSES, counts, units.ids, seed=seed, rounds=rounds)
+    counts = class_counts(references, hypotheses)
     return Scores(
         reports=len(rows),
         studies=len(set(studies)),
@@ -204,7 +201,9 @@ def score_predictions(
             "blind_bound": {m.name: m.blind_bound(references) for m in table.metrics if m.blind_bound},
         },
         blind_report=constant,
-        findings=findings,
+        findings=score_findings(CLASSES, counts, units.ids, seed=seed, rounds=rounds)
+        if language.english
+        else {},
         sides=side_confusion(references, hypotheses) if language.english else {},
         subgroups={
             column: [subgroup(value, places) for value, places in parts.items()]

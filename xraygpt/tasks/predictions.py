@@ -31,7 +31,7 @@ from xraygpt.common.run_record import write_json, write_text, writing
 from xraygpt.datasets.batch import Batch
 from xraygpt.datasets.datasets.base_dataset import ReportDataset
 from xraygpt.datasets.stream import EvalStream
-from xraygpt.evaluation.protocol import OTHER_REFERENCES, GenerationFacts, facts_from_settings
+from xraygpt.evaluation.protocol import GenerationFacts, facts_from_settings
 from xraygpt.models.base_model import BaseModel
 from xraygpt.models.generation import GeneratedReport
 from xraygpt.tasks.base_task import EvalContext
@@ -305,7 +305,7 @@ def reference_sections(datasets: Mapping[str, Mapping[str, Any]]) -> Sequence[st
     if set(datasets) == {"phantom"}:
         return ("findings", "impression")
     prepared = [_is_cleaned((each.get("build_info") or {}).get("storage")) for each in datasets.values()]
-    return "made of findings and impression after cleaning" if all(prepared) else OTHER_REFERENCES
+    return "made of findings and impression after cleaning" if all(prepared) else "as the data set gives them"
 
 
 def _is_cleaned(storage: str | None) -> bool:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from markupsafe import Markup
 
 from xraygpt.common.errors import DataError, MissingFileError
 from xraygpt.common.files import parse_json, read_text
+from xraygpt.evaluation.metrics.metric import Array
 
 MAX_POINTS = 200
 METRICS_FILE = "metrics.jsonl"
@@ -134,8 +136,8 @@ def draw_curves(runs: Mapping[str, Curves]) -> Chart | None:
         for number, (name, curves) in enumerate(runs.items()):
             colour = COLOURS[number % len(COLOURS)]
             look: dict[str, Any] = {"color": colour, "linestyle": "-" if number < len(COLOURS) else "--"}
-            axes.plot(*_columns(_thinned(curves.train)), linewidth=0.8, alpha=0.55, **look)
-            axes.plot(*_columns(curves.valid), marker="o", markersize=3.5, **look)
+            axes.plot(*np.reshape(_thinned(curves.train), (-1, 2)).T, linewidth=0.8, alpha=0.55, **look)
+            axes.plot(*np.reshape(curves.valid, (-1, 2)).T, marker="o", markersize=3.5, **look)
             lines.append(Line(name, colour, curves.valid[-1][1] if curves.valid else None))
         axes.set(xlabel="step", ylabel="loss", xlim=(0, None))
         file = io.StringIO()
@@ -147,12 +149,7 @@ def draw_curves(runs: Mapping[str, Curves]) -> Chart | None:
     return Chart(Markup(f'<svg viewBox="{size}">{drawn}'), lines)
 
 
-def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [step for step, _ in points], [loss for _, loss in points]
-
-
-def _thinned(points: Sequence[Point]) -> list[Point]:
+def _thinned(points: Sequence[Point]) -> list[Array]:
     """Return means over neighbours, at most `MAX_POINTS` of them."""
     size = -(-len(points) // MAX_POINTS) or 1
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(sum(s for s, _ in g) / len(g), sum(v for _, v in g) / len(g)) for g in groups]
+    return [np.mean(points[i : i + size], axis=0) for i in range(0, len(points), size)]
