@@ -60,6 +60,17 @@ def parse_and_run(parser: argparse.ArgumentParser, argv: Sequence[str] | None = 
     return run_command(args)
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """Return the ``type`` of an argument that is a whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
+        return int(text)
+
+    return parse
+
+
 def run_command(args: argparse.Namespace) -> int:
     """Call ``args.run(args)``; return the exit status (see `guarded`), 0 for a call that returns None."""
     return guarded(lambda: int(args.run(args) or 0))

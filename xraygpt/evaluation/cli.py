@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xraygpt.common.command_line import whole_number
 from xraygpt.common.errors import DataError
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import (
+    PATIENT_COLUMNS,
     Prediction,
     PredictionColumns,
     counted,
@@ -22,7 +24,7 @@ from xraygpt.evaluation.predictions import (
 from xraygpt.evaluation.statistics import COMPARISON_ROUNDS, ROUNDS
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
-MOST_RUNS = 6
+SEVERAL: Any = {"nargs": "+", "default": []}
 COLUMNS = {
     "image_id": ("--image-id-column", "names the image"),
     "generated": ("--generated-column", "holds the generated report"),
@@ -50,14 +52,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="COLUMN",
         help="score the values of a column apart (bands, if they are numbers); may be given several times",
     )
-    score.add_argument(
-        "--other-seeds",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="predictions of the same model for the same images, sampled with other seeds: how much varies",
-    )
+    words = "predictions of the same model for the same images, sampled with other seeds: how much varies"
+    score.add_argument("--other-seeds", **SEVERAL, type=Path, metavar="FILE", help=words)
     _add_shared(score, ROUNDS, "of the bootstrap")
     score.set_defaults(run=run_score)
 
@@ -75,58 +71,28 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _add_shared(parser: argparse.ArgumentParser, rounds: int, of_what: str) -> None:
-    parser.add_argument(
-        "--metrics", nargs="+", default=[], metavar="NAME", help="names as in scores.json; default: all"
+    add = parser.add_argument
+    add("--metrics", **SEVERAL, metavar="NAME", help="names as in scores.json; default: all")
+    words = "how the wording is scored: ours (default), r2gen or rexrank, for numbers beside published ones"
+    add("--protocol", default="ours", metavar="NAME", help=words)
+    words = (
+        "also score by the package RadEval: chexbert, radgraph, radcliq, ratescore, green, crimson, "
+        "srr_bert, temporal, bertscore, bleu, rouge"
     )
-    parser.add_argument(
-        "--protocol",
-        default="ours",
-        metavar="NAME",
-        help="how the wording is scored: ours (default), r2gen or rexrank, for numbers beside published ones",
-    )
-    parser.add_argument(
-        "--radeval",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="also score by the package RadEval: chexbert, radgraph, radcliq, ratescore, green, crimson, "
-        "srr_bert, temporal, bertscore, bleu, rouge",
-    )
-    parser.add_argument(
-        "--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics"
-    )
+    add("--radeval", **SEVERAL, metavar="NAME", help=words)
+    add("--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics")
     words = f"{of_what}; default {rounds}"
-    parser.add_argument("--rounds", type=_whole_number(1), default=rounds, metavar="N", help=words)
-    parser.add_argument("--seed", type=_whole_number(0), default=0, metavar="N", help="default 0")
-    parser.add_argument(
-        "--skip-without-reference", action="store_true", help="leave out rows that have no reference"
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them"
-    )
-    parser.add_argument(
-        "--curves",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="RUN",
-        help="output folders of trainings, or their metrics.jsonl: the page shows their losses in one chart",
-    )
+    add("--rounds", type=whole_number(1), default=rounds, metavar="N", help=words)
+    add("--seed", type=whole_number(0), default=0, metavar="N", help="default 0")
+    add("--skip-without-reference", action="store_true", help="leave out rows that have no reference")
+    add("--images", type=Path, metavar="DIR", help="folder of JPEG or PNG files, to show them")
+    words = "output folders of trainings, or their metrics.jsonl: the page shows their losses in one chart"
+    add("--curves", **SEVERAL, type=Path, metavar="RUN", help=words)
     columns = parser.add_argument_group("columns of the tables")
     for name, (option, words) in COLUMNS.items():
-        default, usual = (None, f"{name} or subject_id") if name == "patient_id" else (name, name)
-        columns.add_argument(
-            option, dest=f"{name}_column", default=default, metavar="NAME", help=f"{words}; default {usual}"
-        )
-
-
-def _whole_number(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
-        return int(text)
-
-    return parse
+        default = getattr(PredictionColumns(), name)
+        words += f"; default {default or ' or '.join(PATIENT_COLUMNS)}"
+        columns.add_argument(option, dest=f"{name}_column", default=default, metavar="NAME", help=words)
 
 
 def run_score(args: argparse.Namespace) -> None:
@@ -189,8 +155,8 @@ def run_compare(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.protocol import comparison_protocol
 
     paths = [args.first, *args.others]
-    if len(paths) > MOST_RUNS:
-        raise DataError(f"compare takes at most {MOST_RUNS} runs, not {len(paths)}")
+    if len(paths) > len(results.LETTERS):
+        raise DataError(f"compare takes at most {len(results.LETTERS)} runs, not {len(paths)}")
     metrics, predictions, shown = _prepare(args, paths)
     names = run_names(paths)
     runs = dict(zip(names, predictions, strict=True))

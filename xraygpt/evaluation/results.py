@@ -146,16 +146,12 @@ def latex(tables: Sequence[Table]) -> str:
     """Return tables of the same columns as one tabular for the package booktabs, titles between them."""
     lines: list[str] = []
     for table in tables:
-        head, *rows = [[_escaped(text) for text in row] for row in table.texts()]
-        title = [rf"\multicolumn{{{len(head)}}}{{l}}{{{_escaped(table.title)}}} \\"] if table.title else []
-        lines += [r"\midrule" if lines else r"\toprule", *title, *_latex_rows([head]), r"\midrule"]
-        lines += _latex_rows(rows)
-    columns = "l" + "r" * (len(tables[0].texts()[0]) - 1)
+        head, *rows = (" & ".join(map(_escaped, row)) + r" \\" for row in table.texts())
+        title = rf"\multicolumn{{{len(table.headings)}}}{{l}}{{{_escaped(table.title)}}} \\"
+        lines += [r"\midrule" if lines else r"\toprule", *([title] if table.title else [])]
+        lines += [head, r"\midrule", *rows]
+    columns = "l" + "r" * (len(tables[0].headings) - 1)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def _latex_rows(rows: Iterable[Sequence[str]]) -> list[str]:
-    return [" & ".join(row) + r" \\" for row in rows]
 
 
 _LATEX = str.maketrans(

@@ -184,7 +184,10 @@ def score_predictions(
         own_studies = len({studies[place] for place in places})
         return SubgroupScore(value, len(places), own_studies, intervals(places))
 
-    counts = class_counts(references, hypotheses)
+    findings: dict[str, FindingScore] = {}
+    if language.english:
+        counts = class_counts(references, hypotheses)
+        findings = score_findings(CLASSES, counts, units.ids, seed=seed, rounds=rounds)
     return Scores(
         reports=len(rows),
         studies=len(set(studies)),
@@ -201,9 +204,7 @@ def score_predictions(
             "blind_bound": {m.name: m.blind_bound(references) for m in table.metrics if m.blind_bound},
         },
         blind_report=constant,
-        findings=score_findings(CLASSES, counts, units.ids, seed=seed, rounds=rounds)
-        if language.english
-        else {},
+        findings=findings,
         sides=side_confusion(references, hypotheses) if language.english else {},
         subgroups={
             column: [subgroup(value, places) for value, places in parts.items()]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xraygpt.common.command_line import Parser, parse_and_run
+from xraygpt.common.command_line import Parser, parse_and_run, whole_number
 from xraygpt.preparation import commands
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -89,7 +89,7 @@ def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespa
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=_whole_number(1), help="processes to use (default: one a core)")
+    parser.add_argument("--processes", type=whole_number(1), help="processes to use (default: one a core)")
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
@@ -111,21 +111,21 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 def _add_phantom(phantom: argparse.ArgumentParser) -> None:
     add = phantom.add_argument
-    add("--studies", type=_whole_number(1), default=100, help="number of studies (default: 100)")
+    add("--studies", type=whole_number(1), default=100, help="number of studies (default: 100)")
     # 301: of no phantom that a shipped configuration trains or tests on.
     add("--seed", type=int, default=301, help="another seed gives other patients")
-    add("--size", type=_whole_number(MIN_SIZE), default=MIN_SIZE, help="side of an image in pixels")
+    add("--size", type=whole_number(MIN_SIZE), default=MIN_SIZE, help="side of an image in pixels")
     shapes = ["mimic-cxr", "mimic-cxr-dicom", "openi", "folder", "dialogues"]
     add("--as", dest="shape", choices=shapes, help="write raw data, or text alone, instead of preparing it")
     distinct = "with --as: draw only so many different images and use them again, which is much faster"
-    add("--distinct-images", type=_whole_number(1), help=distinct)
+    add("--distinct-images", type=whole_number(1), help=distinct)
     _add_common(phantom, commands.phantom)
 
 
 def _add_contact_sheet(sheet: argparse.ArgumentParser) -> None:
     add = sheet.add_argument
     add("output", type=Path, metavar="OUT.png", help="image file to write")
-    add("--size", type=_whole_number(MIN_SIZE), default=256, help="side of each radiograph in pixels")
+    add("--size", type=whole_number(MIN_SIZE), default=256, help="side of each radiograph in pixels")
     add("--seed", type=int, default=0, help="another seed gives other patients")
     sheet.set_defaults(run=commands.contact_sheet)
 
@@ -223,12 +223,3 @@ def _bytes(text: str) -> int:
     if match is None or not int(match[1]):
         raise argparse.ArgumentTypeError(f"a size such as 300M or 1G, not '{text}'")
     return int(match[1]) * UNITS[match[2]]
-
-
-def _whole_number(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"a whole number, {least} or more, not '{text}'")
-        return int(text)
-
-    return parse

@@ -44,7 +44,7 @@ def test_every_label_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_small_a_size_is_refused(tmp_path: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["contact-sheet", str(tmp_path / "x.png"), f"--size={size}"])
-    assert "a whole number, 64 or more" in capsys.readouterr().err
+    assert "not a whole number of 64 or more" in capsys.readouterr().err
 
 
 def test_unknown_ending_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

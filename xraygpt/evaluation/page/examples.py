@@ -159,10 +159,8 @@ def _report(name: str, row: Prediction, metrics: Sequence[Metric], read: Reader)
 
 def _varying_columns(predictions: Sequence[Prediction]) -> list[str]:
     """Return the first columns that are short and not the same for all."""
-    values: dict[str, set[str]] = {}
-    for prediction in predictions:
-        for name, value in prediction.columns.items():
-            values.setdefault(name, set()).add(value)
+    names = dict.fromkeys(name for row in predictions for name in row.columns)
+    values = {name: {row.columns[name] for row in predictions if name in row.columns} for name in names}
     varying = [name for name, own in values.items() if len(own) > 1 and max(map(len, own)) <= LONGEST_VALUE]
     return varying[:MAX_COLUMNS]
 

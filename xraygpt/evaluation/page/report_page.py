@@ -1,6 +1,7 @@
-"""``report.html``: one page about generated reports, a single file that asks nothing of a network.
+"""``report.html`` about the reports of a run, and ``comparison.html`` about those of several.
 
-Its layout is ``report_page.html`` beside this file, which reads the scores as `score_predictions` gives them.
+Each is a single file that asks nothing of a network. The layouts are ``report_page.html`` and
+``comparison_page.html`` beside this file, which read the results as they are computed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from xraygpt.evaluation.protocol import UNKNOWN, paragraph
 from xraygpt.evaluation.scoring import FindingScore, Scores, names_by_value, score_findings
 from xraygpt.evaluation.statistics import Interval
 
-NO_SCORE = "No score could be computed."
 NO_VALUE = "–"
 HEADLINES = (
     "phantom_f1",
@@ -104,7 +104,7 @@ def write_report_page(
         synthetic=synthetic,
         headlines=headlines,
         compared={name: Interval(value, math.nan, math.nan) for name, value in compared.items()},
-        verdict=verdict(headlines[0], scores.scores[first], compared) if headlines else NO_SCORE,
+        verdict=verdict(headlines[0], scores.scores[first], compared) if headlines else "",
         groups={heading: [m for m in metrics if m.heading == heading] for heading in get_args(Heading)},
         phantom_findings=_phantom_findings(scores, predictions) if phantoms else {},
         sides=scores.sides if any(sum(row.values()) for row in scores.sides.values()) else {},
