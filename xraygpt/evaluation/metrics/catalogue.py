@@ -7,36 +7,28 @@ when it is asked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from xraygpt.common.errors import DataError, did_you_mean
+from xraygpt.evaluation.metrics import meteor, overlap
 from xraygpt.evaluation.metrics.clinical import LATERALITY_F1, RULE_F1
 from xraygpt.evaluation.metrics.contradictions import CONTRADICTIONS
-from xraygpt.evaluation.metrics.meteor import METEOR, R2GEN_METEOR
 from xraygpt.evaluation.metrics.metric import Metric
-from xraygpt.evaluation.metrics.overlap import (
-    BLEU,
-    CIDER_D,
-    R2GEN_BLEU,
-    R2GEN_CIDER_D,
-    R2GEN_ROUGE_L,
-    REXRANK_BLEU_2,
-    ROUGE,
-    SACREBLEU,
-)
 from xraygpt.evaluation.metrics.phantom import PHANTOM
 from xraygpt.evaluation.metrics.radeval import radeval_metrics, require_radeval
 from xraygpt.evaluation.metrics.surface import EXACT_MATCH, PRIOR_STATEMENTS, SURFACE
 
+T = TypeVar("T")
 REXRANK_MODELS = radeval_metrics(("bertscore", "radgraph", "radcliq", "ratescore", "green"))
 """What ReXrank takes from models; SembScore is a part of RadEval's radcliq."""
 CLINICAL = (*RULE_F1, LATERALITY_F1)
-TEXT = (*ROUGE, *BLEU, SACREBLEU, METEOR, CIDER_D)
+TEXT = (*overlap.ROUGE, *overlap.BLEU, overlap.SACREBLEU, meteor.METEOR, overlap.CIDER_D)
 OTHERS = (*PRIOR_STATEMENTS, CONTRADICTIONS, *SURFACE)
 OURS = "ours"
 PROTOCOLS: Mapping[str, tuple[Metric, ...]] = {
     OURS: TEXT,
-    "r2gen": (*R2GEN_BLEU, R2GEN_METEOR, R2GEN_ROUGE_L, R2GEN_CIDER_D),
-    "rexrank": (REXRANK_BLEU_2, *REXRANK_MODELS),
+    "r2gen": (*overlap.R2GEN_BLEU, meteor.R2GEN_METEOR, overlap.R2GEN_ROUGE_L, overlap.R2GEN_CIDER_D),
+    "rexrank": (overlap.REXRANK_BLEU_2, *REXRANK_MODELS),
 }
 """The metrics of wording by protocol; those of findings, errors and length are the same in all."""
 OFFLINE: tuple[Metric, ...] = (*CLINICAL, *TEXT, *OTHERS)
@@ -68,10 +60,13 @@ def metric_named(name: str) -> Metric:
     Raises:
         DataError: there is none of that name; says which is nearest.
     """
-    known = _known()
+    return _look_up("metric", name, _known())
+
+
+def _look_up(noun: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         raise DataError(
-            f"no metric is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
+            f"no {noun} is called '{name}'{did_you_mean(name, known)} There are: {', '.join(known)}"
         )
     return known[name]
 
@@ -90,20 +85,16 @@ def choose_metrics(
         DataError: there is no such metric or protocol, or both are chosen.
         UnknownNameError, UnavailableMetricError: no such model; the package is not installed.
     """
-    if protocol not in PROTOCOLS:
-        raise DataError(
-            f"no protocol is called '{protocol}'{did_you_mean(protocol, PROTOCOLS)} There are: "
-            f"{', '.join(PROTOCOLS)}"
-        )
+    of_protocol = _look_up("protocol", protocol, PROTOCOLS)
     if names and protocol != OURS:
         raise DataError(
             f"metrics are named, and the protocol {protocol} too, which names its own; leave out one of both "
-            f"(a metric of the protocol by name: {PROTOCOLS[protocol][0].name})"
+            f"(a metric of the protocol by name: {of_protocol[0].name})"
         )
     by_models = radeval_metrics(radeval)
     if radeval:
         require_radeval(f"--radeval {' '.join(radeval)}")
     chosen = [metric_named(name) for name in names]
     if not names:
-        chosen = [*(PHANTOM if synthetic else ()), *CLINICAL, *PROTOCOLS[protocol], *OTHERS, *_OWN]
+        chosen = [*(PHANTOM if synthetic else ()), *CLINICAL, *of_protocol, *OTHERS, *_OWN]
     return tuple({metric.name: metric for metric in (*chosen, *by_models)}.values())

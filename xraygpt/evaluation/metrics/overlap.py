@@ -175,11 +175,10 @@ def cider_d_values(
     for order in range(1, ORDERS + 1):
         counts = [count_ngrams(tokens, order) for tokens in expected]
         documents = Counter(chain.from_iterable(counts))
-        rarity = {ngram: math.log(len(counts) / number) for ngram, number in documents.items()}
-        unseen = math.log(len(counts)) if counts else 0.0
+        rarity = [math.log((len(counts) or 1) / (number or 1)) for number in range(len(counts) + 1)]
         for index, (count, tokens) in enumerate(zip(counts, found, strict=True)):
             of_reference, of_hypothesis = (
-                {ngram: number * rarity.get(ngram, unseen) for ngram, number in ngrams.items()}
+                {ngram: number * rarity[documents[ngram]] for ngram, number in ngrams.items()}
                 for ngrams in (count, count_ngrams(tokens, order))
             )
             values[index] += _similarity(of_hypothesis, of_reference)

@@ -21,28 +21,46 @@ import numpy as np
 from xraygpt.common.errors import UnavailableMetricError, UnknownNameError
 from xraygpt.common.paths import install_hint
 from xraygpt.evaluation.labeller import CLASSES
-from xraygpt.evaluation.metrics import metric as sums_of
 from xraygpt.evaluation.metrics.clinical import FIVE_CLASSES, class_f1
-from xraygpt.evaluation.metrics.metric import Array, Metric, Score
+from xraygpt.evaluation.metrics.metric import Array, Metric, Score, count_class_matches, mean_of_values
 
+
+def _means(keys: str) -> dict[str, Score]:
+    """Return the means of RadEval's values of each report, by their keys."""
+    return {key: partial(_mean, place) for place, key in enumerate(keys.split())}
+
+
+def _mean(place: int, sums: Array) -> Array:
+    return mean_of_values(sums[..., 2 * place : 2 * place + 2])
+
+
+CHEXBERT_F1: Mapping[str, Score] = {
+    f"f1chexbert_{key}_{average}_f1": partial(class_f1, average, classes)
+    for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
+    for average in ("micro", "macro", "weighted")
+} | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(class_f1, "micro", (c,)) for c in CLASSES}
+"""RadEval nests the F1 of each class, which has no key of its own there."""
 _HUB = "StanfordAIMI/RRG_scorers"
-MODELS: Mapping[str, tuple[str, str]] = {
-    "chexbert": (f"{_HUB} chexbert.pth with bert-base-uncased, uncertain as positive", ""),
-    "radgraph": (f"{_HUB} radgraph-xl.tar.gz", "radgraph_simple radgraph_partial radgraph_complete"),
+MODELS: Mapping[str, tuple[str, Mapping[str, Score]]] = {
+    "chexbert": (f"{_HUB} chexbert.pth with bert-base-uncased, uncertain as positive", CHEXBERT_F1),
+    "radgraph": (f"{_HUB} radgraph-xl.tar.gz", _means("radgraph_simple radgraph_partial radgraph_complete")),
     "radcliq": (
         f"{_HUB} radgraph.tar.gz and chexbert.pth with bert-base-uncased, distilroberta-base (layer 5, idf)",
-        "radcliq_v1",
+        _means("radcliq_v1"),
     ),
-    "ratescore": ("Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C", "ratescore"),
-    "green": ("StanfordAIMI/GREEN-radllama2-7b", "green"),
-    "crimson": ("rajpurkarlab/medgemma-4b-it-crimson", "crimson"),
-    "srr_bert": ("StanfordAIMI/SRR-BERT-Leaves-with-Statuses, microsoft/BiomedVLP-CXR-BERT-general", ""),
-    "temporal": ("stanza's English NER 'radiology', and a list of words of change", "temporal_f1"),
-    "bertscore": ("distilbert-base-uncased (layer 5, rescaled)", "bertscore"),
-    "bleu": ("BLEU-4 of each report by itself, no weights", "bleu"),
-    "rouge": ("rouge_score with its stemmer, no weights", "rouge1 rouge2 rougeL"),
+    "ratescore": ("Angelakeke/RaTE-NER-Deberta and FremyCompany/BioLORD-2023-C", _means("ratescore")),
+    "green": ("StanfordAIMI/GREEN-radllama2-7b", _means("green")),
+    "crimson": ("rajpurkarlab/medgemma-4b-it-crimson", _means("crimson")),
+    "srr_bert": (
+        "StanfordAIMI/SRR-BERT-Leaves-with-Statuses, microsoft/BiomedVLP-CXR-BERT-general",
+        {"srrbert_weighted_f1": partial(class_f1, "weighted", ())},
+    ),
+    "temporal": ("stanza's English NER 'radiology', and a list of words of change", _means("temporal_f1")),
+    "bertscore": ("distilbert-base-uncased (layer 5, rescaled)", _means("bertscore")),
+    "bleu": ("BLEU-4 of each report by itself, no weights", _means("bleu")),
+    "rouge": ("rouge_score with its stemmer, no weights", _means("rouge1 rouge2 rougeL")),
 }
-"""Name -> what RadEval reads for it, and its keys for values whose means are the scores; "" as in `_F1`."""
+"""Name -> what RadEval reads for it, and its scores by RadEval's keys."""
 
 
 def radeval_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
@@ -69,10 +87,8 @@ def _package() -> Any:
     return package
 
 
-def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
+def _metrics(name: str, model: str, scores: Mapping[str, Score]) -> Iterator[Metric]:
     labels = {"chexbert": _chexbert_labels, "srr_bert": _srr_labels}.get(name)
-    means = {key: partial(_mean, place) for place, key in enumerate(keys.split())}
-    scores: Mapping[str, Score] = means or _F1[name]
     distance = name == "radcliq"
 
     def statistics(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
@@ -80,7 +96,7 @@ def _metrics(name: str, model: str, keys: str) -> Iterator[Metric]:
             if not labels:
                 return _report_values(name, [*scores], [*references], [*hypotheses])
             truth, found = np.split(labels([*references, *hypotheses]).astype(bool), 2)
-            return sums_of.count_class_matches(truth, found).reshape(len(references), -1)  # (N, 3 C)
+            return count_class_matches(truth, found).reshape(len(references), -1)  # (N, 3 C)
 
     for key, score in scores.items():
         yield Metric(
@@ -123,10 +139,6 @@ def _report_values(name: str, keys: Sequence[str], references: list[str], hypoth
     return np.stack([np.where(known, values, 0), known], axis=-1).reshape(len(references), 2 * len(keys))
 
 
-def _mean(place: int, sums: Array) -> Array:
-    return sums_of.mean_of_values(sums[..., 2 * place : 2 * place + 2])
-
-
 def _chexbert_labels(texts: list[str]) -> Array:
     # RadEval's own F1 asks for CUDA where there is none, and fails with scikit-learn 1.9.
     _package()
@@ -140,15 +152,3 @@ def _srr_labels(texts: list[str]) -> Array:
     labeller = _package().RadEval({"srrbert": {}}, show_progress=False).srrbert_scorer
     sentences = import_module("radeval.metrics.SRRBert.srr_bert").srr_bert_parse_sentences
     return np.array([labeller(sentences(text))[0].any(axis=0) for text in texts])
-
-
-_F1: Mapping[str, Mapping[str, Score]] = {
-    "chexbert": {
-        f"f1chexbert_{key}_{average}_f1": partial(class_f1, average, classes)
-        for key, classes in {"5": FIVE_CLASSES, "all": CLASSES}.items()
-        for average in ("micro", "macro", "weighted")
-    }
-    | {f"f1chexbert_{c.lower().replace(' ', '_')}": partial(class_f1, "micro", (c,)) for c in CLASSES},
-    "srr_bert": {"srrbert_weighted_f1": partial(class_f1, "weighted", ())},
-}
-"""Scores made of counts in each class, by RadEval's keys; it nests the F1 of each class, which has none."""

@@ -18,6 +18,7 @@ from xraygpt.evaluation.labeller_lexicon import NO_FINDING
 from xraygpt.evaluation.metrics.metric import (
     Array,
     Metric,
+    error_rate,
     mean_over_generated,
     mean_over_pairs,
     with_counts,
@@ -75,18 +76,17 @@ def _lengths(references: Sequence[str], hypotheses: Sequence[str]) -> Array:
     return np.array([[*map(_count_words, texts)] for texts in (hypotheses, references)], dtype=np.float64).T
 
 
-_rate = partial(Metric, heading="Errors", higher_is_better=False)
 _description = partial(Metric, heading="Length and variety", descriptive=True)
 
 SURFACE: tuple[Metric, ...] = (
-    _rate(
+    error_rate(
         name="repeated_4grams",
         title="repeated 4-grams",
         equals="seq-rep-4 (Welleck et al. 2020) on words: mean share of a generated report's 4-grams that "
         "stood in it before",
         statistics=mean_over_generated(repeated_ngrams),
     ),
-    _rate(
+    error_rate(
         name="repeated_sentences",
         title="repeated sentences",
         equals="mean share of a generated report's sentences that stood in it before",
@@ -157,7 +157,7 @@ def _of_sentences(references: Sequence[str], hypotheses: Sequence[str]) -> Array
 
 
 PRIOR_STATEMENTS: tuple[Metric, ...] = (
-    _rate(
+    error_rate(
         name="prior_reports",
         title="reports with a comparison",
         equals="share of generated reports with a sentence that compares with an earlier examination, "
@@ -165,7 +165,7 @@ PRIOR_STATEMENTS: tuple[Metric, ...] = (
         statistics=mean_over_generated(lambda text: count_prior_statements(text)[0] > 0),
         english_only=True,
     ),
-    _rate(
+    error_rate(
         name="prior_sentences",
         title="sentences with a comparison",
         equals="share of all generated sentences that compare with an earlier examination, by this "

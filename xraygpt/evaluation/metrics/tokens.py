@@ -99,7 +99,6 @@ _TWO_WORDS = ("can not", "gon na", "got ta", "lem me", "gim me", "wan na", "'t i
 _JOINED = "|".join(rf"{pair.replace(' ', '(?=')}(?!{_A}|-))" for pair in _TWO_WORDS)
 _FIRST = re.compile(rf"(?i:{_L}+?(?=n't(?!{_A}))|n't(?!{_A})|{_JOINED})")
 """Cut where a longer match exists: ``does n't``, ``can not``."""
-_PLAIN = re.compile(rf"(?!{'|'.join(_TWO_WORDS).replace(' ', '')})[a-z]+[,:;]?")
 
 
 @lru_cache(maxsize=CACHED_TEXTS)
@@ -109,18 +108,11 @@ def coco_tokens(text: str) -> tuple[str, ...]:
         text = text.replace(written, meant)
     tokens: list[str] = []
     for piece, following in pairwise([*text.split(), ""]):
-        if _PLAIN.fullmatch(piece):
-            tokens.append(piece.rstrip(",:;"))
-        else:
-            tokens += _cut(piece, _context(following) if piece.endswith(".") else "")
+        context = ""
+        if piece.endswith("."):  # an example of what follows behind the space, so that there are few to cache
+            context = " The" if STARTER.match(following) else " 1" if following[:1].isdigit() else ""
+        tokens += _cut(piece, context)
     return tuple(tokens)
-
-
-def _context(following: str) -> str:
-    """Return an example of what follows behind the space, so that there are few to remember."""
-    if STARTER.match(following):
-        return " The"
-    return " 1" if following[:1].isdigit() else ""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -128,7 +120,9 @@ def _cut(piece: str, context: str) -> tuple[str, ...]:
     """Return the tokens of a text without white space."""
     place, tokens = 0, []
     while place < len(piece):
-        token = _next_token(piece + context, place)
+        first = _FIRST.match(piece + context, place)
+        matches = [first] if first else [rule.match(piece + context, place) for rule in _RULES]
+        token = max((match.group() for match in matches if match), key=len)
         place += len(token)
         written = WRITTEN_AS.get(token, token).lower()
         # Control and format characters and emoji are deleted by PTBTokenizer.
@@ -138,12 +132,6 @@ def _cut(piece: str, context: str) -> tuple[str, ...]:
         if not PUNCTUATION.fullmatch(written) and not untokenizable:
             tokens.append(written)
     return tuple(tokens)
-
-
-def _next_token(text: str, place: int) -> str:
-    if match := _FIRST.match(text, place):
-        return match.group()
-    return max((match.group() for rule in _RULES if (match := rule.match(text, place))), key=len)
 
 
 def r2gen_text(text: str) -> str:
