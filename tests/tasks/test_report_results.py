@@ -55,7 +55,8 @@ def test_page_and_scores_of_real_images(tmp_path: Path) -> None:
     trained_seconds = json.loads((trained / "run.json").read_text())["seconds"]
     own_seconds = json.loads((tmp_path / "out" / "run.json").read_text())["seconds"]
     assert trained_seconds > 0
-    assert scores["seconds"] == pytest.approx(1000 + trained_seconds + own_seconds, abs=1.0)
+    before_own = 1000 + trained_seconds
+    assert before_own < scores["seconds"] <= before_own + own_seconds + 0.02  # the page comes after; rounded
     html = (tmp_path / "out" / "report.html").read_text()
     assert "0.125" in html  # the score before training
     assert "trained" in html
