@@ -18,7 +18,7 @@ from xraygpt.evaluation.labeller import (
     label_report,
     positive_findings,
 )
-from xraygpt.evaluation.labeller_lexicon import HINTS, MISTYPED, PATTERNS
+from xraygpt.evaluation.labeller_lexicon import HINTS, PATTERNS, REPLACED
 
 HARD_SENTENCES = Path(__file__).parent / "labeller_sentences"
 DEVELOPMENT = read_sentences(HARD_SENTENCES / "development.jsonl")
@@ -68,7 +68,7 @@ def said(text: str) -> dict[str, Status]:
         ("The mediastinum is widened.", "+ecm"),
         ("Widened superior mediastinum.", "+ecm"),
         ("Mediastinal widening is present.", "+ecm"),
-        ("The cardiomediastinal silhouette is enlarged.", "+ecm +heart"),
+        ("The cardiomediastinal silhouette is enlarged.", "+ecm"),
         ("There is mild cardiomegaly.", "+heart"),
         ("The heart is moderately enlarged.", "+heart"),
         ("Heart size is enlarged.", "+heart"),
@@ -142,7 +142,7 @@ def test_each_class(text: str, labels: str) -> None:
         ("Heart size normal.", "-heart"),
         ("The cardiac silhouette is not enlarged.", "-heart"),
         ("Heart size is within normal limits.", "-heart"),
-        ("Cardiomediastinal silhouette is unremarkable.", "-heart -ecm"),
+        ("Cardiomediastinal silhouette is unremarkable.", "-ecm"),
         ("Normal heart size and mediastinal contours.", "-heart -ecm"),
         ("The mediastinum is not widened.", "-ecm"),
         ("The chest tube has been removed.", "-device"),
@@ -154,7 +154,7 @@ def test_each_class(text: str, labels: str) -> None:
         ("The effusion, seen on the prior film, has resolved.", "-effusion"),
         ("The effusion on the film dated ___, ___ is not seen.", "-effusion"),
         ("Interstitial markings within normal limits.", "-opacity"),
-        ("Normal and stable cardiomediastinal contours.", "-heart -ecm"),
+        ("Normal and stable cardiomediastinal contours.", "-ecm"),
     ],
 )
 def test_negation(text: str, labels: str) -> None:
@@ -378,7 +378,7 @@ def test_hard_sentences(kind: str) -> None:
 
 def test_held_back_sentences_are_read_as_well_as_they_were() -> None:
     sentences = read_sentences(HARD_SENTENCES / "held_back.jsonl")
-    assert score_sentences(sentences)["**all**"].scores()[2] >= 0.82
+    assert score_sentences(sentences)["**all**"].scores()[2] >= 0.89
 
 
 def test_corrects_mistypings_and_keeps_their_places() -> None:
@@ -395,7 +395,7 @@ def test_real_words_are_no_mistypings() -> None:
     words = (
         "enlarge nodule opacity effusions module infusion heat chest lift felt formal cordial plural fluid"
     )
-    assert [word for word in words.split() if MISTYPED.get(word, word) != word] == ["plural"]
+    assert [word for word in words.split() if REPLACED.get(word, word) != word] == ["plural"]
 
 
 def test_hints_lose_no_term() -> None:

@@ -133,8 +133,8 @@ def test_reports_that_depend_on_the_images() -> None:
     blank = ["No acute disease."] * 20
     result = audit({"images": right, "blank": blank, "shuffled": wrong, "same_labels": right[:8]})
     assert result.finding == "depends"
-    assert "is 1.000 with the images themselves, 0.000 (0% of it) with the image of another" in result.verdict
-    assert "0.250 (25% of it) on blank images" in result.verdict
+    assert "is 1.000 with the images themselves, 0.000 (0 % kept) with the image of another" in result.verdict
+    assert "0.250 (25 % kept) on blank images" in result.verdict
     assert result.conditions["blank"].scores["rule_f1_micro_14"].kept == pytest.approx(0.25)
     assert result.conditions["blank"].scores["rouge_l"].difference.high < 0
     assert "5 of 20 reports are the same word for word" in result.conditions["blank"].sentence
@@ -158,8 +158,12 @@ def test_reports_that_keep_most_of_their_score() -> None:
 
 
 def test_too_few_studies_tell_nothing() -> None:
-    result = audit({"images": ["Normal."], "blank": ["Normal."]})
-    assert result.finding == "not known"
+    right = list(TEXTS) * 4
+    result = audit({"images": right, "blank": right[1:] + right[:1]})
+    assert (result.finding, result.verdict) == (
+        "not known",
+        "No verdict on 16 patients or studies; 20 are the least.",
+    )
     assert set(result.not_tried) == {"shuffled", "same_labels", "contradicting_prompt"}
 
 
@@ -173,7 +177,7 @@ def test_repeated_claims_are_counted() -> None:
     assert repeated is not None
     assert (repeated.images.value, repeated.here.value) == (0, 0.5)
     assert 0 < repeated.here.low < 0.5 < repeated.here.high < 1
-    assert "50% of the reports repeat a false claim" in result.verdict
+    assert "50 % of the reports repeat a false claim" in result.verdict
     assert REPEATED(["This radiograph shows a large left pneumothorax."], ["Pneumothorax is seen."]) == 1
 
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import IntEnum
 from itertools import pairwise
 
-from xraygpt.evaluation.labeller_lexicon import SUPPORT_DEVICES, Term
+from xraygpt.evaluation.labeller_lexicon import CLASSES, SUPPORT_DEVICES, Term
+
+
+class Status(IntEnum):
+    """What a report says of a class, in CheXpert's coding; a class that it does not mention has none."""
+
+    POSITIVE = 1
+    NEGATIVE = 0
+    UNCERTAIN = -1
+
 
 BE = r"(?:is|are|was|were|has|have|had)"
 SEEN = (
@@ -43,8 +53,13 @@ NO_CHANGE = "|".join(
         r"\b(?:not|never|neither \w+ (?:is|are)) (?:been )?(?:absent|without (?:\w+ )?abnormalit\w*|(?:free"
         r"|clear) (?:of|from))\b",
         rf"\b(?:no|not|without|fail\w* (?:to|of)|lack of|yet to|{PARTLY})(?:[ -](?:yet|still|entirely|fully"
-        rf"|(?:complete|total)(?:ly)?|interval|any|signs? of|{PARTLY}))* {CLEARED}(?: of)?\b",
-        r"\b(?:did|does|do|has|have) not (?:\w+ )?clear\b",
+        rf"|(?:complete|total)(?:ly)?|interval|any|signs? of|{PARTLY}))*[ -]{CLEARED}(?: of)?\b",
+        r"\b(?:did not|does not|do not|fail\w* to) (?:\w+ )?clear\b(?: of)?",
+        r"\bwithout (?:an? |the )?(?:\w+ ){0,2}(?:views?|films?|comparisons?|stud(?:y|ies)|images?|markers"
+        r"|contrast)\b",
+        r"\b(?:not (?:true|the case|correct|right)|wrong|false|incorrect|untrue) (?:to (?:say|state) "
+        r")?(?:that )?(?:there (?:is|are) )?(?:no|not)\b|\bnot without\b|\bno absence of\b|\bbut not (?:yet "
+        r")?of\b",
         rf"\b{CLEARED} (?:of )?(?=(?:only|almost|nearly|partially|partly|incompletely|to a large extent"
         rf"|except|apart)\b)",
         rf"\b{CLEARED} of (?=[^,;]*\b(?:is|was|remains) (?:still )?(?:incomplete|partial|not complete"
@@ -69,15 +84,16 @@ DOUBT = "|".join(
         r"|presum\w+)\b",
         r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*"
         r"|unlikely)\b(?!$|,| (?:and|but|at|in|on|given)\b)",
-        r"\b(?:doubt(?:s|ed|ful)?|whether)\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
-        r"\b(?:cannot|can ?not|could not|not|unable to) (?:be )?(?:\w+ )?(?:exclude|rule out)",
+        r"\b(?:doubt(?:s|ed|ful)?|whether(?! the\b))\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
+        r"\b(?:cannot|can ?not|could not|not|unable to) (?:\w+ )?(?:exclude\b|rule out|discount|dismiss)",
         r"\b(?:cannot|can ?not|could not|unable to) (?:\w+ )?(?:confirm|verify)\b",
         r"\bnot likely\b|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated)) from\b",
-        r"\brule out\b|\br/o\b|\bexclude\b|\b(?:difficult|hard) to exclude\b",
-        r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|certain|sure"
-        r"|definitely an?)\b",
-        r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic) (?:for|of)\b",
-        r"\bversus\b|\bvs\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
+        r"\brule out\b|\bexclude\b|\bquery\b|\b(?:difficult|hard) to exclude\b|\bnot (?:\w+ )?excluded "
+        r"(?:is|are)",
+        r"\bcannot (?:be )?(?:say|said|stated|certain|sure)\b(?:.*\bno\b)?|\bnot (?:convinced|persuaded"
+        r"|certain|sure|(?:definite|clear|obvious)ly an?)\b(?: (?:that )?there (?:is|are))?",
+        r"\bnot (?:\w+ )?(?:typical|specific|characteristic|classic|diagnostic|convincing) (?:for|of)\b",
+        r"\bversus\b|\beither\b(?! (?:lung|side|base|apex|hemi|of|cost|view|change))|\bddx\b",
         r"\bdifferentials?\b(?! for| of th)|\bdifferential (?:for|of)\b.*?(?::|\b(?:includes?|is|are)\b)",
         r"\bif (?:any|there is)\b|\bmore likely\b.*\bthan\b|\bless likely\b",
         r"\bfavou?r|\bconsider\b|\bcorrelat\w+(?: \w+){0,2} for\b|\?",
@@ -85,19 +101,23 @@ DOUBT = "|".join(
 )
 LINK = (
     r"\bsuggest\w*|\bsuspicio(?:us|n) (?:for|of)|\bconcern(?:ing)?\b|\bworrisome for|\bquestion(?:ed)?\b"
-    r"|\bpossibility\b|\bsuspect(?:ed)?\b"
+    r"|\bpossibility\b|\bhint of\b|\bsuspect(?:ed)?\b"
 )
 """Doubt what follows ('concerning for pneumonia') or pass a denial on ('no opacity to suggest pneumonia')."""
 DENIAL = "|".join(
     (
-        rf"\bnot\b(?! only| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely)",
+        rf"\bnot\b(?! (?:only|just|merely)| (?:been |be |yet )*(?:\w+ly |well[ -])?{SEEN}| unlikely|(?: "
+        rf"\w+)? (?:excluded|ruled out))",
+        rf"\bnot (?:\w+ )?{SEEN}:",
         r"\b(?:no|without|nor|neither|none|denies|nothing|excludes|lacking)\b",
-        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!now )(?<!all )\b(?:absent|resolved)\b",
+        r"(?<!has )(?<!have )(?<!been )(?<!is )(?<!are )(?<!(?:is|re|as) now )(?<!ve now )(?<!all "
+        r")\b(?:absent|resolved|cleared|vanished)\b",
         r"\b(?:negative for|(?:free|devoid) (?:of|from)|clear(?:ed)? of|rather than|instead of|fail(?:s|ed) "
-        r"to)\b",
+        r"to|(?:mimic|simulat)\w*|(?:false|spurious) (?:impression|appearance) of|little (?:evidence of|to "
+        r"suggest))\b",
         r"\b(?:absence|lack|resolution|removal|clearing|clearance|disappearance) of\b",
         r"#[^#]*?(?:\bn?or|,) (?:[\w-]+ ){0,2}(?:evidence|signs?|suggestion|development|complications?) "
-        r"(?:of|for|such as)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
+        r"(?:of|for|such as|that)\b(?! tension| shift)|#[^#]*?\bn?or (?:for|of|(?:any )?new)\b",
     )
 )
 """The last: 'no change in the effusion or evidence of edema', the change blanked out."""
@@ -106,34 +126,37 @@ BEFORE = re.compile(rf"{WORD_START}(?:(?P<doubt>{DOUBT})|(?P<link>{LINK})|(?P<de
 DOUBT_AFTER = "|".join(
     (
         r"\b(?:cannot|can ?not|can no longer|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded"
-        r"|discounted|dismissed|ruled (?:in or )?out|r/o|confirmed|verified)",
-        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to exclude|\bnot yet "
-        rf"(?:been )?{SEEN}",
+        r"|discounted|dismissed|ruled (?:in or )?out|be rule out|confirmed|verified)",
+        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\b(?:difficult|hard) to (?:exclude|rule "
+        rf"out)|\bnot yet (?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
         r"|suggested)",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,3}(?:consideration|differential|concern\b)|\bshould be considered",
+        r"\b(?:is|are|remains?|be) (?:\w+ ){0,3}(?:consideration|differential|concern\b)|\b(?:have to |to "
+        r")?be considered",
         r"\b(?:in|on|within|of|into|enters|leads|heads) (?:the|a) (?:\w+ )?differential|\b(?:in|open to) "
         r"(?:question|doubt)\b|\bimpossible\b",
-        r"\b(?:could|may|might) also\b|\bmay be (?:present|considered)|\bsuspected\b(?!.*\bnot confirm)",
-        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bnot likely|\b(?:indistinguishable"
-        r"|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
+        r"\b(?:could|may|might) also\b|\b(?:could|may|might) be (?:present|considered|hidden|obscured"
+        r"|missed|there)|\bsuspected\b(?!.*\bnot (?!yet|proven))",
+        r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bimprobable|\bnot likely"
+        r"|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
         r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
         r"|dubious|debatable)\b",
-        r"\b(?:doubtful|questionable|uncertain|equivocal|dubious)(?=$|,)",
+        r"\b(?:doubtful|questionable|uncertain|equivocal|dubious|possible(?: only| at best)?)(?=$|,)",
     )
 )
 GONE_WORDS = (
-    r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|melted away|re-?absorbed|re-?expanded"
-    r"|no more|now clear)"
+    r"(?:resolved|cleared|gone|disappeared|evacuated|absent|vanished|(?<!partially )drained|melted away"
+    r"|lifted|re-?(?:absorbed|expanded|aerated)|no more|now clear)"
 )
 DENIAL_AFTER = "|".join(
     (
         rf"(?:\w+ly )?(?:not|no longer) (?:an? )?(?:been |be )?(?:\w+ly |well[ -])?(?:{SEEN}|enlarged"
-        rf"|widened|persist|recur|re-?accumulat|consideration|in question|borne out)",
+        rf"|widened|persist|recur|re-?accumulat|consideration|in question|borne out|supported)",
         rf"\b(?:cannot|can ?not|could not|can no longer) (?:any longer )?be (?:\w+ly )?{SEEN}",
         r"\b(?:suspected|questioned|suggested)\b[^,;]{0,25}\bnot (?:\w+ )?confirmed",
-        rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out)\b",
+        rf"\b(?:interval )?removed\b|\b{GONE_WORDS}\b(?!,? (?:but |and )?ha(?:s|ve) (?:\w+ )?(?:recur"
+        rf"|return|re-?acc))|\b(?:clear|resolve)s\b|\b(?:excluded|ruled out|refuted)\b",
         r"\b(?:shows?|showed|with) (?:complete |interval |full )*(?:resolution|clear(?:ing|ance))\b(?! of)",
         r"\bwithin (?:normal limits|limits of normal)|: ?(?:all )?(?:no|none|absent|negative|not seen)\b",
     )
@@ -142,15 +165,16 @@ ADVERBS = r"(?:(?:also|now|since|both|all|thought|felt|deemed|considered|\w+ly) 
 HELPERS = rf"(?:\b{BE} )?\b{ADVERBS}(?:been )?"
 AFTER = re.compile(rf"{HELPERS}(?:(?P<doubt>{DOUBT_AFTER})|(?P<denial>{DENIAL_AFTER}))")
 AFTER_DEVICE = re.compile(
-    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)|(?P<denial>(?:interval |since )?remov(?:ed|al)\b(?<!can be "
-    rf"removed)|\bno longer\b|: ?(?:no|none|absent)\b))"
+    rf"{HELPERS}(?:(?P<doubt>\bquestioned\b)|(?P<denial>(?:interval |since )?(?:remov(?:ed|al)|pulled|taken "
+    rf"out|explanted|withdrawn|discontinued)\b(?! (?:back|by|slightly|\d))(?<!can be removed)|(?:come "
+    rf")?out\b(?! of| to| over)|\bno longer\b|: ?(?:no|none|absent)\b))"
 )
 """Of a device only its removal: 'the tip of the tube is not seen' does not deny the tube."""
-ALTERNATIVE = re.compile(r"(?:(?!,| in | at )[^;]){0,25}\b(?:versus|vs)\b")
-"""Behind a term: it is one of two readings."""
-ASIDE = re.compile(r"\([^)]*\)|\b(?:while|(?:al)?though|albeit)\b|\bxxx+\b|\b_{2,}|\b[\d/-]+\b")
+ASIDE = re.compile(
+    r"\([^)]*\)|\b(?:while|(?:al)?though|albeit|which)\b|, however,|\bxxx+\b|\b_{2,}|\b[\d/-]+\b"
+)
 OTHER_SUBJECT = re.compile(
-    r",[^,]*\w[^,]*$| with |(?:[,:]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the |that on the "
+    r",[^,]*\w[^,]*$| with |(?:[,:;]|\band\b|\bbut\b|\bwhile\b)(?: the)? (?:one on the |that on the "
     r")?(?:left|right)(?: one| side)? $"
 )
 """Between a term and a cue behind it, without what is an aside: 'effusion[, pneumothorax] has resolved'."""
@@ -166,42 +190,44 @@ CLAUSE = (
 )
 AMOUNT = r"(?:small|mild|moderate|minimal|stable|unchanged|persistent|residual|trace|tiny|chronic|old|healed)"
 DOUBT_END = re.compile(
-    rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith bilateral\b"
-    rf"|\bafter\b"
+    rf"{CLAUSE}|, (?:an? )?(?:{AMOUNT}|no|definite|clear|obvious)\b(?!.*\b(?:or|nor)\b)|\bwith (?:an? "
+    rf")?(?:bilateral|definite|known|{AMOUNT})\b|\bafter\b"
 )
 DENIAL_END = re.compile(
-    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|persistence|to (?:explain"
-    rf"|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) (?:\w+ )?{SEEN}"
-    rf"|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)"
-    rf"|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)"  # not in a list
-    rf"|\bwith (?:the |an? )?(?:{AMOUNT}|bilateral|left|right)\b|, and the\b|#"
+    rf"{CLAUSE}|\b(?:which|likely|probabl[ey]|due to|secondary to|because|makes?|explains?|accounts? for"
+    rf"|persistence|to (?:explain|account for)|after|(?<!the )following|status post|s/p)\b|(?:\b(?:is|are) "
+    rf"(?:\w+ )?{SEEN}|\b(?:enlarged|widened|normal))(?:,| and\b)(?!.*\b(?:or|nor)\b)|, (?:only|just"
+    rf"|merely)\b|(?:,| and) (?:only |just )?(?:an? )?{AMOUNT}\b(?!.*\b(?:or|nor)\b)|\bwith (?:the |an? "
+    rf")?(?:{AMOUNT}|visible|bilateral|left|right)\b|, and the\b|#"
 )
 NEW_CLAUSE = re.compile(r"(?:, |\band )(?![^,]*\bn?or\b)(?P<article>(?:and )?(?:the|an?) )?[^,]*$")
 """The last part of what stands between a denial and a term, where it is not the end of a list."""
 OWN_VERB = re.compile(
     rf"(?:(?!\b(?:n?or|to)\b)[^,;]){{0,40}}? (?P<verb>{BE}|remains?|persists?|appears?|continues?|likely"
-    rf"|represents?|can|may|could|should)\b(?P<seen> (?:\w+ly )?{SEEN}\b)?"
+    rf"|represents?|can|cannot|may|could|should)\b(?P<seen> (?:\w+ly )?{SEEN}\b)?"
 )
 """Behind a term: it has a verb of its own; 'no edema, the effusion is unchanged'."""
 STATEMENT = re.compile(
-    rf"\b(?:{BE}|may|might|could|but|however|which|although|consistent|compatible|likely)\b|\brepresent"
-    rf"|\bsuggest"
+    rf"\b(?:{BE}|may|might|could|but|however(?!,)|which(?! ?$)|although|consistent|compatible|likely|the "
+    rf"(?:former|latter))\b|\brepresent|\bsuggest"
 )
 """What a cue behind a term cannot reach back over."""
 
 ANOTHER = re.compile(
     r"\b(?:but|though|although|however)\b[^;]*(?:\bone\b[^;]*\b(?P<doubt>(?:cannot|can not|could|may|might) "
-    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed"
-    r"|confirmed|assured|guaranteed|established|certain))"
+    r")|there is one\b)|\bbut not (?:in|on|at) the\b|\b(?:except|other than) (?:(?:in|at)\b|an? (?:\w+ "
+    r"){0,3}one\b)|\b(?P<open>(?:cannot|can ?not|could not) be (?:assumed|confirmed|assured|guaranteed"
+    r"|established|certain))"
 )
 """Behind a denial: 'no pneumothorax is seen, but a small one cannot be excluded'."""
 NOT_NORMAL = re.compile(r"\bnot (?:\w+ ){0,2}(?:clear|normal|unremarkable|within)|far from|anything but")
 NONE_SEEN = re.compile(rf"\W*(?:none|neither)\b(?: {BE})?(?: \w+ly)? {SEEN}\W*")
 NOT_SAID_BEFORE = re.compile(
-    r"\b(?:history|h/o)(?: of)?(?: \w+){0,3} $|\btreat(?:ment|ed) for(?: \w+){0,2} $|(?<!unclear "
-    r")(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) ){0,2}$|\b(?:if"
-    r"|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $|\b(?:sensitiv\w+ (?:in|for|to)"
-    r"|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to|please) (?:assess|evaluate))(?: [\w-]+){0,6} $"
+    r"\bhistory(?: of)?(?: (?!with|now|new|there)[\w,/-]+){0,9} $|\btreat(?:ment|ed) for(?: \w+){0,2} $"
+    r"|(?<!unclear )(?<!uncertain )(?<!doubtful )(?<!question )\bif (?:(?:an?|the|acute|clinical\w*) "
+    r"){0,2}$|\b(?:if|should)\b(?: \w+){0,3} (?:concern\w*|suspicion)(?: \w+){0,4} $|\b(?:limited (?:in"
+    r"|for)|sensitiv\w+ (?:in|for|to)|mistaken for|(?:evaluat|assess)\w* (?:for|of)|(?:to|please) (?:assess"
+    r"|evaluate))(?: [\w-]+){0,6} $"
 )
 NOT_SAID_AFTER = re.compile(
     r" (?:\w+ ){0,3}may not be (?:\w+ )?(?:seen|demonstrated|visible|visuali[sz]ed|detected|apparent"
@@ -212,7 +238,7 @@ NOT_SAID_AFTER = re.compile(
 OPERAND = (
     r"(?:fluid|fibrosis|bone island|aspiration|contusion|ha?emorrhage|infarct\w*|both|artifact|vessels?"
     r"|granulomas?|bullae?|ards|adenopathy|pericardial effusion|overlap|summation|nipples?|skin ?folds?"
-    r"|soft tissues?)"
+    r"|soft tissues?|normal variants?|nutrient \w+|(?:elevat|rais)ed (?:hemi)?diaphragm)"
 )
 OR = r",? (?:(?:and/)?or|alternatively)(?:,? (?:else|alternatively|even|possibly),?)?"
 OR_BEFORE = re.compile(rf"\b(?:{OPERAND}){OR} (?:[\w-]+ ){{0,3}}$")
@@ -226,65 +252,97 @@ COMMA_BETWEEN = re.compile(r", (?:(?!with|and|but|al?though|while)[\w-]+ ){0,3}"
 DESCRIPTIONS = frozenset({"Lung Opacity", "Lung Lesion", "Consolidation"})
 """In front of a list they are what is read: 'opacity, atelectasis or pneumonia'."""
 HEDGE = (
-    r"(?: [^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:possibl[ey]|perhaps"
-    r"|probabl[ey]|presumably|likely|may|might|could|suspect|favou?r|either|versus|vs)\b"
+    r"(?: (?!with\b)[^,;]{0,40})?,? (?:which |that |and |but |though )?(?:this |it )?(?:is )?(?:(?:most"
+    r"|more|very) )?(?:possibl[ey]|perhaps|probabl[ey]|presumably|likely|thought|believed|felt|may|might"
+    r"|could|suspect|favou?r|either|versus)\b"
+)
+NOTHING = (
+    r"(?:nipple|confluence of|e[ck]g|arti?e?fact|skin|summation|composite|vessel|vascular (?:structure"
+    r"|crossing|shadow)|bone island|(?:\w+ )?cartilage|soft tissue|breast|(?:pectoral|muscle|rib|bone|bony"
+    r"|hair|scapular?) (?:shadow|end|overlap)|(?:\w+ )?fat\b|external|clothing|electrode|hernia|tortuo"
+    r"|osteophyte|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|overlap|button|jewell?ery|end of "
+    r"(?:the )?(?:\w+ )?rib|callus|heal\w+ (?:rib )?fracture|first rib|\w+ rib end)"
 )
 HARMLESS = re.compile(
-    HEDGE + r"(?: [\w-]+){0,7}? "
-    r"(?:nipple|arti?e?fact|skin|summation|composite|vessel|vascular structure|bone island|\w*cartilage"
-    r"|soft tissue|breast|shadow|fat\b|external|clothing|electrode|bulla|bleb|hernia|tortuo|osteophyte"
-    r"|costochondral|azygos|hair\b|spurious|scapula|thym|hiat|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ "
-    r")?(?:soft|breast|tissue|rib|clavic|shadow|bon|structure|telemetry|lead|density))"
+    rf"{HEDGE}(?: (?!exagg|accent)[\w-]+){{0,7}}? (?:{NOTHING}|bulla|bleb|shadow|nutrient|\w+ groove"
+    rf"|projectional|(?:overl[ay]\w*|superimpos\w*) (?:[\w-]+ )?(?:soft|breast|tissue|rib|clavic|shadow|bon"
+    rf"|structure|telemetry|lead|density))"
 )
-"""Behind a term: it may be nothing; 'nodule, possibly a nipple shadow'."""
+EXPLAINED = re.compile(
+    rf"(?:(?!xx|not )[^,;:]){{0,50}}?,? (?:(?:is|are|was|were|appears?)(?= (?:(?:an?|the|x+|merely|just"
+    rf"|only|simply|clearly|most \w+|\w+ly|known|\w+al|normal|left|right|prominent|adjacent) )*{NOTHING})"
+    rf"|represents?|corresponds? to|prove[sd]? to be|turn(?:s|ed)? out to be|reflects?|(?:due|attributable"
+    rf"|secondary|related) to|recogni[sz]ed as|(?:consistent|compatible|in keeping) with|from|explained by"
+    rf"|caused by|produced by)(?: (?!not|no|and|may|could)[\w-]+){{0,4}}? {NOTHING}"
+)
+ONE_HARMLESS = re.compile(
+    rf"[^,;:]{{0,40}}[,:] (?:\?|possibl[ey] )?(?:[^,;:]{{0,40}} (?:versus|or) (?:\w+ ){{0,2}}{NOTHING}"
+    rf"|\?(?:\w+ ){{0,2}}{NOTHING}|(?:\w+ ){{0,2}}{NOTHING}[^,;:]{{0,30}} (?:versus|or|suspected|possible"
+    rf"|favou?red)\b)"
+)
 TECHNIQUE = re.compile(
     HEDGE + r"(?: [\w-]+){0,6}? "
-    r"(?:crowding|(?:low|lung) volume|poor inspir|rotat|position|project|techni|exposure|spurious|magnif"
-    r"|accentuat|exaggerat)"
+    r"(?:crowding|(?:low|lung) volume|poor inspir|(?:under|hypo)inflat|rotat|position|project|techni"
+    r"|exposure|spurious|magnif|accentuat|exaggerat)"
 )
-SCAR = re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|pleural|thickening|old change)")
-SHAPED_BY_TECHNIQUE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis")
-LIKE_SCARS = ("Atelectasis", "Pleural Effusion")
+FINDINGS = frozenset(CLASSES) - {SUPPORT_DEVICES}
+READINGS = (
+    (re.compile(r"(?:(?!,|:| in | at )[^;]){0,25}\bversus\b"), CLASSES, True, Status.UNCERTAIN),
+    (HARMLESS, FINDINGS, False, Status.UNCERTAIN),  # "nodule, possibly a nipple shadow"
+    (ONE_HARMLESS, DESCRIPTIONS, True, Status.UNCERTAIN),  # "opacity, ?early pneumonia versus soft tissue"
+    (EXPLAINED, FINDINGS, False, Status.NEGATIVE),  # "the nodule is a nipple shadow"
+    (
+        TECHNIQUE,
+        ("Cardiomegaly", "Enlarged Cardiomediastinum", "Edema", "Lung Opacity", "Atelectasis"),
+        False,
+        Status.UNCERTAIN,
+    ),
+    (
+        re.compile(HEDGE + r"(?: [\w-]+){0,2}? (?:scar|fibrosis|pleural|thickening|old change)"),
+        ("Atelectasis", "Pleural Effusion"),
+        True,
+        Status.UNCERTAIN,
+    ),
+)
+"""How what follows a term explains it: words, classes, whether they may lie behind the next term, status."""
 
-NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main))"
+NOT_A_SIDE = r"(?! (?:atri|ventric|heart|main|clinical|setting|context))"
 SIDE = re.compile(
     rf"(?P<bilateral>\bbilat|\bbibasilar|\bbibasal|\bbiapical|\bboth\b|\bbases\b|\bleft and (?:\w+ "
-    rf")?right\b|\bright and (?:\w+ )?left\b)|(?P<left>\b(?:left|lt?|l[lu]l|lij)\b(?!/|-spine){NOT_A_SIDE}"
-    rf"|\blingul)|(?P<right>\b(?:right|rt?|r[lmu]l|rij)\b(?!/){NOT_A_SIDE}|\bmiddle lobe\b)"
+    rf")?right\b|\bright and (?:\w+ )?left\b)|(?P<left>\b(?:left|lt?|l[lmu][lz]|lij)\b(?!/"
+    rf"|-spine){NOT_A_SIDE}|\blingul)|(?P<right>\b(?:right|rt?|r[lmu][lz]|rij)\b(?!/){NOT_A_SIDE}|\bmiddle "
+    rf"lobe\b)"
 )
-ONE = r"\b(?:left|right)(?: one| side)?"
+ONE = r"\b(?:left|right|[lr])(?: one| side)?(?: it)?"
 STAYS = re.compile(
-    rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|(?:is|has) (?:still |been |\w+ly |not "
-    rf")*(?:unchanged|stable|present|there|smaller|larger|(?:in|de)creased|improved|worsened|enlarged|grown"
-    rf"|progressed|resolved(?<=not resolved)))|\b(?:persist\w*|remain\w*|unchanged|stable|present) (?:on|at"
-    rf"|in) the (?:left|right)\b"
+    rf"{ONE} (?:still |also |\w+ly )*(?:persists?|remains?|stays|has not\b|(?:(?:is|has) |(?<=one "
+    rf"))(?:still |been |\w+ly |not )*(?:unchanged|stable|present|there|seen|worse|smaller|larger|(?:in"
+    rf"|de)creased|improved|worsened|enlarged|grown|progressed|resolved(?<=not resolved)))|\b(?:persist\w*"
+    rf"|remain\w*|(?:in|de)creased|smaller|larger|worse|unchanged|stable|present) (?:on|at|in) the (?:left"
+    rf"|right)\b"
 )
 GONE = re.compile(
-    rf"{ONE} (?:is|has) (?:now |since |\w+ly )*(?:resolved|cleared|clear|gone|disappeared)\b|\b(?:none|no "
-    rf"longer|not|nothing|resolved|cleared|gone|absent)(?: (?:seen|present|identified|visible|definitely))* "
-    rf"(?:on|at|in) the (?:left|right)\b"
+    rf"{ONE} (?:is |has |having |(?<=[:,] left )|(?<=[:,] right ))(?:now |since |\w+ly )*(?:clear"
+    rf"|{GONE_WORDS})\b|\b(?:none|no longer|not|nothing|resolved|cleared|gone|absent|lifted)(?: (?:seen"
+    rf"|present|identified|visible|definitely))* (?:on|at|in|from) the (?:left|right)\b"
 )
 """Of a pair, named by the side alone: 'the right has resolved, the left persists', 'none on the left'."""
 NEXT_THING = re.compile(
-    r",|\b(?:and|or|with|no|without|versus|vs|may|could|might|represent\w*|reflect\w*|consistent|compatible"
-    r"|likely)\b"
+    r",(?! (?:left|right|[lr]) ?(?:more|greater|larger|less|worse|[<>]))|\b(?:and|or|with|no|without|versus"
+    r"|may|could|might|represent\w*|reflect\w*|suggest\w*|consistent|compatible|likely)\b|:"
 )
 """Between two terms: what stands in front of it tells of the first, what stands behind of the second."""
 JOINT = re.compile(
-    r"(?:[\s,/]|\b(?:and|or|with|versus|vs|small|mild|minimal|associated|adjacent|residual|probable|pleural"
-    r"|subsegmental)\b)*|.*\b(?:represent\w*|reflect\w*|consistent with|compatible with|suggest\w*|due to"
-    r"|likely)\b.*"
+    r"(?:[\s,/]|\b(?:and|or|with|versus|an?|the|new|(?:und|ov)erlying|[rl] ?[<>] ?[rl]|small|mild|minimal"
+    r"|associated|adjacent|residual|probable|pleural|subsegmental)\b)*|.*\b(?:represent\w*|reflect\w*"
+    r"|consistent with|compatible with|suggest\w*|due to|likely)\b.*"
 )
 """What joins a term to the one before: they are in the same place."""
+SAME = re.compile(r"\b(?:that|the same|this) side\b")
 WITHOUT_SIDE = ("Cardiomegaly", "Enlarged Cardiomediastinum")
 
 
-class Status(IntEnum):
-    """What a report says of a class, in CheXpert's coding; a class that it does not mention has none."""
-
-    POSITIVE = 1
-    NEGATIVE = 0
-    UNCERTAIN = -1
+ONE_OF_TWO = re.compile(r"\bthe (?:(?P<former>former)|latter)\b(?: of (?:which|these|the two)\b)?")
 
 
 def mask_changes(sentence: str) -> str:
@@ -304,14 +362,20 @@ def judge(sentence: str, terms: Sequence[Term]) -> list[Status | None]:
         _judge(sentence, cues, term, next((t.start for t in terms if t.start > term.end + 1), len(sentence)))
         for term in terms
     ]
-    return [
-        Status.UNCERTAIN if status == Status.POSITIVE and i in alternatives else status
-        for i, status in enumerate(statuses)
-    ]
+    for i in alternatives:
+        if statuses[i] == Status.POSITIVE:
+            statuses[i] = Status.UNCERTAIN
+    for one in ONE_OF_TWO.finditer(sentence):
+        two = [i for i, term in enumerate(terms) if term.kind == "finding" and term.end <= one.start()][-2:]
+        if len(two) == 2:
+            i = two[one["former"] is None]
+            said = _status_after(sentence, replace(terms[i], end=one.end()), len(sentence))
+            statuses[i] = statuses[i] if said is None else said
+    return statuses
 
 
 def _judge(sentence: str, cues: Sequence[re.Match[str]], term: Term, next_start: int) -> Status | None:
-    if "#" in sentence[term.start : term.end]:
+    if term.kind == "finding" and "#" in sentence[term.start : term.end]:
         return None
     if NOT_SAID_BEFORE.search(sentence, 0, term.start) or NOT_SAID_AFTER.match(sentence, term.end):
         return None
@@ -331,8 +395,10 @@ def _status_before(sentence: str, cues: Sequence[re.Match[str]], term: Term) -> 
     status = None
     for cue in reversed(cues):
         if cue["denial"]:
-            return status if _denial_ended(sentence, cue.end(), term) else Status.NEGATIVE
-        if _begins_between(DOUBT_END, sentence, cue.end(), term.start):
+            return status if _denial_ended(sentence, cue, term) else Status.NEGATIVE
+        if _begins_between(DOUBT_END, sentence, cue.end(), term.start) or (
+            term.label == SUPPORT_DEVICES and "," in sentence[cue.end() : term.start]
+        ):
             return status
         status = Status.UNCERTAIN
         if cue["doubt"]:
@@ -346,29 +412,29 @@ def _begins_between(pattern: re.Pattern[str], sentence: str, start: int, end: in
     return found is not None and found.start() < end
 
 
-def _denial_ended(sentence: str, start: int, term: Term) -> bool:
+def _denial_ended(sentence: str, cue: re.Match[str], term: Term) -> bool:
     """Tell whether what lies between a denial and a term ends the denial."""
-    if _begins_between(DENIAL_END, sentence, start, term.start):
+    if _begins_between(DENIAL_END, sentence, cue.end(), term.start):
         return True
-    clause = NEW_CLAUSE.search(sentence, start, term.start)
+    between = sentence[cue.end() : term.start]
+    if term.label == SUPPORT_DEVICES and "," in between and not re.search(r"\bn?or\b", sentence[cue.end() :]):
+        return True
+    clause = NEW_CLAUSE.search(sentence, cue.end(), term.start)
     if clause is None:
         return False
     verb = OWN_VERB.match(sentence, term.end)
     if verb is None:
         return VERB.search(sentence, clause.start(), term.end) is not None
+    if cue.start() == 0 and cue.group() == "without":
+        return True
     return clause["article"] is not None or verb["seen"] is None  # 'no edema, effusion is seen' is a list
 
 
 def _status_after(sentence: str, term: Term, next_start: int) -> Status | None:
     """Return what a cue behind the term makes of it; the next term begins at ``next_start``."""
-    if ALTERNATIVE.match(sentence, term.end):
-        return Status.UNCERTAIN
-    if term.label != SUPPORT_DEVICES and HARMLESS.match(sentence, term.end, next_start):
-        return Status.UNCERTAIN
-    if term.label in SHAPED_BY_TECHNIQUE and TECHNIQUE.match(sentence, term.end, next_start):
-        return Status.UNCERTAIN
-    if term.label in LIKE_SCARS and SCAR.match(sentence, term.end):
-        return Status.UNCERTAIN
+    for reading, labels, far, status in READINGS:
+        if term.label in labels and reading.match(sentence, term.end, len(sentence) if far else next_start):
+            return status
     pattern = AFTER_DEVICE if term.label == SUPPORT_DEVICES else AFTER
     cue = pattern.search(sentence, term.end)
     if (
@@ -440,13 +506,18 @@ def find_sides(sentence: str, terms: Sequence[Term]) -> list[str]:
         own = _sides(plain, start, last) or _sides(plain, last, cut)
         if there := _within(stays, last, end):
             resolved = AFTER.search(sentence, last, there[0].start())
-            own = (own if resolved is None or resolved["doubt"] else set()) | _of(there)
+            kept = (resolved is None or resolved["doubt"]) and "only" not in sentence[last : there[0].start()]
+            own = (own if kept else set()) | _of(there)
         own -= _of(_within(gone, last, end))
         own = own or _sides(marks, start, last) or _sides(marks, last, cut)
-        joined = last_end >= 0 and JOINT.fullmatch(sentence, last_end, first)
+        joined = last_end >= 0 and (
+            JOINT.fullmatch(sentence, last_end, first) or SAME.search(sentence, last, end)
+        )
+        if joined and own and not sides[-1] and not _sides(plain, start, last):
+            sides[-1] = "bilateral" if len(own) > 1 else next(iter(own))  # "A and B at the right apex"
         side, last_end = ("bilateral" if len(own) > 1 else own.pop()) if own else side if joined else "", last
-        sides += ["" if term.label in WITHOUT_SIDE else side for term in group]
-    return sides
+        sides += [side] * len(group)
+    return ["" if term.label in WITHOUT_SIDE else side for term, side in zip(terms, sides, strict=True)]
 
 
 def _touching(terms: Sequence[Term]) -> list[list[Term]]:
@@ -470,7 +541,7 @@ def _within(phrases: Sequence[re.Match[str]], start: int, end: int) -> list[re.M
 
 
 def _of(phrases: Sequence[re.Match[str]]) -> set[str]:
-    return {side for phrase in phrases for side in ("left", "right") if side in phrase.group()}
+    return {str(mark.lastgroup) for phrase in phrases for mark in SIDE.finditer(phrase.group())}
 
 
 def _sides(marks: Sequence[re.Match[str]], start: int, end: int) -> set[str]:

@@ -62,7 +62,7 @@ def _pieces(text: str) -> list[str]:
 
 
 OTHER_SECTIONS = (
-    r"indications?|(?:clinical |patient |brief |past medical )?history|"
+    r"ind(?:ications?)?|(?:clinical |patient |brief |past medical )?history|"
     r"clinical (?:information|indication|data|statement)|"
     r"reason for (?:the |this )?(?:exam(?:ination)?|study)|comparisons?|reference exam|techniques?|"
     r"exam(?:ination)?s?|procedures?|notifications?|(?:type|date|time) of exam"
@@ -76,8 +76,13 @@ HEADER = re.compile(
     re.MULTILINE,
 )
 PARAGRAPH_END = re.compile(r"(?<=[^\s:])\s*\n\s*\n")
+PRONOUN = (
+    r"(?i:\s+(?:but )?(?:that|those|the (?:one|other|former|latter)|(?:the )?(?:left|right)(?: one| side)? "
+    r"(?:has|is|persists|remains)\b))"
+)
+"""What follows speaks of the finding before: 'the left effusion has gone; that on the right persists'."""
 SENTENCE_END = re.compile(
-    r"(?<!\bvs)[.!]+(?=\s|$|[A-Z])|(?<=\w\?)(?=\s)|;|\n\s*\n"
+    rf"(?<!\bvs)[.!]+(?=\s|$|[A-Z])(?!{PRONOUN})|(?<=\w\?)(?=\s)|;(?!{PRONOUN})|\n\s*\n"
     r"|\n(?=\s*(?:[-*•]|[0-9]{1,2}[.)])\s)|(?<=\s)(?=[0-9]{1,2}[.)]\s+[A-Z])"  # items of a list
 )
 LONGEST = 1000
@@ -109,13 +114,18 @@ def split_report(report: str) -> Iterator[Sentence]:
 
 
 def image_sections(report: str) -> Iterator[tuple[int, int]]:
-    """Yield where the text between headers lies; a section about other things ends with its paragraph."""
+    """Yield where the text between headers lies; a section about other things ends with its paragraph.
+
+    Where it has the only header of the report and no paragraph ends, it ends with its first sentence.
+    """
     start, other = 0, False
-    for header in [*HEADER.finditer(report), None]:
+    headers = [*HEADER.finditer(report)]
+    for header in [*headers, None]:
         end = len(report) if header is None else header.start()
         if other:
             paragraph = PARAGRAPH_END.search(report, start, end)
-            start = paragraph.end() if paragraph else end
+            sentence = None if len(headers) > 1 else SENTENCE_END.search(report, start, end)
+            start = next((found.end() for found in (paragraph, sentence) if found), end)
         if start < end:
             yield start, end
         if header is not None:

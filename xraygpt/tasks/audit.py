@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.metrics.metric import Metric, mean_over_pairs
 from xraygpt.evaluation.metrics.phantom import extract_findings
-from xraygpt.evaluation.page.examples import choose_examples, make_cards
+from xraygpt.evaluation.page.examples import choose_examples, make_cards, mark
 from xraygpt.evaluation.page.report_page import reader, write_page
 from xraygpt.evaluation.predictions import Prediction, counted, patient_column
 from xraygpt.evaluation.protocol import make_protocol
@@ -81,6 +82,8 @@ WHY_NOT = {
 """Name of a condition -> why it may not be possible; findings are read in English."""
 REPORT_KEYS = ("generated", "tokens", "stop_reason", "mean_log_probability")
 """What of a row belongs to the report."""
+FEWEST = 20
+"""Patients or studies, of fewer of which there is no verdict."""
 EXAMPLES = 6
 AUDIT_FOLDER, AUDIT_FILE, AUDIT_PAGE = "audit", "audit.json", "audit.html"
 
@@ -249,18 +252,21 @@ class AuditTask(ReportGenerationTask):
                 details = row.columns.get("claim") or row.columns.get("image_shown")
                 heading = f"{words[condition]} ({details})" if details else words[condition]
                 shown.setdefault(row.image_id, {})[heading] = row
+        chosen = [(shown[row.image_id], why) for row, why in choose_examples(runs[IMAGES], (), EXAMPLES)]
         read = reader(audit.scores.language, phantoms=synthetic)
+        cards = make_cards(chosen, (), lambda image: sources[image].picture(image), read)
+        if read is not None:  # what the model misses is what it misses with the image itself
+            cards = [
+                replace(card, reference=mark(own.reference, [own.generated], read, "missed"))
+                for card in cards
+                for own in [card.prediction]
+            ]
         write_page(
             folder / AUDIT_PAGE,
             "audit_page.html",
             audit=audit,
             words=words,
-            examples=make_cards(
-                [(shown[row.image_id], why) for row, why in choose_examples(runs[IMAGES], (), EXAMPLES)],
-                (),
-                lambda image: sources[image].picture(image),
-                read,
-            ),
+            examples=cards,
             marked=read is not None,
             protocol=protocol,
             synthetic=synthetic,
@@ -345,7 +351,9 @@ def audit_reports(runs: Runs, metrics: Sequence[Metric], *, seed: int) -> Audit:
     tried = [name for name in CONDITIONS if name != IMAGES and name not in not_tried]
     pairs = {n: {IMAGES: [own[row.image_id] for row in runs[n]], n: runs[n]} for n in tried}
     metrics = [*scores.metrics.values()]
-    compared = {name: compare_predictions(pair, metrics, seed=seed) for name, pair in pairs.items()}
+    # As many rounds as for the scores alone, so that the same reports have the same interval.
+    compare = partial(compare_predictions, seed=seed, rounds=scores.rounds)
+    compared = {name: compare(pair, metrics) for name, pair in pairs.items()}
     losses = {name: _losses(comparison) for name, comparison in compared.items()}
     # What reads English only is left out where a condition makes a model write another language.
     everywhere = [m for m in metrics if all(m.name in of_condition for of_condition in losses.values())]
@@ -362,11 +370,14 @@ def audit_reports(runs: Runs, metrics: Sequence[Metric], *, seed: int) -> Audit:
                 run: [replace(row, reference=claims[row.image_id]) for row in rows]
                 for run, rows in pairs[name].items()
             }
-            repeated = _losses(compare_predictions(claimed, [REPEATED], seed=seed))[REPEATED.name]
+            repeated = _losses(compare(claimed, [REPEATED]))[REPEATED.name]
         left_out, (same,) = len(own) - comparison.reports, comparison.same_texts
         condition = Condition("", comparison.reports, left_out, same, losses[name], repeated)
         conditions[name] = replace(condition, sentence=_sentence(name, metric, condition))
     finding, verdict = _verdict(metric, scores, conditions)
+    owners = len({row.patient_id or row.study_id for row in runs[IMAGES]})
+    if owners < FEWEST:
+        finding, verdict = "not known", f"No verdict on {owners} patients or studies; {FEWEST} are the least."
     return Audit(finding, verdict, RULE, metric.name, scores, conditions, not_tried)
 
 
@@ -385,7 +396,7 @@ def _verdict(metric: Metric, scores: Scores, conditions: Mapping[str, Condition]
     without = {name: conditions[name] for name in (SHUFFLED, BLANK) if name in conditions}
     lost = next(iter(without.values())).scores[metric.name].difference
     if not lost.known:
-        return "not known", f"{metric.title} cannot tell: there are too few studies, or it is not defined."
+        return "not known", f"{metric.title} cannot tell: it is not defined for these reports."
     if lost.high >= 0:
         finding, verdict = "no sign", "No sign that the model looks at the image"
     elif max(each.scores[metric.name].kept for each in without.values()) >= MOST:
@@ -400,7 +411,7 @@ def _verdict(metric: Metric, scores: Scores, conditions: Mapping[str, Condition]
     verdict += f"every image reaches {blind:.3f}."
     repeated = conditions[CONTRADICTING].repeated if CONTRADICTING in conditions else None
     if repeated is not None and repeated.difference.low > 0:
-        verdict += f" {repeated.here.value:.0%} of the reports repeat a false claim of the prompt."
+        verdict += f" {100 * repeated.here.value:.0f} % of the reports repeat a false claim of the prompt."
     return finding, verdict
 
 
@@ -413,11 +424,11 @@ def _sentence(name: str, metric: Metric, condition: Condition) -> str:
     )
     if condition.repeated is not None:
         share = condition.repeated.here
-        text += f" {share.value:.1%} of the reports repeat the claim"
-        text += f" ({share.low:.1%} to {share.high:.1%})" if share.known else ""
-        text += f", {condition.repeated.images.value:.1%} say so without it."
+        text += f" {100 * share.value:.1f} % of the reports repeat the claim"
+        text += f" ({100 * share.low:.1f} to {100 * share.high:.1f} %)" if share.known else ""
+        text += f", {100 * condition.repeated.images.value:.1f} % say so without it."
     return f"{text} {counted(condition.left_out, 'image')} left out." if condition.left_out else text
 
 
 def _left(loss: Loss) -> str:
-    return f"{loss.here.value:.3f}" + ("" if math.isnan(loss.kept) else f" ({loss.kept:.0%} of it)")
+    return f"{loss.here.value:.3f}" + ("" if math.isnan(loss.kept) else f" ({100 * loss.kept:.0f} % kept)")

@@ -28,7 +28,7 @@ from xraygpt.preparation.reports.cleaning import (
 )
 
 FINDINGS = (
-    "PA and lateral views of the chest were obtained. Stable cardiomegaly. The XXXX are intact. "
+    "PA and lateral views of the chest were obtained. Stable cardiomegaly. The left XXXX are large. "
     "No XXXX focal consolidation. No pneumothorax."
 )
 IMPRESSION = "1. Stable cardiomegaly. 2. No change from prior study. 3. No pneumothorax"
@@ -61,7 +61,7 @@ def test_report_becomes_one_text() -> None:
         Change(RESTORED_WORDS, "No XXXX focal consolidation.", "No new focal consolidation."),
         Change("remove_views", "PA and lateral views of the chest were obtained.", ""),
         Change("remove_comparisons", "Stable cardiomegaly.", "Cardiomegaly."),
-        Change("remove_marks", "The XXXX are intact.", ""),
+        Change("remove_marks", "The left XXXX are large.", ""),
         Change("remove_comparisons", "No new focal consolidation.", "No acute focal consolidation."),
         Change("remove_comparisons", "Stable cardiomegaly.", "Cardiomegaly."),
         Change("remove_comparisons", "No change from prior study.", ""),
@@ -74,7 +74,7 @@ def test_report_becomes_one_text() -> None:
     [
         ("remove_views", "PA and lateral views of the chest were obtained."),
         ("remove_comparisons", "Stable cardiomegaly."),
-        ("remove_marks", "The XXXX are intact."),
+        ("remove_marks", "The left XXXX are large."),
     ],
 )
 def test_each_rule_can_be_switched_off(name: str, left: str) -> None:
@@ -292,6 +292,28 @@ def test_report_whose_findings_changed_is_rejected(monkeypatch: pytest.MonkeyPat
 )
 def test_lost_findings(before: str, after: str, difference: str) -> None:
     assert lost_findings(before, after) == difference
+
+
+def test_sentence_goes_with_the_one_that_it_refers_to() -> None:
+    before = ["A large shadow.", "This may be a vessel.", "It is round.", "Clear lungs."]
+    shadows = SentenceRule("lossy", lambda sentence: "shadow" in sentence, lambda _: "A shadow which is.")
+    cleaned, changes = clean_sentences({"findings": before}, [shadows])
+    assert cleaned == {"findings": ["Clear lungs."]}
+    assert changes == tuple(Change("lossy", sentence, "") for sentence in before[:3])
+    nothing = SentenceRule("views", lambda sentence: "shadow" in sentence, lambda _: "")
+    assert clean_sentences({"findings": before}, [nothing])[0] == {"findings": before[1:]}
+    finding = [before[0], "This is an effusion."]
+    assert clean_sentences({"findings": finding}, [shadows])[0] == {"findings": finding[1:]}
+
+
+def test_a_view_that_does_not_show_a_nodule_denies_none() -> None:
+    report = clean("A nodule is seen on the PA view, not identified on the lateral view. It may be a vessel.")
+    assert report.caption.startswith("A nodule is seen. It may be a vessel.")
+
+
+def test_what_is_said_of_two_sides_stays_twice() -> None:
+    text = join_sections({"findings": ["No scar.", "Left:", "No scar."], "impression": ["No scar."]})
+    assert text == "No scar. Left. No scar."
 
 
 def test_join() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -31,7 +32,7 @@ from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
 from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
-from xraygpt.preparation.reports.views import mentions_view, remove_view
+from xraygpt.preparation.reports.views import forget_unseen, mentions_view, remove_view
 from xraygpt.preparation.reports.wording import breaks_off, remove_headers, sentence_case
 
 KEPT_FOR_LABEL = "kept_for_label"
@@ -40,6 +41,7 @@ RESTORED_WORDS = "restored_words"
 SENTENCE_CASE = "sentence_case"
 HEADERS = "headers"
 NOT_ENGLISH = "not in English: left as published, without labels"
+_REFERS = re.compile(r"(?:this|these|those|it|they)\b", re.IGNORECASE)
 Findings = frozenset[tuple[str, str]]
 
 
@@ -123,10 +125,12 @@ def clean_report(sections: Mapping[str, str], config: CleaningConfig) -> Cleaned
         changes += [Change(rule, text, new) for text in texts.values() if (new := rewrite(text)) != text]
         texts = {name: rewrite(text) for name, text in texts.items()}
     sentences = {name: split_sentences(text) for name, text in texts.items()}
-    if english and config.remove_marks:
+    preparing = [(RESTORED_WORDS, restore_words)] if config.remove_marks else []
+    preparing += [("remove_views", forget_unseen)] if config.remove_views else []
+    for rule, prepare in preparing if english else ():
         found = itertools.chain.from_iterable(sentences.values())
-        changes += [Change(RESTORED_WORDS, old, new) for old in found if (new := restore_words(old)) != old]
-        sentences = {name: [restore_words(sentence) for sentence in old] for name, old in sentences.items()}
+        changes += [Change(rule, old, new) for old in found if (new := prepare(old)) != old]
+        sentences = {name: [prepare(sentence) for sentence in old] for name, old in sentences.items()}
     before = label_report("\n\n".join(map(_joined, sentences.values()))) if english else {}
     reason, detail = _drop_reason(published, config)
     if reason:
@@ -199,15 +203,21 @@ def clean_sentences(
     names = [name for name, sentences in sections.items() for _ in sentences]
     texts = [sentence for sentences in sections.values() for sentence in sentences]
     wanted = _findings_of(texts)
-    changes = []
-    for place in range(len(texts)):
+    changes: list[Change] = []
+    lost = ("", -1)  # section and place of a sentence that was left out, although there was something in it
+    for place, published in enumerate(texts):
         elsewhere = _findings_of(texts[:place] + texts[place + 1 :])
+        if lost == (names[place], place - 1) and _REFERS.match(published) and elsewhere >= wanted:
+            changes.append(Change(changes[-1].rule, published, ""))
+            texts[place], lost = "", (names[place], place)
         for rule in rules:
             before = texts[place]
             if before and rule.concerns(before):
                 after = _apply(rule, before, elsewhere, wanted)
                 texts[place] = before if after is None else after
                 changes.append(Change(KEPT_FOR_LABEL if after is None else rule.name, before, texts[place]))
+                if after == "" and not _REFERS.match(before) and rule.rewrite(before):
+                    lost = (names[place], place)
     cleaned: dict[str, list[str]] = {name: [] for name in sections}
     for name, text in zip(names, texts, strict=True):
         if text:
@@ -256,11 +266,12 @@ def _findings_of(sentences: Iterable[str]) -> Findings:
 
 
 def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
-    """Return the sentences of all sections as one text, none of them twice."""
-    unique: dict[str, str] = {}
-    for sentence in itertools.chain.from_iterable(sections.values()):
-        unique.setdefault(sentence.lower().rstrip(" ."), _closed(sentence))
-    return " ".join(unique.values())
+    """Return the sentences of all sections as one text, without those that an earlier section has."""
+    said, text = set[str](), list[str]()
+    for sentences in sections.values():
+        text += [_closed(sentence) for sentence in sentences if sentence.lower().rstrip(" .") not in said]
+        said |= {sentence.lower().rstrip(" .") for sentence in sentences}
+    return " ".join(text)
 
 
 def _with_headers(sections: Mapping[str, Sequence[str]]) -> str:

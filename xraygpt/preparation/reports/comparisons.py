@@ -119,8 +119,8 @@ GONE: Steps = {
     r"|appreciated)\.?$": lambda match: _none(match[1]),
     r",? (?:with|and) (?:\w+ )?resolution of [^,;]*": CUT,
     rf"^(?P<how_far>{_HOW_FAR})resolved (?P<finding>.+)$": _what_is_left,
-    r"(?:^|(?<=[,;]) )[^,;]*\b(?:removal of|extubation"
-    rf"|(?:has|have) {EXTENT}been {EXTENT}(?:removed|withdrawn|extubated))\b[^,;]*?(?= with\b|[,;.]|$)": CUT,
+    rf"(?:^|(?<=[,;]) )[^,;]*\b(?:removal of|extubation|(?:has|have) {EXTENT}been {EXTENT}"
+    r"(?:removed|withdrawn|extubated))\b[^,;]*?(?= with(?:out)?\b|[,;.]|$)": CUT,
 }
 """A finding that is gone is none. Nothing is seen of a tube that was removed; what an earlier study did not
 show is not denied of now."""
@@ -157,6 +157,7 @@ CHANGES: Steps = {
 """"No change in the large hernia" tells of a large hernia, "no change" of nothing."""
 
 REFERENCES: Steps = {
+    r",? dating back to [^,;.]*": CUT,
     r",? ?\b(?:(?:as|when|in|is) )?(?:compared|comparison|relative|similar|comparable|identical)"
     rf"(?: in {_ASPECT})?,? (?:to|with|from)(?: (?:that|those|it was))?(?: (?:of|on|in|from))? "
     rf"(?:{PRIOR_STUDY}|(?:the )?{MARK}(?:[ /-]*{MARK})*(?: from {MARK})?),?": CUT,
@@ -175,7 +176,6 @@ PREDICATES: Steps = {
     rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
     rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
-    rf"\b(is|are|appears?) ?{CUT} ?(?:,? and|but) (?=\w)": r"\1 ",
     rf"(?<!there )\b({_VERB}|(?:which|that) {_VERB}) {EXTENT}{_STATE}{_ASPECTS} ?{CUT}? ?,? (?:and|but) "
     rf"(?={_FINITE})": _with_relative,
     rf"(?<!there )\b({_VERB}) {EXTENT}{SAME},? (?:and|but) (?=\w)": rf"\1 {CUT}",
@@ -194,15 +194,13 @@ PREDICATES: Steps = {
 state; beside a reference to an earlier examination they tell of a change."""
 
 ATTRIBUTES: Steps = {
-    r", previously [^,;]*": CUT,
     r"\bnew(?:ly)?\b(?: or (?=acute))?": _new,
     rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
     rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
-    rf"(?: and {_ASPECT})? of (?:the )?": CUT,
-    rf",? with {SAME} appearance\b": CUT,
+    rf"(?: and {_ASPECT})? of (?!the chest suggest)(?:the )?(?:chest (?=with))?": CUT,
     rf"\b{EXTENT}{SAME}[ -](?:appearing|in appearance)\b": CUT,
     rf",? {EXTENT}{SAME}{_ASPECTS}(?=\s*(?:[.,;]|$))": CUT,
-    rf"\b{SAME}(?:,| and| but)?(?: |$)": CUT,
+    rf"\b(?:(?:grossly|essentially|relatively|overall|generally) )?{SAME}(?:,| and| but)?(?: |$)": CUT,
     rf"\b(?:once )?(?:again|re-?demonstrated)(?: (?:{SEEN}))?,? (?:and )?(?:is|are) (?:an? |the )?": CUT,
     r"\bre-?demonstrated\b(?= in\b| on\b| at\b| within\b|\.|$)": CUT + "seen",
     r"\b(?:again|re-?demonstrated|persistent(?:ly)?|continued|now"
@@ -211,13 +209,12 @@ ATTRIBUTES: Steps = {
     r"\b(?:almost|nearly|largely|partially) (?:\w+ly )?resolved (?=\w)": CUT,
     rf"\b{_ADVERB}(?:improved|improving|worsening|worsened|resolving(?! or)(?<!or resolving))\b"
     r"(?: (?:of|in) (?:the )?)?": CUT,
-    r"\b(?:There (?:has|have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)": CUT,
+    r"\b(?:There(?:'s| has| have) been (?:an? |the )?)?(?<!short )interval(?:ly)?\b(?! follow)": CUT,
 }
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = {
     rf"{CUT} ?as are\b": f"{CUT} and",
-    r"\bThere continues to be\b": f"There is{CUT}",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",
     r"\b(?:remains|persists)\b(?= (?:in|at|within)\b(?! place)| bilaterally)": f"is{CUT}present",

@@ -8,7 +8,6 @@ mark for a mere attribute goes alone; where a noun or a verb is lost, the phrase
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from xraygpt.evaluation.priors import MARK
 from xraygpt.preparation.reports.wording import CUT, Steps, close_cuts, rewriter
@@ -83,102 +82,100 @@ def _likely(match: re.Match[str]) -> str:
     return f"{(match[1] or '').removesuffix(',')}, likely "
 
 
-WORDS = {
-    r"x-@": "ray",
-    r"(?<!left )(?<!right )(?<!lower )(?<!upper )(?<!mid )lung @": "fields",
-    r"lymph @": "nodes",
-    r"calcified (?:left |right )?(?:supra|infra)?(?:hilar|mediastinal) @": "nodes",
-    r"pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and mediastinum)\b": "vessels",
-    r"represent @ on end\b": "vessels",
-    r"^(?:the )?@ are (?:\w+ )?(?:osteopenic|demineralized)\b": "bones",
-    r"(?:left|right|a|lateral|posterior) (?:(?:lateral|posterior) )?(?:costo|cardio)(?:phrenic|vertebral) @"
-    r"(?! (?:are|and|appear)\b)": "angle",
-    r"(?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b)": "angle",
-    r"(?:costo|cardio)phrenic @": "angles",
-    r"a sternotomy @": "wire",
-    r"sternotomy @(?: is| fragment)": "wire",
-    r"(?:sternotomy|cerclage) @": "wires",
-    r"(?:aortic|transverse|possible right) @": "arch",
-    r"(?:epi|peri)cardial fat @": "pad",
-    r"IVC @": "filter",
-    r"^@ and fluid\b": "gas",
-    r"bowel @ pattern": "gas",
-    r"(?:stool and|free|extraluminal|intra-abdominal|amount of) @(?! of)": "gas",
-    r"chest @,? (?:tip|with|is|in|has|catheter|identified|noted|seen|the distal)\b": "port",
-    r"injection @": "port",
-    r"an? @ (?:in|on) the (?:left|right) chest\b": "port",
-    r"(?<!left )(?<!right )cardiac @(?:\.| (?:in|and|with|is|has|are|generator|project\w+)\b)": "device",
-    r"intact @ (?:re)?placement": "lead",
-    r"pacing @ over\b": "leads",
-    r"single @ project": "lead",
-    r"lateral @ and both": "lead",
-    r"1-@": "lead",
-    r"@(?: tips?\b| terminating)": "lead",
-    r"(?:fixation|fusion|stabilization|orthopedic) @": "hardware",
-    r"spinal @ placement": "hardware",
-    r"nipple @[.,]": "shadow",
-    r"surgical @ (?:is|appears|at)\b": "hardware",
-    r"(?:surgical|skin) @ (?:overl|remain|seen|have)": "staples",
-    r"wedge @ of\b": "deformity",
-    r"intramedullary @": "rod",
-    r"embolization @": "coil",
-    r"@ and screw fixation\b": "plate",
-    r"(?:loss of (?:dis[ck] |vertebral body )?|vertebral body )@(?: of | at |[.,]| loss| and)": "height",
-    r"@ loss of (?!vertebral|dis[ck]|height)": "height",
-    r"demonstrated @ abdomen": "on CT",
-    r"(?:evaluation|imaging|correlation) @ (?:chest|of the|scan)\b": "with CT",
-    r"(?<!to )@ scan\b": "CT",
-    r"@(?: thorax (?:from|for)\b| abdomen and pelvis\b)": "CT",
-    r"@ chest(?:,| (?:for|to|is|are|if|in|from|may|would|should|with intravenous)\b)": "CT",
-    rf"@ of (?:the )?(?:chest|thorax|neck)\b(?! {MARK}| are)": "CT",
-    r"(?:benefit from a|high-resolution|contrast-enhanced) @": "CT",
-    r"or @ would\b": "CT",
-    r"@ be\b": "may",
-    r"@/fluid": "air",
-    r"(?:compatible|consistent) @": "with",
-    r"@-of-view": "field",
-    r"(?:obscuration|silhouetting)[^.;]* (?:left|right) cardiac @": "border",
-    r"(?:left|right) @ of the heart": "border",
-    r"AP @(?:\.| could| lymph)": "window",
-    r"(?:on|in) (?:the )?(?:PA|AP|frontal|lateral) @": "view",
-    rf"ventricular @ {MARK}": "border",
-    r"within a @ of bowel": "loop",
-    r"from top to @": "bottom",
-    r"and @ film\b": "off",
-    r"@ cell (?:changes|disease)": "sickle",
-    r"@ factors for\b": "risk",
-    r"there is @ visualization": "poor",
-    r"segment @ the\b": "of",
-    r"somewhat @ shaped": "barrel",
-    r"right atrium and (?:\w+ ){0,4}right @": "ventricle",
-    r"(?<!in )@ (?:noted )?with (?:the )?tip\b": "catheter",
-    r"@ as an?(?:eurysm)?\b": "such",
-    r"nodules? @ on\b": "seen",
-    r"should be @ for\b": "made",
-    r"(?:appearance|distribution) (?:which )?@ (?:\w+ )?(?:atelecta|scar|edema)": "may be",
-    r"(?:no|without|any) @ of\b": "signs",
-    r"as to @ or symptoms": "signs",
-    r"(?:with|and) @ of (?:early |\w*interstitial )?(?:edema|failure)\b": "signs",
-    rf"a (?:{MARK} )?@ of {_TISSUE}": "area",
-    rf"(?:scattered|some|few|few basilar|with|likely|{MARK}) @ of {_TISSUE}": "areas",
-    r"note is @ of\b": "made",
-    r"note @ of\b": "is made",
-    r"at @ (?:in part|partially|partly)\b": "least",
-    rf"(?:no|without) (?:(?:definite |clear )?(?:evidence|signs) (?:of|for) |any )?@ "
-    rf"(?!benign){_ABNORMAL}": "new",
-    rf"no\b[^.;]*(?<!acute) or @ {_ABNORMAL}": "new",
-    r"(?:most|more|less) @(?! (?:on|than|marked)\b)": "likely",
-    rf"{_NOT_A_NOUN}@ {_JUDGED}": "likely",
-    r"(?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external"
-    r"|coronary)\b": "likely",
-    r"(?:also|but) @ (?:chronic|acute)\b": "likely",
-    r"(?:is|are) not @[.,;]": "likely",
-    r", @ (?:seen|visuali[sz]ed|appreciated) on\b": "best",
-    r"(?:heart size|vascularity|silhouette) @ (?:within normal|normal|enlarged|unremarkable)\b": "is",
-    r"(?:lungs|contours) @ (?:clear|within normal|normal|unremarkable)\b": "are",
-    r"(?:is|are) @ to (?:be|represent)\b": "thought",
-    r"(?:is|are|remains?|\w*or|wires|tube|catheter|line) in @(?!,? (?:align|stable|posit))": "place",
-}
+WORDS = rf"""
+ray: x-@
+fields: (?<!left )(?<!right )(?<!lower )(?<!upper )(?<!mid )lung @
+nodes: lymph @ ; calcified (?:left |right )?(?:supra|infra)?(?:hilar|mediastinal) @
+vessels: pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and mediastinum)\b
+vessels: represent @ on end\b ; (?:blood|tortuous) @ ; ^normal pulmonary @(?:\.|$| and interstitium)
+bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
+bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
+bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^@ and soft tissues?\b
+bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
+hila: ^prominent bilateral @ ; ^the left and right @
+heads: humeral @ bilat
+swelling: soft tissue @ is ; prevertebral soft tissue @
+patent: airways? (?:is|are) @ ; airway is midline and is @
+contours: ^cardiac and mediastinal @ ; ^aortic @ appear\b
+contour: ^wide mediastinal @
+largest: measuring the @ of which
+There: ^@ is (?=minimal|mild|an? )
+trauma: acute thoracic @[.]
+Kerley: @ B[ -]lines
+effort: inspiratory @
+alone: on this study @
+heights: vertebral body @ are\b
+angle: (?:left|right|a|lateral|posterior) (?:costo|cardio)(?:phrenic|vertebral) @(?! (?:are|and|appear)\b)
+angle: (?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b)
+angles: (?:costo|cardio)phrenic @
+wire: a sternotomy @ ; sternotomy @(?: is| fragment)
+wires: (?:sternotomy|cerclage|sternotomy with intact {MARK}) @
+arch: (?:aortic|transverse|possible right) @
+pad: (?:epi|peri)cardial fat @
+filter: IVC @
+gas: @-filled ; ^@ and fluid\b ; bowel @ pattern
+gas: (?:stool and|free|extraluminal|intra-abdominal|amount of) @(?! of)
+port: chest @,? (?:tip|with|is|in|has|catheter|identified|noted|seen|the distal)\b ; injection @
+port: venous {MARK} @ ; an? @ (?:in|on) the (?:left|right) chest\b
+device: (?<!left )(?<!right )cardiac @(?:\.| (?:in|and|with|is|has|are|generator|project\w+)\b)
+lead: dual-@ (?:pacemaker|cardiac|ICD|AICD) ; intact @ (?:re)?placement
+lead: single @ project ; lateral @ and both ; 1-@ ; @(?: tips?\b| terminating)
+leads: pacing @ over\b ; stimulator with @
+hardware: (?:fixation|fusion|stabilization|orthopedic) @ ; spinal @ placement
+hardware: (?:surgical|surgical cervical|vertebral) @ (?:is|appears|at)\b
+shadow: nipple @[.,]
+staples: (?:surgical|skin) @ (?:overl|remain|seen|have)
+deformity: wedge @ of\b
+rod: intramedullary @
+coil: embolization @
+plate: @ and screw fixation\b
+height: (?:loss of (?:dis[ck] |vertebral body )?|vertebral body )@(?: of | at |[.,]| loss| and)
+height: @ loss of (?!vertebral|dis[ck]|height)
+on CT: demonstrated @ abdomen
+with CT: (?:evaluation|imaging|correlation) @ (?:chest|of the|scan)\b
+CT: (?<!to )@ scan\b ; @(?: thorax (?:from|for)\b| abdomen and pelvis\b)
+CT: @ chest(?:,| (?:for|to|is|are|if|in|from|may|would|should|with intravenous)\b)
+CT: @ of (?:the )?(?:chest|thorax|neck)\b(?! {MARK}| are)
+CT: (?:benefit from a|high-resolution|contrast-enhanced) @ ; or @ would\b
+may: @ be\b
+air: @/fluid
+with: (?:compatible|consistent) @
+field: @-of-view ; (?:lower|upper|mid) lung @ is\b
+border: (?:obscuration|silhouetting)[^.;]* (?:left|right) cardiac @ ; (?:left|right) @ of the heart
+border: ventricular @ {MARK}
+window: AP @(?:\.| could| lymph)
+view: (?:on|in) (?:the )?(?:PA|AP|frontal|lateral) @
+loop: within a @ of bowel ; extremely dilated @
+bottom: from top to @
+off: and @ film\b
+sickle: @ cell (?:changes|disease)
+risk: @ factors for\b
+poor: there is @ visualization
+of: segment @ the\b
+barrel: somewhat @ shaped
+ventricle: right atrium and (?:\w+ ){{0,4}}right @
+catheter: (?<!in )@ (?:noted )?with (?:the )?tip\b
+such: @ as an?(?:eurysm)?\b
+seen: nodules? @ on\b
+made: should be @ for\b ; note is @ of\b
+may be: (?:appearance|distribution) (?:of the (?:\w+ ){{1,4}}|which )?@ (?:\w+ )?(?:atelecta|scar|edema)
+signs: (?:no|without|any) @ of\b ; as to @ or symptoms
+signs: (?:with|and) @ of (?:early |\w*interstitial )?(?:edema|failure)\b
+area: a (?:{MARK} )?@ of {_TISSUE}
+areas: (?:scattered|some|few|few basilar|with|likely|{MARK}) @ of {_TISSUE}
+is made: note @ of\b
+least: at @ (?:in part|partially|partly)\b
+new: (?:no|without) (?:(?:definite |clear )?(?:evidence|signs) (?:of|for) |any )?@ (?!benign){_ABNORMAL}
+new: no\b[^.;]*(?<!acute) or @ {_ABNORMAL}
+likely: (?:most|more|less) @(?! (?:on|than|marked)\b) ; {_NOT_A_NOUN}@ {_JUDGED}
+likely: (?<!there )(?:is|are) @ (?:the|an?|benign|calcified|chronic|scar\w*|atelectatic|external|coronary)\b
+likely: (?:also|but) @ (?:chronic|acute)\b ; is @ (?:within )?normal ; rib and @ the ; (?:is|are) not @[.,;]
+best: @ suited ; , @ (?:seen|visuali[sz]ed|appreciated) on\b
+is: (?:heart size|vascularity|silhouette) @ (?:within normal|normal|enlarged|unremarkable)\b
+are: (?:lungs|contours) @ (?:clear|within normal|normal|unremarkable)\b
+thought: (?:is|are) @ to (?:be|represent)\b
+place: (?:is|are|remains?|\w*or|wires|tube|catheter|line) in @(?!,? (?:align|stable|posit))
+"""
 """Where a mark (``@``) stands for just one word, or for several that mean the same, and that word.
 
 OpenI's program took whole words wherever they stood: in the 7,910 sections "likely" and "new" occur not once,
@@ -188,8 +185,10 @@ XXXX nodule" is "no new nodule", which does not deny a known one. Never there ei
 """
 TURNS: Steps = {
     rf"\b{MARK}-a-{MARK}(?: {MARK})?": "Port-a-Cath",
-    rf"\b(aortic) {MARK} appear\b": r"\1 arch appears",
     rf"\b(superior) {MARK} {MARK}": r"\1 vena cava",
+    rf"\b(separation of the (?:left|right)) {MARK} {MARK}": r"\1 acromioclavicular joint",
+    rf"\b(inferior) {MARK} {MARK} {MARK}": r"\1 vena cava filter",
+    rf"\b(dual-){MARK} {MARK} (?=unchanged|in\b|with\b)": r"\1lead device ",
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",
     rf"\b(is|are) {MARK} (?=less\b)": r"\1 ",
@@ -204,11 +203,14 @@ JUDGEMENTS: Steps = {
 """A mark between a finding and what it means."""
 
 
-def _restoring(words: Mapping[str, str]) -> Steps:
+def _restoring(table: str) -> Steps:
+    """Return the steps of a table with lines such as ``word: context ; context``."""
     steps: Steps = {}
-    for context, word in words.items():
-        before, after = context.rsplit("@", 1)
-        steps[rf"((?:(?<![\w-])|(?=,)){before}){MARK}(?={after})"] = rf"\1{word}"
+    for line in table.strip().splitlines():
+        word, contexts = line.split(": ", 1)
+        for context in contexts.split(" ; "):
+            before, after = context.rsplit("@", 1)
+            steps[rf"((?:(?<![\w-])|(?=,)){before}){MARK}(?={after})"] = rf"\1{word}"
     return steps
 
 
@@ -218,10 +220,16 @@ def _second_clause(match: re.Match[str]) -> str:
 
 
 SINGLE: Steps = {
+    rf"^{_MARKS} (?=normal (?:heart|lung|medi))|\b{_MARKS} like (?=deform)": "",
+    rf"^(?:again noted is )?{_MARKS} and (?=(?:left|right) )": "",
+    rf"^{_MARKS}, including (?:the )?": "",
+    rf"\b(noted) {_MARKS} (?=in the)| seen on {_MARKS} (?=(?:is|are) )": r"\1 ",
+    rf"\b((?:related|due) to (?:\w+ )?){_MARKS} and ": r"\1",
+    rf"\b(?:, )?but {_MARKS} given .*": CUT,
     rf"{MARK}/(?=[a-z])|(?<=[a-z])/{MARK}": "",
     rf"\b((?:both|bilateral) \w+ lung) {_MARKS}": r"\1s",
     rf"\b(left|right|lower|upper|mid) lung {_MARKS}": r"\1 lung",
-    rf"\b(is|are|be|appears?) {_MARKS} (?=(?:within normal|normal|unremarkable|clear|intact)\b)": r"\1 ",
+    rf"\b(is|are|be|appears?) {_MARKS} (?=(?:within|normal|unremarkable|clear|intact|without)\b)": r"\1 ",
     rf"\b(heart|defibrillator|ICD|pacemaker|stimulator|tips?|scoliosis|{_SHADOW}) {_MARKS}"
     rf"{_NOUN_ENDS}": r"\1",
     rf"^{_MARKS} (?:amount of|of|onset) ": "",
@@ -244,7 +252,6 @@ SINGLE: Steps = {
 """Words and turns of their own."""
 
 PHRASES: Steps = {
-    rf",? dating back to [^,;.]*{_MARKS}": CUT,
     rf",? ?(?:(?:which|that) )?(?:(?:is|are|appears?) )?{_MARKS} from {_MARKS}": CUT,
     rf"(?: (?:which|that))?(?: (?:may|might|could|can|probably|(?:most )?likely))?(?: {_MARKS})? "
     r"(?:represents?|representing|reflects?|(?:consistent|compatible) with"
@@ -260,7 +267,7 @@ PHRASES: Steps = {
     r",? ?\b(?:of|in|at|over|within|near|overlying|along|through|from|by|to|on|with|for|versus) "
     rf"(?:{_PLACE} )*{_MARKS}(?=\s*(?:[.,;:)]|$|{CUT})"
     r"|\s+(?:and|of|in|at|with|on|for|is|are|appears?|without|bilaterally|secondary|due|most likely"
-    r"|likely|which|that|may|represents?|reflects?|consistent|compatible)\b)": CUT,
+    r"|likely|which|that|may|cannot|seen|represents?|reflects?|consistent|compatible)\b)": CUT,
 }
 """Numbers without their unit, dates, places and other phrases that have lost their noun."""
 
@@ -310,10 +317,10 @@ def remove_marks(sentence: str) -> str:
     """Return the sentence without marks, "" if nothing that can be read is left.
 
     >>> remove_marks("No XXXX focal consolidation.")
-    'No focal consolidation.'
-    >>> remove_marks("The heart, pulmonary XXXX and mediastinum are normal.")
+    'No new focal consolidation.'
+    >>> remove_marks("The heart, left XXXX and mediastinum are normal.")
     'The heart and mediastinum are normal.'
-    >>> remove_marks("The XXXX are intact.")
+    >>> remove_marks("The left XXXX are large.")
     ''
     """
     if _CALLED.search(sentence):

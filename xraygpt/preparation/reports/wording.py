@@ -36,7 +36,7 @@ _EMPTY_WORDS = frozenset(
 )
 """Words that alone say nothing about a patient: grammar, anatomy, words of extent."""
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|had|may|might|could|can|appears?|demonstrates?|shows?|suggests?|represents?"
+    r"\b(?:is|are|was|were|has|have|had|may|might|[cw]ould|should|can|appears?|demonstrates?|shows?|suggests?|represents?"
     r"|reflects?|projects?|overl(?:ies|y)|reveals?|measures?|extends?|contains?|lies|lie|indicates?|terminates?"
     r"|recommend(?:ed)?|consider|correlate|includes?)\b",
     re.IGNORECASE,
@@ -58,26 +58,20 @@ _BE = r"(?:is|are|was|were)"
 _BREAKS = (
     r"\b(?:and|but|or|with|which|that|as|than|from|of|in|to|by|the|an?|for|at|has|have|had|been|be|does|do"
     rf"|did|not|may|might|could|will|would|should|when|due|secondary|since|versus|most|both|{_BE})\.?$",
-    rf"\b(?:which|that) (?:(?:\w+ly|also|not|has|have|{_BE})\b ?)+\.?$",
     rf"\b(?:{_BE}|has|have|been|may|both) (?:and|or|but)\b|\b{_BE} which\b|\bas or\b|\bif,",
     r"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|since),? (?:and|or|but|of|with|by|from|has)\b",
     rf"\b(?:and|or|but|of|in|on|at|with|from|by|to|for|the|an?),? {_BE}\b",
     r"\b(?:the|an?) (?:of|in|on|at|with|and|or|to|by|for|from|has|have)\b",
     r"^(?:(?:the )?(?:left|right)|T\d+) (?:(?:is|are|appears?) (?!in\b)\S+\.?$|(?:greater|worse) than)",
     r"^(?:prior (?:reveal|show)|broken\.|located|spaces\b|incompletely|convexity\.|(?:in|de)creased\.?$)",
-    r"^(?:most|likely|probably|possibly) (?:consistent|compatible|reflect|represent)",
     r"^(?:no )?(?:stud(?:y|ies)|films?) (?:is|are|was|were) (?:not )?available\.?$|\bnot\)|\bmay be,",
     r"\b(?:radiographically|reveals?|separation|sequelae?|would benefit|one of those|is of normal)\.?$",
     r"(?:\b\d(?:st|nd|rd|th)|(?:slightly|mildly) (?:smaller|larger)|radiographic evidence|, similar)\.?$",
     r"\b(?:round|pulmonary|visualized|surgical|mediastinal|hilar|thoracic|humeral|jugular|causing) "
     r"(?:over|arising|suggesting|seen|identified|bilateral|this|cannot)\b|\bto (?:above|within)\b",
     r"\bor would\b|\bacute related\b|\bappears? (?:noted|seen)\b|\bis (?:suggesting|tube)\b|\ba like\b",
-    r"\b(?:the|an?),|\bthe otherwise\b|\bsomewhat shaped\b",
     r"^(?:given|considering|allowing|accounting) [^,;]*(?:rotation|technique|projection)\.?$",
     r"\bamount of \w+ing\b|\bthought\.?$|\bthere (?:is|are) (?:one|some|none|now)\.?$",
-    r"\bwhich (?:scar\w*|atelectasis|edema|pneumonia)\b",
-    r"^(?:left|right|bilateral) (?:noted|seen|identified)\b",
-    r"\b(?:however|but),? (?:given|considering|although)\b[^,;]*$",
     r"^(?:may|might|could|can|would|should|including)\b",
     rf"^(?:(?!\b(?:{_BE}|appears?|seems?|shows?|demonstrates?|likely|thought|felt)\b)[^,;])* to be\b",
     r"^(?:this|these|those|it|they) (?:was|were)\b",  # "This was seen well.": in another picture
@@ -197,7 +191,7 @@ def close_cuts(sentence: str) -> str:
     if not _VERB.search(text):
         if _PRONOUN.match(text):
             return ""
-        text = re.sub(r"^(?:the|otherwise,?) ", "", text, flags=re.IGNORECASE)
+        text = re.sub(r"^(?:the|an?|otherwise,?) ", "", text, flags=re.IGNORECASE)
     return f"{text[0].upper()}{text[1:]}."
 
 
