@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +122,14 @@ def test_commands_are_given_as_they_were_typed(
 @pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
 def test_the_status_is_what_the_command_returns(returned: int | None, status: int) -> None:
     assert run_command(argparse.Namespace(run=lambda args: returned)) == status
+
+
+def test_output_that_nobody_reads_on_ends_the_program_without_a_message() -> None:
+    code = "import sys; from xraygpt.common.command_line import guarded\n"
+    code += "sys.exit(guarded(lambda: [print('x' * 9999, flush=True) for _ in range(99)]))"
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.stderr is not None
+    assert (program.stderr.read(), program.wait(timeout=60)) == (b"", 141)
+    program.stderr.close()

@@ -47,6 +47,7 @@ def test_score(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert evaluate.main([*command, "--images", str(tmp_path / "pictures"), *FAST]) == 0
     printed = capsys.readouterr().out
     assert "12 reports of 12 studies" in printed
+    assert "1 of 12 images found; no file is called image 000, with" in printed
     assert "ROUGE-L" in printed
     content = json.loads((tmp_path / "a/out/scores.json").read_text())
     assert list(content["scores"]) == ["rouge_l", "rule_f1_micro_14"]
@@ -172,7 +173,7 @@ def test_a_comparison_that_cannot_be_written_is_not_begun(
     assert evaluate.main(["compare", str(file), str(file), "--out", str(file), *FAST]) == 2
     told = capsys.readouterr()
     assert "cannot be made" in told.err
-    assert told.out == ""
+    assert "rouge" not in told.out.lower()
 
 
 def test_phantoms_have_metrics_of_their_own(file: Path, tmp_path: Path) -> None:
@@ -225,7 +226,9 @@ def test_compare_takes_two_to_six_runs(
 ) -> None:
     other = write(tmp_path / "q.jsonl", run(12, 2))
     assert evaluate.main(["compare", str(file), *[str(other)] * 5, *FAST]) == 0
-    assert "F: q (6)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "F: q (6)" in printed
+    assert printed.startswith(f"note: {other} is named more than once\n")
     assert evaluate.main(["compare", str(file), *[str(other)] * 6, *FAST]) == 2
     assert "compare takes at most 6 runs, not 7" in capsys.readouterr().err
 
@@ -244,6 +247,14 @@ def test_compare_takes_two_to_six_runs(
             ["score", "{file}", "--out", "{folder}/out", "--subgroup", "generated"],
             "generated: that column is taken",
         ),
+        (
+            ["score", "{file}", "--out", "{folder}/out", "--subgroup", "subject_id"],
+            "subject_id: that column is taken, it names the patient",
+        ),
+        (
+            ["compare", "{file}", "{file}", "--images", "{folder}/pictures"],
+            "0 of 12 images found; no file",
+        ),
         (["score", "{file}", "--out", "{folder}/out", "--metrics", "rouge"], "no metric is called 'rouge'"),
         (["score", "{file}", "--out", "{folder}/out", "--images", "{folder}/absent"], "no such folder"),
         (["score", "{file}", "--out", "{folder}/out", "--reference-column", "truth"], "'truth'"),
@@ -254,6 +265,8 @@ def test_errors_are_told(
     command: list[str], message: str, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write(tmp_path / "other.jsonl", run(2, 1))
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/x.png").touch()
     assert evaluate.main([part.format(folder=tmp_path, file=file, other=other) for part in command]) == 2
     told = capsys.readouterr()
     assert told.err.startswith("error: ")
@@ -325,13 +338,17 @@ def test_patients_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     file.write_text(json.dumps(rows))
     assert evaluate.main(command) == 0
     assert unit() == "patient"
-    assert "note: intervals draw patients" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 reports of 4 studies of 2 patients, 0 without text" in printed
+    assert "note: intervals draw patients with replacement (only 2 patients: " in printed
+    assert "4 studies of 2 patients of a split" in (out / "protocol.txt").read_text()
+    assert "4 studies of 2 patients," in (out / "report.html").read_text()
     assert "draw patients with replacement" in (out / "protocol.txt").read_text()
     rows[1]["subject_id"] = ""
     file.write_text(json.dumps(rows))
     assert evaluate.main(command) == 0
     assert unit() == "study"
-    assert "intervals draw studies, since the patients of 1 report are not known" in capsys.readouterr().out
+    assert "(the patients of 1 report are not known; only 4 studies: " in capsys.readouterr().out
     assert evaluate.main([*command, "--patient-column", "subject_id"]) == 2
     assert "row [1]: no patient ('subject_id' is empty)" in capsys.readouterr().err
 
@@ -351,6 +368,12 @@ def test_other_seeds(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert f"(standard deviation {spread['standard_deviation']:.3f}, {ends})" in page
     assert evaluate.main([*command, str(write(tmp_path / "less.jsonl", run(11, 3)))]) == 2
     assert "1 image of the first is not in the second" in capsys.readouterr().err
+
+
+def test_no_report_has_text(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(file, [replace(row, generated=" ") for row in run(3, 2)])
+    assert evaluate.main(["score", str(file), "--out", str(tmp_path), *FAST]) == 0
+    assert "note: no generated report has any text" in capsys.readouterr().out
 
 
 def test_reports_as_csv(file: Path, tmp_path: Path) -> None:

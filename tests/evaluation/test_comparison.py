@@ -14,7 +14,7 @@ from xraygpt.common.errors import DataError
 from xraygpt.evaluation.comparison import Comparison, compare_predictions
 from xraygpt.evaluation.metrics.metric import Metric
 from xraygpt.evaluation.predictions import Prediction, run_names
-from xraygpt.evaluation.results import comparison_lines, comparison_tables, latex
+from xraygpt.evaluation.results import comparison_lines, comparison_tables, latex, p_text
 from xraygpt.evaluation.statistics import plain
 
 
@@ -44,7 +44,8 @@ def test_a_run_against_itself() -> None:
     comparison = compared(run(20, 3), run(20, 3), metrics=[SAME, LENGTH], rounds=50)
     assert comparison.same_texts == (20,)
     for (row,) in comparison.differences.values():
-        assert (row.p, row.p_holm, row.difference.value, row.detectable) == (1, 1, 0, 0)
+        assert (row.p, row.p_holm, row.difference.value) == (1, 1, 0)
+        assert math.isnan(row.detectable)
     assert comparison.most_different == {"same": [], "length": []}
 
 
@@ -84,7 +85,26 @@ def test_patients_are_drawn_where_all_are_known() -> None:
     width, narrower = (x.differences["same"][0].difference for x in (by_study, by_patient))
     assert narrower.value == width.value
     assert narrower.high - narrower.low < 0.7 * (width.high - width.low)  # all patients are alike here
-    assert "note: intervals draw patients" in "\n".join(comparison_lines(by_patient))
+    text = "\n".join(comparison_lines(by_patient))
+    assert "\n60 reports of 60 studies of 10 patients\n" in text
+    assert "note: intervals draw patients with replacement (only 10 patients: " in text
+    # Any run may name them, and none may contradict another.
+    for runs in ((run(60, 2), b), (a, run(60, 4))):
+        assert compared(*runs).differences == by_patient.differences
+    with pytest.raises(DataError, match="1 image has another patient: image 000"):
+        compared(run(60, 2), b, [replace(a[0], patient_id="x"), *a[1:]])
+
+
+def test_nothing_is_tested_on_a_single_patient() -> None:
+    a, b = ([replace(row, patient_id="p") for row in run(6, n)] for n in (2, 4))
+    comparison = compared(a, b, rounds=5)
+    (row,) = comparison.differences["same"]
+    assert all(map(math.isnan, (row.p, row.p_holm, row.detectable, row.difference.low)))
+    assert comparison.tests == 0
+    text = "\n".join(comparison_lines(comparison))
+    assert re.search(r"\nsame text .*  -  -  -  -$".replace("  ", " +"), text, re.M)
+    assert "patients with replacement (only 1 patient: no interval and no test)" in text
+    assert "Holm): " not in text
 
 
 def test_reports_that_differ_most() -> None:
@@ -94,6 +114,10 @@ def test_reports_that_differ_most() -> None:
     most = compared(a, b, c, metrics=[LENGTH], rounds=10).most_different["length"]
     assert [row.image_id for row in most] == ["image 001", "image 003", "image 002"]
     assert [value - most[0].values[0] for value in most[0].values] == [0, 1, 9]
+    # Ties, here of all in `same`, are in the order of the wording.
+    findings = replace(SAME, heading="Findings")
+    tied = compared(a, b, metrics=[findings, LENGTH], rounds=10).most_different["same"]
+    assert [row.image_id for row in tied] == ["image 003", "image 002", "image 001"]
 
 
 def test_runs_on_other_images_are_refused() -> None:
@@ -130,12 +154,13 @@ def test_the_table_says_which_way_is_better_and_how_small_p_can_be() -> None:
     assert re.search(r" 0\.0010  +0\.0020  +0\.1\d\d$", same)
     assert "\nlength (lower is better) " in text
     assert "\nso it is" not in text
-    assert "1,000 rounds give no smaller one than 0.001\n" in text
-    assert "corrected for all 2 tests of this comparison\n" in text
+    assert "with 1,000 rounds at least 0.001\n" in text
+    assert "corrected for the 2 tests of this comparison\n" in text
     one = [prediction(1, "Clear.", "Clear.")]
-    lines = comparison_lines(compared(one, one, rounds=5))
-    assert lines[2] == "1 report of 1 study"
-    assert "so few rounds: none can fall below 0.05" in "\n".join(lines)
+    assert comparison_lines(compared(one, one, rounds=5))[2] == "1 report of 1 study"
+    few_rounds = "\n".join(comparison_lines(compared(run(8, 2), run(8, 3), rounds=5)))
+    assert "so few rounds: none can fall below 0.05" in few_rounds
+    assert (p_text(1 / 10_001), p_text(1 / 1_000_001)) == ("0.0001", "1e-06")
 
 
 def test_tables_for_csv_and_latex() -> None:

@@ -265,3 +265,11 @@ def test_other_frameworks_rows_are_checked_like_any(tmp_path: Path) -> None:
     named = PredictionColumns(image_id="messages_id", generated="response", reference="labels")
     file = json_lines(tmp_path, {**swift("A", ["a.jpg"]), "messages_id": "m"})
     assert [row.image_id for row in read_predictions(file, named)] == ["m"]
+
+
+def test_a_study_has_one_patient(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    head = "image_id,study_id,patient_id,generated,reference\n"
+    path.write_text(f"{head}a,s,p,x,x\nb,s,q,x,x\nc,t,,x,x\nd,t,p,x,x\n")
+    with pytest.raises(DataError, match=r"the study 's' has rows of several patients \(p, q\)$"):
+        read_predictions(path)

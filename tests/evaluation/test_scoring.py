@@ -104,7 +104,9 @@ def test_reports_of_a_study_are_drawn_together() -> None:
 def test_patients_are_drawn_where_all_are_known() -> None:
     rows = [replace(row, patient_id=f"p{i // 6}") for i, row in enumerate(run(120, wrong_every=6))]
     by_patient = score_predictions(rows, [SAME], seed=0)
-    assert (by_patient.unit, by_patient.unit_note) == ("patient", "")
+    assert (by_patient.unit, by_patient.units, by_patient.unit_note) == ("patient", 20, "")
+    few = score_predictions(rows[:114], [SAME], seed=0, rounds=10)
+    assert (few.units, few.unit_note) == (19, "only 19 patients: intervals may be too narrow")
     assert by_patient.scores["same"].low == by_patient.scores["same"].high  # one error in each of them
     findings = plain(by_patient.findings["Pleural Effusion"])
     by_study = score_predictions(run(120, wrong_every=6), [SAME], seed=0)
@@ -115,7 +117,7 @@ def test_patients_are_drawn_where_all_are_known() -> None:
     assert some.scores == by_study.scores
     assert (some.unit, some.unit_note) == (
         "study",
-        "intervals draw studies, since the patients of 1 report are not known",
+        "the patients of 1 report are not known",
     )
 
 

@@ -39,7 +39,7 @@ def difference_of(a: Array, b: Array, rounds: int) -> Interval:
 
 def p_of(a: Array, b: Array, seed: int = 0, rounds: int = 1000) -> float:
     observed = float(difference(a.sum(axis=0), b.sum(axis=0)))
-    return p_value(observed, difference(*swapped_sums(a, b, seed=seed, rounds=rounds)))
+    return p_value(observed, difference(*swapped_sums(a, b, seed=seed, rounds=rounds)), len(a))
 
 
 def test_draws_are_as_many_studies_as_there_are_and_the_same_everywhere() -> None:
@@ -96,8 +96,9 @@ def test_scores_that_are_not_defined() -> None:
     assert math.isnan(p_of(none, none))
 
 
-def test_a_single_unit_has_no_interval() -> None:
+def test_a_single_unit_has_no_interval_and_no_test() -> None:
     assert plain(bootstrapped(np.array([[3.0, 4.0]]))) == {"value": 0.75, "low": None, "high": None}
+    assert math.isnan(p_of(with_counts([0.0]), with_counts([1.0])))
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
@@ -127,7 +128,7 @@ def test_detectable_difference_is_found_with_80_percent_power() -> None:
         for seed in range(rounds)
     ]
     assert np.mean(found) == pytest.approx(0.8, abs=0.1)
-    for nothing, units in ((np.full(5, np.nan), 9), (np.zeros(5), 1)):
+    for nothing, units in ((np.full(5, np.nan), 9), (np.arange(5.0), 1), (np.full(5, 0.1), 9)):
         assert math.isnan(detectable_difference(nothing, units))
 
 

@@ -80,7 +80,8 @@ def guarded(run: Callable[[], int], advice: Callable[[], str] | None = None) -> 
     """Call `run`; say in one line on stderr what stopped it, and return the exit status.
 
     The status is what `run` returns; 2 after an error that the user can fix, a full disk included; 130 after
-    Ctrl-C; 143 after SIGTERM; 129 after SIGHUP; 1 after anything else, whose traceback goes to the log file.
+    Ctrl-C; 143 after SIGTERM; 129 after SIGHUP; 141, without a message, where its output is read no further;
+    1 after anything else, whose traceback goes to the log file.
 
     Of several processes the main one speaks; of a sample or a file that cannot be used, or of a fault in the
     program, the process that met it.
@@ -127,6 +128,8 @@ def _hold_signals() -> None:
 
 def _report(error: BaseException, advice: Callable[[], str] | None) -> int:
     status, message, of_this_process = _ending(error)
+    if not message:
+        return status
     if advice is not None and not isinstance(error, XrayGPTError):
         message += f"; {'once that is fixed, ' if status == 2 else ''}{advice()}"
     rank = os.environ.get("RANK", "0")
@@ -148,6 +151,11 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
     if isinstance(error, Terminated):
         number = signal.Signals(error.args[0])
         return 128 + number, f"stopped by {number.name}", False
+    if isinstance(error, BrokenPipeError):  # what read the output, such as head, wants no more of it
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # where Python puts the rest at its end
+        return 128 + signal.SIGPIPE, "", False
     if isinstance(error, XrayGPTError):
         return 2, f"error: {error}", isinstance(error, DataError)
     if isinstance(error, OSError):

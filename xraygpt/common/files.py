@@ -64,9 +64,8 @@ def readable_json(place: str) -> Iterator[None]:
     try:
         yield
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{place}: not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
+        line = f"line {error.lineno}, " if "\n" in error.doc.strip() else ""  # else `place` names it
+        raise DataError(f"{place}: not valid JSON: {error.msg} at {line}column {error.colno}") from error
     except RecursionError as error:
         raise DataError(f"{place}: not readable: its JSON is nested too deeply") from error
     except ValueError as error:  # whole numbers of thousands of digits, and bytes that are not UTF-8

@@ -24,6 +24,7 @@ from xraygpt.evaluation.predictions import (
 from xraygpt.evaluation.statistics import COMPARISON_ROUNDS, ROUNDS
 
 PREDICTIONS = "predictions: JSON Lines, JSON, CSV or TSV, maybe .gz; or the output folder of a run"
+SYNTHETIC = "the images are this project's phantoms; adds their metrics, unless --metrics names those wanted"
 SEVERAL: Any = {"nargs": "+", "default": []}
 COLUMNS = {
     "image_id": ("--image-id-column", "names the image"),
@@ -80,7 +81,7 @@ def _add_shared(parser: argparse.ArgumentParser, rounds: int, of_what: str) -> N
         "srr_bert, temporal, bertscore, bleu, rouge"
     )
     add("--radeval", **SEVERAL, metavar="NAME", help=words)
-    add("--synthetic", action="store_true", help="the images are this project's phantoms; adds their metrics")
+    add("--synthetic", action="store_true", help=SYNTHETIC)
     words = f"{of_what}; default {rounds}"
     add("--rounds", type=whole_number(1), default=rounds, metavar="N", help=words)
     add("--seed", type=whole_number(0), default=0, metavar="N", help="default 0")
@@ -107,9 +108,10 @@ def run_score(args: argparse.Namespace) -> None:
     from xraygpt.evaluation.scoring import score_predictions
 
     for name, (_, words) in COLUMNS.items():
-        if (column := getattr(args, f"{name}_column")) in args.subgroup:
+        column = getattr(args, f"{name}_column")
+        for taken in {*args.subgroup} & ({column} if column else {*PATIENT_COLUMNS}):
             raise DataError(
-                f"--subgroup {column}: that column is taken, it {words.split(',')[0]}; name another column"
+                f"--subgroup {taken}: that column is taken, it {words.split(',')[0]}; name another column"
             )
     file, reports_file = predictions_file(args.file), args.out / results.REPORTS_FILE
     if reports_file.resolve() == file.resolve():
@@ -137,8 +139,8 @@ def run_score(args: argparse.Namespace) -> None:
     results.write_scores(scores, protocol, args.out)
     results.write_reports(reports_file, predictions, scores)
     write_report_page(scores, predictions, protocol, output=args.out / results.PAGE_FILE, **shown)
-    of_studies = f"{counted(scores.reports, 'report')} of {counted(scores.studies, 'study')}"
-    print(f"{of_studies}, {scores.empty:,} without text\n", *results.score_lines(scores), sep="\n")
+    size = results.size_text(scores)
+    print(f"{size}, {scores.empty:,} without text\n", *results.score_lines(scores), sep="\n")
     files = f"scores.json, .csv and .tex, {reports_file.name}, protocol.txt, {results.PAGE_FILE}"
     print(f"\nwritten to {args.out}: {files}")
 
@@ -161,7 +163,6 @@ def run_compare(args: argparse.Namespace) -> None:
     names = run_names(paths)
     runs = dict(zip(names, predictions, strict=True))
     comparison = compare_predictions(runs, metrics, seed=args.seed, rounds=args.rounds)
-    print("\n".join(results.comparison_lines(comparison)))
     if args.out:
         files = dict(zip(names, map(predictions_file, paths), strict=True))
         protocol = comparison_protocol(
@@ -170,6 +171,8 @@ def run_compare(args: argparse.Namespace) -> None:
         results.write_comparison(comparison, protocol, args.out)
         page = args.out / results.COMPARISON_PAGE_FILE
         write_comparison_page(comparison, runs, protocol, output=page, **shown)
+    print("\n".join(results.comparison_lines(comparison)))
+    if args.out:
         print(f"\nwritten to {args.out}: comparison.json, .csv, .tex and .html")
 
 
@@ -178,7 +181,7 @@ def _prepare(
 ) -> tuple[Sequence[Metric], list[list[Prediction]], dict[str, Any]]:
     """Make the output folder; return the metrics, the predictions of each path, and what only pages show.
 
-    How many rows were left out for want of a reference is printed.
+    How many rows were left out for want of a reference is printed, and which images are not there.
     """
     from xraygpt.evaluation.metrics.catalogue import choose_metrics
     from xraygpt.evaluation.page.curves import read_runs
@@ -196,6 +199,18 @@ def _prepare(
         runs.append([row for row in rows if row.reference])
         if without := len(rows) - len(runs[-1]):
             print(f"{path}: {counted(without, 'row')} without a reference left out")
+    files = [predictions_file(path).resolve() for path in paths]
+    for path in dict.fromkeys(path for path, file in zip(paths, files, strict=True) if files.count(file) > 1):
+        print(f"note: {path} is named more than once")
+    images = [row.image_id for row in runs[0]]
+    if pictures and (missing := [name for name in images if name not in pictures.files]):
+        found = (
+            f"--images {args.images}: {len(images) - len(missing):,} of {counted(len(images), 'image')} found"
+        )
+        found += f"; no file is called {missing[0]}, with or without an ending such as .png"
+        if len(missing) == len(images):
+            raise DataError(found)
+        print(found)
     try:
         if args.out:
             args.out.mkdir(parents=True, exist_ok=True)

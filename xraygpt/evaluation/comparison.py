@@ -11,8 +11,8 @@ import numpy as np
 from xraygpt.evaluation.labeller import CLASSES
 from xraygpt.evaluation.language import LanguageCheck, check_language
 from xraygpt.evaluation.metrics.clinical import class_counts
-from xraygpt.evaluation.metrics.metric import Metric, MetricTable, make_tables
-from xraygpt.evaluation.predictions import Prediction, check_same_task, units_of
+from xraygpt.evaluation.metrics.metric import Array, Metric, MetricTable, make_tables
+from xraygpt.evaluation.predictions import Prediction, check_same_task, units_of, with_patients
 from xraygpt.evaluation.scoring import FindingScore, same_texts, score_findings
 from xraygpt.evaluation.statistics import (
     COMPARISON_ROUNDS,
@@ -65,8 +65,10 @@ class Comparison:
     studies: int
     unit: str
     """What bootstrap and randomisation take as a whole: ``patient`` or ``study``."""
+    units: int
+    """How many of them there are."""
     unit_note: str
-    """Why it is not the patients, though some are known; "" otherwise."""
+    """Of `Units`."""
     same_texts: tuple[int, ...]
     """Images of which a further run says the same as the first, for each further run."""
     language: LanguageCheck
@@ -105,11 +107,13 @@ def compare_predictions(
         seed: of the bootstrap and of the randomisation, each of which has as many `rounds`.
 
     Raises:
-        DataError: the runs are not of the same images, studies and references (`check_same_task`).
+        DataError: the runs are not of the same images, studies, patients and references
+            (`check_same_task`). The patients are those that any run names.
     """
     first, *others = sorted_runs = [sorted(rows, key=lambda row: row.image_id) for rows in runs.values()]
     for name, other in zip(list(runs)[1:], others, strict=True):
         check_same_task(first, other, (next(iter(runs)), name))
+        first = with_patients(first, other)
     references, units = [row.reference for row in first], units_of(first)
     texts = [[row.generated for row in rows] for rows in sorted_runs]
     language = max((check_language(references, each) for each in texts), key=lambda check: check.pairs)
@@ -126,6 +130,7 @@ def compare_predictions(
         reports=len(first),
         studies=len({row.study_id for row in first}),
         unit=units.name,
+        units=units.count,
         unit_note=units.note,
         same_texts=tuple(same_texts(texts[0], each) for each in texts[1:]),
         language=language,
@@ -163,7 +168,7 @@ def _compare_tables(
             if swapped is not None:
                 difference = value - float(score(first.sum(axis=0)))
                 resampled = values - score(first_drawn)
-                p = p_value(difference, score(swapped[1]) - score(swapped[0]))
+                p = p_value(difference, score(swapped[1]) - score(swapped[0]), len(sums))
                 differences[metric.name] += (
                     Difference(
                         difference=interval(difference, resampled, len(sums)),
@@ -182,12 +187,20 @@ def _compare_tables(
 def _most_different(
     metric: Metric, tables: Sequence[MetricTable], rows: Sequence[Prediction]
 ) -> list[ReportDifference]:
-    """Return the reports by the size of their difference, ties by image; those alike are not among them."""
-    values = np.column_stack([table.each(metric) for table in tables])  # (N, runs)
-    apart = np.ptp(values, axis=1).round(9).tolist()
+    """Return the reports by the size of their difference; those alike are not among them.
+
+    Ties, of which F1 has many, are in the order of the first metric of wording, and then of the images.
+    """
+
+    def apart(metric: Metric) -> tuple[Array, list[float]]:
+        values = np.column_stack([table.each(metric) for table in tables])  # (N, runs)
+        return values, np.nan_to_num(np.ptp(values, axis=1)).round(9).tolist()
+
+    values, sizes = apart(metric)
+    wording = next((each for each in tables[0].metrics if each.heading == "Wording"), metric)
     differing = [
-        (-size, row.image_id, each)
-        for size, row, each in zip(apart, rows, values.tolist(), strict=True)
+        (-size, -second, row.image_id, each)
+        for size, second, row, each in zip(sizes, apart(wording)[1], rows, values.tolist(), strict=True)
         if size > 0
     ]
-    return [ReportDifference(name, tuple(each)) for _, name, each in sorted(differing)[:MOST_DIFFERENT]]
+    return [ReportDifference(name, tuple(each)) for *_, name, each in sorted(differing)[:MOST_DIFFERENT]]

@@ -96,7 +96,7 @@ class LanguageCheck:
     def readable(self, metrics: Sequence[Metric]) -> tuple[tuple[Metric, ...], dict[str, str]]:
         """Return the metrics that mean something for such reports, and for each of the others why not."""
         left_out = [metric for metric in metrics if metric.english_only and not self.english]
-        reason = "left out: it reads English only, and the reports are in another language"
+        reason = "left out, only English can be read and the reports are in another language"
         return tuple(m for m in metrics if m not in left_out), {m.name: reason for m in left_out}
 
 

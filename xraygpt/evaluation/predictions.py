@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from xraygpt.common.errors import DataError, MissingFileError
@@ -29,6 +29,8 @@ MOST_BANDS = 8
 MOST_GROUPS = 50
 NAMED = 5
 """How many images a message names."""
+FEWEST_UNITS = 20
+"""Of fewer patients or studies the percentile interval is noticeably too narrow."""
 NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)(?:Y| years?)?")
 """A number, or an age as DICOM (``058Y``) or a person writes it."""
 
@@ -95,6 +97,14 @@ def read_predictions(
         if not problems:
             raise
         problems.append(str(error).removeprefix(f"{path}: "))
+    patients: dict[str, set[str]] = {}
+    for one in filter(lambda one: one.patient_id, predictions):
+        patients.setdefault(one.study_id, set()).add(one.patient_id)
+    problems += [
+        f"the study '{study}' has rows of several patients ({', '.join(sorted(of_study)[:NAMED])})"
+        for study, of_study in patients.items()
+        if len(of_study) > 1
+    ]
     without = sum(not row.reference for row in predictions)
     if predictions and without == len(predictions):
         raise DataError(f"{path}: there are no references ('{columns.reference}' is empty in every row)")
@@ -184,29 +194,49 @@ class Units:
     ids: Sequence[str]
     """Of each report."""
     note: str
-    """Why it is not the patients, though some are known; "" otherwise."""
+    """Why it is not the patients, though some are known, and whether there are too few; "" otherwise."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(set(self.ids))
 
 
 def units_of(predictions: Sequence[Prediction]) -> Units:
     """Return what to draw when some of these reports are resampled."""
     patients = [row.patient_id for row in predictions]
-    if all(patients):
-        return Units("patient", patients, "")
-    without = counted(patients.count(""), "report")
-    note = f"intervals draw studies, since the patients of {without} are not known" if any(patients) else ""
-    return Units("study", [row.study_id for row in predictions], note)
+    name = "patient" if all(patients) else "study"
+    ids = patients if all(patients) else [row.study_id for row in predictions]
+    notes = []
+    if any(patients) and not all(patients):
+        notes.append(f"the patients of {counted(patients.count(''), 'report')} are not known")
+    if (count := len(set(ids))) < FEWEST_UNITS:
+        few = "no interval and no test" if count == 1 else "intervals may be too narrow"
+        notes.append(f"only {counted(count, name)}: {few}")
+    return Units(name, ids, "; ".join(notes))
+
+
+def with_patients(rows: Sequence[Prediction], others: Sequence[Prediction]) -> list[Prediction]:
+    """Return a run with the patients that another one names for the same images, both in the same order."""
+    pairs = zip(rows, others, strict=True)
+    return [replace(row, patient_id=row.patient_id or other.patient_id) for row, other in pairs]
 
 
 def check_same_task(
     a: Sequence[Prediction], b: Sequence[Prediction], names: tuple[str, str] = ("the first", "the second")
 ) -> None:
-    """Raise a DataError where images, studies or references of two runs, called by `names`, differ."""
+    """Raise a DataError where images, studies, known patients or references of two runs differ.
+
+    Args:
+        names: what the runs are called.
+    """
     of_a, of_b = ({row.image_id: row for row in rows} for rows in (a, b))
     both = of_a.keys() & of_b.keys()
     problems = {
         f"of {names[0]} {{are}} not in {names[1]}": of_a.keys() - of_b.keys(),
         f"of {names[1]} {{are}} not in {names[0]}": of_b.keys() - of_a.keys(),
         "{have} another study": {i for i in both if of_a[i].study_id != of_b[i].study_id},
+        "{have} another patient": {i for i in both if "" != of_a[i].patient_id != of_b[i].patient_id != ""},
         "{have} another reference": {
             i for i in both if of_a[i].reference.split() != of_b[i].reference.split()
         },
@@ -214,8 +244,8 @@ def check_same_task(
     found = [_difference(what, images) for what, images in problems.items() if images]
     if found:
         raise DataError(
-            f"{names[0]} and {names[1]} cannot be compared, they need the same images and references:"
-            + "".join(f"\n  {problem}" for problem in found)
+            f"{names[0]} and {names[1]} cannot be compared, they need the same images, studies, patients and "
+            "references:" + "".join(f"\n  {problem}" for problem in found)
         )
 
 

@@ -94,6 +94,7 @@ def make_protocol(
         "seed": scores.seed,
         "rounds": scores.rounds,
         "unit": scores.unit,
+        "units": scores.units,
         "versions": software_versions(),
         "command": command,
         "text": "; ".join(filter(None, [TEXT_NOTE, scores.language.note])),
@@ -123,11 +124,12 @@ def paragraph(card: Mapping[str, Any]) -> str:
         decoding = "the decoding settings " + _pairs(facts["decoding"])
     same = names_by_value({name: card["metrics"][name] for name in card["described"]})
     scores = "; ".join(f"{_listed(names)}: {how}" for how, names in same.items())
+    patients = f" of {counted(card['units'], 'patient')}" if card["unit"] == "patient" else ""
     sentences = [
-        f"Reports of {counted(card['images'], 'image')} from {counted(card['studies'], 'study')} of {split} "
-        f"were scored (SHA-256 of the image ids {_short(card['images_sha256'])}) against references "
-        f"{references} (SHA-256 {_short(card['references_sha256'])}); {card['empty_reports']:,} of the "
-        "generated reports had no text.",
+        f"Reports of {counted(card['images'], 'image')} from {counted(card['studies'], 'study')}{patients} "
+        f"of {split} were scored (SHA-256 of the image ids {_short(card['images_sha256'])}) against "
+        f"references {references} (SHA-256 {_short(card['references_sha256'])}); {card['empty_reports']:,} "
+        "of the generated reports had no text.",
         f"The reports (file {card['predictions']}, SHA-256 {_short(card['predictions_sha256'])}) {model} "
         f"(checkpoint {checkpoint}), with {prompt} and {decoding}.",
         f"{card['text'][0].upper()}{card['text'][1:]}. Intervals are 95 % percentile bootstrap intervals of "

@@ -53,7 +53,7 @@ class Table:
         if column.endswith("low"):
             high = row[column.removesuffix("low") + "high"]
             return f"{_number(value, signed)} to {_number(high, signed)}" if value <= high else "-"
-        return _number(value, signed, digits=4 if column in ("p", "p_holm") else 3)
+        return p_text(value) if column in ("p", "p_holm") else _number(value, signed)
 
 
 def score_table(scores: Scores) -> Table:
@@ -171,21 +171,22 @@ def score_lines(scores: Scores) -> list[str]:
 
 def comparison_lines(comparison: Comparison) -> list[str]:
     """Return what was compared, the differences as tables, and which reports differ most."""
-    studies = counted(comparison.studies, "study")
     lines = [f"{letter}: {name}" for letter, name in zip(LETTERS, comparison.runs, strict=False)]
-    lines += [f"{counted(comparison.reports, 'report')} of {studies}"]
+    lines += [size_text(comparison)]
     for table, same in zip(comparison_tables(comparison), comparison.same_texts, strict=True):
         lines += ["", *_aligned(table.texts())]
-        lines += [f"{same:,} reports are the same in A and {table.headings['value']}"]
+        lines += [f"the same in A and {table.headings['value']}: {counted(same, 'report')}"]
     return [*lines, "", *_statistics_lines(comparison), *_notes(comparison), *_most_different(comparison)]
 
 
 def _statistics_lines(comparison: Comparison) -> list[str]:
+    if not comparison.tests:
+        return []
     least = 1 / (comparison.rounds + 1)
     too_few = ", too many for so few rounds: none can fall below 0.05"
     return [
-        f"p: of one test alone; {counted(comparison.rounds, 'round')} give no smaller one than {least:.2g}",
-        f"p (Holm): corrected for all {counted(comparison.tests, 'test')} of this comparison"
+        f"p: of one test alone; with {counted(comparison.rounds, 'round')} at least {least:.2g}",
+        f"p (Holm): corrected for the {counted(comparison.tests, 'test')} of this comparison"
         + (too_few if comparison.tests * least > 0.05 else ""),
         "detectable: the true difference that a test would have found with 80 % power at 0.05, uncorrected",
     ]
@@ -214,10 +215,21 @@ def _most_different(comparison: Comparison) -> list[str]:
     return []
 
 
-def _number(value: float, sign: bool = False, digits: int = 3) -> str:
+def _number(value: float, sign: bool = False) -> str:
     if math.isnan(value):
         return "-"
-    return f"{value:{'+' if sign else ''}.{digits if abs(value) < 10 else 1}f}"
+    return f"{value:{'+' if sign else ''}.{3 if abs(value) < 10 else 1}f}"
+
+
+def p_text(value: float) -> str:
+    """Write a p value so that it is not 0."""
+    return "-" if math.isnan(value) else f"{value:.4f}" if value >= 5e-5 else f"{value:.0e}"
+
+
+def size_text(result: Scores | Comparison) -> str:
+    """Write ``150 reports of 150 studies of 50 patients``; patients where all are known."""
+    patients = [counted(result.units, "patient")] if result.unit == "patient" else []
+    return " of ".join([counted(result.reports, "report"), counted(result.studies, "study"), *patients])
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
@@ -231,5 +243,7 @@ def _notes(result: Scores | Comparison) -> list[str]:
         f"{', '.join(names)}: {reason}" for reason, names in names_by_value(result.not_computed).items()
     ]
     drawn = f"intervals draw {'patients' if result.unit == 'patient' else 'studies'} with replacement"
-    notes = [result.unit_note or drawn, *([result.language.note] if result.language.note else [])]
-    return [*reasons, *(f"note: {note}" for note in notes)]
+    notes = [f"{drawn} ({result.unit_note})" if result.unit_note else drawn, result.language.note]
+    if isinstance(result, Scores) and result.empty == result.reports:
+        notes.append("no generated report has any text")
+    return [*reasons, *(f"note: {note}" for note in notes if note)]

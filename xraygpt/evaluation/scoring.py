@@ -92,8 +92,10 @@ class Scores:
     studies: int
     unit: str
     """What the bootstrap draws: ``patient`` or ``study``."""
+    units: int
+    """How many of them there are."""
     unit_note: str
-    """Why it is not the patients, though some are known; "" otherwise."""
+    """Of `Units`."""
     empty: int
     """Generated reports without any text."""
     language: LanguageCheck
@@ -192,6 +194,7 @@ def score_predictions(
         reports=len(rows),
         studies=len(set(studies)),
         unit=units.name,
+        units=units.count,
         unit_note=units.note,
         empty=sum(not text.strip() for text in hypotheses),
         language=language,

@@ -115,14 +115,15 @@ def detectable_difference(resampled: Array, units: int) -> float:
     """Return the smallest true difference that a paired test would have found with 80 % power at 0.05.
 
     An approximation: `DETECTABLE` times the standard error, which is that of the bootstrap. NaN of a single
-    unit.
+    unit, and where no variation was drawn.
 
     Args:
         resampled: (R,), the difference of the scores in each round of `resampled_sums`.
         units: how many there are.
     """
     defined = resampled[~np.isnan(resampled) & (units > 1)]
-    return DETECTABLE * float(defined.std()) if len(defined) else math.nan
+    error = float(defined.std()) if len(defined) else 0.0
+    return DETECTABLE * error if error > TIE else math.nan
 
 
 def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tuple[Array, Array]:
@@ -136,18 +137,19 @@ def swapped_sums(a: Array, b: Array, *, seed: int, rounds: int = ROUNDS) -> tupl
     return a.sum(axis=0) + moved, b.sum(axis=0) - moved
 
 
-def p_value(difference: float, swapped: Array) -> float:
+def p_value(difference: float, swapped: Array, units: int) -> float:
     """Return the two-sided p of approximate randomisation: (r + 1) / (R + 1).
 
     r is the number of rounds in which the runs, reports exchanged, differ at least as much as they do
-    (Noreen: Computer-Intensive Methods for Testing Hypotheses, 1989). NaN where a score is not defined; a
-    round in which one is not counts as one that differs as much.
+    (Noreen: Computer-Intensive Methods for Testing Hypotheses, 1989). NaN where a score is not defined, and
+    of a single unit; a round in which a score is not defined counts as one that differs as much.
 
     Args:
         difference: of the two runs' scores.
         swapped: (R,), the difference in each round of `swapped_sums`.
+        units: how many there are.
     """
-    if math.isnan(difference):
+    if math.isnan(difference) or units < 2:
         return math.nan
     as_large = int((~(np.abs(swapped) < abs(difference) - TIE)).sum())
     return (as_large + 1) / (len(swapped) + 1)

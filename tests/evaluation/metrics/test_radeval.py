@@ -154,6 +154,7 @@ def test_intervals_subgroups_and_no_controls() -> None:
         ),
         ("bertscore", "RadEval's bertscore did not finish (RuntimeError: out of memory)"),
         ("temporal", "radeval]\" (ModuleNotFoundError: No module named 'stanza')"),
+        ("temporal", "RadEval needs a module that is not installed; "),  # the same words for all that need it
     ],
 )
 def test_what_is_missing_is_told(name: str, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -57,7 +58,7 @@ def test_two_runs(tmp_path: Path) -> None:
     for words in (
         "2 runs on the same 24 images of 24 studies, each held against the first, first",
         f"second is better than first in rule-F1 micro-14: +{difference.value:.3f} (95 % interval "
-        f"+{difference.low:.3f} to +{difference.high:.3f}), p ≤ {row.p:.3f}, Holm ≤ {row.p_holm:.3f}.",
+        f"+{difference.low:.3f} to +{difference.high:.3f}), p ≤ {row.p:.4f}, Holm ≤ {row.p_holm:.4f}.",
         f"Uncorrected, this test finds a true difference of {row.detectable:.3f} in four of five samples.",
         f"corrected for the {comparison.tests} tests",
         "Loss by step",
@@ -84,7 +85,27 @@ def test_a_lower_error_is_better_and_no_difference_is_said_to_be_none(tmp_path: 
     same = {"first": TWO["first"], "second": TWO["first"]}
     text = Page(write(tmp_path, same)).text
     assert "No difference between second and first in rule-F1 micro-14 is shown: +0.000" in text
+    assert "in four of five samples" not in text
     assert "Where they differ most" not in text
+
+
+def test_what_is_not_shown_is_told_apart(tmp_path: Path) -> None:
+    comparison = compared(TWO)
+    (row,) = comparison.differences["rule_f1_micro_14"]
+
+    def told(p: float, p_holm: float) -> str:
+        other = comparison.differences | {"rule_f1_micro_14": (replace(row, p=p, p_holm=p_holm),)}
+        return Page(write(tmp_path, TWO, replace(comparison, differences=other))).text
+
+    alone = (
+        "second is better than first in rule-F1 micro-14 by this test alone, but not after the correction for"
+    )
+    assert alone in told(0.04, 0.3)
+    assert alone not in told(0.06, 0.3)
+    assert "No difference" in told(0.06, 0.3)
+    untested = told(math.nan, math.nan)
+    assert "between second and first in rule-F1 micro-14 cannot be tested: +" in untested
+    assert "p -" not in untested
 
 
 def test_six_runs_are_columns_of_the_tables_and_reports_of_each_image(tmp_path: Path) -> None:

@@ -105,7 +105,11 @@ def _run(lines: Sequence[str]) -> list[str]:
         raise _unavailable(f"cannot run {command[0]}: {error}") from error
     if done.returncode:
         message = next(iter(done.stderr.decode(errors="replace").strip().splitlines()), "no message")
-        raise _unavailable(f"{command[0]} ended with status {done.returncode}: {message}")
+        longest = max(lines, key=lambda line: line.count(" ")).removeprefix(f"SCORE {SEPARATOR} ")
+        raise _unavailable(
+            f"{command[0]} ended with status {done.returncode}: {message}. The longest pair of reports has "
+            f"{len(longest.split()) - 1:,} words and begins with '{' '.join(longest.split()[:8])}'"
+        )
     return done.stdout.decode().splitlines()
 
 

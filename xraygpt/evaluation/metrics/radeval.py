@@ -123,6 +123,7 @@ def _explained(what: str, model: str = "") -> Iterator[None]:
         message = next(iter(str(error).strip().splitlines()), "no message")
         problem = "did not finish"
         if isinstance(error, ModuleNotFoundError):
+            what = "RadEval" if model else what  # metrics with the same reason are told together
             problem = f"needs a module that is not installed; {install_hint('radeval')}"
         elif isinstance(error, OSError) or "download" in message:
             problem = f"could not fetch or read its weights, {model}"

@@ -31,6 +31,7 @@ from xraygpt.evaluation.page.examples import (
 )
 from xraygpt.evaluation.predictions import Prediction, units_of
 from xraygpt.evaluation.protocol import UNKNOWN, paragraph
+from xraygpt.evaluation.results import p_text
 from xraygpt.evaluation.scoring import FindingScore, Scores, names_by_value, score_findings
 from xraygpt.evaluation.statistics import Interval
 
@@ -181,7 +182,12 @@ def write_page(output: Path, template: str, **values: Any) -> Path:
     environment = page_environment()
     environment.loader = PackageLoader(__package__, ".")
     environment.filters.update(
-        figure=figure, percent_of=percent_of, sort_key=sort_key, duration=duration, thousands="{:,}".format
+        figure=figure,
+        percent_of=percent_of,
+        sort_key=sort_key,
+        duration=duration,
+        p_text=p_text,
+        thousands="{:,}".format,
     )
     environment.globals.update(infinity=math.inf, nan=math.nan, paragraph=paragraph, unknown=UNKNOWN)
     reasons = names_by_value(values["not_computed"]).items()
