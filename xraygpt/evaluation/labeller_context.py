@@ -29,8 +29,8 @@ WORD_START = r"(?<![a-z])"
 """Every cue begins a word; said in front of all, it keeps the search from trying them inside of words."""
 CHANGE = (
     r"(?:changed?s?|(?:in|de)creased?|improve(?:d|ment)|worsen(?:ed|ing)|(?:pro|re)gress(?:ion|ed)"
-    r"|difference|deteriorat\w+|alter(?:ed|ation)|growth|(?:enlargement|expansion)(?= of (?:the|this) (?!heart"
-    r"|card|mediast)))"
+    r"|difference|deteriorat\w+|alter(?:ed|ation)|growth"
+    r"|(?:enlargement|expansion)(?= of (?:the|this) (?!heart|card|mediast)))"
 )
 CLEARED = r"(?:resol\w+|clear(?:ed|ing|ance)|disappear\w*|gone|vanished)"
 PARTLY = (
@@ -80,8 +80,8 @@ NOT_ALL = re.compile(
 
 DOUBT = "|".join(
     (
-        r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|conceivably|perhaps|potential(?:ly)?|indeterminate for"
-        r"|presum\w+)\b",
+        r"\b(?:may|might|could|can)\b(?! be seen)|\b(?:possibly|conceivably|perhaps|potential(?:ly)?"
+        r"|indeterminate for|presum\w+)\b",
         r"\b(?:possible|questionable|equivocal|dubious|debatable|unclear|borderline|uncertain\w*"
         r"|unlikely)\b(?!$|,| (?:and|but|at|in|on|given)\b)",
         r"\b(?:doubt(?:s|ed|ful)?|whether(?! the\b))\b(?!$|,| and\b)(?: (?:that )?there (?:is|are))?",
@@ -127,8 +127,8 @@ DOUBT_AFTER = "|".join(
     (
         r"\b(?:cannot|can ?not|can no longer|could not|may not|neither)\b[^,;]{0,30}\b(?:excluded"
         r"|discounted|dismissed|ruled (?:in or )?out|be rule out|confirmed|verified)",
-        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bnot (?:\w+ )?excludable|\b(?:difficult|hard) to (?:exclude|rule "
-        rf"out)|\bnot yet (?:been )?{SEEN}",
+        rf"\bnot (?:\w+ )?(?:excluded|ruled out)|\bto be excluded|\bnot (?:\w+ )?excludable"
+        rf"|\b(?:difficult|hard) to (?:exclude|rule out)|\bnot yet (?:been )?{SEEN}",
         r"\b(?:is|are|remains?) (?:\w+ )?(?:possible|conceivable|a possibility|questioned|considered"
         r"|suggested)",
         r"\b(?:is|are|remains?|be) (?:\w+ ){0,3}(?:consideration|differential|concern\b)|\b(?:have to |to "
@@ -140,8 +140,8 @@ DOUBT_AFTER = "|".join(
         r"\bpresumed\b|\bif (?:any|present)\b|\b(?:not )?unlikely|\bimprobable|\bnot likely"
         r"|\b(?:indistinguishable|cannot be (?:distinguished|differentiated|separated))|\?$|\bunconfirmed\b",
         r"\b(?:less likely|favou?red)(?=$|,| (?:than|given|but|in|on|as|over)\b)",
-        r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:to be )?(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable|equivocal"
-        r"|dubious|debatable)\b",
+        r"\b(?:is|are|remains?) (?:\w+ ){0,2}(?:to be )?(?:doubt(?:ed|ful)|un(?:certain|clear)|questionable"
+        r"|equivocal|dubious|debatable)\b",
         r"\b(?:doubtful|questionable|uncertain|equivocal|dubious|possible(?: only| at best)?)(?=$|,)",
     )
 )
