@@ -266,7 +266,8 @@ OFTEN_MISTYPED = re.findall(
     thickening pacemaker catheter endotracheal tracheostomy sternotomy vascular pulmonary cardiac bilateral
     bilaterally bibasilar basilar airspace infection collapse cavitary metastases calcified evidence without
     resolved cleared possible probable suspicious questionable borderline normal left right unchanged
-    excluded confirmed identified suspected questioned
+    excluded confirmed identified suspected questioned exclude cannot resolution clearance doubtful unlikely
+    suggestive consistent compatible differential thickened pneumonitis pacemakers catheters fibrothorax
     """,
 )
 """Words of reports that are understood with one mistake of typing as well."""
