@@ -173,6 +173,7 @@ REFERENCES: Steps = {
 """Compared to the prior study, since ..., than on ..."""
 
 PREDICATES: Steps = {
+    rf"^{EXTENT}{SAME} ((?:\w+ )?cardiomegaly) and (?:cardio)?mediastinal (?:contours?|silhouette)(?=\.?$)": r"\1",
     rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
     rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
