@@ -44,7 +44,8 @@ NOT_ENGLISH = "not in English: left as published, without labels"
 _REFERS = re.compile(r"(?:this|these|those|it|they)\b", re.IGNORECASE)
 _HEADER = re.compile(
     r"(?:(?:right|left|both|bilateral|and|chest|abdomen|pelvis|ankles?|knees?|elbows?|forearms?|wrists?|hands?"
-    r"|shoulders?|clavicles?|humerus|femur|tibia|fibula|foot|feet|hips?|ribs?|neck|(?:\w+ )?spine)\b[\s.:,/]*)+",
+    r"|shoulders?|clavicles?|humerus|femur|tibia|fibula|foot|feet|hips?|ribs?|neck|(?:\w+ )?spine)\b"
+    r"[\s.:,/]*)+",
     re.IGNORECASE,
 )
 """A sentence that only names the part of the body of the next one."""

@@ -90,7 +90,8 @@ vessels: pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and
 vessels: represent @ on end\b ; (?:blood|tortuous) @ ; ^normal pulmonary @(?:\.|$| and interstitium)
 bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
-bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b
+bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest
+bones: ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b
 bones: several @
 joint: ^bones, @ spaces ; ^{MARK}, @ spaces, and soft
 bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
@@ -110,6 +111,8 @@ cava: vena @
 aorta: calcifications of the thoracic @
 spine: (?:sclerotic|lytic) (?:focus|lesions?) within the thoracic @
 likely: clavicle @ within ; @ (?:due )?(?:at {MARK}|at least) (?:in part|partially|partly|part)\b
+this: definitely seen on @ (?:radiograph|exam\w*|study)\b
+likely: disease, @ in the
 low: ^(?:{MARK} |an? )*@ lung volumes
 Kerley: @ B[ -]lines
 effort: inspiratory @
@@ -211,8 +214,11 @@ TURNS: Steps = {
     rf"\b(broken) of the (\d+){MARK} {MARK} {MARK}": r"\1 \2th wire",
     rf"\b(broken [\w -]+-\d+){MARK} {MARK} {MARK}": r"\1th wires",
     rf"\b(opacities) which appear to {MARK} {MARK} (?=above)": r"\1 ",
-    rf"\b(?:the cardio )?the cardiac silhouette is of the {MARK} of normal": "The cardiac silhouette is at the "
-    "limit of normal",
+    rf"\b(?:the cardio )?the cardiac silhouette is of the {MARK} of normal": (
+        "The cardiac silhouette is at the limit of normal"
+    ),
+    rf", and {MARK} (?=secondary to)": ", likely ",
+    rf"(?<=\bwith overlying ){MARK} {MARK}(?= or clothing)": "structures",
     rf"(?<=\bseveral ){MARK} {MARK}": "bones",
     rf"(?<=\bvalve) {MARK}(?=\.|$)|\b{MARK} (?=tube\.?$)": "",
     rf"\bappears to the contrast {MARK}": "appears to be contrast",
@@ -246,12 +252,14 @@ def _second_clause(match: re.Match[str]) -> str:
     return "" if re.search(rf"\b{_IS}\b", match.string[: match.start()]) else match.group()
 
 
-_SIDE_ENDS = rf"(?=\s*(?:[.,;:)]|$)|\s+(?:with|seen|consistent|likely|which|that|may)\b)"
+_SIDE_ENDS = r"(?=\s*(?:[.,;:)]|$)|\s+(?:with|seen|consistent|likely|which|that|may)\b)"
 NEUTRAL: Steps = {
-    rf"\b(overl\w+|projecting over|at the level of) (?:the )?(left|right) {_MARKS}{_SIDE_ENDS}": r"\1 the \2 side",
+    rf"\b(overl\w+|projecting over|at the level of) (?:the )?(left|right) {_MARKS}"
+    rf"{_SIDE_ENDS}": r"\1 the \2 side",
     rf"\b(?:in|of|within|over|at) (?:the )?(left|right) {_MARKS}{_SIDE_ENDS}": r"on the \1",
     rf"\b(?<!heart )and (?:the )?(left|right) {_MARKS}(?=\.?$)": r"and on the \1",
-    rf"\b(?:in|of|over|at|within) (?:the )?(?:both|bilateral) {_MARKS}(?: (?=and overlying)|{_SIDE_ENDS})": "on both sides ",
+    rf"\b(?:in|of|over|at|within) (?:the )?(?:both|bilateral) {_MARKS}"
+    rf"(?: (?=and overlying)|{_SIDE_ENDS})": "on both sides ",
     rf"\band both {_MARKS}{_SIDE_ENDS}": "and on both sides",
     rf"\bin the bilateral {_MARKS} and ": "on both sides and in the ",
 }
