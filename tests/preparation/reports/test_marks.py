@@ -65,6 +65,8 @@ from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remov
             "There is abnormal separation of right XXXX XXXX, question acute injury.",
             "There is abnormal separation on the right, question acute injury.",
         ),
+        ("Monitor leads XXXX the thorax.", "Monitor leads overlie the thorax."),
+        ("Mild anterior XXXX deformities at L1.", "Mild anterior wedge deformities at L1."),
         ("Soft tissue XXXX around ankle.", "Soft tissue swelling around ankle."),
         ("Tubing overlying the left XXXX, XXXX to reside within.", "Tubing overlying the left side."),
         ("Severe degenerative changes of both XXXX.", "Severe degenerative changes on both sides."),

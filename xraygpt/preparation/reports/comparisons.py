@@ -217,6 +217,7 @@ ATTRIBUTES: Steps = {
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = {
+    rf" also(?=\s*{CUT}\s*(?:[,.]|$))": "",
     rf"{CUT} ?as are\b": f"{CUT} and",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",

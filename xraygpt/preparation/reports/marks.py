@@ -111,6 +111,14 @@ cava: vena @
 aorta: calcifications of the thoracic @
 spine: (?:sclerotic|lytic) (?:focus|lesions?) within the thoracic @
 likely: clavicle @ within ; @ (?:due )?(?:at {MARK}|at least) (?:in part|partially|partly|part)\b
+wedge: anterior @ deformit
+well-defined: one @ margin and the other ill-defined
+one: and the larger? @ appears
+overlie: leads @ the (?:thorax|chest)
+project: leads @ over the
+generator: pacemaker @ and
+leads: generator and associated @
+hila: upward retraction of the @ ; enlargement of the @ bilaterally, likely adenopathy
 this: definitely seen on @ (?:radiograph|exam\w*|study)\b
 likely: disease, @ in the
 low: ^(?:{MARK} |an? )*@ lung volumes
@@ -217,6 +225,7 @@ TURNS: Steps = {
     rf"\b(?:the cardio )?the cardiac silhouette is of the {MARK} of normal": (
         "The cardiac silhouette is at the limit of normal"
     ),
+    rf"(?<=clavicle and ){MARK} {MARK}(?= widening)": "acromioclavicular joint",
     rf", and {MARK} (?=secondary to)": ", likely ",
     rf"(?<=\bwith overlying ){MARK} {MARK}(?= or clothing)": "structures",
     rf"(?<=\bseveral ){MARK} {MARK}": "bones",
