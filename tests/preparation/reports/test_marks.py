@@ -67,6 +67,12 @@ from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remov
         ),
         ("Monitor leads XXXX the thorax.", "Monitor leads overlie the thorax."),
         ("Mild anterior XXXX deformities at L1.", "Mild anterior wedge deformities at L1."),
+        (
+            "Rib fractures are better appreciated on the XXXX chest comparison.",
+            "Rib fractures are appreciated.",
+        ),
+        ("There is extraluminal XXXX free XXXX.", "There is extraluminal free gas."),
+        ("There is a central line with a XXXX lumen on XXXX.", "There is a central line."),
         ("Soft tissue XXXX around ankle.", "Soft tissue swelling around ankle."),
         ("Tubing overlying the left XXXX, XXXX to reside within.", "Tubing overlying the left side."),
         ("Severe degenerative changes of both XXXX.", "Severe degenerative changes on both sides."),

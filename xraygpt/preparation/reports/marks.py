@@ -91,7 +91,8 @@ vessels: represent @ on end\b ; (?:blood|tortuous) @ ; ^normal pulmonary @(?:\.|
 bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
 bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest
-bones: ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b
+bones: ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b ; ^@, disc spaces
+border: near the (?:left|right) heart @
 bones: several @
 joint: ^bones, @ spaces ; ^{MARK}, @ spaces, and soft
 bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
@@ -129,7 +130,7 @@ heights: vertebral body @ are\b
 angle: (?:left|right|a|lateral|posterior) (?:costo|cardio)(?:phrenic|vertebral) @(?! (?:are|and|appear)\b)
 angle: (?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b| {MARK} represents) ; costodiaphragmatic @
 angles: (?:costo|cardio)phrenic @
-wire: a sternotomy @ ; sternotomy @(?: is| fragment)
+wire: (?:a|superior|superior-most) sternotomy @ ; sternotomy @(?: is| fragment)
 wires: (?:sternotomy|cerclage|sternotomy with intact {MARK}) @
 arch: (?:aortic|transverse|possible right) @
 pad: (?:epi|peri)cardial fat @
@@ -226,6 +227,9 @@ TURNS: Steps = {
         "The cardiac silhouette is at the limit of normal"
     ),
     rf"(?<=clavicle and ){MARK} {MARK}(?= widening)": "acromioclavicular joint",
+    rf"(?<=extraluminal ){MARK} free {MARK}": "free gas",
+    rf" with an? {MARK} lumen\b": "",
+    rf"\bbetter (seen|appreciated) on the {MARK} \w+ comparison": r"\1",
     rf", and {MARK} (?=secondary to)": ", likely ",
     rf"(?<=\bwith overlying ){MARK} {MARK}(?= or clothing)": "structures",
     rf"(?<=\bseveral ){MARK} {MARK}": "bones",
