@@ -105,7 +105,7 @@ contour: ^wide mediastinal @
 largest: measuring the @ of which
 There: ^@ is (?=minimal|mild|an? )
 trauma: acute thoracic @[.] ; (?:old|remote) @(?:\.|$| is) ; high energy @
-structures: due to overlying @ ; prominent hilar @
+structures: due to overlying @ ; represent superimposed @ ; prominent hilar @
 bulla: emphysematous @
 tissue: breast @
 cava: vena @
@@ -129,6 +129,7 @@ alone: on this study @
 heights: vertebral body @ are\b
 angle: (?:left|right|a|lateral|posterior) (?:costo|cardio)(?:phrenic|vertebral) @(?! (?:are|and|appear)\b)
 angle: (?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b| {MARK} represents) ; costodiaphragmatic @
+angle: (?:right|left) basilar[^.;]* costophrenic @
 angles: (?:costo|cardio)phrenic @
 wire: (?:a|superior|superior-most) sternotomy @ ; sternotomy @(?: is| fragment)
 wires: (?:sternotomy|cerclage|sternotomy with intact {MARK}) @
@@ -144,6 +145,7 @@ lead: dual-@ (?:pacemaker|cardiac|ICD|AICD) ; intact @ (?:re)?placement
 lead: single @ project ; lateral @ and both ; 1-@ ; @(?: tips?\b| terminating)
 leads: pacing @ over\b ; stimulator with @
 hardware: (?:fixation|fusion|stabilization|orthopedic) @ ; spinal @ placement
+hardware: ORIF @
 hardware: (?:surgical|surgical cervical|vertebral) @ (?:is|appears|at)\b
 shadow: nipple @[.,] ; within the heart @
 staples: (?:surgical|skin) @ (?:overl|remain|seen|have)
@@ -279,6 +281,7 @@ NEUTRAL: Steps = {
 """What keeps a side whose noun is hidden."""
 
 SINGLE: Steps = {
+    rf"^{_MARKS} study performed\b.*\bnot available\b.*": CUT,
     rf"^{_MARKS} (?=normal (?:heart|lung|medi))|\b{_MARKS} like (?=deform)": "",
     rf"^(?:again noted is )?{_MARKS} and (?=(?:left|right) )": "",
     rf"^{_MARKS}, including (?:the )?": "",
