@@ -78,6 +78,10 @@ from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remov
             "Right basilar opacity with blunting of the costophrenic XXXX.",
             "Right basilar opacity with blunting of the costophrenic angle.",
         ),
+        (
+            "There is an incompletely visualized XXXX arising.",
+            "There is an incompletely visualized structure arising.",
+        ),
         ("Soft tissue XXXX around ankle.", "Soft tissue swelling around ankle."),
         ("Tubing overlying the left XXXX, XXXX to reside within.", "Tubing overlying the left side."),
         ("Severe degenerative changes of both XXXX.", "Severe degenerative changes on both sides."),

@@ -115,6 +115,8 @@ likely: clavicle @ within ; @ (?:due )?(?:at {MARK}|at least) (?:in part|partial
 wedge: anterior @ deformit
 well-defined: one @ margin and the other ill-defined
 one: and the larger? @ appears
+lead: the @ is in the expected region of (?:the )?right (?:atrium|ventricle)
+structure: incompletely visualized @ arising
 overlie: leads @ the (?:thorax|chest)
 project: leads @ over the
 generator: pacemaker @ and
