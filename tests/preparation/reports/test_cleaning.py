@@ -316,6 +316,13 @@ def test_what_is_said_of_two_sides_stays_twice() -> None:
     assert text == "No scar. Left. No scar."
 
 
+def test_repeated_header_stays_with_its_sentence() -> None:
+    text = join_sections({"findings": ["Left ankle.", "Normal."], "impression": ["Left ankle.", "Fracture."]})
+    assert text == "Left ankle. Normal. Left ankle. Fracture."
+    text = join_sections({"findings": ["Left ankle.", "Normal."], "impression": ["Left ankle.", "Normal."]})
+    assert text == "Left ankle. Normal."
+
+
 def test_join() -> None:
     text = join_sections(
         {"findings": ["Clear lungs", "Is it an effusion?"], "impression": ["clear Lungs.", "Scar.."]}
@@ -328,6 +335,12 @@ def test_report_that_needs_its_mark_is_rejected() -> None:
     assert (report.outcome, report.rule, report.caption) == ("rejected", "remove_marks", "")
     assert report.detail.startswith('cannot do without its mark: "XXXX regarding possible')
     assert clean("XXXX regarding lung nodules at XXXX hours. " + FINDINGS, remove_marks=False).caption
+
+
+def test_report_that_would_lose_an_abnormal_word_is_rejected() -> None:
+    report = clean("Prominent XXXX. " + FINDINGS)
+    assert (report.outcome, report.rule) == ("rejected", "remove_marks")
+    assert report.detail == 'cannot do without its mark: "Prominent XXXX."'
 
 
 def test_names_of_rules_are_fields_of_the_configuration() -> None:

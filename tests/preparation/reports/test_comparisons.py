@@ -10,6 +10,9 @@ from xraygpt.preparation.reports.comparisons import remove_comparison
     ("sentence", "cleaned"),
     [
         ("Stable cardiomegaly.", "Cardiomegaly."),
+        ("Opacity in the base also appears unchanged, likely scars.", "Opacity in the base, likely scars."),
+        ("Stable cardiomegaly and mediastinal contour.", "Cardiomegaly."),
+        ("Granuloma, stable The lungs are clear.", "Granuloma. The lungs are clear."),
         ("There is stable mild cardiomegaly.", "There is mild cardiomegaly."),
         ("Cardiomegaly is unchanged.", "Cardiomegaly."),
         ("The aorta is tortuous but stable.", "The aorta is tortuous."),

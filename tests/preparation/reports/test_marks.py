@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
+from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remove_marks, restore_words
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,55 @@ from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_wo
         ("XXXX XXXX, including a tortuous aorta.", "Tortuous aorta."),
         ("A rib fracture on the right, due to XXXX and cough.", "Rib fracture on the right, due to cough."),
         ("The nodule seen on XXXX is small.", "The nodule is small."),
+        (
+            "There is abnormal separation of right XXXX XXXX, question acute injury.",
+            "There is abnormal separation on the right, question acute injury.",
+        ),
+        ("Monitor leads XXXX the thorax.", "Monitor leads overlie the thorax."),
+        ("Mild anterior XXXX deformities at L1.", "Mild anterior wedge deformities at L1."),
+        (
+            "Rib fractures are better appreciated on the XXXX chest comparison.",
+            "Rib fractures are appreciated.",
+        ),
+        ("There is extraluminal XXXX free XXXX.", "There is extraluminal free gas."),
+        ("There is a central line with a XXXX lumen on XXXX.", "There is a central line."),
+        ("This may represent superimposed XXXX.", "This may represent superimposed structures."),
+        (
+            "Right basilar opacity with blunting of the costophrenic XXXX.",
+            "Right basilar opacity with blunting of the costophrenic angle.",
+        ),
+        (
+            "There is an incompletely visualized XXXX arising.",
+            "There is an incompletely visualized structure arising.",
+        ),
+        ("Soft tissue XXXX around ankle.", "Soft tissue swelling around ankle."),
+        ("Tubing overlying the left XXXX, XXXX to reside within.", "Tubing overlying the left side."),
+        ("Severe degenerative changes of both XXXX.", "Severe degenerative changes on both sides."),
+        ("Arthritis in the spine and both XXXX.", "Arthritis in the spine and on both sides."),
+        ("Disease is seen in the spine and left XXXX XXXX.", "Disease is seen in the spine and on the left."),
+        ("Granulomas in the bilateral XXXX and lung.", "Granulomas on both sides and in the lung."),
+        ("Within the heart XXXX, there is a density.", "Within the heart shadow, there is a density."),
+        ("There are broken 1st and 3rd-5XXXX XXXX XXXX.", "There are broken 1st and 3rd-5th wires."),
+        ("Broken of the 4XXXX XXXX XXXX.", "Broken 4th wire."),
+        ("May reflect sequela of old remote XXXX.", "May reflect sequela of old remote trauma."),
+        ("Obscuration due to overlying XXXX.", "Obscuration due to overlying structures."),
+        ("XXXX, soft tissues, and alignment are normal.", "Bones, soft tissues, and alignment are normal."),
+        (
+            "Opacities XXXX due at XXXX in part to atelectasis.",
+            "Opacities likely due at least in part to atelectasis.",
+        ),
+        (
+            "Cardiomegaly XXXX at XXXX partially accentuated by low volumes.",
+            "Cardiomegaly likely at least partially accentuated by low volumes.",
+        ),
+        (
+            "Blunting of the costophrenic XXXX XXXX represents scarring.",
+            "Blunting of the costophrenic angle likely represents scarring.",
+        ),
+        (
+            "Blunting of the costophrenic XXXX, and XXXX secondary to scarring.",
+            "Blunting of the costophrenic angles, likely secondary to scarring.",
+        ),
     ],
 )
 def test_mark_is_removed(sentence: str, cleaned: str) -> None:
@@ -75,12 +124,31 @@ def test_mark_is_removed(sentence: str, cleaned: str) -> None:
         "The left XXXX are large.",
         "The XXXX are large.",
         "Lung volumes are XXXX.",
+        "XXXX study performed in XXXX is not available for review at this time.",
         "Findings were discussed XXXX by Dr. XXXX at XXXX p.m. XXXX/XXXX.",
         "If there are any questions about this examination please XXXX.",
     ],
 )
 def test_sentence_without_its_noun_goes(sentence: str) -> None:
     assert remove_marks(sentence) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        ("There are broken XXXX.", "", True),
+        ("Swelling and deformity of the XXXX.", "Swelling.", True),
+        ("Swelling and deformity of the XXXX.", "Swelling and deformity.", False),
+        ("The XXXX are normal.", "", False),
+        ("No broken XXXX.", "", False),
+        ("Recommend XXXX to evaluate the deformity.", "", False),
+        ("The deformity was discussed with Dr. XXXX.", "", False),
+    ],
+)
+def test_abnormal_words_may_go_with_advice_denials_and_notices_only(
+    before: str, after: str, lost: bool
+) -> None:
+    assert loses_abnormality(before, after) is lost
 
 
 def test_restored_words_leave_the_rest() -> None:

@@ -31,7 +31,7 @@ from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.priors import compares_with_prior
 from xraygpt.evaluation.sentences import split_sentences
 from xraygpt.preparation.reports.comparisons import remove_comparison
-from xraygpt.preparation.reports.marks import has_mark, remove_marks, restore_words
+from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remove_marks, restore_words
 from xraygpt.preparation.reports.views import forget_unseen, mentions_view, remove_view
 from xraygpt.preparation.reports.wording import breaks_off, remove_headers, sentence_case
 
@@ -42,6 +42,13 @@ SENTENCE_CASE = "sentence_case"
 HEADERS = "headers"
 NOT_ENGLISH = "not in English: left as published, without labels"
 _REFERS = re.compile(r"(?:this|these|those|it|they)\b", re.IGNORECASE)
+_HEADER = re.compile(
+    r"(?:(?:right|left|both|bilateral|and|chest|abdomen|pelvis|ankles?|knees?|elbows?|forearms?|wrists?|hands?"
+    r"|shoulders?|clavicles?|humerus|femur|tibia|fibula|foot|feet|hips?|ribs?|neck|(?:\w+ )?spine)\b"
+    r"[\s.:,/]*)+",
+    re.IGNORECASE,
+)
+"""A sentence that only names the part of the body of the next one."""
 Findings = frozenset[tuple[str, str]]
 
 
@@ -234,7 +241,8 @@ def _apply(rule: SentenceRule, sentence: str, elsewhere: Findings, wanted: Findi
         and not breaks_off(rewritten, sentence)
     )
     for candidate in (rewritten, "") if fits else ("",):
-        if _findings_of([candidate]) | elsewhere >= wanted:
+        thinned = rule.rewrite is remove_marks and loses_abnormality(sentence, candidate)
+        if not thinned and _findings_of([candidate]) | elsewhere >= wanted:
             return candidate
     return None
 
@@ -266,10 +274,18 @@ def _findings_of(sentences: Iterable[str]) -> Findings:
 
 
 def join_sections(sections: Mapping[str, Sequence[str]]) -> str:
-    """Return the sentences of all sections as one text, without those that an earlier section has."""
+    """Return the sentences of all sections as one text, without those that an earlier section has.
+
+    A repeated header, "Left ankle.", stays if the sentence behind it does.
+    """
     said, text = set[str](), list[str]()
     for sentences in sections.values():
-        text += [_closed(sentence) for sentence in sentences if sentence.lower().rstrip(" .") not in said]
+        fresh = [sentence.lower().rstrip(" .") not in said for sentence in sentences]
+        text += [
+            _closed(sentence)
+            for place, sentence in enumerate(sentences)
+            if fresh[place] or (_HEADER.fullmatch(sentence) and any(fresh[place + 1 : place + 2]))
+        ]
         said |= {sentence.lower().rstrip(" .") for sentence in sentences}
     return " ".join(text)
 

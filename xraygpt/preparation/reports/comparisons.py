@@ -173,6 +173,8 @@ REFERENCES: Steps = {
 """Compared to the prior study, since ..., than on ..."""
 
 PREDICATES: Steps = {
+    rf"^{EXTENT}{SAME} ((?:\w+ )?cardiomegaly) and (?:cardio)?mediastinal (?:contours?|silhouette)"
+    r"(?=\.?$)": r"\1",
     rf"\b(is|are) {EXTENT}{SAME} in position\b": r"\1 in place",
     rf"\bsimilar to (?=(?:\w+ly )?{_RELATIVE})": "",
     rf"\b(?:is|are|appears?) ?{CUT} ?(?:,? and|but) (?={_FINITE})": CUT,
@@ -194,6 +196,7 @@ PREDICATES: Steps = {
 state; beside a reference to an earlier examination they tell of a change."""
 
 ATTRIBUTES: Steps = {
+    rf",? {EXTENT}{SAME} (?=(?-i:The) )": ". ",
     r"\bnew(?:ly)?\b(?: or (?=acute))?": _new,
     rf"\b(?:in|with) (?:an? )?(?:{SAME}) (?:position|positioning|alignment)\b": CUT + "in place",
     rf"\b{EXTENT}{SAME} (?:position(?:ing)?|appearance|appearing|location|size|configuration)"
@@ -214,6 +217,7 @@ ATTRIBUTES: Steps = {
 """Stable, again, persistent, improved, new. "No new effusion" does not say that there is none."""
 
 VERBS: Steps = {
+    rf" also(?=\s*{CUT}\s*(?:[,.]|$))": "",
     rf"{CUT} ?as are\b": f"{CUT} and",
     r"\bcontinues to be\b": f"is{CUT}",
     r"\bcontinue to be\b": f"are{CUT}",

@@ -90,25 +90,50 @@ vessels: pulmonary @ (?:is|are|appears?|remains?|otherwise|normal|suggest\w*|and
 vessels: represent @ on end\b ; (?:blood|tortuous) @ ; ^normal pulmonary @(?:\.|$| and interstitium)
 bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:intact|unremarkable)\b
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
-bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest ; ^@ and soft tissues?\b
+bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest
+bones: ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b ; ^@, disc spaces
+border: near the (?:left|right) heart @
+bones: several @
+joint: ^bones, @ spaces ; ^{MARK}, @ spaces, and soft
 bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
 hila: ^prominent bilateral @ ; ^the left and right @
 heads: humeral @ bilat
-swelling: soft tissue @ is ; prevertebral soft tissue @
+swelling: soft tissue @ (?:is|around|over|about) ; prevertebral soft tissue @
 patent: airways? (?:is|are) @ ; airway is midline and is @
 contours: ^cardiac and mediastinal @ ; ^aortic @ appear\b
 contour: ^wide mediastinal @
 largest: measuring the @ of which
 There: ^@ is (?=minimal|mild|an? )
-trauma: acute thoracic @[.]
+trauma: acute thoracic @[.] ; (?:old|remote) @(?:\.|$| is) ; high energy @
+structures: due to overlying @ ; represent superimposed @ ; prominent hilar @
+bulla: emphysematous @
+tissue: breast @
+cava: vena @
+aorta: calcifications of the thoracic @
+spine: (?:sclerotic|lytic) (?:focus|lesions?) within the thoracic @
+likely: clavicle @ within ; @ (?:due )?(?:at {MARK}|at least) (?:in part|partially|partly|part)\b
+wedge: anterior @ deformit
+well-defined: one @ margin and the other ill-defined
+one: and the larger? @ appears
+lead: the @ is in the expected region of (?:the )?right (?:atrium|ventricle)
+structure: incompletely visualized @ arising
+overlie: leads @ the (?:thorax|chest)
+project: leads @ over the
+generator: pacemaker @ and
+leads: generator and associated @
+hila: upward retraction of the @ ; enlargement of the @ bilaterally, likely adenopathy
+this: definitely seen on @ (?:radiograph|exam\w*|study)\b
+likely: disease, @ in the
+low: ^(?:{MARK} |an? )*@ lung volumes
 Kerley: @ B[ -]lines
 effort: inspiratory @
 alone: on this study @
 heights: vertebral body @ are\b
 angle: (?:left|right|a|lateral|posterior) (?:costo|cardio)(?:phrenic|vertebral) @(?! (?:are|and|appear)\b)
-angle: (?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b)
+angle: (?:costo|cardio)(?:phrenic|vertebral) @(?: blunting| is\b| {MARK} represents) ; costodiaphragmatic @
+angle: (?:right|left) basilar[^.;]* costophrenic @
 angles: (?:costo|cardio)phrenic @
-wire: a sternotomy @ ; sternotomy @(?: is| fragment)
+wire: (?:a|superior|superior-most) sternotomy @ ; sternotomy @(?: is| fragment)
 wires: (?:sternotomy|cerclage|sternotomy with intact {MARK}) @
 arch: (?:aortic|transverse|possible right) @
 pad: (?:epi|peri)cardial fat @
@@ -122,12 +147,19 @@ lead: dual-@ (?:pacemaker|cardiac|ICD|AICD) ; intact @ (?:re)?placement
 lead: single @ project ; lateral @ and both ; 1-@ ; @(?: tips?\b| terminating)
 leads: pacing @ over\b ; stimulator with @
 hardware: (?:fixation|fusion|stabilization|orthopedic) @ ; spinal @ placement
+hardware: ORIF @
 hardware: (?:surgical|surgical cervical|vertebral) @ (?:is|appears|at)\b
-shadow: nipple @[.,]
+shadow: nipple @[.,] ; within the heart @
 staples: (?:surgical|skin) @ (?:overl|remain|seen|have)
 deformity: wedge @ of\b
 rod: intramedullary @
 coil: embolization @
+device: retention @ ; placed @\. ; left-sided @(?: without acute|\.)
+migration: outward @ of
+system: renal collecting @
+abnormality: ^large (?:right|left) \w+ lobe @\.
+likely: bilateral, @ from prior (?!{MARK})
+changes: with apical @
 plate: @ and screw fixation\b
 height: (?:loss of (?:dis[ck] |vertebral body )?|vertebral body )@(?: of | at |[.,]| loss| and)
 height: @ loss of (?!vertebral|dis[ck]|height)
@@ -192,8 +224,26 @@ TURNS: Steps = {
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",
     rf"\b(is|are) {MARK} (?=less\b)": r"\1 ",
+    rf"\b(broken) of the (\d+){MARK} {MARK} {MARK}": r"\1 \2th wire",
+    rf"\b(broken [\w -]+-\d+){MARK} {MARK} {MARK}": r"\1th wires",
+    rf"\b(opacities) which appear to {MARK} {MARK} (?=above)": r"\1 ",
+    rf"\b(?:the cardio )?the cardiac silhouette is of the {MARK} of normal": (
+        "The cardiac silhouette is at the limit of normal"
+    ),
+    rf"(?<=clavicle and ){MARK} {MARK}(?= widening)": "acromioclavicular joint",
+    rf"(?<=extraluminal ){MARK} free {MARK}": "free gas",
+    rf" with an? {MARK} lumen\b": "",
+    rf"\bbetter (seen|appreciated) on the {MARK} \w+ comparison": r"\1",
+    rf", and {MARK} (?=secondary to)": ", likely ",
+    rf"(?<=\bwith overlying ){MARK} {MARK}(?= or clothing)": "structures",
+    rf"(?<=\bseveral ){MARK} {MARK}": "bones",
+    rf"(?<=\bvalve) {MARK}(?=\.|$)|\b{MARK} (?=tube\.?$)": "",
+    rf"\bappears to the contrast {MARK}": "appears to be contrast",
+    rf"(?<=\bcausing ){MARK}(?= over the)|(?<=\bround ){MARK} {MARK}": "densities",
+    rf"^{MARK} and (\w+) (?:{MARK} )?(?=densit)": r"\1 ",
+    rf"(?<=\bribs )since at {MARK} {MARK} and {MARK} (\S+ \S+) in {MARK}": r"likely \1",
     rf"\b(lobe) {MARK} (?=densit)|\b(in) {MARK},? (?=(?:stable )?(?:position|alignment)\b)": r"\1\2 ",
-    rf"\b{MARK} (?={MARK} (?:tips?|with (?:the )?tip|noted with)\b|(?:due )?at {MARK} (?:in )?part)": "",
+    rf"\b{MARK} (?={MARK} (?:tips?|with (?:the )?tip|noted with)\b)": "",
 }
 """Turns that are put right as a whole."""
 JUDGEMENTS: Steps = {
@@ -219,7 +269,21 @@ def _second_clause(match: re.Match[str]) -> str:
     return "" if re.search(rf"\b{_IS}\b", match.string[: match.start()]) else match.group()
 
 
+_SIDE_ENDS = r"(?=\s*(?:[.,;:)]|$)|\s+(?:with|seen|consistent|likely|which|that|may)\b)"
+NEUTRAL: Steps = {
+    rf"\b(overl\w+|projecting over|at the level of) (?:the )?(left|right) {_MARKS}"
+    rf"{_SIDE_ENDS}": r"\1 the \2 side",
+    rf"\b(?:in|of|within|over|at) (?:the )?(left|right) {_MARKS}{_SIDE_ENDS}": r"on the \1",
+    rf"\b(?<!heart )and (?:the )?(left|right) {_MARKS}(?=\.?$)": r"and on the \1",
+    rf"\b(?:in|of|over|at|within) (?:the )?(?:both|bilateral) {_MARKS}"
+    rf"(?: (?=and overlying)|{_SIDE_ENDS})": "on both sides ",
+    rf"\band both {_MARKS}{_SIDE_ENDS}": "and on both sides",
+    rf"\bin the bilateral {_MARKS} and ": "on both sides and in the ",
+}
+"""What keeps a side whose noun is hidden."""
+
 SINGLE: Steps = {
+    rf"^{_MARKS} study performed\b.*\bnot available\b.*": CUT,
     rf"^{_MARKS} (?=normal (?:heart|lung|medi))|\b{_MARKS} like (?=deform)": "",
     rf"^(?:again noted is )?{_MARKS} and (?=(?:left|right) )": "",
     rf"^{_MARKS}, including (?:the )?": "",
@@ -243,7 +307,6 @@ SINGLE: Steps = {
     rf"\bin the (left|right) {_MARKS}{_NOUN_ENDS}": r"on the \1",
     rf"\bin the (left|right) {_TOKEN} {_TOKEN} (?={_TISSUE})": r"on the \1, likely ",
     rf"\bin the (left|right) {_TOKEN} {_TOKEN} (?=\w)": r"on the \1, ",
-    rf"\b(?:in|over|at) both {_MARKS}{_NOUN_ENDS}": "on both sides",
     rf"\b{_MARKS} the (?=opacit)": "",
     rf"\b(?:has|have|had)(?: not)? {_MARKS}(?: since\b[^,;]*|{_NOUN_ENDS})": CUT,
     rf"\b(acute|\w+(?:ent|ant|ed|al|ar|ic|y|ous)) (?:and|or) {_MARKS} "
@@ -286,7 +349,7 @@ LINKS: Steps = {rf"(?<=[a-z)]) {_MARKS} (?:the|a|an) [^,;]*": CUT}
 """Lost verbs: "leads XXXX the thorax"."""
 
 _restored = rewriter(TURNS, _restoring(WORDS), JUDGEMENTS)
-_without_marks = rewriter(SINGLE, PHRASES, LISTS, LINKS)
+_without_marks = rewriter(NEUTRAL, SINGLE, PHRASES, LISTS, LINKS)
 _VERBS_OF_ONE = {"are": "is", "appear": "appears", "remain": "remains"}
 _LOST_NOUN = re.compile(_MARKS + _NOUN_ENDS)
 _ATTRIBUTE = re.compile(_MARKS)
@@ -296,6 +359,28 @@ _SINGULAR = re.compile(
     r" (are|appear|remain)\b",
     re.IGNORECASE,
 )
+
+
+_WRONG = re.compile(
+    r"\b(?:broken|swelling|deformit|separation|tub(?:e|ing)\b|catheter|foreign|calcif|degenerat|arthrit|sclero"
+    r"|lesion|irregular|prominent|dislocat|fractur|osteoph|opacit|densit|trauma|device|PICC)",
+    re.IGNORECASE,
+)
+"""What is no class of the labeller, but no report may lose."""
+_ADVICE = re.compile(
+    r"\b(?:recommend\w*|consider|evaluat\w+|if|would|helpful|indicated|no|not|without)\b", re.IGNORECASE
+)
+
+
+def loses_abnormality(before: str, after: str) -> bool:
+    """Tell whether a sentence that neither advises nor denies has lost something abnormal.
+
+    >>> loses_abnormality("There are broken XXXX.", "")
+    True
+    """
+    told = _CALLED.search(before) or _ADVICE.search(before)
+    kept = {word.lower() for word in _WRONG.findall(after)}
+    return not told and any(word.lower() not in kept for word in _WRONG.findall(before))
 
 
 def has_mark(sentence: str) -> bool:
