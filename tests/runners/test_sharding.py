@@ -291,7 +291,7 @@ def main(plan: Path) -> None:
             patch.setattr(launch, "cleanup", lambda: None)  # the next run needs the other process
             _die_at_save(patch, step.get("die_at_save", 0))
             try:
-                launch._launch(args, False, time.time(), last=False)
+                launch._launch(args, False, time.time(), last=False, audit=False)
                 errors[name] = ""
             except (XrayGPTError, RuntimeError) as error:
                 errors[name] = str(error)

@@ -92,7 +92,8 @@ bones: ^(?:the |visualized |{MARK} )*@ (?:are |appear |remain )?(?:\w+ly )?(?:in
 bones: ^(?:the |visualized )*@ are (?:\w+ly )?(?:normal|osteopenic|demineralized)\b
 bones: ^(?:normal|unremarkable) @\.?$ ; ^visualized @ of the chest
 bones: ^(?:the )?@(?: and|, (?:joint spaces, and )?) ?soft tissues?\b ; ^@, disc spaces
-border: near the (?:left|right) heart @
+border: near the (?:left|right) heart @ ; (?:left|right) heart @[.]
+cuff: rotator @
 bones: several @
 joint: ^bones, @ spaces ; ^{MARK}, @ spaces, and soft
 bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
@@ -106,7 +107,7 @@ largest: measuring the @ of which
 There: ^@ is (?=minimal|mild|an? )
 trauma: acute thoracic @[.] ; (?:old|remote) @(?:\.|$| is) ; high energy @
 structures: due to overlying @ ; represent superimposed @ ; prominent hilar @
-bulla: emphysematous @
+changes: emphysematous @
 tissue: breast @
 cava: vena @
 aorta: calcifications of the thoracic @
@@ -124,7 +125,6 @@ leads: generator and associated @
 hila: upward retraction of the @ ; enlargement of the @ bilaterally, likely adenopathy
 this: definitely seen on @ (?:radiograph|exam\w*|study)\b
 likely: disease, @ in the
-low: ^(?:{MARK} |an? )*@ lung volumes
 Kerley: @ B[ -]lines
 effort: inspiratory @
 alone: on this study @
@@ -233,6 +233,8 @@ TURNS: Steps = {
     rf"(?<=clavicle and ){MARK} {MARK}(?= widening)": "acromioclavicular joint",
     rf"(?<=extraluminal ){MARK} free {MARK}": "free gas",
     rf" with an? {MARK} lumen\b": "",
+    rf"\b(along|on|over|in|at) the {MARK} aspect of\b": r"\1",
+    rf"^(?:considering|given|allowing for) [^,;]*technical factors {MARK} ": "",
     rf"\bbetter (seen|appreciated) on the {MARK} \w+ comparison": r"\1",
     rf", and {MARK} (?=secondary to)": ", likely ",
     rf"(?<=\bwith overlying ){MARK} {MARK}(?= or clothing)": "structures",
