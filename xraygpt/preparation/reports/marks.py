@@ -97,7 +97,7 @@ cuff: rotator @
 bones: several @
 joint: ^bones, @ spaces ; ^{MARK}, @ spaces, and soft
 bones: ^(?:{MARK} )?@ are without fracture ; forefoot @ ; reveals the (?:{MARK} )?@ (?:are|to be)
-hila: ^prominent bilateral @ ; ^the left and right @
+hila: pulmonary @ and vasculature ; ^prominent bilateral @ ; ^the left and right @
 heads: humeral @ bilat
 swelling: soft tissue @ (?:is|around|over|about) ; prevertebral soft tissue @
 patent: airways? (?:is|are) @ ; airway is midline and is @
@@ -234,6 +234,7 @@ TURNS: Steps = {
     rf"(?<=extraluminal ){MARK} free {MARK}": "free gas",
     rf" with an? {MARK} lumen\b": "",
     rf"\b(along|on|over|in|at) the {MARK} aspect of\b": r"\1",
+    rf" of the (?:anterior )?cortex of the {MARK} body\b": " of the cortex",
     rf"^(?:considering|given|allowing for) [^,;]*technical factors {MARK} ": "",
     rf"\bbetter (seen|appreciated) on the {MARK} \w+ comparison": r"\1",
     rf", and {MARK} (?=secondary to)": ", likely ",
