@@ -337,10 +337,19 @@ def test_report_that_needs_its_mark_is_rejected() -> None:
     assert clean("XXXX regarding lung nodules at XXXX hours. " + FINDINGS, remove_marks=False).caption
 
 
-def test_report_that_would_lose_an_abnormal_word_is_rejected() -> None:
-    report = clean("Prominent XXXX. " + FINDINGS)
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Prominent XXXX.",
+        # Wires or ribs: nothing tells which.
+        "There are broken 1st and 3rd-5XXXX XXXX XXXX.",
+        "Broken of the 4XXXX XXXX XXXX.",
+    ],
+)
+def test_report_that_would_lose_an_abnormal_word_is_rejected(sentence: str) -> None:
+    report = clean(f"{sentence} {FINDINGS}")
     assert (report.outcome, report.rule) == ("rejected", "remove_marks")
-    assert report.detail == 'cannot do without its mark: "Prominent XXXX."'
+    assert report.detail == f'cannot do without its mark: "{sentence}"'
 
 
 def test_names_of_rules_are_fields_of_the_configuration() -> None:

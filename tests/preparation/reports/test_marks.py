@@ -89,8 +89,6 @@ from xraygpt.preparation.reports.marks import has_mark, loses_abnormality, remov
         ("Disease is seen in the spine and left XXXX XXXX.", "Disease is seen in the spine and on the left."),
         ("Granulomas in the bilateral XXXX and lung.", "Granulomas on both sides and in the lung."),
         ("Within the heart XXXX, there is a density.", "Within the heart shadow, there is a density."),
-        ("There are broken 1st and 3rd-5XXXX XXXX XXXX.", "There are broken 1st and 3rd-5th wires."),
-        ("Broken of the 4XXXX XXXX XXXX.", "Broken 4th wire."),
         ("May reflect sequela of old remote XXXX.", "May reflect sequela of old remote trauma."),
         ("Obscuration due to overlying XXXX.", "Obscuration due to overlying structures."),
         ("XXXX, soft tissues, and alignment are normal.", "Bones, soft tissues, and alignment are normal."),

@@ -224,8 +224,6 @@ TURNS: Steps = {
     rf"(?<=\w) {MARK} {MARK} for the opportunity to .*": ".",
     rf"\b(there) {MARK} and(?= \w)": r"\1 are",
     rf"\b(is|are) {MARK} (?=less\b)": r"\1 ",
-    rf"\b(broken) of the (\d+){MARK} {MARK} {MARK}": r"\1 \2th wire",
-    rf"\b(broken [\w -]+-\d+){MARK} {MARK} {MARK}": r"\1th wires",
     rf"\b(opacities) which appear to {MARK} {MARK} (?=above)": r"\1 ",
     rf"\b(?:the cardio )?the cardiac silhouette is of the {MARK} of normal": (
         "The cardiac silhouette is at the limit of normal"
