@@ -28,7 +28,7 @@ from xraygpt.evaluation.language import check_language
 from xraygpt.evaluation.metrics.catalogue import OURS, choose_metrics
 from xraygpt.evaluation.metrics.metric import Metric, mean_over_pairs
 from xraygpt.evaluation.metrics.phantom import extract_findings
-from xraygpt.evaluation.page.examples import choose_examples, make_cards, mark
+from xraygpt.evaluation.page.examples import choose_examples, make_cards
 from xraygpt.evaluation.page.report_page import reader, write_page
 from xraygpt.evaluation.predictions import Prediction, counted, patient_column
 from xraygpt.evaluation.protocol import make_protocol
@@ -254,13 +254,9 @@ class AuditTask(ReportGenerationTask):
                 shown.setdefault(row.image_id, {})[heading] = row
         chosen = [(shown[row.image_id], why) for row, why in choose_examples(runs[IMAGES], (), EXAMPLES)]
         read = reader(audit.scores.language, phantoms=synthetic)
-        cards = make_cards(chosen, (), lambda image: sources[image].picture(image), read)
-        if read is not None:  # what the model misses is what it misses with the image itself
-            cards = [
-                replace(card, reference=mark(own.reference, [own.generated], read, "missed"))
-                for card in cards
-                for own in [card.prediction]
-            ]
+        cards = make_cards(
+            chosen, (), lambda image: sources[image].picture(image), read, missed_by_first=True
+        )
         write_page(
             folder / AUDIT_PAGE,
             "audit_page.html",

@@ -119,6 +119,8 @@ def make_cards(
     metrics: Sequence[Metric],
     pictures: Pictures | None,
     read: Reader | None,
+    *,
+    missed_by_first: bool = False,
 ) -> list[Card]:
     """Make a card of each image.
 
@@ -126,6 +128,7 @@ def make_cards(
         chosen: of each image its prediction by each run, by the run's name, and why it is shown.
         metrics: by which each report is scored.
         read: finds what is marked; None to mark nothing.
+        missed_by_first: mark in the reference what the first run misses, and not what any of them does.
     """
     read = read or (lambda text: [])
     told = _varying_columns([next(iter(runs.values())) for runs, _ in chosen])
@@ -138,7 +141,8 @@ def make_cards(
         except DataError:
             url = ""
         columns = {name: value for name in told if (value := first.columns.get(name, ""))}
-        reference = mark(first.reference, [row.generated for row in runs.values()], read, "missed")
+        held_against = [first] if missed_by_first else runs.values()
+        reference = mark(first.reference, [row.generated for row in held_against], read, "missed")
         reports = [_report(name, row, metrics, read) for name, row in runs.items()]
         cards.append(Card(first, why, url, columns, reference, reports))
     return cards
