@@ -152,9 +152,8 @@ def _ending(error: BaseException) -> tuple[int, str, bool]:
         number = signal.Signals(error.args[0])
         return 128 + number, f"stopped by {number.name}", False
     if isinstance(error, BrokenPipeError):  # what read the output, such as head, wants no more of it
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # where Python puts the rest at its end
+        with open(os.devnull, "w") as nowhere:  # where Python puts the rest at its end
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
         return 128 + signal.SIGPIPE, "", False
     if isinstance(error, XrayGPTError):
         return 2, f"error: {error}", isinstance(error, DataError)
